@@ -1,0 +1,1 @@
+"""deepseg: segmentation of 3D medical scans with multi-pathway CNNs, made for transfer learning."""

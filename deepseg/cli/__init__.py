@@ -1,0 +1,1 @@
+"""Command-line arguments to one call, errors to exit codes."""

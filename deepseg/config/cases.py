@@ -1,0 +1,128 @@
+"""What a session file says about its cases: where their files are and how they are prepared."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from deepseg.config.model import Name, Settings
+from deepseg.config.reading import ConfigPath
+from deepseg.config.refusal import refusal
+
+
+class CasesConfig(Settings):
+    """Where the cases are: a table, a dataset folder, or one list file per channel."""
+
+    table: ConfigPath | None = Field(
+        None,
+        description="CSV file with a row per case. Columns: `case`, `channel_NAME` for every "
+        "channel, `labels`, `roi`, `weights_1`, `weights_2`, …; paths relative to the table.",
+    )
+    dataset: ConfigPath | None = Field(
+        None,
+        description="Folder with a `dataset.json` in the layout of the Medical Segmentation "
+        "Decathlon or nnU-Net.",
+    )
+    part: Literal["training", "test"] = Field(
+        "training", description="Which part of the dataset folder."
+    )
+    channels: dict[Name, ConfigPath] | tuple[ConfigPath, ...] | None = Field(
+        None,
+        description="One list file per channel, by channel name (or in the model's order): a path "
+        "per line, `-` where a case lacks the channel.",
+    )
+    labels: ConfigPath | None = Field(None, description="List file of the label volumes.")
+    roi: ConfigPath | None = Field(
+        None, description="List file of the masks of the region of interest."
+    )
+    weight_maps: tuple[ConfigPath, ...] | None = Field(
+        None, description="List files of sampling weights, one per category of the sampling type."
+    )
+    names: ConfigPath | None = Field(
+        None, description="List file with the name of every case, used for result files."
+    )
+    label_map: dict[int, Annotated[int, Field(ge=0)]] = Field(
+        {}, description="Labels in the files → labels of the model, such as `{4: 3}`."
+    )
+    trust_arrays: bool = Field(
+        False,
+        description="Use the voxels as they are where the files of one case disagree about their "
+        "place in space.",
+    )
+    allow_missing_classes: bool = Field(
+        False, description="Go on where a class of the model has no voxel in any of the cases."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CasesConfig:
+        given = [key for key in ("table", "dataset", "channels") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise refusal(
+                "cases-source",
+                got=" and ".join(given) if given else "no source of cases",
+                expected="exactly one of table, dataset, channels",
+                fix="keep one of the three",
+            )
+        lists = [k for k in ("labels", "roi", "weight_maps", "names") if getattr(self, k)]
+        if self.channels is None and lists:
+            raise refusal(
+                "cases-source",
+                got=f"{', '.join(lists)} beside {given[0]}",
+                expected=f"{', '.join(lists)} only beside channels",
+                fix=f"put these files into the {given[0]}, or list the channels one by one",
+            )
+        return self
+
+
+class ZScore(Settings):
+    """Every channel becomes (I - mean) / deviation of the voxels inside the ROI.
+
+    The cut-offs choose the voxels that the mean and deviation are taken from; intensities are
+    never clipped.
+    """
+
+    cutoff_percentiles: (
+        tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] | None
+    ) = Field(None, description="Only voxels between these percentiles of the ROI.")
+    cutoff_deviations: (
+        tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None
+    ) = Field(
+        None, description="Only voxels within so many deviations below and above the ROI's mean."
+    )
+    above_mean: bool = Field(
+        False,
+        description="Only voxels above the mean of the whole image: a rough foreground where "
+        "there is no ROI.",
+    )
+    channels: tuple[Name, ...] | None = Field(
+        None, description="Channels to normalise. Default: all."
+    )
+
+
+class Preparation(Settings):
+    """What happens to a case before it is cut into segments; stored in the model."""
+
+    z_score: ZScore | Literal["none"] = Field(
+        ZScore(), description="Intensity normalisation, or none."
+    )
+    resample: (
+        Annotated[float, Field(gt=0, le=100)]
+        | tuple[
+            Annotated[float, Field(gt=0, le=100)],
+            Annotated[float, Field(gt=0, le=100)],
+            Annotated[float, Field(gt=0, le=100)],
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Voxel size in mm to which every case is resampled; results are written in "
+        "the case's own space.",
+    )
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float] | None:
+        """Voxel size after resampling along X, Y, Z; None where cases keep their own."""
+        if self.resample is None or isinstance(self.resample, tuple):
+            return self.resample
+        return (self.resample,) * 3

@@ -1,0 +1,437 @@
+"""What a train file says: cases, sampling, augmentation, loss, optimiser, schedule, validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from deepseg.config.cases import CasesConfig, Preparation
+from deepseg.config.model import Count, Name, Settings
+from deepseg.config.reading import ConfigPath
+from deepseg.config.refusal import refusal
+
+NotNegative: TypeAlias = Annotated[float, Field(ge=0)]
+Positive: TypeAlias = Annotated[float, Field(gt=0)]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Fraction: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+EpochNumber: TypeAlias = Annotated[int, Field(ge=0, strict=True)]
+SamplingType: TypeAlias = Literal["foreground_background", "uniform", "whole_image", "per_class"]
+
+
+class Sampling(Settings):
+    """Around which voxels segments are cut."""
+
+    type: SamplingType = Field(
+        "per_class",
+        description="foreground_background: half the segments around labelled voxels; uniform: "
+        "anywhere in the ROI; whole_image: anywhere in the image, ROI or not; per_class: equally "
+        "often around each class.",
+    )
+    proportions: tuple[NotNegative, ...] | None = Field(
+        None,
+        description="Share of each category: [foreground, background], or one per class. "
+        "Default: equal.",
+    )
+
+    @model_validator(mode="after")
+    def _proportions_fit(self) -> Sampling:
+        if self.proportions is None:
+            return self
+        if self.type in ("uniform", "whole_image"):
+            raise refusal(
+                "proportions-unused",
+                got=f"proportions for {self.type} sampling, which has one category",
+                expected="proportions only for foreground_background and per_class",
+                fix="remove proportions or change the type",
+            )
+        if sum(self.proportions) <= 0:
+            raise refusal(
+                "proportions-empty",
+                got="proportions that are all 0",
+                expected="at least one above 0",
+                fix="give the categories you want a share above 0",
+            )
+        if self.type == "foreground_background" and len(self.proportions) != 2:
+            raise refusal(
+                "list-length",
+                got=f"{len(self.proportions)} proportions",
+                expected="2: foreground, background",
+                fix="give two numbers",
+            )
+        return self
+
+
+class Gaussian(Settings):
+    """A normally distributed number."""
+
+    mean: float = Field(description="Mean.")
+    deviation: NotNegative = Field(description="Standard deviation; 0 always gives the mean.")
+
+
+class IntensityAugmentation(Settings):
+    """I becomes (I + shift) * scale, drawn per segment and channel, the same in all pathways."""
+
+    shift: Gaussian = Field(Gaussian(mean=0, deviation=0), description="Added first.")
+    scale: Gaussian = Field(Gaussian(mean=1, deviation=0), description="Multiplied then.")
+
+
+Turns: TypeAlias = tuple[NotNegative, NotNegative, NotNegative, NotNegative]
+
+
+class Rotate90Augmentation(Settings):
+    """Rotation by multiples of 90 degrees in each plane, from its first towards its second axis.
+
+    Four weights per plane: for 0, 90, 180 and 270 degrees.
+    """
+
+    xy: Turns = Field((1, 0, 0, 0), description="In the plane of X and Y.")
+    yz: Turns = Field((1, 0, 0, 0), description="In the plane of Y and Z.")
+    xz: Turns = Field((1, 0, 0, 0), description="In the plane of X and Z.")
+
+
+class AffineAugmentation(Settings):
+    """A random rotation and scaling about the middle of the segment."""
+
+    probability: Share = Field(0.5, description="Share of segments that are transformed.")
+    max_rotation: tuple[NotNegative, NotNegative, NotNegative] = Field(
+        (45.0, 45.0, 45.0), description="Largest angle in degrees about the axes X, Y, Z."
+    )
+    max_scaling: Fraction = Field(0.1, description="0.1 scales by 0.9 to 1.1.")
+
+
+class ElasticAugmentation(Settings):
+    """A random smooth displacement."""
+
+    probability: Share = Field(0.5, description="Share of segments that are transformed.")
+    grid: Positive = Field(12.0, description="Voxels between the points that are displaced.")
+    displacement: NotNegative = Field(2.0, description="Standard deviation in voxels.")
+
+
+class Augmentation(Settings):
+    """Random changes of training segments; what is left out is off."""
+
+    intensity: IntensityAugmentation | None = Field(None, description="Shift and scale.")
+    reflect: tuple[Share, Share, Share] = Field(
+        (0.0, 0.0, 0.0), description="Probability of a mirror image along X, Y, Z."
+    )
+    rotate90: Rotate90Augmentation | None = Field(None, description="Quarter turns.")
+    affine: AffineAugmentation | None = Field(None, description="Rotation and scaling.")
+    elastic: ElasticAugmentation | None = Field(None, description="Smooth deformation.")
+
+
+class TrainingPart(Settings):
+    """What the network learns from."""
+
+    cases: CasesConfig = Field(description="The labelled cases.")
+    sampling: Sampling = Field(Sampling(), description="Around which voxels segments are cut.")
+    cases_per_subepoch: Count = Field(50, description="Random cases that one sub-epoch draws from.")
+    segments_per_subepoch: Count = Field(1000, description="Segments of one sub-epoch.")
+    batch_size: Count = Field(10, description="Segments of one step.")
+    augmentation: Augmentation = Field(Augmentation(), description="Random changes.")
+
+
+class SampleValidation(Settings):
+    """Validation on random segments after every epoch, the same ones each time."""
+
+    sampling: Sampling = Field(Sampling(type="uniform"), description="As in training.")
+    cases: Count = Field(50, description="Random cases that the segments are drawn from.")
+    segments: Count = Field(1000, description="Segments in all.")
+    batch_size: Count = Field(50, description="Segments computed together.")
+
+
+class SavedResults(Settings):
+    """What is written for every case."""
+
+    segmentation: bool = Field(True, description="The label of every voxel.")
+    probabilities: bool | tuple[Name | Annotated[int, Field(ge=0, strict=True)], ...] = Field(
+        False,
+        description="Probability maps: of all classes, of none, or of the classes with these names "
+        "or labels, such as `[0, oedema]`.",
+    )
+    feature_maps: dict[
+        Name, tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | Literal["all"]
+    ] = Field(
+        {},
+        description="Layers whose maps are written, with the number of the first map, from 0, "
+        "and of the one behind the last, such as `{normal.3: [0, 4], sub*.1: all}`.",
+    )
+    segmentation_suffix: Name = Field("Segm", description="Ends the name of a segmentation file.")
+    probability_suffix: Name = Field(
+        "ProbMapClass", description="Ends the name of a probability map, before its class number."
+    )
+
+
+class VolumeValidation(Settings):
+    """Validation by segmenting whole cases."""
+
+    every: Count = Field(5, description="Epochs from one to the next.")
+    batch_size: Count = Field(10, description="Tiles computed together.")
+    save: SavedResults = Field(
+        SavedResults(segmentation=False), description="What is written each time."
+    )
+
+
+class ValidationPart(Settings):
+    """How progress is judged, on cases that are never trained on."""
+
+    cases: CasesConfig = Field(description="The labelled cases.")
+    samples: SampleValidation | None = Field(
+        SampleValidation(), description="On random segments; null for none."
+    )
+    volumes: VolumeValidation | None = Field(
+        VolumeValidation(), description="On whole cases; null for none."
+    )
+
+
+class ClassWeights(Settings):
+    """Weights of the classes in the cross-entropy, fading to 1 over some epochs."""
+
+    type: Literal["frequency", "given"] = Field(
+        description="frequency: by the share of each class in the batch; given: as in weights."
+    )
+    weights: tuple[NotNegative, ...] | None = Field(
+        None, description="One per class, for type given."
+    )
+    fade: tuple[EpochNumber, EpochNumber] | None = Field(
+        None,
+        description="Epochs between which the weights go linearly to 1. Default: from the first "
+        "to the last.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> ClassWeights:
+        if (self.type == "given") != (self.weights is not None):
+            raise refusal(
+                "class-weights",
+                got=f"type {self.type} {'with' if self.weights else 'without'} weights",
+                expected="weights with type given, and only there",
+                fix="add or remove weights",
+            )
+        if self.fade is not None and self.fade[0] >= self.fade[1]:
+            raise refusal(
+                "class-weights",
+                got=f"fade from epoch {self.fade[0]} to {self.fade[1]}",
+                expected="a first epoch before the last",
+                fix="swap or change the two numbers",
+            )
+        return self
+
+
+class Loss(Settings):
+    """What training makes small: a weighted sum, each part 0 to leave it out."""
+
+    cross_entropy: NotNegative = Field(1.0, description="Weight of the cross-entropy.")
+    dice: NotNegative = Field(0.0, description="Weight of 1 - mean soft Dice of all classes.")
+    iou: NotNegative = Field(
+        0.0, description="Weight of 1 - mean soft intersection over union of all classes."
+    )
+    class_weights: ClassWeights | None = Field(None, description="For the cross-entropy.")
+    l1: NotNegative = Field(1e-6, description="Times the sum of absolute kernel weights.")
+    l2: NotNegative = Field(1e-4, description="Times the sum of squared kernel weights.")
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Loss:
+        if self.cross_entropy == self.dice == self.iou == 0:
+            raise refusal(
+                "loss-empty",
+                got="weight 0 for cross_entropy, dice and iou",
+                expected="at least one above 0",
+                fix="give one of them a weight, such as cross_entropy: 1",
+            )
+        return self
+
+
+class WithMomentum(Settings):
+    """What SGD and RMSprop share."""
+
+    learning_rate: Positive = Field(1e-3, description="Initial learning rate.")
+    momentum: Share = Field(0.6, description="Share of the last step kept in the next.")
+    nesterov: bool = Field(True, description="Look ahead along the momentum.")
+    normalised_momentum: bool = Field(
+        False, description="Multiply steps by 1 - momentum, so that momentum keeps their size."
+    )
+
+
+class Rmsprop(WithMomentum):
+    """RMSprop as DeepMedic defines it."""
+
+    name: Literal["rmsprop"] = "rmsprop"
+    rho: Fraction = Field(0.9, description="Memory of squared gradients.")
+    epsilon: Positive = Field(1e-4, description="Added under the root.")
+
+
+class Sgd(WithMomentum):
+    """Gradient descent as DeepMedic defines it."""
+
+    name: Literal["sgd"]
+
+
+class Adam(Settings):
+    """Adam in the form with a fixed epsilon; doi:10.48550/arXiv.1412.6980, end of section 2."""
+
+    name: Literal["adam"]
+    learning_rate: Positive = Field(1e-3, description="Initial learning rate.")
+    beta1: Fraction = Field(0.9, description="Memory of gradients.")
+    beta2: Fraction = Field(0.999, description="Memory of squared gradients.")
+    epsilon: Positive = Field(1e-8, description="Added to the root.")
+
+
+class AdamW(Settings):
+    """Adam with decoupled weight decay; doi:10.48550/arXiv.1711.05101."""
+
+    name: Literal["adamw"]
+    learning_rate: Positive = Field(1e-3, description="Initial learning rate.")
+    beta1: Fraction = Field(0.9, description="Memory of gradients.")
+    beta2: Fraction = Field(0.999, description="Memory of squared gradients.")
+    epsilon: Positive = Field(1e-8, description="Added to the root.")
+    weight_decay: NotNegative = Field(0.01, description="Share of the weights taken off per step.")
+
+
+Optimiser: TypeAlias = Annotated[Rmsprop | Sgd | Adam | AdamW, Field(discriminator="name")]
+
+
+class Constant(Settings):
+    """The learning rate stays."""
+
+    type: Literal["constant"]
+
+
+class Predefined(Settings):
+    """The learning rate falls behind given epochs."""
+
+    type: Literal["predefined"]
+    epochs: tuple[EpochNumber, ...] = Field(
+        description="Epochs, counted from 0, after which the learning rate is divided."
+    )
+    divide_by: Positive = Field(2.0, description="Divisor.")
+
+
+class Poly(Settings):
+    """lr (1 - x)^power, x from 0 after `wait` epochs to 1 after the last."""
+
+    type: Literal["poly"] = "poly"
+    wait: NotNegative | None = Field(
+        None, description="Epochs at the initial rate. Default: a third of all."
+    )
+    power: Positive = Field(0.9, description="Exponent.")
+
+
+class Exponential(Settings):
+    """The learning rate falls by the same factor every epoch; momentum moves linearly."""
+
+    type: Literal["exponential"]
+    wait: NotNegative | None = Field(
+        None, description="Epochs at the initial rate. Default: a third of all."
+    )
+    final_learning_rate: Positive | None = Field(
+        None, description="Learning rate after the last epoch. Default: 1/256 of the initial one."
+    )
+    final_momentum: Share | None = Field(
+        None, description="Momentum after the last epoch. Default: unchanged."
+    )
+
+
+class Plateau(Settings):
+    """The learning rate falls when validation stops getting better."""
+
+    type: Literal["plateau"]
+    patience: Count = Field(5, description="Epochs without improvement to wait.")
+    divide_by: Positive = Field(2.0, description="Divisor.")
+    min_improvement: NotNegative = Field(0.0, description="Smaller gains do not count.")
+    min_learning_rate: NotNegative = Field(0.0, description="Never falls below this.")
+
+
+class Cosine(Settings):
+    """Half a cosine from the initial rate to the final one; doi:10.48550/arXiv.1608.03983."""
+
+    type: Literal["cosine"]
+    wait: NotNegative = Field(0.0, description="Epochs at the initial rate.")
+    final_learning_rate: NotNegative = Field(0.0, description="Rate after the last epoch.")
+
+
+Schedule: TypeAlias = Annotated[
+    Constant | Predefined | Poly | Exponential | Plateau | Cosine, Field(discriminator="type")
+]
+
+
+class Checkpoints(Settings):
+    """Model files kept beside `last.save` and `best.save`."""
+
+    every: Count | None = Field(None, description="Keep also the file of every N-th epoch.")
+
+
+class Freeze(Settings):
+    """Layers that keep their weights and batch-norm statistics during this session."""
+
+    layers: tuple[Name, ...] = Field(
+        (),
+        description="Addresses and ranges, such as `normal.1-3`, `sub1.2`, `fc.1`; `sub*.1` is "
+        "the first layer of every subsampled pathway.",
+    )
+
+
+class TrainConfig(Settings):
+    """A training session."""
+
+    name: Name = Field("train", description="Name of the session and of its folder.")
+    output: ConfigPath = Field(description="Folder that holds the session's folder.")
+    model: ConfigPath | None = Field(
+        None, description="A `.save`, or a model file from which a new model is made."
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = Field(
+        0, description="All randomness of the session follows from it."
+    )
+    training: TrainingPart = Field(description="What the network learns from.")
+    validation: ValidationPart | None = Field(None, description="How progress is judged.")
+    preparation: Preparation = Field(
+        Preparation(), description="What happens to a case before it is cut into segments."
+    )
+    epochs: Count = Field(35, description="Epochs in all, those of a continued session included.")
+    subepochs: Count = Field(20, description="Sub-epochs of an epoch.")
+    loss: Loss = Field(Loss(), description="What training makes small.")
+    optimiser: Optimiser = Field(Rmsprop(), description="How weights follow the gradients.")
+    schedule: Schedule = Field(Poly(), description="Learning rate over the epochs.")
+    freeze: Freeze = Field(Freeze(), description="Layers that are not trained.")
+    checkpoints: Checkpoints = Field(Checkpoints(), description="Which model files are kept.")
+    workers: Annotated[int, Field(ge=0, le=64, strict=True)] = Field(
+        1, description="Processes that cut segments while the network computes."
+    )
+    cache: ConfigPath | None = Field(
+        None, description="Folder for prepared cases. Default: `cache` in the session's folder."
+    )
+    tensorboard: bool = Field(False, description="Also write TensorBoard event files.")
+
+    @property
+    def folder(self) -> Path:
+        """The session's own folder."""
+        return self.output / self.name
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> TrainConfig:
+        if isinstance(self.schedule, Plateau) and self.validation is None:
+            raise refusal(
+                "schedule-needs-validation",
+                got="schedule plateau without validation",
+                expected="validation cases to judge progress by",
+                fix="add validation, or choose another schedule",
+            )
+        schedule = self.schedule
+        wait = schedule.wait if isinstance(schedule, (Poly, Exponential, Cosine)) else None
+        if wait is not None and wait >= self.epochs:
+            raise refusal(
+                "schedule-wait",
+                got=f"wait of {wait:g} epochs of {self.epochs}",
+                expected="fewer than epochs",
+                fix="lower schedule.wait or raise epochs",
+            )
+        if self.training.batch_size > self.training.segments_per_subepoch:
+            raise refusal(
+                "batch-too-large",
+                got=f"batch_size {self.training.batch_size} of "
+                f"{self.training.segments_per_subepoch} segments_per_subepoch",
+                expected="at least one whole batch in a sub-epoch",
+                fix="lower training.batch_size or raise training.segments_per_subepoch",
+            )
+        return self

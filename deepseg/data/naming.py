@@ -1,0 +1,67 @@
+"""Names of cases: from the paths of their files, and rules for names that people give.
+
+A name becomes part of the names of result files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+ENDING = re.compile(r"\.(nii|img|hdr|mha|mhd|nrrd|nhdr)(\.gz)?$", re.IGNORECASE)
+ALLOWED = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]{1,200}")
+
+
+def without_ending(name: str) -> str:
+    """``p1.nii.gz`` as ``p1``; a name without the ending of an image format as it is."""
+    return ENDING.sub("", name)
+
+
+def is_allowed(name: str) -> bool:
+    """Whether ``name`` can be part of a file name."""
+    return ALLOWED.fullmatch(name) is not None
+
+
+def names_from_paths(paths: Sequence[Path], taken: Sequence[str] = ()) -> list[str]:
+    """A different name for every path: the parts of it, nearest to the file, that tell cases apart.
+
+    ``a/p1/FLAIR.nii.gz`` and ``a/p2/FLAIR.nii.gz`` are p1 and p2; ``a/p1.nii.gz`` alone is p1.
+    A file that comes again gets a number, ``p1_2``.
+
+    Args:
+        taken: Names that must not be used.
+    """
+    split = [_parts(path) for path in paths]
+    ends = _telling_ends(split)
+    used, names = set(taken), []
+    for parts in split:
+        stem = re.sub(r"[\\\x00-\x1f]", "_", "_".join(ends[parts]))[-200:]
+        name, number = stem, 1
+        while name in used:
+            number += 1
+            name = f"{stem}_{number}"
+        used.add(name)
+        names.append(name)
+    return names
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    """Folders and file name from the root down, without the ending."""
+    *folders, name = path.absolute().parts[1:]
+    return (*folders, without_ending(name))
+
+
+def _telling_ends(split: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """For every path the shortest end that is its own, less what the ends have in common."""
+    distinct = dict.fromkeys(split)
+    longest = max(map(len, distinct), default=0)
+    depths = range(1, longest + 1)
+    depth = next((d for d in depths if len({p[-d:] for p in distinct}) == len(distinct)), longest)
+    common = {k for k in range(1, depth + 1) if len({p[-k:][:1] for p in distinct}) == 1}
+    ends = {}
+    for parts in distinct:
+        reach = min(depth, len(parts))
+        own = tuple(parts[-k] for k in range(reach, 0, -1) if k not in common)
+        ends[parts] = own or parts[-1:]
+    return ends

@@ -1,0 +1,95 @@
+"""Segments: what each pathway reads of a case around one voxel, and the labels to predict there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepseg.data.augmentation import STILL, Motion
+from deepseg.data.preparation import PreparedCase
+from deepseg.data.voxels import interpolated, nearest_labels, read, read_labels
+from deepseg.geometry.boxes import Box, Int3, per_axis
+from deepseg.geometry.context import Lattice, Vision
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One sample.
+
+    Attributes:
+        inputs: ``(C, X, Y, Z)`` for each parallel pathway, at its own resolution.
+        labels: ``(X, Y, Z)`` of the predicted voxels; -1 where unknown.
+    """
+
+    inputs: tuple[NDArray[np.float32], ...]
+    labels: NDArray[np.int16]
+
+
+def box_around(centre: Int3, size: Int3) -> Box:
+    """The segment of ``size`` centred on a voxel; one voxel more behind it where even."""
+    return Box(per_axis(lambda c, n: c - (n - 1) // 2, centre, size), size)
+
+
+def inputs(
+    case: PreparedCase, segment: Box, vision: Vision, *, moved: Motion = STILL
+) -> tuple[NDArray[np.float32], ...]:
+    """``(C, X, Y, Z)`` for each parallel pathway."""
+    middle2 = _doubled_middle(vision.prediction(segment))
+    return tuple(
+        _intensities(
+            interpolated(case.channels, _coordinates(points, moved, middle2), vision.margin)
+            if moved.interpolates
+            else read(case.channels, points, vision.margin, turn=moved.turn, centre2=middle2),
+            moved,
+        )
+        for points in vision.lattices(segment)
+    )
+
+
+def cut(case: PreparedCase, segment: Box, vision: Vision, *, moved: Motion = STILL) -> Segment:
+    """The sample of a labelled case at ``segment``."""
+    predicted = vision.prediction(segment)
+    middle2 = _doubled_middle(predicted)
+    points = Lattice(predicted.start, (1, 1, 1), predicted.size)
+    assert case.labels is not None
+    labels = (
+        nearest_labels(case.labels, _coordinates(points, moved, middle2))
+        if moved.interpolates
+        else read_labels(case.labels, points, turn=moved.turn, centre2=middle2)
+    )
+    return Segment(inputs(case, segment, vision, moved=moved), labels)
+
+
+def widest(lattices: tuple[Lattice, ...]) -> Lattice:
+    """The lattice that reaches furthest."""
+    return min(lattices, key=lambda points: points.start)
+
+
+def _doubled_middle(box: Box) -> Int3:
+    return per_axis(lambda a, n: 2 * a + n - 1, box.start, box.size)
+
+
+def _coordinates(points: Lattice, moved: Motion, middle2: Int3) -> NDArray[np.float64]:
+    """``(*count, 3)``: where the points of a lattice land in the image, in voxels."""
+    middle = np.array(middle2) / 2
+    grid = np.stack(
+        np.meshgrid(
+            *(
+                a + s * np.arange(n) - m
+                for a, s, n, m in zip(points.start, points.step, points.count, middle, strict=True)
+            ),
+            indexing="ij",
+        ),
+        axis=-1,
+    )
+    matrix = moved.turn.matrix if moved.matrix is None else moved.matrix @ moved.turn.matrix
+    landed = grid @ matrix.T + middle
+    return landed if moved.bumps is None else landed + moved.bumps.at(points)
+
+
+def _intensities(block: NDArray[np.float32], moved: Motion) -> NDArray[np.float32]:
+    if moved.shift is None or moved.scale is None:
+        return block
+    return (block + moved.shift[:, None, None, None]) * moved.scale[:, None, None, None]

@@ -1,0 +1,248 @@
+"""Batches of segments, sub-epoch after sub-epoch, cut by worker processes ahead of time.
+
+Sample i of a sub-epoch is the same whoever cuts it and whenever: its randomness is counted from
+the session's seed, the sub-epoch and i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from deepseg.config.training import Augmentation, Sampling
+from deepseg.data.augmentation import STILL, motion
+from deepseg.data.preparation import PreparedCase, open_prepared
+from deepseg.data.sampling import (
+    Candidates,
+    Draw,
+    candidates,
+    keep_candidates,
+    open_candidates,
+    shares,
+    subepoch_draws,
+)
+from deepseg.data.segments import Segment, box_around, cut, widest
+from deepseg.geometry.boxes import Int3, text
+from deepseg.geometry.context import Vision
+from deepseg.randomness import Purpose, generator
+
+OPEN_CASES = 64  # prepared cases that one process keeps mapped
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Segments for one step.
+
+    Attributes:
+        inputs: ``(N, C, X, Y, Z)`` for each parallel pathway.
+        labels: ``(N, X, Y, Z)`` int64; -1 where unknown.
+        cases: Name of each segment's case.
+    """
+
+    inputs: tuple[Tensor, ...]
+    labels: Tensor
+    cases: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(
+            tuple(x.to(device, non_blocking=True) for x in self.inputs),
+            self.labels.to(device, non_blocking=True),
+            self.cases,
+        )
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory from which copying to a GPU is quick."""
+        return Batch(
+            tuple(x.pin_memory() for x in self.inputs), self.labels.pin_memory(), self.cases
+        )
+
+
+@dataclass(frozen=True)
+class SegmentRules:
+    """How segments are drawn.
+
+    Attributes:
+        sampling: Categories and their shares.
+        classes: Names of the classes.
+        vision: How the network looks at the image.
+        size: Of the segments.
+        segments: Of one sub-epoch.
+        cases: That one sub-epoch draws from.
+        augmentation: Random changes, or None.
+        seed: Of the session.
+        is_training: Training and validation draw different numbers.
+    """
+
+    sampling: Sampling
+    classes: tuple[str, ...]
+    vision: Vision
+    size: Int3
+    segments: int
+    cases: int
+    augmentation: Augmentation | None
+    seed: int
+    is_training: bool
+
+
+class SegmentSource(Dataset[tuple[Segment, str]]):
+    """Cuts sample ``i`` of sub-epoch ``s`` when asked for ``(s, i)``."""
+
+    def __init__(self, folders: Sequence[Path], rules: SegmentRules) -> None:
+        self.folders = tuple(folders)
+        self.rules = rules
+        self.counts = tuple(self._candidates(i).counts for i in range(len(self.folders)))
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Segment, str]:
+        subepoch, index = place
+        own = self.rules
+        draw = self._draws(subepoch)[index]
+        case = _opened(self.folders[draw.case])
+        purpose = Purpose.TRAINING_SEGMENT if own.is_training else Purpose.VALIDATION_SEGMENT
+        rng = generator(own.seed, purpose, subepoch, index)
+        segment = box_around(
+            self._candidates(draw.case).draw(draw.category, case.shape, rng=rng), own.size
+        )
+        moved = (
+            STILL
+            if own.augmentation is None
+            else motion(
+                own.augmentation,
+                channels=len(case.channels),
+                spacing_mm=case.geometry.spacing_mm,
+                reach=widest(own.vision.lattices(segment)),
+                rng=rng,
+            )
+        )
+        return cut(case, segment, own.vision, moved=moved), case.name
+
+    def without_candidates(self) -> list[str]:
+        """Names of the cases from which nothing can be drawn."""
+        return [
+            _opened(folder).name
+            for folder, counts in zip(self.folders, self.counts, strict=True)
+            if sum(counts) == 0
+        ]
+
+    def _draws(self, subepoch: int) -> list[Draw]:
+        return _subepoch_draws(self.counts, self.rules, subepoch)
+
+    def _candidates(self, case: int) -> Candidates:
+        return _candidates(self.folders[case], self.rules)
+
+
+@lru_cache(maxsize=OPEN_CASES)
+def _opened(folder: Path) -> PreparedCase:
+    return open_prepared(folder)
+
+
+@lru_cache(maxsize=2 * OPEN_CASES)
+def _candidates(folder: Path, rules: SegmentRules) -> Candidates:
+    prediction = rules.vision.prediction(box_around((0, 0, 0), rules.size)).size
+    file = folder / (
+        f"{rules.sampling.type}-{len(rules.classes)}-{text(rules.size)}-{text(prediction)}".replace(
+            " ", ""
+        )
+    )
+    if not file.with_name(f"{file.name}-ends.npy").exists():
+        found = candidates(
+            _opened(folder),
+            rules.sampling,
+            classes=len(rules.classes),
+            segment=rules.size,
+            prediction=prediction,
+        )
+        keep_candidates(found, file)
+    return open_candidates(file)
+
+
+@lru_cache(maxsize=4)
+def _subepoch_draws(
+    counts: tuple[tuple[int, ...], ...], rules: SegmentRules, subepoch: int
+) -> list[Draw]:
+    purpose = Purpose.TRAINING_PLAN if rules.is_training else Purpose.VALIDATION_PLAN
+    return subepoch_draws(
+        counts,
+        shares(rules.sampling, rules.classes),
+        segments=rules.segments,
+        cases=rules.cases,
+        rng=generator(rules.seed, purpose, subepoch),
+    )
+
+
+class _Places(Sampler[list[tuple[int, int]]]):
+    """The places of all batches from a sub-epoch on, for ever."""
+
+    def __init__(self, first: int, segments: int, batch_size: int) -> None:
+        self.first = first
+        self.segments = segments
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        subepoch = self.first
+        while True:
+            for begin in range(0, self.segments, self.batch_size):
+                end = min(begin + self.batch_size, self.segments)
+                yield [(subepoch, index) for index in range(begin, end)]
+            subepoch += 1
+
+
+def joined(samples: Sequence[tuple[Segment, str]]) -> Batch:
+    """One batch of several samples."""
+    segments = [segment for segment, _ in samples]
+    return Batch(
+        inputs=tuple(
+            torch.from_numpy(np.stack(arrays))
+            for arrays in zip(*(segment.inputs for segment in segments), strict=True)
+        ),
+        labels=torch.from_numpy(np.stack([segment.labels for segment in segments])).long(),
+        cases=tuple(name for _, name in samples),
+    )
+
+
+class Stream:
+    """Hands out the batches of one sub-epoch after the other.
+
+    Workers run ahead over the end of a sub-epoch, so the network does not wait for the next one.
+    Use it as a context manager: leaving it ends the workers.
+    """
+
+    def __init__(
+        self, source: SegmentSource, *, batch_size: int, workers: int, first: int, pin: bool = False
+    ) -> None:
+        self.steps = -(-source.rules.segments // batch_size)
+        self._loader = DataLoader(
+            source,
+            batch_sampler=_Places(first, source.rules.segments, batch_size),
+            num_workers=workers,
+            collate_fn=joined,
+            pin_memory=pin,
+            prefetch_factor=8 if workers else None,
+        )
+        self._batches: Iterator[Batch] | None = None
+
+    def subepoch(self) -> Iterator[Batch]:
+        """The batches of the next sub-epoch."""
+        if self._batches is None:
+            self._batches = iter(self._loader)
+        for _ in range(self.steps):
+            yield next(self._batches)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._batches = None

@@ -1,0 +1,1 @@
+"""Boxes, receptive fields and context grids: exact integer arithmetic without torch."""

@@ -1,0 +1,162 @@
+"""Which image voxels the pathways of a network see for one segment.
+
+A segment is a box of the image that the normal pathway reads. A subsampled pathway with factor f
+reads a coarser lattice of single voxels, f apart, that reaches further than the segment; its output
+voxels are repeated f times until they cover the output of the normal pathway. Sizes, starts and
+factors are whole voxels along X, Y, Z, and nothing here imports torch.
+
+Two alignments exist. ``centred`` puts every lattice point into the middle of the f voxels for which
+its output is repeated (half a voxel low where f is even). ``deepmedic`` follows DeepMedic's own
+arithmetic, which sits (f - 1) / 2 voxels towards the origin, because imported weights were trained
+with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from deepseg.geometry.boxes import Box, Int3, per_axis
+
+Alignment: TypeAlias = Literal["centred", "deepmedic"]
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Image voxels at regular steps: what one pathway reads of the image.
+
+    Attributes:
+        start: First voxel along each axis; negative before the image begins.
+        step: Voxels from one point to the next; the pathway's factor.
+        count: Points along each axis.
+    """
+
+    start: Int3
+    step: Int3
+    count: Int3
+
+    @property
+    def last(self) -> Int3:
+        """The furthest voxel along each axis."""
+        return per_axis(lambda a, s, n: a + s * (n - 1), self.start, self.step, self.count)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """How one parallel pathway looks at the image, known from its layers alone.
+
+    Attributes:
+        factor: Subsampling along each axis; 1 for the normal pathway.
+        shrink: Voxels that the pathway's unpadded convolutions take off its input.
+    """
+
+    factor: Int3
+    shrink: Int3
+
+
+def margin(shrink: Int3) -> tuple[Int3, Int3]:
+    """Voxels of a segment before and behind its predicted core: the odd one goes behind."""
+    return per_axis(lambda m: m // 2, shrink), per_axis(lambda m: m - m // 2, shrink)
+
+
+def core(segment: Box, shrink: Int3) -> Box:
+    """The voxels of ``segment`` for which the pathway has an output."""
+    low, _ = margin(shrink)
+    return Box(
+        per_axis(lambda a, m: a + m, segment.start, low),
+        per_axis(lambda n, m: n - m, segment.size, shrink),
+    )
+
+
+def coarse_size(size: Int3, factor: Int3) -> Int3:
+    """Coarse voxels that cover ``size`` fine ones."""
+    return per_axis(lambda n, f: -(-n // f), size, factor)
+
+
+def lattice(segment: Box, normal: Sight, pathway: Sight, alignment: Alignment) -> Lattice:
+    """The points that ``pathway`` reads so that its output covers the core of ``segment``.
+
+    Args:
+        segment: What the normal pathway reads; in DeepMedic's alignment its start counts from the
+            corner of the padded image, because the arithmetic depends on it there.
+        normal: The normal pathway, which decides where the core lies.
+        pathway: The pathway that asks; the normal one gets the segment itself.
+        alignment: See the head of this module.
+    """
+    if pathway == normal:
+        return Lattice(segment.start, (1, 1, 1), segment.size)
+    target = core(segment, normal.shrink)
+    count = per_axis(
+        lambda n, m: n + m, coarse_size(target.size, pathway.factor), pathway.shrink
+    )
+    if alignment == "deepmedic":
+        field = per_axis(lambda m: m + 1, pathway.shrink)
+        start = per_axis(_deepmedic_start, segment.start, pathway.factor, field)
+    else:
+        start = per_axis(_centred_start, target.start, pathway.factor, pathway.shrink)
+    return Lattice(start, pathway.factor, count)
+
+
+def _centred_start(target: int, factor: int, shrink: int) -> int:
+    return target + (factor - 1) // 2 - factor * (shrink // 2)
+
+
+def _deepmedic_start(segment: int, factor: int, field: int) -> int:
+    if factor % 2:
+        before, centre = (factor - 1) // 2 * field, factor // 2
+    else:
+        before, centre = (factor - 2) // 2 * field + field // 2, factor // 2 - 1
+    start = segment + centre - before
+    # Before the image begins, DeepMedic restarts its steps at voxel 0 whatever the phase.
+    return start + (-start % factor if start < 0 else 0)
+
+
+@dataclass(frozen=True)
+class Vision:
+    """How a whole network looks at the image.
+
+    Attributes:
+        pathways: The parallel pathways, the normal one first.
+        fc_shrink: Voxels that the final classification pathway takes off.
+        alignment: Where context lies; see the head of this module.
+    """
+
+    pathways: tuple[Sight, ...]
+    fc_shrink: Int3
+    alignment: Alignment
+
+    @property
+    def shrink(self) -> Int3:
+        """Voxels by which the prediction is smaller than the segment."""
+        return per_axis(lambda a, b: a + b, self.pathways[0].shrink, self.fc_shrink)
+
+    @property
+    def margin(self) -> tuple[Int3, Int3]:
+        """Voxels of a segment before and behind its prediction."""
+        return margin(self.shrink)
+
+    def prediction(self, segment: Box) -> Box:
+        """The voxels of ``segment`` that are predicted."""
+        return core(segment, self.shrink)
+
+    def segment(self, prediction: Box) -> Box:
+        """The segment from which the voxels of ``prediction`` are predicted."""
+        low, _ = self.margin
+        return Box(
+            per_axis(lambda a, m: a - m, prediction.start, low),
+            per_axis(lambda n, m: n + m, prediction.size, self.shrink),
+        )
+
+    def lattices(self, segment: Box) -> tuple[Lattice, ...]:
+        """What each parallel pathway reads for ``segment``, in voxels of the image."""
+        normal = self.pathways[0]
+        low, _ = self.margin
+        padded = segment.moved(low)  # counted from the corner of the padded image
+        return tuple(
+            _moved(lattice(padded, normal, pathway, self.alignment), per_axis(lambda m: -m, low))
+            for pathway in self.pathways
+        )
+
+
+def _moved(points: Lattice, by: Int3) -> Lattice:
+    return Lattice(per_axis(lambda a, d: a + d, points.start, by), points.step, points.count)

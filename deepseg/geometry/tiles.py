@@ -1,0 +1,33 @@
+"""How an image is covered by tiles that are each predicted from a segment of one size."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from deepseg.geometry.boxes import Box, Int3, per_axis
+from deepseg.geometry.context import Vision
+
+
+def starts(length: int, tile: int, stride: int) -> list[int]:
+    """Where tiles begin along an axis: every ``stride``, the last one flush with the end."""
+    if tile >= length:
+        return [0]
+    regular = list(range(0, length - tile, stride))
+    return [*regular, length - tile]
+
+
+def tiles(shape: Int3, tile: Int3, vision: Vision) -> list[Box]:
+    """Segments of an image, in its voxels, whose predictions cover it; later ones overwrite.
+
+    The image counts as surrounded by the margin that a segment loses, so every voxel is predicted;
+    segments begin in that margin, at negative voxels. A tile larger than that is cut down to it.
+    X varies fastest, as in DeepMedic.
+    """
+    low, _ = vision.margin
+    padded = per_axis(lambda n, m: n + m, shape, vision.shrink)
+    size = per_axis(min, tile, padded)
+    stride = vision.prediction(Box((0, 0, 0), size)).size
+    x, y, z = (starts(n, t, s) for n, t, s in zip(padded, size, stride, strict=True))
+    return [
+        Box((a - low[0], b - low[1], c - low[2]), size) for c, b, a in product(z, y, x)
+    ]

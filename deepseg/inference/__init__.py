@@ -1,0 +1,1 @@
+"""From a network and a case to a segmentation and its scores."""

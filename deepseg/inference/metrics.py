@@ -1,0 +1,313 @@
+"""How well a segmentation agrees with the truth: overlap, surface distances and volumes.
+
+Nothing here imports torch, and nothing here knows files, sessions or networks.
+
+Rules for empty masks, the same for a case, a class, a group and a stream of samples. A number that
+is undefined is None; it is counted, and never enters a mean as 0 or NaN.
+
+* nothing predicted and nothing true: Dice is None, because there was nothing to find;
+* only one of the two: Dice is 0 (DeepMedic leaves such a case out if nothing is true);
+* nothing predicted: precision is None; nothing true: sensitivity is None; everything true:
+  specificity is None;
+* either of the two empty: both surface distances are None.
+
+The surface of a mask are those of its voxels that have one of their 6 neighbours outside it; the
+outside of the image counts as outside. Every surface voxel of one mask has a distance to the
+nearest surface voxel of the other, measured from centre to centre in millimetres. With the two
+sets of distances, one per direction:
+
+* ``hausdorff95_mm`` is the larger of the 95th percentiles of the two sets (interpolated linearly);
+* ``surface_distance_mm`` is the mean of both sets thrown together (average symmetric distance).
+
+These are the definitions of MONAI and of the sources. Tools that weight surfaces by area, or take
+one percentile of both sets together, give other numbers.
+
+Sources: A. A. Taha, A. Hanbury, "Metrics for evaluating 3D medical image segmentation: analysis,
+selection, and tool", BMC Medical Imaging, 2015, doi:10.1186/s12880-015-0068-x; L. Maier-Hein,
+A. Reinke et al., "Metrics reloaded: recommendations for image analysis validation", Nature
+Methods, 2024, doi:10.1038/s41592-023-02151-z.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Mask: TypeAlias = NDArray[np.bool_]
+Labels: TypeAlias = NDArray[np.integer[Any]]
+
+FOREGROUND = "foreground"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Voxels of one class. Python integers: whole trainings can be added up.
+
+    Attributes:
+        true_positives: Predicted and true.
+        predicted: Predicted, rightly or not.
+        true: Of this class in the truth.
+        total: Voxels looked at, of all classes.
+    """
+
+    true_positives: int
+    predicted: int
+    true: int
+    total: int
+
+    @property
+    def true_negatives(self) -> int:
+        """Voxels that are neither predicted nor true."""
+        return self.total - self.predicted - self.true + self.true_positives
+
+    @property
+    def dice(self) -> float | None:
+        """Overlap of prediction and truth over their mean size."""
+        return _ratio(2 * self.true_positives, self.predicted + self.true)
+
+    @property
+    def precision(self) -> float | None:
+        """Part of the prediction that is true."""
+        return _ratio(self.true_positives, self.predicted)
+
+    @property
+    def sensitivity(self) -> float | None:
+        """Part of the truth that is predicted."""
+        return _ratio(self.true_positives, self.true)
+
+    @property
+    def specificity(self) -> float | None:
+        """Part of what is not true that is not predicted either."""
+        return _ratio(self.true_negatives, self.total - self.true)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Part of all voxels on which prediction and truth agree."""
+        return _ratio(self.true_positives + self.true_negatives, self.total)
+
+    def add(self, other: Counts) -> Counts:
+        """The counts of both."""
+        return Counts(
+            self.true_positives + other.true_positives,
+            self.predicted + other.predicted,
+            self.true + other.true,
+            self.total + other.total,
+        )
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """What became of every class in training or validation samples; sub-epochs are added up.
+
+    Attributes:
+        classes: Counts of every class, the background (label 0) first.
+    """
+
+    classes: tuple[Counts, ...]
+
+    @staticmethod
+    def empty(number_of_classes: int) -> Confusion:
+        """Of no voxels: what the first samples are added to."""
+        return Confusion((Counts(0, 0, 0, 0),) * number_of_classes)
+
+    @staticmethod
+    def of(prediction: Labels, truth: Labels, *, number_of_classes: int) -> Confusion:
+        """Count voxels by label; those whose truth is negative are unknown and left out.
+
+        Args:
+            prediction: Labels below ``number_of_classes``, of any shape.
+            truth: The same shape and labels.
+        """
+        known = truth >= 0
+        predicted_labels, true_labels = prediction[known], truth[known]
+        agreed_labels = true_labels[true_labels == predicted_labels]
+        agreed, predicted, true = (
+            np.bincount(labels, minlength=number_of_classes).tolist()
+            for labels in (agreed_labels, predicted_labels, true_labels)
+        )
+        counts = zip(agreed, predicted, true, strict=True)
+        return Confusion(tuple(Counts(a, p, t, true_labels.size) for a, p, t in counts))
+
+    @property
+    def foreground(self) -> Counts:
+        """Any label above 0 against the background: the background's counts, seen from outside."""
+        background = self.classes[0]
+        return Counts(
+            background.true_negatives,
+            background.total - background.predicted,
+            background.total - background.true,
+            background.total,
+        )
+
+    @property
+    def accuracy(self) -> float | None:
+        """Part of all voxels that got their own label; None before the first voxel."""
+        return _ratio(sum(c.true_positives for c in self.classes), self.classes[0].total)
+
+    def rows(self, classes: Sequence[str]) -> dict[str, Counts]:
+        """``foreground``, then every foreground class by name; ``classes`` as in `class_scores`."""
+        return {
+            FOREGROUND: self.foreground,
+            **dict(zip(classes[1:], self.classes[1:], strict=True)),
+        }
+
+    def add(self, other: Confusion) -> Confusion:
+        """The counts of both."""
+        return Confusion(tuple(a.add(b) for a, b in zip(self.classes, other.classes, strict=True)))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Agreement on one class, or named group of classes, in one case; None where undefined.
+
+    Attributes:
+        hausdorff95_mm: Larger of the 95th percentiles of the distances in the two directions.
+        surface_distance_mm: Average symmetric surface distance.
+        predicted_ml: Volume of the prediction.
+        true_ml: Volume of the truth.
+    """
+
+    dice: float | None
+    precision: float | None
+    sensitivity: float | None
+    specificity: float | None
+    hausdorff95_mm: float | None
+    surface_distance_mm: float | None
+    predicted_ml: float
+    true_ml: float
+
+
+def scores(
+    prediction: Mask, truth: Mask, *, spacing_mm: Sequence[float], roi: NDArray[Any] | None = None
+) -> Scores:
+    """Compare two masks by the definitions at the top of this module.
+
+    Args:
+        prediction: ``(X, Y, Z)`` bool.
+        truth: ``(X, Y, Z)`` bool.
+        spacing_mm: Distance of voxel centres along X, Y, Z.
+        roi: ``(X, Y, Z)``, true or above 0 inside the region of interest; the rest of the image is
+            not looked at. None for everywhere.
+    """
+    total = truth.size
+    if roi is not None:
+        inside = roi > 0
+        prediction, truth, total = prediction & inside, truth & inside, int(inside.sum())
+    true_positives, predicted, true = (
+        int(np.count_nonzero(mask)) for mask in (prediction & truth, prediction, truth)
+    )
+    counts = Counts(true_positives, predicted, true, total)
+    hausdorff95_mm, surface_distance_mm = None, None
+    if predicted and true:
+        hausdorff95_mm, surface_distance_mm = _distances_mm(prediction, truth, spacing_mm)
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    return Scores(
+        dice=counts.dice,
+        precision=counts.precision,
+        sensitivity=counts.sensitivity,
+        specificity=counts.specificity,
+        hausdorff95_mm=hausdorff95_mm,
+        surface_distance_mm=surface_distance_mm,
+        predicted_ml=predicted * voxel_ml,
+        true_ml=true * voxel_ml,
+    )
+
+
+def class_scores(
+    segmentation: Labels,
+    truth: Labels,
+    *,
+    classes: Sequence[str],
+    groups: Mapping[str, Sequence[int]],
+    spacing_mm: Sequence[float],
+    roi: NDArray[Any] | None = None,
+) -> dict[str, Scores]:
+    """Scores of the whole foreground, of every foreground class, and of every group, in this order.
+
+    Voxels whose truth is negative are unknown and left out, like those outside ``roi``.
+
+    Args:
+        segmentation: ``(X, Y, Z)`` labels.
+        truth: ``(X, Y, Z)`` labels.
+        classes: Name of every label, the background (label 0) first. Distinct from group names.
+        groups: Labels that together make one region, such as ``{"whole": [1, 2, 3, 4]}``.
+        spacing_mm: Distance of voxel centres along X, Y, Z.
+        roi: ``(X, Y, Z)``, true or above 0 inside the region of interest; None for everywhere.
+    """
+    known = truth >= 0
+    looked_at = known if roi is None else known & (roi > 0)
+    rows = {FOREGROUND: scores(segmentation > 0, truth > 0, spacing_mm=spacing_mm, roi=looked_at)}
+    regions = {name: [label] for label, name in enumerate(classes) if label > 0}
+    for name, labels in {**regions, **groups}.items():
+        masks = np.isin(segmentation, list(labels)), np.isin(truth, list(labels))
+        rows[name] = scores(*masks, spacing_mm=spacing_mm, roi=looked_at)
+    return rows
+
+
+def summary(
+    per_case: Mapping[str, Mapping[str, Scores]],
+) -> dict[str, dict[str, dict[str, float | int | None]]]:
+    """Every measure of every row over all cases, without the cases in which it is undefined.
+
+    Args:
+        per_case: What `class_scores` returns, by name of the case.
+
+    Returns:
+        Per row, per measure (an attribute of `Scores`): ``mean``, ``median`` and
+        ``standard_deviation`` (of the population), None if no case defines them; ``defined`` and
+        ``undefined``, numbers of cases.
+    """
+    names = dict.fromkeys(name for rows in per_case.values() for name in rows)
+    by_row = {name: [rows[name] for rows in per_case.values() if name in rows] for name in names}
+    return {
+        name: {
+            measure.name: _statistics([getattr(case, measure.name) for case in cases])
+            for measure in fields(Scores)
+        }
+        for name, cases in by_row.items()
+    }
+
+
+def _statistics(values: Sequence[float | None]) -> dict[str, float | int | None]:
+    defined = [value for value in values if value is not None]
+    return {
+        "mean": statistics.fmean(defined) if defined else None,
+        "median": statistics.median(defined) if defined else None,
+        "standard_deviation": statistics.pstdev(defined) if defined else None,
+        "defined": len(defined),
+        "undefined": len(values) - len(defined),
+    }
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _distances_mm(
+    prediction: Mask, truth: Mask, spacing_mm: Sequence[float]
+) -> tuple[float, float]:
+    """95 % Hausdorff and average symmetric surface distance of two masks that are not empty."""
+    # Nearest surface voxels lie in the box around both masks: the rest need not be transformed.
+    box = _bounding_box(prediction | truth)
+    predicted, true = _surface(prediction[box]), _surface(truth[box])
+    to_true = ndimage.distance_transform_edt(~true, sampling=spacing_mm)[predicted]
+    to_predicted = ndimage.distance_transform_edt(~predicted, sampling=spacing_mm)[true]
+    hausdorff95 = max(np.percentile(to_true, 95), np.percentile(to_predicted, 95))
+    return float(hausdorff95), float(np.concatenate([to_true, to_predicted]).mean())
+
+
+def _surface(mask: Mask) -> Mask:
+    """Voxels of ``mask`` with a 6-neighbour outside it or outside the array."""
+    return mask & ~ndimage.binary_erosion(mask, border_value=0)
+
+
+def _bounding_box(mask: Mask) -> tuple[slice, ...]:
+    """Smallest box around a mask that is not empty."""
+    occupied = (np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
+    return tuple(slice(int(where[0]), int(where[-1]) + 1) for where in occupied)

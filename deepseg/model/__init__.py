@@ -1,0 +1,1 @@
+"""Pathways of pre-activation layers, and the network they form."""

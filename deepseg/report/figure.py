@@ -1,0 +1,67 @@
+"""Figures without a window and without global state: their making, their colours, their file.
+
+The one place that knows matplotlib is optional. Nothing here knows what is drawn.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepseg.errors import DeepsegError, Problem
+from deepseg.storage.atomic import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DOTS_PER_INCH = 100
+
+# Colours that differ for colour-blind eyes too: B. Wong, "Points of view: Color blindness",
+# Nature Methods 8, 2011, doi:10.1038/nmeth.1618. His yellow is darker here, to show on white.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#b8a800")
+
+
+def new_figure(width: int, height: int, *, background: str) -> Figure:
+    """An empty figure of ``width`` x ``height`` pixels.
+
+    Raises:
+        DeepsegError: ``plot-extra-missing``, if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as failure:
+        raise DeepsegError(
+            Problem(
+                code="plot-extra-missing",
+                got=f"no usable matplotlib ({failure})",
+                expected="matplotlib, which draws curves and pictures",
+                fix="pip install 'deepseg-pathways[plot]'",
+            )
+        ) from failure
+    size = (width / DOTS_PER_INCH, height / DOTS_PER_INCH)
+    figure = Figure(figsize=size, dpi=DOTS_PER_INCH, facecolor=background)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write ``figure`` as a PNG file; an older file is whole until the new one takes its place."""
+    with replacing(file) as unfinished, warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes, once an epoch: not worth a line.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(
+            unfinished,
+            format="png",
+            dpi=DOTS_PER_INCH,
+            facecolor=figure.get_facecolor(),
+            metadata={"Software": None},
+            pil_kwargs={"optimize": True},
+        )
+
+
+def words(name: str) -> str:
+    """``name`` as matplotlib must get it, to which ``$`` and a first ``_`` mean something."""
+    shown = name.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown

@@ -1,0 +1,50 @@
+"""Tables of words and numbers, for terminals and for files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from io import StringIO
+
+from rich.box import SIMPLE_HEAD, Box
+from rich.console import Console as RichConsole
+from rich.table import Table
+from rich.text import Text
+
+from deepseg.report.streams import visible
+
+PLAIN_WIDTH = 80
+
+_NUMBER = re.compile(r"[-+]?\d[\d., ]*(e[-+]?\d+)?( x [\d.]+)*( ?[A-Za-z%/]{1,4})?")
+_NO_VALUE = ("", "-", "none")
+_PLAIN_BOX = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+
+
+def rich_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], box: Box = SIMPLE_HEAD
+) -> Table:
+    """Rows under headings; columns that hold numbers only are aligned to the right."""
+    table = Table(box=box, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
+    for index, heading in enumerate(columns):
+        right = _are_numbers([row[index] for row in rows])
+        table.add_column(
+            Text(visible(heading)), justify="right" if right else "left", overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    return table
+
+
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same as lines without colours, at most 80 characters wide, with an ASCII rule."""
+    table = rich_table(columns, rows, _PLAIN_BOX)
+    page = StringIO()
+    RichConsole(
+        file=page, width=PLAIN_WIDTH, force_terminal=False, force_jupyter=False, color_system=None
+    ).print(table)
+    return "\n".join(line.rstrip() for line in page.getvalue().rstrip().split("\n"))
+
+
+def _are_numbers(cells: Sequence[str]) -> bool:
+    values = [cell for cell in cells if cell not in _NO_VALUE]
+    return bool(values) and all(_NUMBER.fullmatch(cell) for cell in values)

@@ -1,0 +1,42 @@
+"""Where a session computes."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from deepseg.errors import DeepsegError, Problem
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device called ``cpu``, ``cuda``, ``cudaN`` or ``auto`` (a GPU where there is one).
+
+    Raises:
+        DeepsegError: ``device-unknown`` or ``device-absent``.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    match = re.fullmatch(r"(?:cuda|gpu):?(\d*)", name)
+    if match is None:
+        raise DeepsegError(
+            Problem(
+                code="device-unknown",
+                got=repr(name),
+                expected="cpu, cuda, cuda0, cuda1, … or auto",
+                fix="choose one of these with -dev",
+            )
+        )
+    number = int(match[1] or 0)
+    if number >= torch.cuda.device_count():
+        raise DeepsegError(
+            Problem(
+                code="device-absent",
+                got=f"{name} on a machine where torch finds {torch.cuda.device_count()} GPUs",
+                expected="a GPU that is there",
+                fix="use -dev cpu, or install a torch build for your GPU and its driver",
+            )
+        )
+    return torch.device("cuda", number)

@@ -1,0 +1,167 @@
+"""The folder of a session: one process at a time, a log, results that appear only when whole.
+
+    <output>/<name>/  log.txt  metrics.jsonl  progress.png  settings.json  outcome.json
+                      models/last.save  models/previous.save  models/best.save  models/epoch-0005.save
+                      predictions/  cache/
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from deepseg.errors import DeepsegError, FolderInUse, Problem
+from deepseg.report.console import Console
+from deepseg.storage.atomic import write_json, writable
+from deepseg.storage.save_file import SaveFile, read_save, write_save
+from deepseg.version import VERSION
+
+
+class SessionFolder:
+    """Owns a session's folder while it is open.
+
+    Args:
+        path: The folder; made if it does not exist.
+        quiet: Show nothing but warnings and errors.
+
+    Raises:
+        FolderInUse: Another process has it open.
+        OutputNotWritable: It cannot be made or written to.
+    """
+
+    def __init__(self, path: Path, *, quiet: bool = False) -> None:
+        self.path = path
+        self._quiet = quiet
+
+    def __enter__(self) -> SessionFolder:
+        with writable(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self.path)
+            self.console = Console(log_file=self.path / "log.txt", quiet=self._quiet)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            write_json(self.path / "outcome.json", self._outcome(error))
+        finally:
+            self.console.close()
+            self._lock.close()
+
+    def _outcome(self, error: BaseException | None) -> dict[str, Any]:
+        problems = error.problems if isinstance(error, DeepsegError) else ()
+        if error is None:
+            code = 0
+        elif isinstance(error, DeepsegError):
+            code = error.exit_code
+        else:
+            code = 130 if isinstance(error, KeyboardInterrupt) else 1
+        return {
+            "exit_code": code,
+            "errors": [vars(problem) for problem in problems],
+            "warnings": list(self.console.warnings),
+            "session": self.path.name,
+            "version": VERSION,
+        }
+
+    @property
+    def models(self) -> Path:
+        """Where the model files are."""
+        return self.path / "models"
+
+    def latest(self) -> Path | None:
+        """The newest whole model file of this session, or None before the first epoch ended.
+
+        A damaged newest file is named in a warning and the one before it is taken.
+        """
+        for name in ("last.save", "previous.save"):
+            path = self.models / name
+            if not path.exists():
+                continue
+            try:
+                read_save(path)
+            except DeepsegError as error:
+                if any(problem.code == "model-newer" for problem in error.problems):
+                    raise
+                self.console.warn(f"{error}; continuing from the file before it")
+                continue
+            return path
+        return None
+
+    def keep(
+        self, save: SaveFile, record: Mapping[str, Any], *, is_best: bool, name: str | None
+    ) -> None:
+        """Write the model files of an epoch and add its line to metrics.jsonl.
+
+        Args:
+            save: The model.
+            record: What the epoch gave.
+            is_best: Whether it is the best so far.
+            name: Of a file that is kept for good, or None.
+        """
+        last = self.models / "last.save"
+        if is_best:
+            write_save(self.models / "best.save", save)
+        if name is not None:
+            write_save(self.models / name, save)
+        if last.exists():
+            with writable(self.models):
+                os.replace(last, self.models / "previous.save")
+        write_save(last, save)
+        self._add_record(record)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        lines = path.read_text("utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def forget_from(self, epoch: int) -> None:
+        """Drop the records of epochs that will be done again."""
+        kept = [record for record in self.records() if record["epoch"] < epoch]
+        self._write_records(kept)
+
+    def _add_record(self, record: Mapping[str, Any]) -> None:
+        with writable(self.path), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def _write_records(self, records: list[dict[str, Any]]) -> None:
+        from_text = "".join(json.dumps(record) + "\n" for record in records)
+        with writable(self.path):
+            (self.path / "metrics.jsonl").write_text(from_text, "utf-8")
+
+
+def _locked(path: Path) -> TextIO:
+    file = (path / "lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise FolderInUse(
+            Problem(
+                code="folder-in-use",
+                got=f"a session that is already running ({owner})",
+                expected="one session per folder",
+                fix="wait for it, end it, or give this session another name",
+                where=str(path),
+            )
+        ) from error
+    file.seek(0)
+    file.truncate()
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file

@@ -1,0 +1,143 @@
+"""Models as sessions hold them: settings, weights, and how their cases were prepared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from deepseg.config.cases import Preparation
+from deepseg.config.loading import load
+from deepseg.config.model import ModelConfig
+from deepseg.errors import DeepsegError, Problem
+from deepseg.model.network import Network
+from deepseg.randomness import Purpose, torch_seed
+from deepseg.storage.save_file import SaveFile, read_save
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model, wherever it comes from.
+
+    Attributes:
+        config: Its settings.
+        weights: By address.
+        preparation: How its training cases were prepared; None if it saw none.
+        spacing_mm: Voxel size of its training cases; None if it saw none.
+        training: State from which a session continues, or None.
+        provenance: Where the weights come from.
+        origin: In words, for people.
+    """
+
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    preparation: Preparation | None
+    spacing_mm: tuple[float, float, float] | None
+    training: dict[str, Any] | None
+    provenance: dict[str, Any]
+    origin: str
+
+    def network(self) -> Network:
+        """The network with these weights, on the CPU.
+
+        Raises:
+            DeepsegError: ``weights-do-not-fit``, if settings and weights do not belong together.
+        """
+        network = Network(self.config, rng=torch.Generator())
+        problems = _misfits(network, self.weights)
+        if problems:
+            raise DeepsegError(*problems).at(self.origin)
+        network.load_state_dict(self.weights)
+        return network
+
+
+def _misfits(network: Network, weights: dict[str, Tensor]) -> list[Problem]:
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    return [
+        Problem(
+            code="weights-do-not-fit",
+            got=f"{name} of shape {found.get(name, 'absent')}",
+            expected=f"shape {wanted.get(name, 'absent')}",
+            fix="use the file that belongs to this model",
+        )
+        for name in sorted(wanted.keys() | found.keys())
+        if wanted.get(name) != found.get(name)
+    ]
+
+
+def fresh(config: ModelConfig, *, seed: int, origin: str) -> Model:
+    """A model that has learnt nothing yet."""
+    rng = torch.Generator().manual_seed(torch_seed(seed, Purpose.INITIALISATION))
+    return Model(
+        config=config,
+        weights=dict(Network(config, rng=rng).state_dict()),
+        preparation=None,
+        spacing_mm=None,
+        training=None,
+        provenance={"initialised": f"seed {seed}"},
+        origin=origin,
+    )
+
+
+def read_model(path: Path) -> Model:
+    """The model in a `.save`.
+
+    Raises:
+        DeepsegError: The file is missing, damaged, newer, or not a `.save`.
+    """
+    save = read_save(path)
+    try:
+        config = ModelConfig.model_validate(save.model)
+        preparation = (
+            None if save.preparation is None else Preparation.model_validate(save.preparation)
+        )
+    except ValidationError as error:
+        raise DeepsegError(
+            Problem(
+                code="model-settings",
+                got=f"settings that this deepseg does not understand: {error.errors()[0]['msg']}",
+                expected="settings of a model",
+                fix="use the deepseg that wrote the file",
+                where=str(path),
+            )
+        ) from error
+    return Model(
+        config=config,
+        weights=dict(save.weights),
+        preparation=preparation,
+        spacing_mm=None if save.spacing_mm is None else _triple(save.spacing_mm),
+        training=None if save.training is None else dict(save.training),
+        provenance=dict(save.provenance),
+        origin=str(path),
+    )
+
+
+def read_or_make_model(path: Path, *, seed: int) -> Model:
+    """The model in a `.save`, or a fresh one from a model config."""
+    if path.suffix == ".save" or path.is_dir():
+        return read_model(path)
+    return fresh(load(ModelConfig, path).config, seed=seed, origin=f"new, from {path}")
+
+
+def to_save(model: Model) -> SaveFile:
+    """What a `.save` of ``model`` holds."""
+    return SaveFile(
+        model=model.config.model_dump(mode="json"),
+        weights=model.weights,
+        preparation=None
+        if model.preparation is None
+        else model.preparation.model_dump(mode="json"),
+        spacing_mm=model.spacing_mm,
+        training=model.training,
+        provenance=model.provenance,
+    )
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return x, y, z

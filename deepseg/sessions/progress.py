@@ -1,0 +1,89 @@
+"""How far a training session is, as its model files remember it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from deepseg.config.training import TrainConfig
+from deepseg.report.console import Console
+from deepseg.training.optimization import Optimizer
+from deepseg.version import VERSION
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What has happened so far.
+
+    Attributes:
+        epoch: Epochs finished; the index of the next one.
+        scores: Validation score of every epoch, None where it had none.
+        best: The best score so far.
+    """
+
+    epoch: int = 0
+    scores: tuple[float | None, ...] = ()
+    best: float | None = None
+
+    def after(self, score: float | None) -> Progress:
+        """The progress when one more epoch has ended."""
+        is_best = score is not None and (self.best is None or score > self.best)
+        return replace(
+            self,
+            epoch=self.epoch + 1,
+            scores=(*self.scores, score),
+            best=score if is_best else self.best,
+        )
+
+    def saved(self, config: TrainConfig, optimizer: Optimizer) -> dict[str, Any]:
+        """What a model file keeps so that the session can go on."""
+        return {
+            "session": config.name,
+            "settings": config.model_dump(mode="json"),
+            "epoch": self.epoch,
+            "scores": list(self.scores),
+            "best": self.best,
+            "optimizer": optimizer.saved(),
+            "machine": machine_facts(next(iter(optimizer.weights.values())).device),
+        }
+
+
+def restored(
+    training: Mapping[str, Any] | None, config: TrainConfig, optimizer: Optimizer, console: Console
+) -> Progress:
+    """Where a session goes on; the start, if it has not begun.
+
+    Settings that changed since the last epoch are named in a warning and hold from now on.
+    """
+    if training is None:
+        return Progress()
+    old, new = training["settings"], config.model_dump(mode="json")
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key) and key not in ("model", "workers"):
+            console.warn(f"{key} changed since the last epoch: {old.get(key)} → {new.get(key)}")
+    facts = machine_facts(next(iter(optimizer.weights.values())).device)
+    for key, value in facts.items():
+        before = training["machine"].get(key)
+        if before != value:
+            console.warn(f"{key} was {before} and is {value}: results differ in the last digits")
+    if training["optimizer"]["name"] == config.optimiser.name:
+        optimizer.restore(training["optimizer"])
+    else:
+        console.warn(f"a new {config.optimiser.name} optimiser begins without the state of the old")
+    return Progress(training["epoch"], tuple(training["scores"]), training["best"])
+
+
+def machine_facts(device: torch.device) -> dict[str, str]:
+    """What the last digits of results depend on."""
+    return {
+        "deepseg": VERSION,
+        "torch": torch.__version__,
+        "device": device.type,
+        "threads": str(torch.get_num_threads()),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "processors": str(os.cpu_count()),
+    }

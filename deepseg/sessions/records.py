@@ -1,0 +1,104 @@
+"""What a session notes down: the line of an epoch, its score, curves and event files."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepseg.config.model import ModelConfig
+from deepseg.config.training import TrainConfig
+from deepseg.errors import DeepsegError
+from deepseg.report.console import Console
+from deepseg.report.curves import write_curves
+from deepseg.report.events import write_events
+from deepseg.sessions.folder import SessionFolder
+from deepseg.training.optimization import Optimizer
+from deepseg.training.trainer import Outcome
+from deepseg.version import VERSION
+
+
+def announce(
+    console: Console, title: str, warnings: Sequence[str], device: torch.device
+) -> None:
+    """The first line of every session: what runs where; then what its config files warn of."""
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    console.say(
+        f"deepseg {VERSION}: {title} on {where} ({torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, Python {platform.python_version()})"
+    )
+    for warning in warnings:
+        console.warn(warning)
+
+
+def epoch_record(
+    epoch: int,
+    seconds: float,
+    optimizer: Optimizer,
+    model: ModelConfig,
+    training: Outcome,
+    samples: Outcome | None,
+    volumes: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The line of metrics.jsonl for one epoch."""
+    record: dict[str, Any] = {
+        "epoch": epoch,
+        "seconds": round(seconds, 3),
+        "learning_rate": optimizer.learning_rate,
+        "momentum": optimizer.momentum,
+        "training": training.record(model.classes),
+    }
+    if samples is not None:
+        record["validation_samples"] = samples.record(model.classes)
+    if volumes is not None:
+        record["validation_volumes"] = dict(volumes)
+    return record
+
+
+def score(record: Mapping[str, Any]) -> float | None:
+    """What the best model is chosen by: mean Dice of the foreground classes on held-out cases.
+
+    On whole volumes where the epoch was judged by them, else on samples.
+    """
+    for key in ("validation_volumes", "validation_samples"):
+        if key in record:
+            dice = record[key]["dice"]
+            defined = [v for name, v in dice.items() if name != "foreground" and v is not None]
+            return sum(defined) / len(defined) if defined else None
+    return None
+
+
+def show_progress(folder: SessionFolder, config: TrainConfig) -> None:
+    """Say what the last epoch gave, and draw the curves of all."""
+    records = folder.records()
+    folder.console.say(_line(records[-1], config.epochs))
+    try:
+        write_curves(records, folder.path / "progress.png")
+        if config.tensorboard:
+            write_events(records[-1], folder.path / "tensorboard")
+    except DeepsegError as error:
+        folder.console.warn(str(error))
+
+
+def _line(record: Mapping[str, Any], epochs: int) -> str:
+    parts = [f"epoch {record['epoch'] + 1} of {epochs}", f"loss {record['training']['loss']:.4f}"]
+    if "validation_samples" in record:
+        parts.append(f"validation loss {record['validation_samples']['loss']:.4f}")
+        parts.append(f"Dice on samples {_dice(record['validation_samples'])}")
+    if "validation_volumes" in record:
+        parts.append(f"Dice on volumes {_dice(record['validation_volumes'])}")
+    parts += [f"learning rate {record['learning_rate']:.3g}", f"{record['seconds']:.0f} s"]
+    return ", ".join(parts) + (" (best so far)" if record.get("best") else "")
+
+
+def _dice(part: Mapping[str, Any]) -> str:
+    values = part["dice"].items()
+    shown = list(values) if len(part["dice"]) <= 6 else list(values)[:1]
+    if len(shown) == 2:  # one class: it is the foreground
+        shown = shown[1:]
+    return " ".join(f"{name} {'-' if v is None else format(v, '.3f')}" for name, v in shown)
+
+

@@ -1,0 +1,102 @@
+"""The tables that sessions begin with: what the network is, and what the cases are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from deepseg.config.model import ModelConfig
+from deepseg.data.checks import Facts
+from deepseg.geometry.boxes import Int3, per_axis, text, volume
+from deepseg.geometry.receptive_field import Window, receptive_field
+from deepseg.model.layout import Layout, PathwayLayout, layout
+from deepseg.report.console import Console
+
+BYTES_PER_VALUE = 4
+KEPT_PER_LAYER = 3  # input, normalised and activated: what a training step keeps of each layer
+
+
+def network_table(console: Console, config: ModelConfig) -> None:
+    """Show every pathway, the receptive field, parameters, sizes and memory."""
+    plan = layout(config)
+    console.table(
+        f"network {config.name}: {len(config.channels)} channels "
+        f"({', '.join(config.channels)}) → {len(config.classes)} classes "
+        f"({', '.join(config.classes)})",
+        ["pathway", "layers", "feature maps", "kernels", "sees (voxels)", "parameters"],
+        [_pathway_row(pathway) for pathway in (*plan.pathways, plan.fc)],
+    )
+    console.say(f"parameters: {plan.parameters:,} trainable in all")
+    for use, size in config.segment_sizes.items():
+        console.say(
+            f"segment for {use}: {text(size)} → {text(plan.prediction_size(size))} predicted, "
+            f"about {_megabytes(plan, size):,.0f} MB per segment"
+            + (" and step" if use == "train" else "")
+        )
+
+
+def _pathway_row(pathway: PathwayLayout) -> list[str]:
+    kernels = [text(layer.kernel).replace(" ", "") for layer in pathway.layers]
+    chain = [Window(layer.kernel) for layer in pathway.layers]
+    sees = per_axis(
+        lambda field, factor: (field - 1) * factor + 1, receptive_field(chain), pathway.sight.factor
+    )
+    return [
+        pathway.name,
+        str(len(pathway.layers)),
+        " ".join(str(layer.outputs) for layer in pathway.layers),
+        " ".join(
+            f"{times} x {kernel}" if times > 1 else kernel
+            for kernel, times in Counter(kernels).items()
+        ),
+        text(sees),
+        f"{sum(layer.parameters for layer in pathway.layers):,}",
+    ]
+
+
+def _megabytes(plan: Layout, segment: Int3) -> float:
+    """Feature maps that a training step keeps for one segment; an estimate from the sizes."""
+    values = 0
+    for pathway in (*plan.pathways, plan.fc):
+        size = per_axis(
+            lambda n, m, f: -(-(n - m) // f), segment, plan.pathways[0].sight.shrink,
+            pathway.sight.factor,
+        )  # fmt: skip
+        if pathway is not plan.fc:
+            size = per_axis(lambda n, m: n + m, size, pathway.sight.shrink)
+        for layer in pathway.layers:
+            values += KEPT_PER_LAYER * layer.inputs * volume(size)
+            if layer.padding == "none":
+                size = per_axis(lambda n, k: n - k + 1, size, layer.kernel)
+    return values * BYTES_PER_VALUE / 1e6
+
+
+def cases_table(
+    console: Console, title: str, facts: Sequence[Facts], classes: Sequence[str]
+) -> None:
+    """Show number, size, spacing and class voxels of some cases."""
+    shapes = Counter(text(one.geometry.shape) for one in facts)
+    spacings = Counter(
+        " x ".join(f"{mm:.3g}" for mm in one.geometry.spacing_mm) for one in facts
+    )
+    rows = [
+        ["cases", str(len(facts))],
+        ["voxels", _listed(shapes)],
+        ["spacing in mm", _listed(spacings)],
+    ]
+    counted = [one.class_voxels for one in facts if one.class_voxels is not None]
+    if counted:
+        total = sum(sum(voxels) for voxels in counted)
+        for label, name in enumerate(classes):
+            own = sum(voxels[label] for voxels in counted)
+            having = sum(voxels[label] > 0 for voxels in counted)
+            rows.append(
+                [f"class {label} {name}", f"{own:,} voxels ({own / total:.2%}) in {having} cases"]
+            )
+    console.table(title, ["", ""], rows)
+
+
+def _listed(counts: Counter[str]) -> str:
+    parts = [f"{value} ({times})" if len(counts) > 1 else value for value, times in counts.most_common(3)]
+    more = len(counts) - 3
+    return ", ".join(parts) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,184 @@
+"""Files that appear whole or not at all.
+
+A result is written to a temporary file in the folder where it belongs, flushed to the disk and then
+renamed, so that a reader, a crash or a full disk never meets half of it under its final name. What
+the files hold is not known here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import platform
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from deepseg.errors import OutputNotWritable, Problem
+
+_NO_PERMISSION = ("no permission to write here", "change the permissions or choose another folder")
+_WRONG_NAME = ("a name that this disk cannot hold", "choose another output name or folder")
+_AGAIN = "then run the same command again"
+
+# What the system said, as what the user got and what helps.
+_REASONS = {
+    errno.ENOSPC: ("a full disk", f"make room or choose another disk, {_AGAIN}"),
+    errno.EDQUOT: ("an exhausted disk quota", f"make room or ask for a larger quota, {_AGAIN}"),
+    errno.EFBIG: (
+        "a limit on the size of files",
+        f"raise the limit (ulimit -f) or choose another disk, {_AGAIN}",
+    ),
+    errno.EIO: ("an input/output error of the disk", f"check the disk, {_AGAIN}"),
+    errno.EROFS: ("a read-only disk", "choose an output folder on another disk"),
+    errno.EACCES: _NO_PERMISSION,
+    errno.EPERM: _NO_PERMISSION,
+    errno.ENOENT: ("a folder that does not exist", "create the folder or choose another one"),
+    errno.ENOTDIR: ("a file in place of the folder", "choose another output folder"),
+    errno.EISDIR: ("a folder of this name", "choose another output name"),
+    errno.ENAMETOOLONG: _WRONG_NAME,
+    errno.EINVAL: _WRONG_NAME,
+}
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary file to write; when the block ends well, it becomes ``path``.
+
+    The temporary file lies in the same folder and ends in the whole name of ``path``, so that
+    writers that look at the suffix see the same one. Its mode follows the umask. If the block
+    raises, the temporary file is removed and ``path`` stays as it was. The block should do nothing
+    but write: an `OSError` of another kind of work would be reported as an unwritable output.
+
+    Raises:
+        OutputNotWritable: ``output-not-writable``, if the system refuses the folder, the name, or
+            the bytes.
+    """
+    try:
+        _remove_leftovers(path)
+        temporary = _new_file_beside(path)
+        try:
+            yield temporary
+            _flush(temporary)
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        with contextlib.suppress(OSError):  # some file systems cannot flush a folder
+            _flush(path.parent)
+    except OSError as error:
+        if error.errno not in _REASONS:
+            raise
+        raise OutputNotWritable(_problem(path, error.errno)) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Make ``path`` a file that holds ``content``."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Make ``path`` a UTF-8 file that holds ``text``.
+
+    File names that are not UTF-8 reach Python as surrogates; they are written as the bytes they
+    came from.
+    """
+    write_bytes(path, text.encode("utf-8", errors="surrogateescape"))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Make ``path`` a JSON file; NaN and infinity are refused because JSON has no word for them."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _new_file_beside(path: Path) -> Path:
+    """An empty file with the mode that the umask gives to any new file (mkstemp forces 0600)."""
+    token = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{token}.partial.{path.name}")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    return temporary
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files of ``path`` whose process was killed on this machine."""
+    host = re.escape(platform.node())
+    leftover = re.compile(rf"\.{host}-(\d+)-[0-9a-f]{{8}}\.partial\.{re.escape(path.name)}")
+    with contextlib.suppress(OSError):
+        for entry in path.parent.iterdir():
+            match = leftover.fullmatch(entry.name)
+            if match is not None and not _is_alive(int(match[1])):
+                entry.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":
+        return True  # there, signal 0 is no question: it interrupts the process
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _problem(path: Path, number: int) -> Problem:
+    got, fix = _REASONS[number]
+    return Problem(
+        code="output-not-writable",
+        got=got,
+        expected="a place where this file can be written",
+        fix=fix,
+        where=str(path),
+    )
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder to fill; when the block ends well, it becomes ``path``.
+
+    If another process made ``path`` meanwhile, that one stays and this one is removed.
+
+    Raises:
+        OutputNotWritable: ``output-not-writable``.
+    """
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        token = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
+        temporary = path.with_name(f".{token}.partial.{path.name}")
+        temporary.mkdir()
+        try:
+            yield temporary
+            with contextlib.suppress(FileExistsError):
+                temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Report what the system says against writing to ``path`` as a problem of the user's.
+
+    Raises:
+        OutputNotWritable: ``output-not-writable``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REASONS:
+            raise
+        raise OutputNotWritable(_problem(path, error.errno)) from error

@@ -1,0 +1,151 @@
+"""The `.save` file: a model with everything that belongs to it, as plain data.
+
+It holds tensors, text, numbers, lists and dictionaries only, and is read without running anything
+from it. Every byte is checked against the checksums of its zip container before it is trusted.
+What the settings mean is known higher up; here they are JSON-like dictionaries.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepseg.errors import DeepsegError, Problem
+from deepseg.storage.atomic import writable, write_bytes
+from deepseg.version import VERSION
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SaveFile:
+    """What a `.save` holds.
+
+    Attributes:
+        model: The model's settings.
+        weights: Parameters and statistics by address, such as ``normal.3.conv.weight``.
+        preparation: How cases were prepared, or None for a model that saw none.
+        spacing_mm: Voxel size of the training cases, or None.
+        training: State from which a session continues (optimiser, progress), or None.
+        provenance: Where the weights come from, in words and numbers for people.
+        version: The deepseg that wrote it.
+    """
+
+    model: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    preparation: Mapping[str, Any] | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    training: Mapping[str, Any] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    version: str = VERSION
+
+
+def write_save(path: Path, content: SaveFile) -> Path:
+    """Write ``content``; ``path`` holds the old file or the new one, never half of one.
+
+    Raises:
+        OutputNotWritable: The disk is full or the folder not writable.
+    """
+    record = {"format": FORMAT, **{key: _plain(v) for key, v in vars(content).items()}}
+    buffer = io.BytesIO()  # torch's own file writer hides what the system says against writing
+    torch.save(record, buffer)
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, buffer.getvalue())
+    return path
+
+
+def _plain(value: Any) -> Any:
+    """Tensors on the CPU; mappings and sequences as the plain types that may be read back."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().contiguous()
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(entry) for entry in value)
+    return value
+
+
+def read_save(path: Path) -> SaveFile:
+    """Read a `.save`, tensors on the CPU.
+
+    Raises:
+        DeepsegError: ``model-missing``, ``model-damaged``, ``model-refused`` or ``model-newer``.
+    """
+    _check_container(path)
+    try:
+        record = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _refused(path, "objects that are not plain data") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise _damaged(path, "content that cannot be read") from error
+    if not isinstance(record, dict) or "format" not in record or "weights" not in record:
+        raise _refused(path, "a file that deepseg did not write")
+    if record["format"] > FORMAT:
+        raise DeepsegError(
+            Problem(
+                code="model-newer",
+                got=f"format {record['format']}, written by deepseg {record.get('version')}",
+                expected=f"format {FORMAT} or older (this is deepseg {VERSION})",
+                fix="update deepseg",
+                where=str(path),
+            )
+        )
+    fields = {key: value for key, value in record.items() if key in SaveFile.__dataclass_fields__}
+    return SaveFile(**fields)
+
+
+def _check_container(path: Path) -> None:
+    if not path.is_file():
+        got = "a folder" if path.is_dir() else "no such file"
+        inside = sorted(p.name for p in path.glob("*.save")) if path.is_dir() else []
+        raise DeepsegError(
+            Problem(
+                code="model-missing",
+                got=got + (f" with {', '.join(inside)}" if inside else ""),
+                expected="a .save file",
+                fix="give the path of the file",
+                where=str(path),
+            )
+        )
+    try:
+        with zipfile.ZipFile(path) as container:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in container.infolist()):
+                raise _refused(path, "a compressed container, which torch does not write")
+            damaged = container.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        raise _damaged(path, "no complete zip container") from error
+    if damaged is not None:
+        raise _damaged(path, f"a wrong checksum of {damaged}")
+
+
+def _damaged(path: Path, got: str) -> DeepsegError:
+    return DeepsegError(
+        Problem(
+            code="model-damaged",
+            got=got,
+            expected="a whole .save file",
+            fix="copy the file again, or use an earlier one of the same session",
+            where=str(path),
+        )
+    )
+
+
+def _refused(path: Path, got: str) -> DeepsegError:
+    return DeepsegError(
+        Problem(
+            code="model-refused",
+            got=got,
+            expected="a .save file: tensors, text and numbers only",
+            fix="give a file that deepseg wrote",
+            where=str(path),
+        )
+    )

@@ -1,0 +1,169 @@
+"""One sub-epoch of training, and validation on samples and on whole cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from deepseg.config.training import Loss
+from deepseg.data.stream import Batch
+from deepseg.errors import NumericalFailure, Problem
+from deepseg.inference.metrics import Confusion
+from deepseg.model.network import Network
+from deepseg.training.loss import class_weights, loss
+from deepseg.training.optimization import Optimizer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass over samples gave.
+
+    Attributes:
+        loss: Mean over the batches, penalties included.
+        parts: Mean of each part of the loss before weighting.
+        confusion: Voxels by class.
+    """
+
+    loss: float
+    parts: Mapping[str, float]
+    confusion: Confusion
+
+    def record(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        """The outcome as a line of metrics.jsonl holds it."""
+        own = self.confusion
+        rows = {"foreground": own.foreground, **dict(zip(classes[1:], own.classes[1:], strict=True))}
+        measures = ("dice", "sensitivity", "precision", "specificity")
+        values = {
+            "dice": {name: counts.dice for name, counts in rows.items()},
+            "sensitivity": {name: counts.sensitivity for name, counts in rows.items()},
+            "precision": {name: counts.precision for name, counts in rows.items()},
+            "specificity": {name: counts.specificity for name, counts in rows.items()},
+        }
+        return {
+            "loss": self.loss,
+            "parts": dict(self.parts),
+            "accuracy": own.accuracy,
+            **{measure: values[measure] for measure in measures},
+        }
+
+
+@dataclass
+class Tally:
+    """Adds up what the batches of a pass give."""
+
+    classes: int
+
+    def __post_init__(self) -> None:
+        self.confusion = Confusion.empty(self.classes)
+        self.losses: list[float] = []
+        self.parts: dict[str, float] = {}
+
+    def add(
+        self, total: float, parts: Mapping[str, torch.Tensor], logits: torch.Tensor, batch: Batch
+    ) -> None:
+        """Count one batch."""
+        self.losses.append(total)
+        for name, value in parts.items():
+            self.parts[name] = self.parts.get(name, 0.0) + float(value)
+        self.confusion = self.confusion.add(
+            Confusion.of(
+                logits.detach().argmax(1).cpu().numpy(),
+                batch.labels.cpu().numpy(),
+                number_of_classes=self.classes,
+            )
+        )
+
+    def outcome(self) -> Outcome:
+        """Means over the batches added."""
+        count = max(len(self.losses), 1)
+        return Outcome(
+            sum(self.losses) / count,
+            {name: value / count for name, value in self.parts.items()},
+            self.confusion,
+        )
+
+
+def train_on(
+    batches: Iterable[Batch],
+    network: Network,
+    optimizer: Optimizer,
+    settings: Loss,
+    *,
+    epoch: int,
+    epochs: int,
+    tally: Tally,
+    on_step: Callable[[float], None],
+) -> None:
+    """One optimiser step for every batch.
+
+    Args:
+        batches: The segments.
+        network: On the device that computes.
+        optimizer: With the epoch's learning rate.
+        settings: The loss.
+        epoch: From 0, for weights that fade.
+        epochs: In all.
+        tally: Adds up the results.
+        on_step: Called with the loss of every step.
+
+    Raises:
+        NumericalFailure: ``loss-not-finite``, naming the cases of the batch.
+    """
+    network.train()
+    device = next(network.parameters()).device
+    kernels = [weight for _, weight in network.kernels() if weight.requires_grad]
+    for batch_ in batches:
+        batch = batch_.to(device)
+        weights = class_weights(
+            batch.labels, tally.classes, settings.class_weights, epoch=epoch, epochs=epochs
+        )
+        logits = network(batch.inputs)
+        result = loss(logits, batch.labels, kernels, settings, weights)
+        value = float(result.total.detach())
+        _check_finite(value, batch, optimizer)
+        optimizer.clear_gradients()
+        result.total.backward()
+        optimizer.step()
+        tally.add(value, result.parts, logits, batch)
+        on_step(value)
+
+
+@torch.inference_mode()
+def validate_on(
+    batches: Iterable[Batch],
+    network: Network,
+    settings: Loss,
+    *,
+    on_batch: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Loss and counts on validation samples, in evaluation mode, all classes weighing the same."""
+    network.eval()
+    device = next(network.parameters()).device
+    classes = len(network.config.classes)
+    tally = Tally(classes)
+    kernels = [weight for _, weight in network.kernels() if weight.requires_grad]
+    for batch_ in batches:
+        batch = batch_.to(device)
+        logits = network(batch.inputs)
+        ones = torch.ones(classes, device=device)
+        result = loss(logits, batch.labels, kernels, settings, ones)
+        tally.add(float(result.total), result.parts, logits, batch)
+        on_batch()
+    return tally.outcome()
+
+
+def _check_finite(value: float, batch: Batch, optimizer: Optimizer) -> None:
+    if value - value == 0:
+        return
+    raise NumericalFailure(
+        Problem(
+            code="loss-not-finite",
+            got=f"a loss of {value} on segments of {', '.join(sorted(set(batch.cases)))}",
+            expected="a finite number",
+            fix=f"lower the learning rate (now {optimizer.learning_rate:g}) or look at these cases; "
+            "the model of the last finished epoch is kept",
+        )
+    )
