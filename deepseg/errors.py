@@ -89,6 +89,6 @@ def raise_if_any(problems: Iterable[Problem]) -> None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'epochs'?`` for a misspelt ``word``, or nothing if no known word is close."""
+    """``; did you mean 'epochs'?`` for a misspelt ``word``; nothing if no known word is close."""
     nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""

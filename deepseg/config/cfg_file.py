@@ -84,9 +84,7 @@ def _not_data(node: ast.stmt | ast.expr) -> _RefusedError:
 
 
 def _out_of_bounds(node: ast.expr) -> _RefusedError:
-    expected = (
-        f"a finite result of at most {LARGEST_BITS} bits, or a list of {LARGEST_LIST} entries"
-    )
+    expected = f"a finite number below 1e308, or a list of at most {LARGEST_LIST} entries"
     return _RefusedError(node, "config-arithmetic", expected, "write the result itself")
 
 
@@ -105,7 +103,7 @@ def _statements(text: str, source: Sequence[str], file: Path) -> list[ast.stmt]:
             statements = ast.parse(text).body
     except SyntaxError as error:
         raise DeepsegError(_syntax_problem(error, source, file)) from None
-    except (ValueError, RecursionError, MemoryError):
+    except (RecursionError, MemoryError):
         got, expected = "an expression that is too long or too deep", "plain values"
         fix = "write the value itself"
         raise DeepsegError(Problem("config-too-large", got, expected, fix, str(file))) from None
@@ -205,7 +203,7 @@ def _power(base: Number, exponent: Number) -> Number:
     is_whole = isinstance(base, int) and isinstance(exponent, int)
     if is_whole and abs(base) > 1 and int(base).bit_length() * abs(exponent) > 2 * LARGEST_BITS:
         raise OverflowError
-    return math.pow(base, exponent) if not is_whole or exponent < 0 else base**exponent
+    return base**exponent if is_whole else math.pow(base, exponent)
 
 
 _OPERATIONS: dict[type[ast.operator], Callable[[Number, Number], Number]] = {

@@ -66,13 +66,14 @@ def problems_of(
 
 def _complaints(errors: _Errors, path: Path_, kind: Kind) -> Iterator[Complaint]:
     """One complaint for each wrong place at ``path`` or below it."""
-    here = [error for rest, error in errors if not rest or _is_missing_entry(rest, error)]
+    here = _errors_here(errors)
     if here:
         yield _tag_complaint(here[0], path, kind) or Complaint(path, kind, here[0])
         return
     groups: dict[str | int, list[tuple[Path_, ErrorDetails]]] = {}
     for rest, error in errors:
-        groups.setdefault(rest[0], []).append((rest[1:], error))
+        if rest:
+            groups.setdefault(rest[0], []).append((rest[1:], error))
     if kind.members:
         yield from _union_complaints(groups, path, kind)
         return
@@ -88,8 +89,26 @@ def _complaints(errors: _Errors, path: Path_, kind: Kind) -> Iterator[Complaint]
         yield from _complaints(values, (*path, step), kind.below(step))
 
 
+def _errors_here(errors: _Errors) -> list[ErrorDetails]:
+    """The errors that are about the value itself and not about something inside it.
+
+    Missing entries of a list are about the list. A list that only counts as too short because
+    entries in it are wrong is none of these.
+    """
+    here = [error for rest, error in errors if not rest]
+    if len(here) < len(errors):
+        here = [error for error in here if not _is_long_enough(error)]
+    for rest, error in errors:
+        if _is_missing_entry(rest, error):
+            here.append({**error, "type": "too_short"})
+    return here
+
+
+def _is_long_enough(error: ErrorDetails) -> bool:
+    return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
+
+
 def _is_missing_entry(rest: Path_, error: ErrorDetails) -> bool:
-    """Whether a list of fixed length is too short."""
     return error["type"] == "missing" and len(rest) == 1 and isinstance(rest[0], int)
 
 

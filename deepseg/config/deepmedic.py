@@ -79,13 +79,11 @@ def _renamed(text: str, names: Mapping[str, str]) -> str:
 
 
 def house_names(kind: Kind) -> dict[str, str]:
-    """DeepMedic's key by ours: ``optimiser.rho`` → ``rhoRms``."""
+    """DeepMedic's first key by ours: ``optimiser.rho`` → ``rhoRms``."""
     names: dict[str, str] = {}
     for row in KEYS[kind]:
         if isinstance(row, Key) and row.path:
-            name = f"{row.name}[{row.entry!r}]" if row.entry else row.name
-            known = names.get(row.path)
-            names[row.path] = name if known is None else f"{known}, {name}"
+            names.setdefault(row.path, row.full_name)
     return names
 
 
@@ -168,8 +166,8 @@ class _Translator:
         if _is_list_of_lists(maps) and len(maps) > count:
             self.given["numberFMsPerLayerSubsampled"] = maps[:count]
             self.warnings.append(
-                f"numberFMsPerLayerSubsampled has {len(maps)} lists for {count} entries of "
-                "subsampleFactor; the last ones are ignored"
+                f"numberFMsPerLayerSubsampled has more lists ({len(maps)}) than subsampleFactor "
+                f"has entries ({count}); the last ones are ignored"
             )
 
     def _rows_by_name(self) -> Iterator[tuple[str, list[Key]]]:
@@ -183,14 +181,14 @@ class _Translator:
         used = [row for row in rows if row.used(self.given)]
         if name not in self.given:
             if any(row.required(self.given) for row in used):
-                self._refuse(name, DeepsegError(_missing_key(name)))
+                self._refuse(name, DeepsegError(_missing_key(name, str(self.source.file))))
             for row in used:
                 value = row.default(self.given)
                 if value is not None:
                     self._put(row, value)
             return
         value = self.given[name]
-        if not used and value not in ([], {}, False):
+        if not used and not _is_empty(value):
             self.unused.append(self.written_as.get(name, name))
         entries = [row.entry for row in rows if row.entry]
         if entries and not self._has_only(name, value, entries):
@@ -217,9 +215,9 @@ class _Translator:
         home = self.values
         for block in blocks:
             home = home.setdefault(block, {})
-        home[last] = _joined(home.get(last), ours)
+        home[last] = _joined(home.get(last), ours, lists=row.joins)
         path = (*blocks, last)
-        self.origins.setdefault(path, row.name)
+        self.origins[path] = row.name
         self.origins.update(dict.fromkeys(_entries(path, ours, home[last]), row.name))
 
     def _warn(self) -> None:
@@ -254,13 +252,18 @@ def _entries(path: Path_, new: object, whole: object) -> Iterator[Path_]:
         yield from ((*path, key) for key in new)
 
 
-def _joined(old: Any, new: Any) -> Any:
-    """Lists and blocks that several keys fill are joined; else the later key wins."""
-    if isinstance(old, list) and isinstance(new, list):
+def _joined(old: Any, new: Any, *, lists: bool) -> Any:
+    """Blocks that several keys fill are joined, lists only on request; else ``new`` wins."""
+    if lists and isinstance(old, list):
         return [*old, *new]
     if isinstance(old, dict) and isinstance(new, dict):
-        return {**old, **{key: _joined(old.get(key), value) for key, value in new.items()}}
+        return {**old, **new}
     return new
+
+
+def _is_empty(value: object) -> bool:
+    """Whether it asks for nothing: False, 0, ``[]``, ``[[], []]``."""
+    return all(map(_is_empty, value)) if isinstance(value, list) else not value
 
 
 def _is_list_of_lists(value: object) -> bool:
@@ -313,12 +316,13 @@ def _twice(row: Old) -> Problem:
     )
 
 
-def _missing_key(name: str) -> Problem:
+def _missing_key(name: str, where: str) -> Problem:
     return Problem(
         code="config-missing-key",
         got=f"no key {name!r}",
         expected=f"{name!r}",
         fix=f"add {name!r} to the file",
+        where=where,
     )
 
 

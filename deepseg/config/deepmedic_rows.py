@@ -49,6 +49,7 @@ class Key:
         default: DeepMedic's value of a key that is not given; None leaves it to the house.
         used: Whether DeepMedic reads the key, given the others.
         required: Whether the key has to be given.
+        joins: Whether its list is added to those of other keys with the same path.
         note: What is different here.
     """
 
@@ -59,7 +60,13 @@ class Key:
     default: Callable[[Given], Any] = no_default
     used: Condition = always
     required: Condition = never
+    joins: bool = False
     note: str = ""
+
+    @property
+    def full_name(self) -> str:
+        """With the entry, such as ``losses_and_weights['dsc']``."""
+        return f"{self.name}[{self.entry!r}]" if self.entry else self.name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,9 @@ Defaults are given where DeepMedic's differ from ours or depend on other keys.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from deepseg.config import deepmedic_values as values
 from deepseg.config.deepmedic_rows import (
     Condition,
@@ -25,6 +28,14 @@ _validates_volumes = is_true("performFullInferenceOnValidationImagesEveryFewEpoc
 _saves_maps_in_validation = is_true("saveIndividualFmsVal")
 _shifts_intensities = is_true("performIntAugm")
 _OLD_SCHEDULES = {0: "stable", 1: "auto", 2: "predef", 3: "expon", 4: "poly"}
+_SCHEDULES = {
+    "stable": "constant",
+    "predef": "predefined",
+    "poly": "poly",
+    "auto": "plateau",
+    "expon": "exponential",
+}
+_OPTIMISERS = {0: "sgd", 1: "adam", 2: "rmsprop"}
 _SAMPLING = {0: "foreground_background", 1: "uniform", 2: "whole_image", 3: "per_class"}
 
 
@@ -43,6 +54,14 @@ def _optimiser_is(*numbers: int) -> Condition:
 def _has_categories(name: str, by_default: int, validating: Condition) -> Condition:
     """The sampling type has more than one category, so that their shares mean something."""
     return lambda given: validating(given) and given.get(name, by_default) in (0, 3)
+
+
+def _final_rate_and_momentum(value: Any, given: Given) -> list[float]:
+    """Of ``[first epoch, factor, momentum]``, where the factor is one of the initial rate."""
+    match value, given.get("learningRate", 0.001):
+        case [_, int() | float() as factor, momentum], int() | float() as rate:
+            return [factor * rate, momentum]
+    raise values.refused(value, expected="a list of 3 numbers")
 
 
 def _and(first: Condition, second: Condition) -> Condition:
@@ -129,7 +148,6 @@ _CHECKS: tuple[Row, ...] = (
         silent=lambda value: value in (True, 1),
     ),
     Ignored("norm_verbosity_lvl", "the log has one level of detail"),
-    Key(name="norm_zscore_prms", path="preparation.z_score", convert=values.z_score),
     *(
         Refused(f"cutoff_{name}", "use norm_zscore_prms, such as {'apply_to_all_channels': True}")
         for name in ("percent", "std", "mean")
@@ -162,7 +180,7 @@ TRAIN_KEYS: tuple[Row, ...] = (
     Key(name="numOfCasesLoadedPerSubepoch", path="training.cases_per_subepoch"),
     Key(
         name="numOfCasesLoadedPerSubepoch",
-        path="validation.samples.cases_per_subepoch",
+        path="validation.samples.cases",
         used=_validates_samples,
     ),
     Key(
@@ -179,15 +197,7 @@ TRAIN_KEYS: tuple[Row, ...] = (
     Key(
         name="typeOfLearningRateSchedule",
         path="schedule.type",
-        convert=values.chosen(
-            {
-                "stable": "constant",
-                "predef": "predefined",
-                "poly": "poly",
-                "auto": "plateau",
-                "expon": "exponential",
-            }
-        ),
+        convert=values.chosen(_SCHEDULES),
         default=default("poly"),
     ),
     Key(
@@ -297,9 +307,10 @@ TRAIN_KEYS: tuple[Row, ...] = (
     ),
     Key(
         name="numberValidationSegmentsLoadedOnGpuPerSubep",
-        path="validation.samples.segments_per_subepoch",
+        path="validation.samples.segments",
         default=default(3000),
         used=_validates_samples,
+        note="3000 in DeepMedic, drawn anew in every sub-epoch",
     ),
     Key(
         name="batchsize_val_samples",
@@ -333,7 +344,7 @@ TRAIN_KEYS: tuple[Row, ...] = (
     Key(
         name="sgd0orAdam1orRms2",
         path="optimiser.name",
-        convert=values.chosen({0: "sgd", 1: "adam", 2: "rmsprop"}),
+        convert=values.chosen(_OPTIMISERS),
         default=default(2),
     ),
     Key(name="learningRate", path="optimiser.learning_rate"),
@@ -376,15 +387,29 @@ TRAIN_KEYS: tuple[Row, ...] = (
         name="layersToFreezeNormal",
         path="freeze.layers",
         convert=values.addresses("normal"),
+        joins=True,
     ),
     Key(
         name="layersToFreezeSubsampled",
         path="freeze.layers",
         convert=values.addresses("sub*"),
+        joins=True,
         default=lambda given: given.get("layersToFreezeNormal"),
         note="as layersToFreezeNormal in DeepMedic where it is not given",
     ),
-    Key(name="layersToFreezeFC", path="freeze.layers", convert=values.addresses("fc")),
+    Key(
+        name="layersToFreezeFC",
+        path="freeze.layers",
+        convert=values.addresses("fc"),
+        joins=True,
+    ),
+    Key(
+        name="norm_zscore_prms",
+        path="preparation.z_score",
+        convert=values.z_score,
+        default=default({}),
+        note="off in DeepMedic where it is not given",
+    ),
     *_CHECKS,
     Old(name="csvTraining", new="dataframe_train"),
     Old(name="csvValidation", new="dataframe_val"),
@@ -408,10 +433,7 @@ TRAIN_KEYS: tuple[Row, ...] = (
     Old(
         name="exponentialSchedForLrAndMom",
         new="paramsForExpSchedForLrAndMom",
-        read=lambda value, given: [
-            values.entry(1, of=3)(value) * given.get("learningRate", 0.001),
-            values.entry(2, of=3)(value),
-        ],
+        read=_final_rate_and_momentum,
         used=_schedule_is("expon"),
     ),
     Ignored(
@@ -438,7 +460,14 @@ TEST_KEYS: tuple[Row, ...] = (
     Key(name="namesForPredictionsPerCase", path="cases.names", used=_has_lists),
     *_saved("", "save", always),
     Key(name="batchsize", path="batch_size"),
+    Key(name="norm_zscore_prms", path="preparation.z_score", convert=values.z_score),
     *_CHECKS,
     Old(name="csvTest", new="dataframe"),
     Ignored("saveAllFmsIn4DimImage", "feature maps are written one by one"),
 )
+
+ALTERNATIVES: dict[str, tuple[str, Mapping[Any, str]]] = {
+    "schedule.type": ("typeOfLearningRateSchedule", _SCHEDULES),
+    "optimiser.name": ("sgd0orAdam1orRms2", _OPTIMISERS),
+}
+"""Keys of ours that choose which other keys there are, with DeepMedic's key and its words."""

@@ -158,8 +158,9 @@ def _either(kind: Kind) -> str:
     members = sorted(kind.members, key=lambda m: (bool(m.items), bool(m.choices)))
     texts: list[str] = []
     for i, member in enumerate(members):
-        repeats = member.items and _is_uniform(member) and member.items[0] in members[:i]
-        texts.append(f"a list of {_these(member)}" if repeats else words(member))
+        repeats = any(item in members[:i] and not item.items for item in member.items)
+        is_list_of_them = repeats and _is_uniform(member)
+        texts.append(f"a list of {_these(member)}" if is_list_of_them else words(member))
     return ", or ".join(texts)
 
 

@@ -385,7 +385,7 @@ def _sub_plan(
             expected="subsampled.kernels where the number of layers differs",
             fix="add subsampled.kernels",
         )
-    unpadded: tuple[Padding, ...] = ("none",) * count
+    none: Padding = "none"
     fitting = {number for number in normal.residuals | normal.low_rank if number <= count}
     return PathwayPlan(
         name=name,
@@ -394,7 +394,7 @@ def _sub_plan(
         kernels=normal.kernels
         if own.kernels is None
         else _kernels(own.kernels, count, "subsampled.kernels"),
-        padding=(normal.padding if mirrored else unpadded)
+        padding=(normal.padding if mirrored else (none,) * count)
         if own.padding is None
         else _each(own.padding, count, "subsampled.padding"),
         residuals=normal.residuals & fitting

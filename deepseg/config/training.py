@@ -157,6 +157,7 @@ class SavedResults(Settings):
         description="Layers whose maps are written, with the number of the first map, from 0, "
         "and of the one behind the last, such as `{normal.3: [0, 4], sub*.1: all}`.",
     )
+    pictures: bool = Field(True, description="A picture of three slices of the result.")
     segmentation_suffix: Name = Field("Segm", description="Ends the name of a segmentation file.")
     probability_suffix: Name = Field(
         "ProbMapClass", description="Ends the name of a probability map, before its class number."
@@ -169,7 +170,7 @@ class VolumeValidation(Settings):
     every: Count = Field(5, description="Epochs from one to the next.")
     batch_size: Count = Field(10, description="Tiles computed together.")
     save: SavedResults = Field(
-        SavedResults(segmentation=False), description="What is written each time."
+        SavedResults(segmentation=False, pictures=False), description="What is written each time."
     )
 
 

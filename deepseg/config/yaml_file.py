@@ -243,7 +243,7 @@ def _ambiguous(text: str, where: str) -> Problem:
     sign = text[0] if text[0] in "+-" else ""
     whole, point, rest = text.removeprefix(sign).replace("_", "").partition(".")
     digits = whole.lstrip("0").rjust(1, "0")
-    octal = f", 0o{digits} for octal digits" if not sign + point and set(digits) < _OCTAL else ""
+    octal = f", 0o{digits} for octal digits" if not sign + point and set(digits) <= _OCTAL else ""
     return Problem(
         code="config-ambiguous-number",
         got=f"{text}, which some programs read as an octal number",

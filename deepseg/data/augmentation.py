@@ -8,6 +8,7 @@ and its context, never for the whole image.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,12 +52,12 @@ class Bumps:
         return np.asarray(np.einsum("xi,yj,zk,cijk->xyzc", x, y, z, self.control, optimize=True))
 
 
-def _spline_weights(position: NDArray[np.float64], controls: int) -> NDArray[np.float64]:
+def _spline_weights(position: NDArray[np.floating[Any]], controls: int) -> NDArray[np.float64]:
     """``(N, controls)``: weight of every control point at ``position``, in steps between them."""
     distance = np.abs(position[:, None] - np.arange(controls))
     near = 2 / 3 - distance**2 + distance**3 / 2
     far = (2 - distance).clip(min=0) ** 3 / 6
-    return np.where(distance < 1, near, far)
+    return np.asarray(np.where(distance < 1, near, far), dtype=np.float64)
 
 
 @dataclass(frozen=True)

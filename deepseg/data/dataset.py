@@ -161,11 +161,12 @@ def _image_counts(found: Sequence[_Found], names: Sequence[str], file: Path) -> 
     if not wrong:
         return []
     first = wrong[0]
+    count = f"{len(first.images)} image file{'s' * (len(first.images) != 1)}"
     split = ", ".join(f"{first.name}_{i:04d}.nii.gz" for i in range(len(names)))
     return [
         Problem(
             code="dataset-images",
-            got=f"{len(first.images)} image file for {len(names)} channels ({', '.join(names)}) in "
+            got=f"{count} for {len(names)} channels ({', '.join(names)}) in "
             f"{len(wrong)} cases, the first {first.name}",
             expected="a file per channel",
             fix=f"split the 4D images, each into {split}",

@@ -52,7 +52,7 @@ def z_score(
     deviation = float(kept.std())
     if deviation == 0:
         return np.zeros_like(image)
-    return ((image - kept.mean()) / deviation).astype(np.float32)
+    return np.asarray((image - kept.mean()) / deviation, dtype=np.float32)
 
 
 def statistics_voxels(

@@ -84,9 +84,8 @@ def text_of(file: Path) -> str:
         got, where = f"the byte 0x{error.object[error.start]:02x}", f"{file}:{line}"
         fix = "save the file with the encoding UTF-8, or give the file that was meant"
         raise DeepsegError(Problem("cases-file-syntax", got, "text in UTF-8", fix, where)) from None
-    except (OSError, ValueError) as error:
-        got = f"'{getattr(error, 'strerror', None) or error}' from the system"
-        raise DeepsegError(_unreadable(file, got)) from None
+    except OSError as error:
+        raise DeepsegError(_unreadable(file, f"'{error.strerror}' from the system")) from None
 
 
 def channel_order(given: Sequence[str], channels: Sequence[str], *, where: str = "") -> list[int]:

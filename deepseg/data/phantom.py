@@ -25,6 +25,7 @@ from scipy.spatial.transform import Rotation
 
 from deepseg.data.volumes import Geometry, new_volume, write_volume
 from deepseg.errors import DeepsegError, Problem
+from deepseg.geometry.boxes import Box
 from deepseg.storage.atomic import write_text
 
 FloatVolume: TypeAlias = NDArray[np.float32]
@@ -126,7 +127,7 @@ def write_cases(
 ) -> list[Path]:
     """Write ``case01/``, ``case02/``, … and, for every part of ``split``, a table of its cases.
 
-    A case depends on ``seed`` and its number only; the same call writes the same bytes.
+    A case depends on ``seed``, its number and ``brain`` only; the same call writes the same bytes.
 
     Args:
         folder: Where the cases and tables go; made if it does not exist.
@@ -228,29 +229,21 @@ def _deformed(brain: Brain, *, rng: np.random.Generator) -> Brain:
     return Brain(t1, grey, white, mask, brain.affine)
 
 
-def _blob(
-    shape: tuple[int, ...], centre: NDArray[np.int64], *, radius_mm: float, rng: np.random.Generator
-) -> tuple[tuple[slice, ...], FloatVolume]:
-    """An irregular ball: where it lies, and which fraction of each voxel there it fills.
+def _blob(radius_mm: float, *, rng: np.random.Generator) -> FloatVolume:
+    """Fraction of each voxel of a cube that an irregular ball in its middle fills.
 
     The fraction falls from 1 to 0 over one voxel, as partial volume makes it do.
     """
     radius = radius_mm / VOXEL_MM
-    reach = int(np.ceil(1.35 * 1.3 * radius)) + 1  # largest bump times longest axis
-    offsets = np.indices((2 * reach + 1,) * 3, dtype=np.float32).reshape(3, -1) - reach
-    axes = Rotation.from_rotvec(rng.normal(0.0, 1.0, 3)).as_matrix() / rng.uniform(
-        0.75, 1.3, (3, 1)
-    )
-    distance = np.linalg.norm(axes @ offsets, axis=0).reshape((2 * reach + 1,) * 3)
-    bumps = np.clip(0.2 * _smooth_field(distance.shape, 1.2 * radius_mm, rng=rng), -0.35, 0.35)
-    filled = np.clip(radius * (1.0 + bumps) - distance + 0.5, 0.0, 1.0).astype(np.float32)
-    low = np.maximum(centre - reach, 0)
-    high = np.minimum(centre + reach + 1, shape)
-    where = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    part = tuple(
-        slice(a, b) for a, b in zip(low - centre + reach, high - centre + reach, strict=True)
-    )
-    return where, filled[part]
+    longest, largest_bump = 1.3, 0.35
+    reach = int(np.ceil(radius * longest * (1 + largest_bump))) + 1
+    offsets = np.indices((2 * reach + 1,) * 3, dtype=np.float32) - reach
+    turn = Rotation.from_rotvec(rng.normal(0.0, 1.0, 3)).as_matrix()
+    axes = turn / rng.uniform(0.75, longest, (3, 1))
+    distance = np.linalg.norm(np.tensordot(axes, offsets, axes=1), axis=0)
+    bumps = 0.2 * _smooth_field(distance.shape, 1.2 * radius_mm, rng=rng)
+    surface = radius * (1.0 + np.clip(bumps, -largest_bump, largest_bump))
+    return np.asarray(np.clip(surface - distance + 0.5, 0.0, 1.0), dtype=np.float32)
 
 
 def _blobs(
@@ -261,13 +254,17 @@ def _blobs(
     rng: np.random.Generator,
 ) -> FloatVolume:
     """Fraction ``(X, Y, Z)`` of each voxel in blobs; ``weight`` is the chance to be a centre."""
+    x, y, z = weight.shape
     filled = np.zeros_like(weight)
     chances = np.cumsum(weight.ravel(), dtype=np.float64)
     for _ in range(count):
         flat = np.searchsorted(chances, rng.uniform(0.0, chances[-1]), side="right")
-        centre = np.array(np.unravel_index(flat, weight.shape))
-        where, blob = _blob(weight.shape, centre, radius_mm=rng.uniform(*radii_mm), rng=rng)
-        filled[where] = np.maximum(filled[where], blob)
+        blob = _blob(rng.uniform(*radii_mm), rng=rng)
+        reach = blob.shape[0] // 2
+        a, b, c = (int(n) - reach for n in np.unravel_index(flat, weight.shape))
+        part = Box((a, b, c), (2 * reach + 1,) * 3).within((x, y, z))
+        inside = part.moved((-a, -b, -c)).slices
+        filled[part.slices] = np.maximum(filled[part.slices], blob[inside])
     return filled
 
 
@@ -281,9 +278,8 @@ def _lesion_fraction(brain: Brain, *, rng: np.random.Generator) -> FloatVolume:
 
 def _lookalikes(brain: Brain, *, rng: np.random.Generator) -> FloatVolume:
     """How much ``(X, Y, Z)``, from 0 to 1, a healthy voxel looks like a lesion in FLAIR."""
-    hot_spots = (
-        _blobs(brain.grey**4, int(rng.integers(6, 16)), radii_mm=(3.0, 6.5), rng=rng) * brain.grey
-    )
+    balls = _blobs(brain.grey**4, int(rng.integers(10, 26)), radii_mm=(3.0, 6.5), rng=rng)
+    hot_spots = balls * brain.grey  # the part of a ball that is cortex is a thin shell
     core = ndimage.binary_erosion(brain.mask, iterations=round(24 / VOXEL_MM))
     ventricles = np.clip(1.0 - brain.grey - brain.white, 0.0, 1.0) * core
     lining = ndimage.gaussian_filter(ventricles, 2.0 / VOXEL_MM) * (1.0 - ventricles)
@@ -322,7 +318,7 @@ def _tissue(brain: Brain) -> LabelVolume:
     """Labels ``(X, Y, Z)`` of the likeliest tissue: 1 grey, 2 white matter, 0 everything else."""
     fluid = 1.0 - brain.grey - brain.white
     likeliest = np.argmax(np.stack([fluid, brain.grey, brain.white]), axis=0)
-    return np.asarray(likeliest * brain.mask, dtype=np.uint8)
+    return np.asarray(likeliest, dtype=np.uint8)
 
 
 def _write_case(folder: Path, case: PhantomCase, task: Task) -> list[str]:

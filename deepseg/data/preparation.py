@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,8 @@ class PreparedCase:
         roi: ``(X, Y, Z)`` bool, or None where the whole image counts.
         weights: ``(categories, X, Y, Z)`` sampling weights, or None.
         geometry: Of these arrays.
+        source: The first channel as it was read, on whose grid results are written; None for a
+            case opened from the cache.
     """
 
     name: str
@@ -49,6 +51,7 @@ class PreparedCase:
     roi: NDArray[np.bool_] | None
     weights: NDArray[np.float32] | None
     geometry: Geometry
+    source: Volume | None = None
 
     @property
     def shape(self) -> Int3:
@@ -76,7 +79,7 @@ def prepared(case: Case, preparation: Preparation, channels: Sequence[str]) -> P
     )
     own = first.geometry
 
-    def fitted(volume: Volume, order: int) -> NDArray[Any]:
+    def fitted(volume: Volume, order: Literal[0, 1]) -> NDArray[Any]:
         # The files of one case share their voxels; the checks have judged their geometry.
         array = volume.array
         return array if target == own else resample(array, own, target, order=order)
@@ -90,6 +93,7 @@ def prepared(case: Case, preparation: Preparation, channels: Sequence[str]) -> P
         roi=mask,
         weights=np.stack([fitted(v, 1) for v in weights]).astype(np.float32) if weights else None,
         geometry=target,
+        source=first,
     )
 
 

@@ -627,7 +627,6 @@ def _nifti_header(path: Path) -> Any:
     dimensions = int(header["dim"][0])
     if not 1 <= dimensions <= 7:
         raise DeepsegError(_damaged(path, f"a header with {dimensions} dimensions"))
-    header["dim"][dimensions + 1 :] = 1
     if header["pixdim"][0] not in (-1, 1):
         header["pixdim"][0] = 1  # NIfTI-1 standard: "if qfac is 0, 1 is used"
     if dimensions == 2 and not header["pixdim"][3] > 0:

@@ -54,7 +54,7 @@ NO_TURN = Turn()
 
 
 def mirrored(position: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Voxel of an axis of ``size`` that stands at ``position`` when the axis is mirrored for ever."""
+    """Voxel of an axis of ``size`` that stands at ``position`` when it is mirrored for ever."""
     if size == 1:
         return np.zeros_like(position)
     period = 2 * (size - 1)
@@ -179,4 +179,4 @@ def nearest_labels(
     x, y, z = np.moveaxis(nearest.clip(0, shape - 1), -1, 0)
     block = labels[x, y, z].astype(np.int16)
     block[((nearest < 0) | (nearest >= shape)).any(-1)] = -1
-    return block
+    return np.asarray(block)

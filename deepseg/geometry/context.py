@@ -86,9 +86,7 @@ def lattice(segment: Box, normal: Sight, pathway: Sight, alignment: Alignment) -
     if pathway == normal:
         return Lattice(segment.start, (1, 1, 1), segment.size)
     target = core(segment, normal.shrink)
-    count = per_axis(
-        lambda n, m: n + m, coarse_size(target.size, pathway.factor), pathway.shrink
-    )
+    count = per_axis(lambda n, m: n + m, coarse_size(target.size, pathway.factor), pathway.shrink)
     if alignment == "deepmedic":
         field = per_axis(lambda m: m + 1, pathway.shrink)
         start = per_axis(_deepmedic_start, segment.start, pathway.factor, field)

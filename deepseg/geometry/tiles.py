@@ -28,6 +28,4 @@ def tiles(shape: Int3, tile: Int3, vision: Vision) -> list[Box]:
     size = per_axis(min, tile, padded)
     stride = vision.prediction(Box((0, 0, 0), size)).size
     x, y, z = (starts(n, t, s) for n, t, s in zip(padded, size, stride, strict=True))
-    return [
-        Box((a - low[0], b - low[1], c - low[2]), size) for c, b, a in product(z, y, x)
-    ]
+    return [Box((a - low[0], b - low[1], c - low[2]), size) for c, b, a in product(z, y, x)]

@@ -58,9 +58,7 @@ def predict(
     """
     wanted = {} if feature_maps is None else dict(feature_maps)
     vision = network.vision
-    todo = [
-        box for box in tiles(case.shape, tile, vision) if wanted or _matters(case, box, vision)
-    ]
+    todo = [box for box in tiles(case.shape, tile, vision) if wanted or _matters(case, box, vision)]
     probabilities = np.zeros((len(network.config.classes), *case.shape), np.float32)
     maps = {
         address: np.zeros((_count(network, address, which), *case.shape), np.float32)
@@ -70,8 +68,8 @@ def predict(
     with torch.inference_mode(), watched(network, wanted) as seen:
         for boxes in _grouped(todo, batch_size):
             read = [inputs(case, box, vision) for box in boxes]
-            tensors = [torch.from_numpy(np.stack(one)).to(device) for one in zip(*read, strict=True)]
-            result = network(tensors).float().softmax(1).cpu().numpy()
+            stacked = [torch.from_numpy(np.stack(one)) for one in zip(*read, strict=True)]
+            result = network([one.to(device) for one in stacked]).float().softmax(1).cpu().numpy()
             for box, one in zip(boxes, result, strict=True):
                 _place(probabilities, one, vision.prediction(box))
             for address, map_ in seen.items():

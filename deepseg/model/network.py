@@ -91,7 +91,7 @@ class Network(nn.Module):
         for pathway in self.pathways():
             yield from pathway.layers()
 
-    def kernels(self) -> Iterator[tuple[str, nn.Parameter]]:
+    def kernels(self) -> Iterator[tuple[str, Tensor]]:
         """Address of the layer and weight of every convolution."""
         for layer in self.layers():
             for module in layer.conv.modules():
@@ -99,7 +99,7 @@ class Network(nn.Module):
                     yield layer.plan.address, module.weight
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Logits ``(N, K, X', Y', Z')`` from one tensor ``(N, C, X, Y, Z)`` per parallel pathway."""
+        """Logits ``(N, K, X', Y', Z')`` from a tensor ``(N, C, X, Y, Z)`` per parallel pathway."""
         *parallel, fc = self.pathways()
         outputs = [pathway(x) for pathway, x in zip(parallel, inputs, strict=True)]
         size = (outputs[0].shape[2], outputs[0].shape[3], outputs[0].shape[4])

@@ -115,22 +115,22 @@ class Console:
             ``advance(n=1, note="")``: ``n`` more steps are done; ``note`` is shown behind the rest.
         """
         lines = ProgressLines(title, total, self._clock)
-        with self._bar(title, total) as bar:
+        try:
+            with self._bar(title, total) as bar:
 
-            def advance(n: int = 1, note: str = "") -> None:
-                bar(n, note)
-                line = lines.after(n, note)
-                if line is not None:
-                    self._keep(line)
-                    if self._terminal is None and not self._quiet:
-                        self._show(Text(visible(line)))
+                def advance(n: int = 1, note: str = "") -> None:
+                    bar(n, note)
+                    line = lines.after(n, note)
+                    if line is not None:
+                        self._keep(line)
+                        if self._terminal is None and not self._quiet:
+                            self._show(Text(visible(line)))
 
-            try:
                 yield advance
-            except BaseException:
-                self.say(lines.stopped())
-                raise
-            self.say(lines.finished())
+        except BaseException:
+            self.say(lines.stopped())
+            raise
+        self.say(lines.finished())
 
     @contextmanager
     def _bar(self, title: str, total: int) -> Iterator[Callable[[int, str], None]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from deepseg.report.figure import PALETTE, new_figure, save_figure, words
+from deepseg.report.figure import PALETTE, escaped, new_figure, save_figure, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +25,8 @@ WIDTH = 1100
 PANEL_HEIGHT = 260
 FEW_EPOCHS = 40
 LEGEND_ROWS = 9
+MOST_LABELS = 16
+LETTERS = 24
 INK = "#333333"
 GRID = "#dddddd"
 BEST = "#999999"
@@ -198,16 +200,19 @@ def _dots(values: Sequence[float]) -> list[int]:
 
 def _draw_legend(axes: Axes, panel: Panel, lines: Sequence[Line2D]) -> None:
     """Right of the data: each label once, and what dashes mean where labels do not say it."""
-    shown = {curve.label: line for curve, line in zip(panel.curves, lines, strict=True)}
-    if list(shown) == [panel.title.lower()]:
+    labels = {curve.label: line for curve, line in zip(panel.curves, lines, strict=True)}
+    if list(labels) == [panel.title.lower()]:
         return
+    shown = dict(list(labels.items())[:MOST_LABELS])
+    if len(labels) > MOST_LABELS:
+        (shown[f"and {len(labels) - MOST_LABELS} more"],) = axes.plot([], [], color="none")
     if any(curve.is_training and curve.label != "training" for curve in panel.curves):
         (shown["dashed: training"],) = axes.plot(
             [], [], color=BEST, linestyle=DASHES, linewidth=1.1
         )
     axes.legend(
         list(shown.values()),
-        [words(label) for label in shown],
+        [escaped(shortened(label, LETTERS)) for label in shown],
         loc="upper left",
         bbox_to_anchor=(1.01, 1.02),
         frameon=False,
@@ -232,4 +237,4 @@ def _mark_best(column: Sequence[Axes], epoch: int | None) -> None:
         return
     for axes in column:
         axes.axvline(epoch, color=BEST, linewidth=1.2, linestyle="dotted", zorder=0.5)
-    column[0].set_title(f"dotted: best epoch, {epoch}", loc="right", fontsize=10, color=INK)
+    column[0].set_title(f"dotted: best epoch ({epoch})", loc="right", fontsize=10, color=INK)

@@ -6,6 +6,7 @@ The one place that knows matplotlib is optional. Nothing here knows what is draw
 from __future__ import annotations
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,21 +48,32 @@ def new_figure(width: int, height: int, *, background: str) -> Figure:
 
 
 def save_figure(figure: Figure, file: Path) -> None:
-    """Write ``figure`` as a PNG file; an older file is whole until the new one takes its place."""
-    with replacing(file) as unfinished, warnings.catch_warnings():
+    """Write ``figure`` as a PNG file of 256 colours, which makes it several times smaller.
+
+    An older file stays whole until the new one takes its place.
+    """
+    from PIL import Image  # comes with matplotlib
+
+    drawn = BytesIO()
+    with warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes, once an epoch: not worth a line.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(
-            unfinished,
-            format="png",
-            dpi=DOTS_PER_INCH,
-            facecolor=figure.get_facecolor(),
-            metadata={"Software": None},
-            pil_kwargs={"optimize": True},
-        )
+        figure.savefig(drawn, format="png", dpi=DOTS_PER_INCH)
+    pixels = Image.open(drawn).convert("RGB")
+    small = pixels.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    with replacing(file) as unfinished:
+        small.save(unfinished, format="PNG", optimize=True)
 
 
-def words(name: str) -> str:
+def escaped(name: str) -> str:
     """``name`` as matplotlib must get it, to which ``$`` and a first ``_`` mean something."""
     shown = name.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
+
+
+def shortened(text: str, letters: int) -> str:
+    """``text`` with its middle left out if it has more than ``letters`` letters."""
+    if len(text) <= letters:
+        return text
+    kept = max(letters - 3, 2)
+    return f"{text[: kept - kept // 2]}...{text[len(text) - kept // 2 :]}"

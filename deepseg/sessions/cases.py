@@ -14,7 +14,7 @@ from deepseg.config.model import ModelConfig
 from deepseg.data.cases import Case, list_cases
 from deepseg.data.checks import Facts, examine, find_problems
 from deepseg.data.preparation import fingerprint, prepared_folder
-from deepseg.errors import DeepsegError, Problem
+from deepseg.errors import DeepsegError
 from deepseg.report.console import Console
 from deepseg.storage.atomic import writable, write_json
 
@@ -115,13 +115,6 @@ def prepared_cases(
             folders.append(job.result())
             advance()
     return folders
-
-
-def common_spacing(facts: Sequence[Facts]) -> tuple[float, float, float]:
-    """The voxel size of the first case: what a model was trained at, where nothing is resampled."""
-    return facts[0].geometry.spacing_mm
-
-
 
 
 def _processes(cases: int) -> int:

@@ -1,8 +1,8 @@
 """The folder of a session: one process at a time, a log, results that appear only when whole.
 
-    <output>/<name>/  log.txt  metrics.jsonl  progress.png  settings.json  outcome.json
-                      models/last.save  models/previous.save  models/best.save  models/epoch-0005.save
-                      predictions/  cache/
+<output>/<name>/  log.txt  metrics.jsonl  progress.png  settings.json  outcome.json
+                  models/last.save  models/previous.save  models/best.save  models/epoch-0005.save
+                  predictions/  cache/
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from deepseg.errors import DeepsegError, FolderInUse, Problem
 from deepseg.report.console import Console
-from deepseg.storage.atomic import write_json, writable
+from deepseg.storage.atomic import writable, write_json, write_text
 from deepseg.storage.save_file import SaveFile, read_save, write_save
 from deepseg.version import VERSION
 
@@ -65,7 +65,7 @@ class SessionFolder:
         elif isinstance(error, DeepsegError):
             code = error.exit_code
         else:
-            code = 130 if isinstance(error, KeyboardInterrupt) else 1
+            code = _exit_code(error)
         return {
             "exit_code": code,
             "errors": [vars(problem) for problem in problems],
@@ -116,7 +116,7 @@ class SessionFolder:
             write_save(self.models / name, save)
         if last.exists():
             with writable(self.models):
-                os.replace(last, self.models / "previous.save")
+                last.replace(self.models / "previous.save")
         write_save(last, save)
         self._add_record(record)
 
@@ -139,8 +139,15 @@ class SessionFolder:
 
     def _write_records(self, records: list[dict[str, Any]]) -> None:
         from_text = "".join(json.dumps(record) + "\n" for record in records)
-        with writable(self.path):
-            (self.path / "metrics.jsonl").write_text(from_text, "utf-8")
+        write_text(self.path / "metrics.jsonl", from_text)
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code
+    return 137 if isinstance(error, MemoryError) else 1
 
 
 def _locked(path: Path) -> TextIO:

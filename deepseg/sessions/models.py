@@ -14,6 +14,8 @@ from deepseg.config.cases import Preparation
 from deepseg.config.loading import load
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError, Problem
+from deepseg.geometry.context import Vision
+from deepseg.model.layout import layout
 from deepseg.model.network import Network
 from deepseg.randomness import Purpose, torch_seed
 from deepseg.storage.save_file import SaveFile, read_save
@@ -40,6 +42,11 @@ class Model:
     training: dict[str, Any] | None
     provenance: dict[str, Any]
     origin: str
+
+    @property
+    def vision(self) -> Vision:
+        """How the network looks at the image."""
+        return layout(self.config).vision(self.config.context_alignment)
 
     def network(self) -> Network:
         """The network with these weights, on the CPU.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,22 +21,21 @@ class Progress:
 
     Attributes:
         epoch: Epochs finished; the index of the next one.
-        scores: Validation score of every epoch, None where it had none.
-        best: The best score so far.
+        scores: Validation score of every epoch that schedules follow, None where it had none.
+        best: The best score so far of those that models are chosen by.
     """
 
     epoch: int = 0
     scores: tuple[float | None, ...] = ()
     best: float | None = None
 
-    def after(self, score: float | None) -> Progress:
-        """The progress when one more epoch has ended."""
-        is_best = score is not None and (self.best is None or score > self.best)
-        return replace(
-            self,
+    def after(self, score: float | None, candidate: float | None) -> Progress:
+        """The progress when one more epoch has ended with these two scores."""
+        is_best = candidate is not None and (self.best is None or candidate > self.best)
+        return Progress(
             epoch=self.epoch + 1,
             scores=(*self.scores, score),
-            best=score if is_best else self.best,
+            best=candidate if is_best else self.best,
         )
 
     def saved(self, config: TrainConfig, optimizer: Optimizer) -> dict[str, Any]:
@@ -81,7 +80,7 @@ def machine_facts(device: torch.device) -> dict[str, str]:
     """What the last digits of results depend on."""
     return {
         "deepseg": VERSION,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a plain str: only such may be read back
         "device": device.type,
         "threads": str(torch.get_num_threads()),
         "cpu": torch.backends.cpu.get_cpu_capability(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ import torch
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import TrainConfig
 from deepseg.errors import DeepsegError
+from deepseg.inference.metrics import FOREGROUND
 from deepseg.report.console import Console
 from deepseg.report.curves import write_curves
 from deepseg.report.events import write_events
@@ -21,9 +21,7 @@ from deepseg.training.trainer import Outcome
 from deepseg.version import VERSION
 
 
-def announce(
-    console: Console, title: str, warnings: Sequence[str], device: torch.device
-) -> None:
+def announce(console: Console, title: str, warnings: Sequence[str], device: torch.device) -> None:
     """The first line of every session: what runs where; then what its config files warn of."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     console.say(
@@ -58,17 +56,28 @@ def epoch_record(
     return record
 
 
-def score(record: Mapping[str, Any]) -> float | None:
+def best_score(record: Mapping[str, Any], *, on_volumes: bool) -> float | None:
     """What the best model is chosen by: mean Dice of the foreground classes on held-out cases.
 
-    On whole volumes where the epoch was judged by them, else on samples.
+    Args:
+        record: Of the epoch.
+        on_volumes: Whether whole volumes decide; epochs in which none were segmented then do not
+            compete. Otherwise samples decide.
     """
-    for key in ("validation_volumes", "validation_samples"):
-        if key in record:
-            dice = record[key]["dice"]
-            defined = [v for name, v in dice.items() if name != "foreground" and v is not None]
-            return sum(defined) / len(defined) if defined else None
-    return None
+    return _mean_dice(record.get("validation_volumes" if on_volumes else "validation_samples"))
+
+
+def schedule_score(record: Mapping[str, Any]) -> float | None:
+    """What the plateau schedule follows: the same Dice, on samples where every epoch has them."""
+    return _mean_dice(record.get("validation_samples", record.get("validation_volumes")))
+
+
+def _mean_dice(part: Mapping[str, Any] | None) -> float | None:
+    if part is None:
+        return None
+    dice = part["dice"].items()
+    defined = [value for name, value in dice if name != FOREGROUND and value is not None]
+    return sum(defined) / len(defined) if defined else None
 
 
 def show_progress(folder: SessionFolder, config: TrainConfig) -> None:
@@ -100,5 +109,3 @@ def _dice(part: Mapping[str, Any]) -> str:
     if len(shown) == 2:  # one class: it is the foreground
         shown = shown[1:]
     return " ".join(f"{name} {'-' if v is None else format(v, '.3f')}" for name, v in shown)
-
-

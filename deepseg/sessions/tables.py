@@ -75,9 +75,11 @@ def cases_table(
     console: Console, title: str, facts: Sequence[Facts], classes: Sequence[str]
 ) -> None:
     """Show number, size, spacing and class voxels of some cases."""
-    shapes = Counter(text(one.geometry.shape) for one in facts)
+    shapes = Counter(text(one.shape) for one in facts if one.shape is not None)
     spacings = Counter(
-        " x ".join(f"{mm:.3g}" for mm in one.geometry.spacing_mm) for one in facts
+        " x ".join(f"{mm:.3g}" for mm in one.spacing_mm)
+        for one in facts
+        if one.spacing_mm is not None
     )
     rows = [
         ["cases", str(len(facts))],
@@ -97,6 +99,8 @@ def cases_table(
 
 
 def _listed(counts: Counter[str]) -> str:
-    parts = [f"{value} ({times})" if len(counts) > 1 else value for value, times in counts.most_common(3)]
+    parts = [
+        f"{value} ({times})" if len(counts) > 1 else value for value, times in counts.most_common(3)
+    ]
     more = len(counts) - 3
     return ", ".join(parts) + (f" and {more} more" if more > 0 else "")

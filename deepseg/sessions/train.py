@@ -16,12 +16,18 @@ from deepseg.errors import DeepsegError, Problem
 from deepseg.model.network import Network
 from deepseg.randomness import Purpose, torch_seed
 from deepseg.report.console import Console
-from deepseg.sessions.cases import CheckedCases, checked_cases, common_spacing, prepared_cases
+from deepseg.sessions.cases import CheckedCases, checked_cases, prepared_cases
 from deepseg.sessions.devices import chosen_device
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.models import Model, read_model, read_or_make_model, to_save
 from deepseg.sessions.progress import Progress, restored
-from deepseg.sessions.records import announce, epoch_record, score, show_progress
+from deepseg.sessions.records import (
+    announce,
+    best_score,
+    epoch_record,
+    schedule_score,
+    show_progress,
+)
 from deepseg.sessions.tables import cases_table, network_table
 from deepseg.sessions.volumes import validate_on_volumes
 from deepseg.training.freezing import freeze, trainable
@@ -138,9 +144,10 @@ def _cache(folder: SessionFolder, config: TrainConfig) -> Path:
     return folder.path / "cache" if config.cache is None else config.cache
 
 
-def _spacing_mm(config: TrainConfig, training: CheckedCases) -> tuple[float, float, float]:
+def _spacing_mm(config: TrainConfig, training: CheckedCases) -> tuple[float, float, float] | None:
+    """Voxel size that the network learns at; that of the first case where all keep their own."""
     wanted = config.preparation.spacing_mm
-    return common_spacing(training.facts) if wanted is None else wanted
+    return training.facts[0].spacing_mm if wanted is None else wanted
 
 
 def _stream(
@@ -152,7 +159,7 @@ def _stream(
         SegmentRules(
             sampling=own.sampling,
             classes=model.config.classes,
-            vision=_vision(model),
+            vision=model.vision,
             size=model.config.segment_sizes["train"],
             segments=own.segments_per_subepoch,
             cases=own.cases_per_subepoch,
@@ -178,7 +185,7 @@ def _validation_source(
         SegmentRules(
             sampling=own.sampling,
             classes=model.config.classes,
-            vision=_vision(model),
+            vision=model.vision,
             size=model.config.segment_sizes["validation"],
             segments=own.segments,
             cases=own.cases,
@@ -188,12 +195,6 @@ def _validation_source(
         ),
         what="validation cases",
     )  # fmt: skip
-
-
-def _vision(model: Model) -> Any:
-    from deepseg.model.layout import layout
-
-    return layout(model.config).vision(model.config.context_alignment)
 
 
 def _source(
@@ -252,7 +253,9 @@ def _keep(
     folder: SessionFolder, config: TrainConfig, model: Model, network: Network,
     optimizer: Optimizer, progress: Progress, record: dict[str, Any],
 ) -> Progress:  # fmt: skip
-    reached = progress.after(score(record))
+    reached = progress.after(
+        schedule_score(record), best_score(record, on_volumes=_judges_volumes(config))
+    )
     is_best = reached.best is not None and reached.best != progress.best
     every = config.checkpoints.every
     kept = every is not None and reached.epoch % every == 0
@@ -268,3 +271,7 @@ def _keep(
     folder.keep(save, {**record, "best": is_best}, is_best=is_best, name=name)
     show_progress(folder, config)
     return reached
+
+
+def _judges_volumes(config: TrainConfig) -> bool:
+    return config.validation is not None and config.validation.volumes is not None

@@ -112,7 +112,10 @@ def _remove_leftovers(path: Path) -> None:
         for entry in path.parent.iterdir():
             match = leftover.fullmatch(entry.name)
             if match is not None and not _is_alive(int(match[1])):
-                entry.unlink(missing_ok=True)
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:
@@ -158,13 +161,17 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         token = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
         temporary = path.with_name(f".{token}.partial.{path.name}")
         temporary.mkdir()
         try:
             yield temporary
-            with contextlib.suppress(FileExistsError):
+            try:
                 temporary.rename(path)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

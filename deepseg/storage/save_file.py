@@ -64,14 +64,20 @@ def write_save(path: Path, content: SaveFile) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    """Tensors on the CPU; mappings and sequences as the plain types that may be read back."""
+    """Tensors on the CPU; mappings and sequences as the plain types that may be read back.
+
+    Raises:
+        TypeError: Anything else; `read_save` would refuse it.
+    """
     if isinstance(value, Tensor):
         return value.detach().cpu().contiguous()
     if isinstance(value, Mapping):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_plain(entry) for entry in value)
-    return value
+        return [_plain(entry) for entry in value]
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    raise TypeError(f"{value!r} of {type(value)} is not plain data")  # a bug, found when writing
 
 
 def read_save(path: Path) -> SaveFile:

@@ -67,9 +67,7 @@ def loss(
     return LossParts(total, {name: part.detach() for name, part in parts.items()})
 
 
-def cross_entropy(
-    probabilities: Tensor, labels: Tensor, known: Tensor, weights: Tensor
-) -> Tensor:
+def cross_entropy(probabilities: Tensor, labels: Tensor, known: Tensor, weights: Tensor) -> Tensor:
     """``-sum w[y] log(p[y] + 1e-6) / voxels``; weights do not enter the denominator."""
     own = probabilities.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1)
     losses = -(own + LOG_FLOOR).log() * weights[labels.clamp(min=0)] * known

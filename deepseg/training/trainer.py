@@ -33,20 +33,15 @@ class Outcome:
 
     def record(self, classes: tuple[str, ...]) -> dict[str, Any]:
         """The outcome as a line of metrics.jsonl holds it."""
-        own = self.confusion
-        rows = {"foreground": own.foreground, **dict(zip(classes[1:], own.classes[1:], strict=True))}
-        measures = ("dice", "sensitivity", "precision", "specificity")
-        values = {
+        rows = self.confusion.rows(classes)
+        return {
+            "loss": self.loss,
+            "parts": dict(self.parts),
+            "accuracy": self.confusion.accuracy,
             "dice": {name: counts.dice for name, counts in rows.items()},
             "sensitivity": {name: counts.sensitivity for name, counts in rows.items()},
             "precision": {name: counts.precision for name, counts in rows.items()},
             "specificity": {name: counts.specificity for name, counts in rows.items()},
-        }
-        return {
-            "loss": self.loss,
-            "parts": dict(self.parts),
-            "accuracy": own.accuracy,
-            **{measure: values[measure] for measure in measures},
         }
 
 
@@ -125,7 +120,7 @@ def train_on(
         value = float(result.total.detach())
         _check_finite(value, batch, optimizer)
         optimizer.clear_gradients()
-        result.total.backward()
+        torch.autograd.backward(result.total)
         optimizer.step()
         tally.add(value, result.parts, logits, batch)
         on_step(value)
@@ -163,7 +158,7 @@ def _check_finite(value: float, batch: Batch, optimizer: Optimizer) -> None:
             code="loss-not-finite",
             got=f"a loss of {value} on segments of {', '.join(sorted(set(batch.cases)))}",
             expected="a finite number",
-            fix=f"lower the learning rate (now {optimizer.learning_rate:g}) or look at these cases; "
-            "the model of the last finished epoch is kept",
+            fix=f"lower the learning rate (now {optimizer.learning_rate:g}) or look at these "
+            "cases; the model of the last finished epoch is kept",
         )
     )

@@ -219,7 +219,7 @@ def test_a_key_given_twice_is_refused_with_both_lines():
     [
         ("a = 1\nb = [1, 2\nc = 3\n", "[config-syntax] model.cfg:2 column 5: got 'b = [1, 2'; "),
         ("a = 1\n  b = 2\n", "[config-syntax] model.cfg:2 column "),
-        ("a = 'x\n", "[config-syntax] model.cfg:1 column 5: got \"a = 'x\"; "),
+        ("a = 'x\n", '[config-syntax] model.cfg:1 column 5: got "a = \'x"; '),
         ("a = 1\rb = \n", "[config-syntax] model.cfg:2 column "),
     ],
 )
@@ -283,3 +283,9 @@ def test_a_file_above_one_megabyte_is_refused_unread():
 @pytest.mark.parametrize("content", ["", "# only a comment\n", "'''a text'''\n"])
 def test_an_empty_file_has_no_values(content):
     assert document(content).values == {}
+
+
+def test_windows_line_ends_and_byte_order_marks_change_nothing():
+    read = document(b"\xef\xbb\xbfa = 1\r\nb = 2\r\n")
+    assert read.values == {"a": 1, "b": 2}
+    assert read.place(("b",)) == "model.cfg:2 b"

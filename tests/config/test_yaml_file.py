@@ -389,7 +389,7 @@ def test_a_missing_folder_is_named():
 
 def test_a_folder_is_refused():
     with pytest.raises(DeepsegError) as refused:
-        read_yaml(Path("."))
+        read_yaml(Path())
     assert str(refused.value) == (
         "[config-file-unreadable] .: got a folder; expected a config file that can be read; "
         "fix: give the path of a YAML or .cfg file"

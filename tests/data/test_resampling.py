@@ -147,10 +147,12 @@ def test_a_ball_lies_where_it_lay():
 
 
 def test_voxels_half_way_between_two_go_the_same_way_along_the_whole_axis():
-    grid = plain((240, 1, 1), (0.1, 1.0, 1.0))
-    found = resample(
-        np.arange(240).reshape(240, 1, 1), grid, resampled_geometry(grid, (0.2, 1, 1)), order=0
-    )
+    affine = np.eye(4)
+    affine[:3, :3] = TURN @ np.diag([0.9, 0.9, 1])  # its inverse is exact to 16 digits only
+    affine[:3, 3] = (-11.3, 7.7, 5)
+    grid = Geometry((240, 1, 1), affine)
+    coarse = resampled_geometry(grid, (1.8, 0.9, 1.0))
+    found = resample(np.arange(240).reshape(240, 1, 1), grid, coarse, order=0)
     assert set(np.diff(found.ravel())) == {2}
 
 
@@ -194,6 +196,17 @@ def test_a_coarser_image_gets_the_blur_of_its_voxels_on_that_axis_only(factor, s
     distance = np.arange(n) - n // 2
     assert weights.sum() == pytest.approx(1, abs=1e-5)
     assert sqrt((weights * distance**2).sum()) == pytest.approx(sigma, abs=0.01)
+
+
+def test_where_axes_are_swapped_the_axis_that_gets_coarser_is_smoothed():
+    image = np.random.default_rng(3).normal(size=(9, 24, 8)).astype(np.float32)
+    source = plain(image.shape)
+    coarse = resampled_geometry(source, (1.0, 3.0, 1.0))
+    swap = coarse.affine[:, [1, 0, 2, 3]]
+    x, y, z = coarse.shape
+    found = resample(image, source, Geometry((y, x, z), swap), order=1)
+    straight = resample(image, source, coarse, order=1)
+    assert found.transpose(1, 0, 2) == pytest.approx(straight, abs=1e-5)
 
 
 def test_a_pattern_too_fine_for_the_new_grid_becomes_its_mean_not_a_false_pattern():

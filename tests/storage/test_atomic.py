@@ -46,6 +46,15 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
     assert names(tmp_path) == ["scores.json"]
 
 
+def test_the_bytes_are_on_the_disk_before_the_name_is_theirs(tmp_path, monkeypatch):
+    target = tmp_path / "model.save"
+    target.write_text("old")
+    content_at_flush = []
+    monkeypatch.setattr(os, "fsync", lambda _: content_at_flush.append(target.read_text()))
+    write_text(target, "new")
+    assert content_at_flush == ["old", "new"]  # the file, then the folder with its new entry
+
+
 def test_the_temporary_file_lies_in_the_same_folder_and_keeps_the_whole_name_at_its_end(tmp_path):
     with replacing(tmp_path / "case.one.nii.gz") as temporary:
         assert temporary.parent == tmp_path

@@ -1,0 +1,143 @@
+"""What the user typed, as one record; nothing of the work is known here."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from deepseg.errors import DeepsegError, Problem, did_you_mean
+from deepseg.version import VERSION
+
+Command = Literal["newModel", "train", "test", "check", "show", "demo"]
+COMMANDS: tuple[Command, ...] = ("newModel", "train", "test", "check", "show", "demo")
+
+EXAMPLES = """\
+examples:
+  run.py -newModel configs/model/tiny.yaml              build a model and save it
+  run.py -train configs/train/tiny.yaml -model M.save   train it; the same command continues
+  run.py -test configs/test/tiny.yaml -model M.save     segment cases, score them
+"""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """One command with its options.
+
+    Attributes:
+        command: What to do.
+        file: The config or model file it is about; None for the demo.
+        model: ``-model`` or ``-load``.
+        out: ``-out``.
+        seed: ``-seed``.
+        device: ``-dev``.
+        quiet: ``-quiet``.
+    """
+
+    command: Command
+    file: Path | None
+    model: Path | None
+    out: Path | None
+    seed: int
+    device: str
+    quiet: bool
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise DeepsegError(
+            Problem(
+                code="command-line",
+                got=message,
+                expected="options as in run.py -help",
+                fix="look at the examples of run.py -help",
+            )
+        )
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="run.py",
+        description=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    what = parser.add_argument_group("commands (one of them)")
+    what.add_argument("-newModel", metavar="MODEL", help="build the model of a model file")
+    what.add_argument("-train", metavar="TRAIN", help="train; the same command continues")
+    what.add_argument("-test", metavar="TEST", help="segment cases, score them where possible")
+    what.add_argument("-check", metavar="CONFIG", help="everything wrong with config and data")
+    what.add_argument("-show", metavar="FILE", help="what is inside a model or config file")
+    what.add_argument("-demo", action="store_true", help="the whole story on generated brains")
+    how = parser.add_argument_group("options")
+    how.add_argument("-model", "-load", metavar="FILE", help="a .save, or a model file")
+    how.add_argument("-out", metavar="PATH", help="file of -newModel, folder of -demo")
+    how.add_argument("-seed", type=int, default=0, help="of -newModel's random weights (0)")
+    how.add_argument("-dev", default="auto", help="cpu, cuda, cudaN or auto (auto)")
+    how.add_argument("-quiet", action="store_true", help="say warnings and errors only")
+    how.add_argument("-version", action="version", version=f"deepseg {VERSION}")
+    how.add_argument("-help", "-h", action="help", help="this text")
+    return parser
+
+
+def short_help() -> str:
+    """What is shown without arguments."""
+    return f"usage: run.py COMMAND [options]\n\n{EXAMPLES}\nrun.py -help lists all options"
+
+
+def parsed(arguments: Sequence[str]) -> Arguments:
+    """The command that ``arguments`` ask for.
+
+    Raises:
+        DeepsegError: ``command-line``.
+    """
+    parser = _parser()
+    single = [_with_one_dash(one) for one in arguments]
+    known = [option for action in parser._actions for option in action.option_strings]
+    unknown = [one for one in single if one.startswith("-") and one.split("=")[0] not in known]
+    unknown = [one for one in unknown if not one.lstrip("-").isdigit()]
+    if unknown:
+        raise DeepsegError(
+            *(
+                Problem(
+                    code="command-line",
+                    got=f"unknown option {one}",
+                    expected="options as in run.py -help",
+                    fix="correct the option" + did_you_mean(one, known),
+                )
+                for one in unknown
+            )
+        )
+    found = parser.parse_args(single)
+    files: dict[Command, str | None] = {
+        "newModel": found.newModel, "train": found.train, "test": found.test,
+        "check": found.check, "show": found.show, "demo": "" if found.demo else None,
+    }  # fmt: skip
+    given = [command for command in COMMANDS if files[command] is not None]
+    if len(given) != 1:
+        raise DeepsegError(
+            Problem(
+                code="command-line",
+                got=" and ".join(f"-{command}" for command in given) or "no command",
+                expected="one of " + ", ".join(f"-{command}" for command in COMMANDS),
+                fix="give exactly one command",
+            )
+        )
+    command = given[0]
+    file = files[command]
+    return Arguments(
+        command=command,
+        file=Path(file) if file else None,
+        model=None if found.model is None else Path(found.model),
+        out=None if found.out is None else Path(found.out),
+        seed=found.seed,
+        device=found.dev,
+        quiet=found.quiet,
+    )
+
+
+def _with_one_dash(argument: str) -> str:
+    return argument[1:] if argument.startswith("--") and len(argument) > 2 else argument

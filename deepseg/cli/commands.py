@@ -1,0 +1,50 @@
+"""Each command as one call into ``sessions/``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deepseg.cli.arguments import Arguments
+from deepseg.report.console import Console
+from deepseg.sessions.check import check as check_config
+from deepseg.sessions.demo import demo as run_demo
+from deepseg.sessions.new_model import new_model as build_model
+from deepseg.sessions.show import show as show_file
+from deepseg.sessions.test import segment as segment_cases
+from deepseg.sessions.train import train as train_model
+
+
+def new_model(given: Arguments) -> None:
+    """``-newModel``."""
+    build_model(_file(given), out=given.out, seed=given.seed, console=Console(quiet=given.quiet))
+
+
+def train(given: Arguments) -> None:
+    """``-train``."""
+    train_model(_file(given), model_file=given.model, device=given.device, quiet=given.quiet)
+
+
+def test(given: Arguments) -> None:
+    """``-test``."""
+    segment_cases(_file(given), model_file=given.model, device=given.device, quiet=given.quiet)
+
+
+def check(given: Arguments) -> None:
+    """``-check``."""
+    check_config(_file(given), model_file=given.model, console=Console(quiet=given.quiet))
+
+
+def show(given: Arguments) -> None:
+    """``-show``."""
+    show_file(_file(given), console=Console(quiet=given.quiet))
+
+
+def demo(given: Arguments) -> None:
+    """``-demo``."""
+    folder = Path("runs/demo") if given.out is None else given.out
+    run_demo(folder, device=given.device, quiet=given.quiet)
+
+
+def _file(given: Arguments) -> Path:
+    assert given.file is not None
+    return given.file

@@ -1,0 +1,50 @@
+"""Whether a config file describes a model, a training or a testing session."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from pathlib import Path
+from typing import Literal
+
+from deepseg.config.cfg_file import read_cfg
+from deepseg.config.yaml_file import read_yaml
+from deepseg.errors import DeepsegError, Problem
+
+Kind = Literal["model", "train", "test"]
+
+# Keys that only one kind of file has, in our vocabulary and in DeepMedic's.
+TELLING: dict[Kind, Set[str]] = {
+    "model": {
+        "normal", "fc", "segments", "classes", "numberOfOutputClasses", "numberFMsPerLayerNormal",
+        "segmentsDimTrain",
+    },
+    "train": {
+        "training", "epochs", "subepochs", "optimiser", "channelsTraining", "dataframe_train",
+        "numberOfEpochs", "batchsize_train",
+    },
+    "test": {
+        "cases", "save", "groups", "channels", "dataframe", "namesForPredictionsPerCase",
+    },
+}  # fmt: skip
+
+
+def kind_of_file(file: Path) -> Kind:
+    """The kind of config in ``file``, told by its keys.
+
+    Raises:
+        DeepsegError: The file cannot be read, or ``config-kind``, if no key tells.
+    """
+    document = read_cfg(file) if file.suffix.lower() == ".cfg" else read_yaml(file)
+    for kind, keys in TELLING.items():
+        if keys & document.values.keys():
+            return kind
+    raise DeepsegError(
+        Problem(
+            code="config-kind",
+            got="none of the keys that a config file has",
+            expected="a model file (normal, segments), a train file (training) or a test file "
+            "(cases)",
+            fix="start from one of the files in configs/",
+            where=str(file),
+        )
+    )

@@ -1,0 +1,105 @@
+"""``-show``: what is inside a model file or a config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deepseg.config.kind_of_file import kind_of_file
+from deepseg.config.loading import load
+from deepseg.config.model import ModelConfig
+from deepseg.config.testing import TestConfig
+from deepseg.config.training import TrainConfig
+from deepseg.geometry.boxes import text
+from deepseg.model.layout import LayerPlan, layout
+from deepseg.report.console import Console
+from deepseg.sessions.models import Model, fresh, read_model
+from deepseg.sessions.tables import network_table
+
+
+def show(file: Path, *, console: Console | None = None) -> None:
+    """Say what is in a `.save` or a config file.
+
+    Raises:
+        DeepsegError: The file is missing, damaged or wrong.
+    """
+    console = Console() if console is None else console
+    if file.suffix == ".save" or file.is_dir():
+        _show_model(read_model(file), console)
+        return
+    match kind_of_file(file):
+        case "model":
+            loaded = load(ModelConfig, file)
+            _show_model(fresh(loaded.config, seed=0, origin=str(file)), console)
+            warnings = loaded.warnings
+        case "train":
+            trained = load(TrainConfig, file)
+            _show_settings(trained.config.model_dump(mode="json"), console)
+            warnings = trained.warnings
+        case "test":
+            tested = load(TestConfig, file)
+            _show_settings(tested.config.model_dump(mode="json"), console)
+            warnings = tested.warnings
+    for warning in warnings:
+        console.warn(warning)
+
+
+def _show_model(model: Model, console: Console) -> None:
+    network_table(console, model.config)
+    console.table(
+        "layers",
+        ["layer", "depth", "maps in → out", "kernel", "norm", "activation", "with", "parameters"],
+        [_layer_row(layer) for layer in layout(model.config)],
+    )
+    rows = [["file or origin", model.origin], ["context", model.config.context_alignment]]
+    if model.spacing_mm is not None:
+        rows.append(["trained at (mm)", " x ".join(f"{mm:.3g}" for mm in model.spacing_mm)])
+    if model.preparation is not None:
+        rows.append(["preparation", _short(model.preparation.model_dump(mode="json"))])
+    if model.training is not None:
+        rows.append(["session", str(model.training["session"])])
+        rows.append(["epochs finished", str(model.training["epoch"])])
+        rows.append(["best score", _short(model.training["best"])])
+        rows.append(["machine", _short(model.training["machine"])])
+    rows += [[key, _short(value)] for key, value in model.provenance.items()]
+    console.table("about it", ["", ""], rows)
+
+
+def _layer_row(layer: LayerPlan) -> list[str]:
+    extras = [
+        "residual" if layer.adds_earlier_input else "",
+        "low rank" if layer.is_low_rank else "",
+        f"{layer.padding} padding" if layer.padding != "none" else "",
+        f"dropout {layer.dropout:g}" if layer.dropout else "",
+        "head" if layer.is_head else "",
+    ]
+    return [
+        layer.address,
+        str(layer.depth),
+        f"{layer.inputs} → {layer.outputs}",
+        text(layer.kernel),
+        "batch" if layer.normalises else "bias",
+        layer.activation,
+        ", ".join(extra for extra in extras if extra),
+        f"{layer.parameters:,}",
+    ]
+
+
+def _show_settings(settings: Mapping[str, Any], console: Console) -> None:
+    console.table("settings", ["key", "value"], [list(row) for row in _flat(settings)])
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", _short(value)))
+    return rows
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

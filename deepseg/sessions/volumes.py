@@ -1,0 +1,225 @@
+"""Whole cases: segmented, scored and written, in testing and in validation."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepseg.config.cases import Preparation
+from deepseg.config.model import ModelConfig
+from deepseg.config.training import SavedResults, TrainConfig
+from deepseg.data.cases import Case
+from deepseg.data.preparation import PreparedCase, prepared
+from deepseg.data.resampling import resample
+from deepseg.data.volumes import Volume, read_labels, read_mask, write_volume
+from deepseg.errors import DeepsegError, Problem, did_you_mean
+from deepseg.geometry.boxes import Int3
+from deepseg.inference.metrics import Scores, class_scores, summary
+from deepseg.inference.postprocess import masked, segmentation
+from deepseg.inference.volume import predict, tile_count
+from deepseg.model.network import Network
+from deepseg.report.console import Console
+from deepseg.report.picture import write_picture
+from deepseg.sessions.cases import CheckedCases
+from deepseg.sessions.folder import SessionFolder
+from deepseg.storage.atomic import writable
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """A case and what the network says about it, on the case's own grid.
+
+    Attributes:
+        source: The case's first channel.
+        labels: ``(X, Y, Z)``: the segmentation.
+        probabilities: ``(K, X, Y, Z)``, 0 outside the region of interest.
+        feature_maps: ``(maps, X, Y, Z)`` by layer address.
+        truth: ``(X, Y, Z)`` labels, or None.
+    """
+
+    source: Volume
+    labels: NDArray[np.integer[Any]]
+    probabilities: NDArray[np.floating[Any]]
+    feature_maps: Mapping[str, NDArray[np.float32]]
+    truth: NDArray[np.integer[Any]] | None
+
+
+def segmented(
+    network: Network,
+    case: Case,
+    preparation: Preparation,
+    *,
+    tile: Int3,
+    batch_size: int,
+    feature_maps: Mapping[str, slice],
+    console: Console,
+) -> Segmented:
+    """Read a case, prepare it as the model's training cases were, and segment it."""
+    ready = prepared(case, preparation, network.config.channels)
+    with console.progress(case.name, tile_count(network, ready, tile)) as advance:
+        found = predict(
+            network, ready, tile=tile, batch_size=batch_size, feature_maps=feature_maps,
+            on_tiles=advance,
+        )  # fmt: skip
+    assert ready.source is not None
+    roi = None if case.roi is None else read_mask(case.roi).array
+    probabilities = masked(_on_own_grid(found.probabilities, ready), roi)
+    return Segmented(
+        source=ready.source,
+        labels=segmentation(probabilities, roi),
+        probabilities=probabilities,
+        feature_maps={
+            address: _on_own_grid(maps, ready) for address, maps in found.feature_maps.items()
+        },
+        truth=None if case.labels is None else read_labels(case.labels, dict(case.label_map)).array,
+    )
+
+
+def _on_own_grid(arrays: NDArray[np.float32], ready: PreparedCase) -> NDArray[np.float32]:
+    assert ready.source is not None
+    if ready.geometry == ready.source.geometry:
+        return arrays
+    return np.asarray(resample(arrays, ready.geometry, ready.source.geometry, order=1))
+
+
+def wanted_feature_maps(network: Network, settings: SavedResults) -> dict[str, slice]:
+    """Which maps of which layers are to be written.
+
+    Raises:
+        DeepsegError: ``layer-unknown``.
+    """
+    return {
+        address: slice(None) if which == "all" else slice(*which)
+        for pattern, which in settings.feature_maps.items()
+        for address in network.layout.addresses([pattern])
+    }
+
+
+def wanted_probabilities(model: ModelConfig, settings: SavedResults) -> list[int]:
+    """Labels of the classes whose probability maps are to be written.
+
+    Raises:
+        DeepsegError: ``class-unknown``.
+    """
+    if isinstance(settings.probabilities, bool):
+        return list(range(len(model.classes))) if settings.probabilities else []
+    known = list(model.classes)
+    unknown = [
+        one
+        for one in settings.probabilities
+        if (one not in known if isinstance(one, str) else one >= len(known))
+    ]
+    if unknown:
+        raise DeepsegError(
+            *(
+                Problem(
+                    code="class-unknown",
+                    got=f"{one!r} in save.probabilities",
+                    expected=f"names of classes ({', '.join(known)}) or their labels",
+                    fix="name classes of the model" + did_you_mean(str(one), known),
+                )
+                for one in unknown
+            )
+        )
+    return [known.index(one) if isinstance(one, str) else one for one in settings.probabilities]
+
+
+def write_results(
+    result: Segmented,
+    name: str,
+    folder: Path,
+    model: ModelConfig,
+    settings: SavedResults,
+    console: Console,
+) -> list[Path]:
+    """Write what ``settings`` asks for; return the files.
+
+    They are ``<name>_Segm.nii.gz``, ``<name>_ProbMapClass<label>.nii.gz``,
+    ``<name>_<layer>_fm<map>.nii.gz`` and ``<name>.png``.
+    """
+    volumes: dict[str, NDArray[Any]] = {}
+    if settings.segmentation:
+        volumes[f"{name}_{settings.segmentation_suffix}"] = result.labels
+    for label in wanted_probabilities(model, settings):
+        volumes[f"{name}_{settings.probability_suffix}{label}"] = result.probabilities[label]
+    for address, maps in result.feature_maps.items():
+        first = _first_map(address, settings)
+        for number, one in enumerate(maps, start=first):
+            volumes[f"{name}_{address}_fm{number}"] = one
+    if not volumes and not settings.pictures:
+        return []
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for stem, array in volumes.items():
+        files.append(folder / f"{stem}.nii.gz")
+        write_volume(files[-1], array, result.source)
+    if settings.pictures:
+        picture = folder / f"{name}.png"
+        try:
+            write_picture(
+                picture, result.source.array, spacing_mm=result.source.geometry.spacing_mm,
+                truth=result.truth, segmentation=result.labels, classes=model.classes, title=name,
+            )  # fmt: skip
+            files.append(picture)
+        except DeepsegError as error:
+            if any(problem.code != "plot-extra-missing" for problem in error.problems):
+                raise
+            console.warn(str(error))
+    return files
+
+
+def _first_map(address: str, settings: SavedResults) -> int:
+    for pattern, which in settings.feature_maps.items():
+        if which != "all" and fnmatch.fnmatchcase(address, pattern):
+            return which[0]
+    return 0
+
+
+def case_scores(
+    result: Segmented, model: ModelConfig, groups: Mapping[str, Sequence[int]]
+) -> dict[str, Scores]:
+    """Agreement with the truth, which must be there."""
+    assert result.truth is not None
+    return class_scores(
+        result.labels, result.truth, classes=model.classes, groups=groups,
+        spacing_mm=result.source.geometry.spacing_mm,
+    )  # fmt: skip
+
+
+def validate_on_volumes(
+    network: Network,
+    held_out: CheckedCases | None,
+    folder: SessionFolder,
+    config: TrainConfig,
+    *,
+    epoch: int,
+) -> dict[str, Any] | None:
+    """Mean scores on whole held-out cases, in the epochs in which that is due and in the last."""
+    if config.validation is None or config.validation.volumes is None or held_out is None:
+        return None
+    own = config.validation.volumes
+    if (epoch + 1) % own.every and epoch + 1 != config.epochs:
+        return None
+    network.eval()
+    per_case = {}
+    for case in held_out.cases:
+        result = segmented(
+            network, case, config.preparation, tile=network.config.segment_sizes["inference"],
+            batch_size=own.batch_size, feature_maps=wanted_feature_maps(network, own.save),
+            console=folder.console,
+        )  # fmt: skip
+        predictions = folder.path / "predictions"
+        write_results(result, case.name, predictions, network.config, own.save, folder.console)
+        per_case[case.name] = case_scores(result, network.config, {})
+    means = summary(per_case)
+    return {
+        measure: {row: values[measure]["mean"] for row, values in means.items()}
+        for measure in ("dice", "sensitivity", "precision", "hausdorff95_mm")
+    }
