@@ -1,1 +1,45 @@
-"""deepseg: segmentation of 3D medical scans with multi-pathway CNNs, made for transfer learning."""
+"""deepseg: segmentation of 3D medical scans with multi-pathway CNNs, made for transfer learning.
+
+The commands of the command line are functions here::
+
+    model = deepseg.new_model("model.yaml")
+    trained = deepseg.train("train.yaml", model_file=model)
+    folder = deepseg.segment("test.yaml", model_file=trained)
+
+They are imported when they are first used, so that the floors that do not need torch, and the
+command line's first words, do not wait for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from deepseg.errors import DeepsegError
+from deepseg.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from deepseg.sessions.check import check
+    from deepseg.sessions.models import read_model as load
+    from deepseg.sessions.new_model import new_model
+    from deepseg.sessions.show import show
+    from deepseg.sessions.test import segment
+    from deepseg.sessions.train import train
+
+__all__ = ["DeepsegError", "__version__", "check", "load", "new_model", "segment", "show", "train"]
+
+_HOMES = {
+    "check": ("deepseg.sessions.check", "check"),
+    "load": ("deepseg.sessions.models", "read_model"),
+    "new_model": ("deepseg.sessions.new_model", "new_model"),
+    "segment": ("deepseg.sessions.test", "segment"),
+    "show": ("deepseg.sessions.show", "show"),
+    "train": ("deepseg.sessions.train", "train"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'deepseg' has no attribute {name!r}")
+    module, function = _HOMES[name]
+    return getattr(importlib.import_module(module), function)

@@ -28,7 +28,22 @@ CubeOrBox: TypeAlias = Count | Count3
 Probability: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 Padding: TypeAlias = Literal["none", "zero", "mirror"]
 Activation: TypeAlias = Literal["linear", "relu", "prelu", "elu", "selu"]
-Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f]+$")]
+
+
+def _usable_in_file_names(name: str) -> str:
+    if "/" in name or "\\" in name or not name.isprintable() or name.strip(". ") == "":
+        raise refusal(
+            "name-unusable",
+            got=repr(name),
+            expected="a name that can be part of a file name: no slashes or control characters",
+            fix="choose another name",
+        )
+    return name
+
+
+Name: TypeAlias = Annotated[
+    str, Field(min_length=1, max_length=200), AfterValidator(_usable_in_file_names)
+]
 
 
 def cube(size: CubeOrBox) -> Int3:

@@ -9,14 +9,8 @@ from __future__ import annotations
 
 import filecmp
 import hashlib
-import multiprocessing
-import os
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -40,7 +34,7 @@ from deepseg.data.volumes import (
 from deepseg.errors import DeepsegError, Problem
 from deepseg.geometry.boxes import text
 
-__all__ = ["Facts", "Intensity", "examine", "examine_all", "find_problems"]
+__all__ = ["Facts", "Intensity", "examine", "find_problems"]
 
 Array: TypeAlias = NDArray[Any]
 
@@ -84,26 +78,6 @@ def examine(case: Case, *, class_count: int, needs_labels: bool) -> Facts:
         problems=tuple(reader.problems),
         warnings=tuple(reader.warnings),
     )
-
-
-def examine_all(
-    cases: Sequence[Case], *, class_count: int, needs_labels: bool, processes: int = 1
-) -> list[Facts]:
-    """`examine` of every case, in their order, by so many processes at a time."""
-    judge = partial(examine, class_count=class_count, needs_labels=needs_labels)
-    count = min(processes, len(cases))
-    # A daemonic process may not have children.
-    if count <= 1 or multiprocessing.current_process().daemon:
-        return [judge(case) for case in cases]
-    # Not forked, because torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin_worker)
-    try:
-        return list(pool.map(judge, cases))
-    except BrokenProcessPool:  # a worker was killed, perhaps for its memory
-        return [judge(case) for case in cases]
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 class _Reader:
@@ -289,16 +263,3 @@ def _is_same_file(path: Path, labels: Path | None) -> bool:
         return labels is not None and filecmp.cmp(path, labels, shallow=False)
     except OSError:
         return False
-
-
-def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when it ends, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -132,8 +132,10 @@ class Layout:
     def addresses(self, patterns: Iterable[str]) -> tuple[str, ...]:
         """Layers named by ``normal.1``, ranges ``normal.1-3``, wildcards ``sub*.1-2``, ``head``.
 
+        A rule for all subsampled pathways (``sub*``) holds also where there are none.
+
         Raises:
-            DeepsegError: ``layer-unknown``, if a pattern names no layer.
+            DeepsegError: ``layer-unknown``, if any other pattern names no layer.
         """
         known = [layer.address for layer in self]
         chosen: set[str] = set()
@@ -141,7 +143,7 @@ class Layout:
         for pattern in patterns:
             wanted = set(_expanded(pattern, head=known[-1]))
             found = [a for a in known if any(fnmatch.fnmatchcase(a, one) for one in wanted)]
-            if not found:
+            if not found and not (pattern.startswith("sub*") and len(self.pathways) == 1):
                 problems.append(
                     Problem(
                         code="layer-unknown",

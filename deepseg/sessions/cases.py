@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from deepseg.config.cases import CasesConfig, Preparation
+from deepseg.config.cases import CasesConfig, Preparation, ZScore
 from deepseg.config.model import ModelConfig
+from deepseg.config.training import TrainConfig
 from deepseg.data.cases import Case, list_cases
 from deepseg.data.checks import Facts, examine, find_problems
 from deepseg.data.preparation import fingerprint, prepared_folder
-from deepseg.errors import DeepsegError
+from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
 from deepseg.report.console import Console
+from deepseg.sessions.tables import cases_table
 from deepseg.storage.atomic import writable, write_json
+
+MOST_THREADS = 8  # each holds a whole case
 
 
 @dataclass(frozen=True)
@@ -32,24 +39,94 @@ class CheckedCases:
     facts: tuple[Facts, ...]
 
 
+def training_and_held_out(
+    config: TrainConfig, model: ModelConfig, console: Console, *, cache: Path | None = None
+) -> tuple[CheckedCases, CheckedCases | None]:
+    """The checked cases of a training session, those held out second.
+
+    Raises:
+        DeepsegError: All problems of all cases, and of settings that do not fit the model.
+    """
+    problems = list(misfits(config, model))
+    groups = {"training cases": config.training.cases}
+    if config.validation is not None:
+        groups["validation cases"] = config.validation.cases
+    found = {}
+    for what, settings in groups.items():
+        try:
+            found[what] = checked_cases(
+                settings,
+                model,
+                console,
+                needs_labels=True,
+                # Few cases are held out: a rare class may be in none of them.
+                allow_missing_classes=settings.allow_missing_classes or what != "training cases",
+                resampled=config.preparation.resample is not None,
+                cache=cache,
+                what=what,
+            )
+        except DeepsegError as error:
+            problems += error.problems
+    raise_if_any(problems)
+    return found["training cases"], found.get("validation cases")
+
+
+def misfits(config: TrainConfig, model: ModelConfig) -> Iterator[Problem]:
+    """Settings of a train file that do not fit the model's classes or channels."""
+    sampling, weights = config.training.sampling, config.loss.class_weights
+    per_class = {
+        "training.sampling.proportions": sampling.proportions
+        if sampling.type == "per_class"
+        else None,
+        "loss.class_weights.weights": None if weights is None else weights.weights,
+    }
+    for key, values in per_class.items():
+        if values is not None and len(values) != len(model.classes):
+            yield Problem(
+                code="list-length",
+                got=f"{len(values)} entries in {key}",
+                expected=f"{len(model.classes)}, one per class: {', '.join(model.classes)}",
+                fix="give one entry per class of the model, the background first",
+                where=config.name,
+            )
+    yield from channel_misfits(config.preparation, model)
+
+
+def channel_misfits(preparation: Preparation, model: ModelConfig) -> Iterator[Problem]:
+    """Channels to normalise that the model does not have."""
+    if isinstance(preparation.z_score, ZScore) and preparation.z_score.channels is not None:
+        for name in preparation.z_score.channels:
+            if name not in model.channels:
+                yield Problem(
+                    code="channel-unknown",
+                    got=f"channel {name!r} in preparation.z_score.channels",
+                    expected=f"channels of the model: {', '.join(model.channels)}",
+                    fix="correct the name" + did_you_mean(name, model.channels),
+                )
+
+
 def checked_cases(
     settings: CasesConfig,
     model: ModelConfig,
     console: Console,
     *,
     needs_labels: bool,
-    cache: Path | None = None,
     what: str,
+    allow_missing_classes: bool = False,
+    resampled: bool = False,
+    cache: Path | None = None,
 ) -> CheckedCases:
-    """List the cases and read every file of them once.
+    """List the cases, read every file of them once, and show what they are.
 
     Args:
         settings: Where they are.
         model: Whose channels and classes they must have.
-        console: Shows progress and warnings.
+        console: Shows progress, warnings and a table.
         needs_labels: Whether a case without labels is a problem.
-        cache: Folder that remembers what was found, as long as the files do not change.
         what: Name of these cases for people: ``training cases``.
+        allow_missing_classes: Whether a class that no case has is only a warning.
+        resampled: Whether all cases are brought to one voxel size.
+        cache: Folder that remembers what was found, as long as the files do not change.
 
     Raises:
         DeepsegError: All problems of all cases.
@@ -57,39 +134,21 @@ def checked_cases(
     cases = list_cases(settings, model.channels)
     stamps = [_stamp(case, model, needs_labels) for case in cases]
     known = [_remembered(cache, stamp) for stamp in stamps]
+    judge = partial(examine, class_count=len(model.classes), needs_labels=needs_labels)
     todo = [case for case, facts in zip(cases, known, strict=True) if facts is None]
-    found = iter(_examined(todo, len(model.classes), needs_labels, console, what))
+    found = iter(_each(judge, todo, console, f"checking {what}"))
     facts = [next(found) if one is None else one for one in known]
-    problems, warnings = find_problems(facts, classes=model.classes, needs_labels=needs_labels)
+    problems, warnings = find_problems(
+        facts, classes=model.classes, needs_labels=needs_labels,
+        allow_missing_classes=allow_missing_classes, resampled=resampled,
+    )  # fmt: skip
     for warning in warnings:
         console.warn(warning)
-    if problems:
-        raise DeepsegError(*problems)
+    raise_if_any(problems)
     for stamp, one in zip(stamps, facts, strict=True):
         _remember(cache, stamp, one)
+    cases_table(console, what, facts, model.classes)
     return CheckedCases(tuple(cases), tuple(facts))
-
-
-def _examined(
-    cases: Sequence[Case], classes: int, needs_labels: bool, console: Console, what: str
-) -> list[Facts]:
-    if not cases:
-        return []
-    with console.progress(f"checking {what}", len(cases)) as advance:
-        if len(cases) == 1:
-            facts = [examine(cases[0], class_count=classes, needs_labels=needs_labels)]
-            advance()
-            return facts
-        with ProcessPoolExecutor(_processes(len(cases))) as pool:
-            jobs = [
-                pool.submit(examine, case, class_count=classes, needs_labels=needs_labels)
-                for case in cases
-            ]
-            facts = []
-            for job in jobs:
-                facts.append(job.result())
-                advance()
-    return facts
 
 
 def prepared_cases(
@@ -102,23 +161,32 @@ def prepared_cases(
     what: str,
 ) -> list[Path]:
     """The folders of the prepared cases, made now unless they are there."""
-    cases = checked.cases
     with writable(cache):
         cache.mkdir(parents=True, exist_ok=True)
-    with (
-        console.progress(f"preparing {what}", len(cases)) as advance,
-        ProcessPoolExecutor(_processes(len(cases))) as pool,
-    ):
-        jobs = [pool.submit(prepared_folder, case, preparation, channels, cache) for case in cases]
-        folders = []
-        for job in jobs:
-            folders.append(job.result())
+    make = partial(prepared_folder, preparation=preparation, channels=channels, cache=cache)
+    return _each(make, checked.cases, console, f"preparing {what}")
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def _each(
+    function: Callable[[Item], Result], items: Sequence[Item], console: Console, title: str
+) -> list[Result]:
+    """``function`` of every item, in their order; reading and unpacking files leaves Python free.
+
+    Threads, not processes: those need a guarded main module, which a notebook does not have.
+    """
+    if not items:
+        return []
+    results = []
+    count = min(len(items), os.cpu_count() or 1, MOST_THREADS)
+    with console.progress(title, len(items)) as advance, ThreadPoolExecutor(count) as pool:
+        for result in pool.map(function, items):
+            results.append(result)
             advance()
-    return folders
-
-
-def _processes(cases: int) -> int:
-    return max(1, min(cases, os.cpu_count() or 1))
+    return results
 
 
 def _stamp(case: Case, model: ModelConfig, needs_labels: bool) -> str | None:
@@ -127,7 +195,8 @@ def _stamp(case: Case, model: ModelConfig, needs_labels: bool) -> str | None:
     if not all(path is None or path.exists() for path in files):
         return None
     files_and_channels = fingerprint(case, Preparation(), model.channels)
-    return f"{files_and_channels}-{len(model.classes)}-{needs_labels:d}-{case.trust_arrays:d}"
+    asked = (case.name, case.where, len(model.classes), needs_labels, case.trust_arrays)
+    return f"{files_and_channels}-{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}"
 
 
 def _remembered(cache: Path | None, stamp: str | None) -> Facts | None:

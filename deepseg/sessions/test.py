@@ -16,7 +16,8 @@ from deepseg.config.model import ModelConfig, cube
 from deepseg.config.testing import TestConfig
 from deepseg.data.cases import Case
 from deepseg.errors import DeepsegError, Problem, SomeCasesFailed, raise_if_any
-from deepseg.inference.metrics import Scores, summary
+from deepseg.inference.metrics import FOREGROUND, Scores, summary
+from deepseg.model.layout import layout
 from deepseg.model.network import Network
 from deepseg.report.console import Console
 from deepseg.sessions.cases import checked_cases
@@ -24,7 +25,6 @@ from deepseg.sessions.devices import chosen_device
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.models import Model, read_or_make_model
 from deepseg.sessions.records import announce
-from deepseg.sessions.tables import cases_table
 from deepseg.sessions.volumes import (
     case_scores,
     segmented,
@@ -65,12 +65,11 @@ def segment(
         console.say(f"weights: {model.origin}")
         preparation = _preparation(config, model, console)
         network = model.network().to(computer).eval()
-        _check_wishes(config, model.config, network)
+        check_wishes(config, model.config)
         checked = checked_cases(
             config.cases, model.config, console, needs_labels=False,
             cache=folder.path / "cache", what="cases",
         )  # fmt: skip
-        cases_table(console, "cases", checked.facts, model.config.classes)
         results: dict[str, dict[str, Any]] = {}
         scores: dict[str, dict[str, Scores]] = {}
         failures: list[Problem] = []
@@ -126,9 +125,14 @@ def _preparation(config: TestConfig, model: Model, console: Console) -> Preparat
     return model.preparation
 
 
-def _check_wishes(config: TestConfig, model: ModelConfig, network: Network) -> None:
+def check_wishes(config: TestConfig, model: ModelConfig) -> None:
+    """Refuse what the test file asks for and the model does not have.
+
+    Raises:
+        DeepsegError: ``class-unknown``, ``layer-unknown`` or ``name-twice``.
+    """
     wanted_probabilities(model, config.save)
-    wanted_feature_maps(network, config.save)
+    wanted_feature_maps(layout(model), config.save)
     last = len(model.classes) - 1
     raise_if_any(
         Problem(
@@ -140,15 +144,14 @@ def _check_wishes(config: TestConfig, model: ModelConfig, network: Network) -> N
         for name, labels in config.groups.items()
         if max(labels) > last
     )
-    taken = {"foreground", *model.classes} & config.groups.keys()
     raise_if_any(
         Problem(
             code="name-twice",
             got=f"group {name!r}, which is also a class",
-            expected="names that differ from those of the classes and from foreground",
+            expected=f"names that differ from those of the classes and from {FOREGROUND}",
             fix="rename the group",
         )
-        for name in sorted(taken)
+        for name in sorted({FOREGROUND, *model.classes} & config.groups.keys())
     )
 
 
@@ -160,7 +163,7 @@ def _one_case(
     tile = network.config.segment_sizes["inference"] if config.tile is None else cube(config.tile)
     result = segmented(
         network, case, preparation, tile=tile, batch_size=config.batch_size,
-        feature_maps=wanted_feature_maps(network, config.save), console=folder.console,
+        feature_maps=wanted_feature_maps(network.layout, config.save), console=folder.console,
     )  # fmt: skip
     files = write_results(
         result, case.name, folder.path / "predictions", network.config, config.save, folder.console
@@ -219,6 +222,7 @@ def _show_scores(console: Console, scores: Mapping[str, Mapping[str, Scores]]) -
             f"{values['dice']['defined']} of {len(scores)}",
         ]
         for row, values in means.items()
+        if len(means) > 2 or row != FOREGROUND  # with one class, that is the foreground
     ]
     console.table(
         f"mean scores of {len(scores)} cases",

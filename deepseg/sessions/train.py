@@ -16,7 +16,7 @@ from deepseg.errors import DeepsegError, Problem
 from deepseg.model.network import Network
 from deepseg.randomness import Purpose, torch_seed
 from deepseg.report.console import Console
-from deepseg.sessions.cases import CheckedCases, checked_cases, prepared_cases
+from deepseg.sessions.cases import CheckedCases, prepared_cases, training_and_held_out
 from deepseg.sessions.devices import chosen_device
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.models import Model, read_model, read_or_make_model, to_save
@@ -28,7 +28,7 @@ from deepseg.sessions.records import (
     schedule_score,
     show_progress,
 )
-from deepseg.sessions.tables import cases_table, network_table
+from deepseg.sessions.tables import network_table
 from deepseg.sessions.volumes import validate_on_volumes
 from deepseg.training.freezing import freeze, trainable
 from deepseg.training.optimization import Optimizer
@@ -61,7 +61,9 @@ def train(
         announce(console, f"train {config.name}", loaded.warnings, computer)
         model = _starting_model(folder, config, model_file)
         network_table(console, model.config)
-        training, held_out = _cases(folder, config, model)
+        training, held_out = training_and_held_out(
+            config, model.config, console, cache=_cache(folder, config)
+        )
         network = model.network().to(computer)
         frozen = freeze(network, config.freeze)
         optimizer = Optimizer(trainable(network), config.optimiser)
@@ -119,25 +121,6 @@ def _starting_model(folder: SessionFolder, config: TrainConfig, model_file: Path
         )
     # A session of its own starts with epoch 0, whatever the model was trained for before.
     return replace(read_or_make_model(path, seed=config.seed), training=None)
-
-
-def _cases(
-    folder: SessionFolder, config: TrainConfig, model: Model
-) -> tuple[CheckedCases, CheckedCases | None]:
-    cache = _cache(folder, config)
-    training = checked_cases(
-        config.training.cases, model.config, folder.console, needs_labels=True, cache=cache,
-        what="training cases",
-    )  # fmt: skip
-    cases_table(folder.console, "training cases", training.facts, model.config.classes)
-    if config.validation is None:
-        return training, None
-    held_out = checked_cases(
-        config.validation.cases, model.config, folder.console, needs_labels=True, cache=cache,
-        what="validation cases",
-    )  # fmt: skip
-    cases_table(folder.console, "validation cases", held_out.facts, model.config.classes)
-    return training, held_out
 
 
 def _cache(folder: SessionFolder, config: TrainConfig) -> Path:

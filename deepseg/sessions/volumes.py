@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from deepseg.geometry.boxes import Int3
 from deepseg.inference.metrics import Scores, class_scores, summary
 from deepseg.inference.postprocess import masked, segmentation
 from deepseg.inference.volume import predict, tile_count
+from deepseg.model.layout import Layout, layout
 from deepseg.model.network import Network
 from deepseg.report.console import Console
 from deepseg.report.picture import write_picture
@@ -88,16 +88,19 @@ def _on_own_grid(arrays: NDArray[np.float32], ready: PreparedCase) -> NDArray[np
     return np.asarray(resample(arrays, ready.geometry, ready.source.geometry, order=1))
 
 
-def wanted_feature_maps(network: Network, settings: SavedResults) -> dict[str, slice]:
-    """Which maps of which layers are to be written.
+def wanted_feature_maps(layout: Layout, settings: SavedResults) -> dict[str, slice]:
+    """Which maps of which layers are to be written; never more than the layer has.
 
     Raises:
         DeepsegError: ``layer-unknown``.
     """
+    outputs = {layer.address: layer.outputs for layer in layout}
     return {
-        address: slice(None) if which == "all" else slice(*which)
+        address: slice(0, outputs[address])
+        if which == "all"
+        else slice(*(min(number, outputs[address]) for number in which))
         for pattern, which in settings.feature_maps.items()
-        for address in network.layout.addresses([pattern])
+        for address in layout.addresses([pattern])
     }
 
 
@@ -144,13 +147,13 @@ def write_results(
     ``<name>_<layer>_fm<map>.nii.gz`` and ``<name>.png``.
     """
     volumes: dict[str, NDArray[Any]] = {}
+    firsts = {a: s.start for a, s in wanted_feature_maps(layout(model), settings).items()}
     if settings.segmentation:
         volumes[f"{name}_{settings.segmentation_suffix}"] = result.labels
     for label in wanted_probabilities(model, settings):
         volumes[f"{name}_{settings.probability_suffix}{label}"] = result.probabilities[label]
     for address, maps in result.feature_maps.items():
-        first = _first_map(address, settings)
-        for number, one in enumerate(maps, start=first):
+        for number, one in enumerate(maps, start=firsts[address]):
             volumes[f"{name}_{address}_fm{number}"] = one
     if not volumes and not settings.pictures:
         return []
@@ -173,13 +176,6 @@ def write_results(
                 raise
             console.warn(str(error))
     return files
-
-
-def _first_map(address: str, settings: SavedResults) -> int:
-    for pattern, which in settings.feature_maps.items():
-        if which != "all" and fnmatch.fnmatchcase(address, pattern):
-            return which[0]
-    return 0
 
 
 def case_scores(
@@ -212,7 +208,7 @@ def validate_on_volumes(
     for case in held_out.cases:
         result = segmented(
             network, case, config.preparation, tile=network.config.segment_sizes["inference"],
-            batch_size=own.batch_size, feature_maps=wanted_feature_maps(network, own.save),
+            batch_size=own.batch_size, feature_maps=wanted_feature_maps(network.layout, own.save),
             console=folder.console,
         )  # fmt: skip
         predictions = folder.path / "predictions"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from deepseg.data.cases import Case
-from deepseg.data.checks import Facts, Intensity, examine, examine_all, find_problems
+from deepseg.data.checks import Facts, Intensity, examine, find_problems
 
 SHAPE = (7, 5, 3)
 AFFINE = np.diag([2.0, 1.0, 1.5, 1.0])
@@ -518,53 +518,3 @@ def test_axes_that_point_different_ways_give_a_warning(facts):
 
 
 # ---- Many processes ----
-
-
-@pytest.mark.slow
-def test_two_processes_find_what_one_finds(case, tmp_path):
-    many = [replace(case, name=f"p{i}", channels=case.channels[:: (-1) ** i]) for i in range(3)]
-    many.append(replace(case, name="broken", labels=tmp_path / "none.nii.gz"))
-    choices = {"class_count": 4, "needs_labels": True}
-    alone = examine_all(many, **choices)
-    assert [one.name for one in alone] == ["p0", "p1", "p2", "broken"]
-    assert examine_all(many, **choices, processes=2) == alone
-
-
-def test_a_daemonic_process_does_the_work_itself(case, monkeypatch):
-    # multiprocessing refuses children to a process that is marked so.
-    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
-    choices = {"class_count": 4, "needs_labels": True}
-    assert examine_all([case, case], **choices, processes=2) == [found(case)] * 2
-
-
-SLOW_CASES = """
-import sys, time
-from pathlib import Path
-import deepseg.data.checks as checks
-
-def dawdle(case, **_):
-    Path(case).touch()
-    time.sleep(60)
-
-if __name__ == "__main__":
-    checks.examine = dawdle
-    checks.examine_all(sys.argv[1:], class_count=2, needs_labels=True, processes=2)
-"""
-
-
-@pytest.mark.slow
-def test_no_process_outlives_a_killed_parent(tmp_path):
-    script = tmp_path / "slow.py"
-    script.write_text(SLOW_CASES)
-    started = [tmp_path / "one", tmp_path / "two"]
-    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
-    parent = subprocess.Popen(
-        [sys.executable, script, *started], stdout=subprocess.PIPE, env={**os.environ, **path}
-    )
-    deadline = time.monotonic() + 60
-    while not all(path.exists() for path in started) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    parent.kill()
-    # The pipe ends when the last process that inherited it has ended.
-    assert parent.communicate(timeout=10) == (b"", None)
-    assert all(path.exists() for path in started)
