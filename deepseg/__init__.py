@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from deepseg.errors import DeepsegError
-from deepseg.version import VERSION as __version__
+from deepseg.version import VERSION
 
 if TYPE_CHECKING:
     from deepseg.sessions.check import check
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from deepseg.sessions.test import segment
     from deepseg.sessions.train import train
 
+__version__ = VERSION
 __all__ = ["DeepsegError", "__version__", "check", "load", "new_model", "segment", "show", "train"]
 
 _HOMES = {

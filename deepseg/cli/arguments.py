@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from deepseg.errors import DeepsegError, Problem, did_you_mean
+from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
 from deepseg.version import VERSION
 
 Command = Literal["newModel", "train", "test", "check", "show", "demo"]
 COMMANDS: tuple[Command, ...] = ("newModel", "train", "test", "check", "show", "demo")
+
+# Options that mean nothing to the other commands; -dev and -quiet never do harm.
+OPTIONS: dict[str, tuple[Command, ...]] = {
+    "model": ("train", "test", "check"),
+    "out": ("newModel", "demo"),
+    "seed": ("newModel",),
+}
 
 EXAMPLES = """\
 examples:
@@ -31,7 +39,7 @@ class Arguments:
         file: The config or model file it is about; None for the demo.
         model: ``-model`` or ``-load``.
         out: ``-out``.
-        seed: ``-seed``.
+        seed: ``-seed``, 0 where it is not given.
         device: ``-dev``.
         quiet: ``-quiet``.
     """
@@ -47,14 +55,11 @@ class Arguments:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise DeepsegError(
-            Problem(
-                code="command-line",
-                got=message,
-                expected="options as in run.py -help",
-                fix="look at the examples of run.py -help",
-            )
-        )
+        raise DeepsegError(_problem(message, fix="look at the examples of run.py -help"))
+
+
+def _problem(got: str, expected: str = "options as in run.py -help", *, fix: str) -> Problem:
+    return Problem("command-line", got, expected, fix)
 
 
 def _parser() -> _Parser:
@@ -75,7 +80,7 @@ def _parser() -> _Parser:
     how = parser.add_argument_group("options")
     how.add_argument("-model", "-load", metavar="FILE", help="a .save, or a model file")
     how.add_argument("-out", metavar="PATH", help="file of -newModel, folder of -demo")
-    how.add_argument("-seed", type=int, default=0, help="of -newModel's random weights (0)")
+    how.add_argument("-seed", type=_seed, help="of -newModel's random weights (0)")
     how.add_argument("-dev", default="auto", help="cpu, cuda, cudaN or auto (auto)")
     how.add_argument("-quiet", action="store_true", help="say warnings and errors only")
     how.add_argument("-version", action="version", version=f"deepseg {VERSION}")
@@ -96,21 +101,7 @@ def parsed(arguments: Sequence[str]) -> Arguments:
     """
     parser = _parser()
     single = [_with_one_dash(one) for one in arguments]
-    known = [option for action in parser._actions for option in action.option_strings]
-    unknown = [one for one in single if one.startswith("-") and one.split("=")[0] not in known]
-    unknown = [one for one in unknown if not one.lstrip("-").isdigit()]
-    if unknown:
-        raise DeepsegError(
-            *(
-                Problem(
-                    code="command-line",
-                    got=f"unknown option {one}",
-                    expected="options as in run.py -help",
-                    fix="correct the option" + did_you_mean(one, known),
-                )
-                for one in unknown
-            )
-        )
+    raise_if_any(_misspelt(single, parser))
     found = parser.parse_args(single)
     files: dict[Command, str | None] = {
         "newModel": found.newModel, "train": found.train, "test": found.test,
@@ -118,25 +109,55 @@ def parsed(arguments: Sequence[str]) -> Arguments:
     }  # fmt: skip
     given = [command for command in COMMANDS if files[command] is not None]
     if len(given) != 1:
-        raise DeepsegError(
-            Problem(
-                code="command-line",
-                got=" and ".join(f"-{command}" for command in given) or "no command",
-                expected="one of " + ", ".join(f"-{command}" for command in COMMANDS),
-                fix="give exactly one command",
-            )
-        )
+        got = " and ".join(f"-{command}" for command in given) or "no command"
+        expected = "one of " + ", ".join(f"-{command}" for command in COMMANDS)
+        raise DeepsegError(_problem(got, expected, fix="give exactly one command"))
     command = given[0]
+    raise_if_any(_without_meaning(command, found))
     file = files[command]
+    if not file and command != "demo":
+        raise DeepsegError(_problem(f"an empty name behind -{command}", "a file", fix="name it"))
     return Arguments(
         command=command,
         file=Path(file) if file else None,
         model=None if found.model is None else Path(found.model),
         out=None if found.out is None else Path(found.out),
-        seed=found.seed,
+        seed=0 if found.seed is None else found.seed,
         device=found.dev,
         quiet=found.quiet,
     )
+
+
+def _misspelt(arguments: Sequence[str], parser: _Parser) -> Iterator[Problem]:
+    """Options that do not exist, and those given more than once."""
+    known = {option: action for action in parser._actions for option in action.option_strings}
+    given: list[str] = []
+    for one in arguments:
+        if not one.startswith("-") or one.lstrip("-").isdigit():
+            continue
+        action = known.get(one.split("=")[0])
+        if action is not None:
+            given.append(action.option_strings[0])
+        else:
+            hint = did_you_mean(one, known)
+            yield _problem(f"unknown option {one}", fix=f"correct the option{hint}")
+    for option, times in Counter(given).items():
+        if times > 1:
+            yield _problem(f"{option} {times} times", "every option once", fix="remove the others")
+
+
+def _without_meaning(command: Command, found: argparse.Namespace) -> Iterator[Problem]:
+    for option, commands in OPTIONS.items():
+        if vars(found)[option] is not None and command not in commands:
+            expected = f"-{option} with {', '.join(f'-{one}' for one in commands)}"
+            yield _problem(f"-{option} with -{command}", expected, fix=f"remove -{option}")
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or len(text) > 18:
+        expected = "a whole number of up to 18 digits"
+        raise DeepsegError(_problem(f"-seed {text}", expected, fix="choose another number"))
+    return int(text)
 
 
 def _with_one_dash(argument: str) -> str:

@@ -14,10 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from rich.text import Text
+
 from deepseg.cli.arguments import Arguments, parsed, short_help
-from deepseg.errors import DeepsegError
+from deepseg.errors import DeepsegError, OutOfMemory, Problem
+from deepseg.report.streams import LenientStream, show, visible
+from deepseg.sessions.outcome import exit_code, is_out_of_memory
 
 SHOWN_PROBLEMS = 20
+TERMINATED = 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,31 +31,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         if not given:
-            print(short_help(), file=sys.stderr)
+            _say(short_help())
             return 2
         _run(parsed(given))
     except DeepsegError as error:
         _show(error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("ERROR [interrupted] stopped by Ctrl-C; the same command goes on", file=sys.stderr)
+        _say("ERROR [interrupted] stopped by Ctrl-C; the same command goes on")
         return 130
-    except MemoryError:
-        print("ERROR [memory] memory ran out; use smaller segments or batches", file=sys.stderr)
-        return 137
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
+        if stop.code == TERMINATED:
+            _say("ERROR [terminated] stopped by SIGTERM; the same command goes on")
+        return exit_code(stop)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # a bug: the user gets one line, its finder the whole trace
-        print(f"ERROR [bug] {type(error).__name__}: {error}; {_trace_file()}", file=sys.stderr)
-        return 137 if _is_out_of_memory(error) else 1
+    except Exception as error:
+        if is_out_of_memory(error):
+            _show(OutOfMemory(_memory_problem(error)))
+        else:  # a bug: the user gets one line, its finder the whole trace
+            _say(_line(f"ERROR [bug] {type(error).__name__}: {error}; {_trace_file()}"))
+        return exit_code(error)
     return 0
 
 
 def _run(arguments: Arguments) -> None:
-    """Call what the arguments ask for; what a command needs is imported only for it."""
+    """Do what the arguments ask for; problems without a place are those of the file given."""
+    try:
+        _call(arguments)
+    except DeepsegError as error:
+        raise error.at("" if arguments.file is None else str(arguments.file)) from error
+
+
+def _call(arguments: Arguments) -> None:
+    """Call one command; what it needs is imported only for it."""
     from deepseg.cli import commands
 
     match arguments.command:
@@ -70,10 +85,28 @@ def _run(arguments: Arguments) -> None:
 
 def _show(error: DeepsegError) -> None:
     for problem in error.problems[:SHOWN_PROBLEMS]:
-        print(f"ERROR {problem}", file=sys.stderr)
+        _say(_line(f"ERROR {problem}"))
     more = len(error.problems) - SHOWN_PROBLEMS
     if more > 0:
-        print(f"ERROR … and {more} more", file=sys.stderr)
+        _say(f"ERROR … and {more} more")
+
+
+def _line(text: str) -> str:
+    """``text`` as one line, whatever is in the names and values that it quotes."""
+    return visible(text).replace("\n", "\\n")
+
+
+def _say(text: str) -> None:
+    show(LenientStream(sys.stderr), None, Text(text))
+
+
+def _memory_problem(error: Exception) -> Problem:
+    return Problem(
+        code="out-of-memory",
+        got=str(error).split("\n")[0] or "no more memory",
+        expected="memory for all segments or tiles of one batch",
+        fix="lower batch_size, segments or tile in the config files",
+    )
 
 
 def _trace_file() -> str:
@@ -87,13 +120,8 @@ def _trace_file() -> str:
     return f"please report it with {Path(file.name)}"
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    return type(error).__name__ == "OutOfMemoryError"
-
-
 def _terminated(_number: int, _frame: FrameType | None) -> None:
-    print("ERROR [terminated] stopped by SIGTERM; the same command goes on", file=sys.stderr)
-    raise SystemExit(143)
+    raise SystemExit(TERMINATED)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,8 @@ class Motion:
 
     Attributes:
         turn: Mirror images and quarter turns; exact, no voxel is interpolated.
-        matrix: ``(3, 3)`` on voxel offsets from the middle of the prediction, after the turn.
+        matrix: ``(3, 3)`` from offsets in the segment to offsets in the image, in voxels from the
+            middle of the prediction, after the turn; a factor above 1 makes things smaller.
         bumps: A smooth displacement.
         shift: ``(C,)`` added to the channels.
         scale: ``(C,)`` multiplied then.
@@ -95,13 +96,13 @@ def motion(
     reach: Lattice,
     rng: np.random.Generator,
 ) -> Motion:
-    """A random motion.
+    """A random motion: mirror images, then quarter turns (xy, yz, xz), then all that interpolates.
 
     Args:
         settings: Which changes, how likely and how strong.
         channels: Number of image channels.
         spacing_mm: Of the image, so that rotations are rotations in space.
-        reach: The widest lattice that will be read.
+        reach: A lattice around all points that will be read.
         rng: Source of randomness.
     """
     shift, scale = _intensity(settings.intensity, channels, rng=rng)

@@ -19,7 +19,7 @@ def normalised(
     names: Sequence[str],
     shape: Int3,
 ) -> NDArray[np.float32]:
-    """``(C, X, Y, Z)``: the channels, normalised; a missing one is 0, the mean of the others.
+    """``(C, X, Y, Z)``: the channels, normalised; a missing one is 0, the mean of normalised ones.
 
     Args:
         images: ``(X, Y, Z)`` each, or None for a channel that the case lacks.
@@ -40,19 +40,19 @@ def normalised(
 def z_score(
     image: NDArray[np.float32], roi: NDArray[np.bool_] | None, settings: ZScore
 ) -> NDArray[np.float32]:
-    """``(I - mean) / deviation`` for all voxels; a constant image becomes 0.
+    """``(I - mean) / deviation`` for all voxels; 0 where the ROI is constant.
 
     The mean and the population deviation are those of the voxels that `statistics_voxels` keeps,
-    or of the whole ROI where it keeps none.
+    or of the whole ROI where these are none or all the same. An empty ROI counts as none given.
     """
     inside = image[roi] if roi is not None and roi.any() else image.ravel()
     kept = inside[statistics_voxels(inside, image, settings)].astype(np.float64)
-    if kept.size == 0:
+    if kept.size == 0 or kept.min() == kept.max():
         kept = inside.astype(np.float64)
-    deviation = float(kept.std())
-    if deviation == 0:
+    if kept.min() == kept.max():
         return np.zeros_like(image)
-    return np.asarray((image - kept.mean()) / deviation, dtype=np.float32)
+    centred = np.subtract(image, kept.mean(), dtype=np.float64)
+    return np.asarray(centred / kept.std(), dtype=np.float32)
 
 
 def statistics_voxels(

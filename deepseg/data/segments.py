@@ -62,9 +62,11 @@ def cut(case: PreparedCase, segment: Box, vision: Vision, *, moved: Motion = STI
     return Segment(inputs(case, segment, vision, moved=moved), labels)
 
 
-def widest(lattices: tuple[Lattice, ...]) -> Lattice:
-    """The lattice that reaches furthest."""
-    return min(lattices, key=lambda points: points.start)
+def reach(lattices: tuple[Lattice, ...]) -> Lattice:
+    """Every voxel of the box that all lattices lie in."""
+    start = per_axis(min, *(points.start for points in lattices))
+    last = per_axis(max, *(points.last for points in lattices))
+    return Lattice(start, (1, 1, 1), per_axis(lambda a, b: b - a + 1, start, last))
 
 
 def _doubled_middle(box: Box) -> Int3:

@@ -29,7 +29,7 @@ from deepseg.data.sampling import (
     shares,
     subepoch_draws,
 )
-from deepseg.data.segments import Segment, box_around, cut, widest
+from deepseg.data.segments import Segment, box_around, cut, reach
 from deepseg.geometry.boxes import Int3, text
 from deepseg.geometry.context import Vision
 from deepseg.randomness import Purpose, generator
@@ -118,7 +118,7 @@ class SegmentSource(Dataset[tuple[Segment, str]]):
                 own.augmentation,
                 channels=len(case.channels),
                 spacing_mm=case.geometry.spacing_mm,
-                reach=widest(own.vision.lattices(segment)),
+                reach=reach(own.vision.lattices(segment)),
                 rng=rng,
             )
         )
@@ -226,6 +226,9 @@ class Stream:
             collate_fn=joined,
             pin_memory=pin,
             prefetch_factor=8 if workers else None,
+            # Without its own generator, the loader would draw a number from the one that dropout
+            # masks come from, once per process, and a continued session would differ.
+            generator=torch.Generator(),
         )
         self._batches: Iterator[Batch] | None = None
 

@@ -33,6 +33,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -184,7 +185,12 @@ class Scores:
 
 
 def scores(
-    prediction: Mask, truth: Mask, *, spacing_mm: Sequence[float], roi: NDArray[Any] | None = None
+    prediction: Mask,
+    truth: Mask,
+    *,
+    spacing_mm: Sequence[float],
+    voxel_ml: float | None = None,
+    roi: NDArray[Any] | None = None,
 ) -> Scores:
     """Compare two masks by the definitions at the top of this module.
 
@@ -192,6 +198,8 @@ def scores(
         prediction: ``(X, Y, Z)`` bool.
         truth: ``(X, Y, Z)`` bool.
         spacing_mm: Distance of voxel centres along X, Y, Z.
+        voxel_ml: Volume of a voxel; by default the product of the spacing, right for axes at right
+            angles.
         roi: ``(X, Y, Z)``, true or above 0 inside the region of interest; the rest of the image is
             not looked at. None for everywhere.
     """
@@ -206,7 +214,7 @@ def scores(
     hausdorff95_mm, surface_distance_mm = None, None
     if predicted and true:
         hausdorff95_mm, surface_distance_mm = _distances_mm(prediction, truth, spacing_mm)
-    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    own_ml = float(np.prod(spacing_mm)) / 1000 if voxel_ml is None else voxel_ml
     return Scores(
         dice=counts.dice,
         precision=counts.precision,
@@ -214,8 +222,8 @@ def scores(
         specificity=counts.specificity,
         hausdorff95_mm=hausdorff95_mm,
         surface_distance_mm=surface_distance_mm,
-        predicted_ml=predicted * voxel_ml,
-        true_ml=true * voxel_ml,
+        predicted_ml=predicted * own_ml,
+        true_ml=true * own_ml,
     )
 
 
@@ -226,6 +234,7 @@ def class_scores(
     classes: Sequence[str],
     groups: Mapping[str, Sequence[int]],
     spacing_mm: Sequence[float],
+    voxel_ml: float | None = None,
     roi: NDArray[Any] | None = None,
 ) -> dict[str, Scores]:
     """Scores of the whole foreground, of every foreground class, and of every group, in this order.
@@ -238,15 +247,17 @@ def class_scores(
         classes: Name of every label, the background (label 0) first. Distinct from group names.
         groups: Labels that together make one region, such as ``{"whole": [1, 2, 3, 4]}``.
         spacing_mm: Distance of voxel centres along X, Y, Z.
+        voxel_ml: Volume of a voxel; by default the product of the spacing, right for axes at right
+            angles.
         roi: ``(X, Y, Z)``, true or above 0 inside the region of interest; None for everywhere.
     """
     known = truth >= 0
     looked_at = known if roi is None else known & (roi > 0)
-    rows = {FOREGROUND: scores(segmentation > 0, truth > 0, spacing_mm=spacing_mm, roi=looked_at)}
+    compare = partial(scores, spacing_mm=spacing_mm, voxel_ml=voxel_ml, roi=looked_at)
+    rows = {FOREGROUND: compare(segmentation > 0, truth > 0)}
     regions = {name: [label] for label, name in enumerate(classes) if label > 0}
     for name, labels in {**regions, **groups}.items():
-        masks = np.isin(segmentation, list(labels)), np.isin(truth, list(labels))
-        rows[name] = scores(*masks, spacing_mm=spacing_mm, roi=looked_at)
+        rows[name] = compare(np.isin(segmentation, list(labels)), np.isin(truth, list(labels)))
     return rows
 
 

@@ -187,9 +187,20 @@ class Layer(nn.Module):
         """``(N, C, X, Y, Z)`` to ``(N, F, X', Y', Z')``; the class bias is added by the pathway."""
         x = x + self.input_bias.view(-1, 1, 1, 1) if self.norm is None else self.norm(x)
         x = self.activation(x)
-        x = F.dropout(x, self.plan.dropout, self.training and not self.is_frozen)
+        x = self._dropped(x)
         y: Tensor = self.conv(padded(x, self.plan.kernel, self.plan.padding))
         return y
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        """Dropout in its first form: masked in training, scaled by the kept share otherwise.
+
+        torch scales in training instead. The same functions can be learnt, but with another step
+        size, and DeepMedic's weights and learning rates belong to this form; JMLR 15:1929-1958.
+        """
+        rate = self.plan.dropout
+        if rate == 0:
+            return x
+        return F.dropout(x, rate, self.training and not self.is_frozen) * (1 - rate)
 
 
 def initialise(layer: Layer, config: ModelConfig, *, rng: torch.Generator) -> None:

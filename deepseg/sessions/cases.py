@@ -18,7 +18,13 @@ from deepseg.config.training import TrainConfig
 from deepseg.data.cases import Case, list_cases
 from deepseg.data.checks import Facts, examine, find_problems
 from deepseg.data.preparation import fingerprint, prepared_folder
-from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
+from deepseg.errors import (
+    DeepsegError,
+    OutputNotWritable,
+    Problem,
+    did_you_mean,
+    raise_if_any,
+)
 from deepseg.report.console import Console
 from deepseg.sessions.tables import cases_table
 from deepseg.storage.atomic import writable, write_json
@@ -65,6 +71,8 @@ def training_and_held_out(
                 cache=cache,
                 what=what,
             )
+        except OutputNotWritable:
+            raise
         except DeepsegError as error:
             problems += error.problems
     raise_if_any(problems)
@@ -87,7 +95,6 @@ def misfits(config: TrainConfig, model: ModelConfig) -> Iterator[Problem]:
                 got=f"{len(values)} entries in {key}",
                 expected=f"{len(model.classes)}, one per class: {', '.join(model.classes)}",
                 fix="give one entry per class of the model, the background first",
-                where=config.name,
             )
     yield from channel_misfits(config.preparation, model)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from deepseg.data.phantom import write_cases
+from deepseg.data.phantom import mni_brain, write_cases
 from deepseg.data.volumes import read_image, read_labels
 from deepseg.errors import DeepsegError
 from deepseg.report.console import Console
@@ -102,17 +102,19 @@ def demo(folder: Path, *, device: str = "auto", quiet: bool = False) -> Path:
 
 
 def _data_and_settings(folder: Path, console: Console) -> None:
+    is_new = not (folder / "data" / "test.csv").exists()
+    brain = mni_brain() if is_new else None  # first, as its extra may be missing
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for name, text in {"model.yaml": MODEL, "train.yaml": TRAIN, "test.yaml": TEST}.items():
         if not (folder / name).exists():
             write_text(folder / name, text)
-    if (folder / "data" / "test.csv").exists():
+    if brain is None:
         return
     count = TRAINING_CASES + VALIDATION_CASES + TEST_CASES
     console.say(f"generating {count} brains with lesion-like spots in {folder / 'data'}")
     parts = {"train": TRAINING_CASES, "validation": VALIDATION_CASES, "test": TEST_CASES}
-    write_cases(folder / "data", parts, seed=1)
+    write_cases(folder / "data", parts, seed=1, brain=brain)
 
 
 def _trained(folder: Path, model: Path, *, device: str, quiet: bool) -> None:

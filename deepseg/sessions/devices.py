@@ -26,7 +26,8 @@ def chosen_device(name: str) -> torch.device:
                 code="device-unknown",
                 got=repr(name),
                 expected="cpu, cuda, cuda0, cuda1, … or auto",
-                fix="choose one of these with -dev",
+                fix="choose one of these",
+                where="-dev",
             )
         )
     number = int(match[1] or 0)
@@ -37,6 +38,7 @@ def chosen_device(name: str) -> torch.device:
                 got=f"{name} on a machine where torch finds {torch.cuda.device_count()} GPUs",
                 expected="a GPU that is there",
                 fix="use -dev cpu, or install a torch build for your GPU and its driver",
+                where="-dev",
             )
         )
     return torch.device("cuda", number)

@@ -12,12 +12,14 @@ import json
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from deepseg.errors import DeepsegError, FolderInUse, Problem
+from deepseg.errors import DeepsegError, FolderInUse, Problem, raise_if_any
 from deepseg.report.console import Console
+from deepseg.sessions.outcome import exit_code
 from deepseg.storage.atomic import writable, write_json, write_text
 from deepseg.storage.save_file import SaveFile, read_save, write_save
 from deepseg.version import VERSION
@@ -28,6 +30,7 @@ class SessionFolder:
 
     Args:
         path: The folder; made if it does not exist.
+        config_file: What problems without a place of their own are about, in outcome.json.
         quiet: Show nothing but warnings and errors.
 
     Raises:
@@ -35,8 +38,9 @@ class SessionFolder:
         OutputNotWritable: It cannot be made or written to.
     """
 
-    def __init__(self, path: Path, *, quiet: bool = False) -> None:
+    def __init__(self, path: Path, *, config_file: Path | None = None, quiet: bool = False) -> None:
         self.path = path
+        self._config_file = config_file
         self._quiet = quiet
 
     def __enter__(self) -> SessionFolder:
@@ -59,15 +63,10 @@ class SessionFolder:
             self._lock.close()
 
     def _outcome(self, error: BaseException | None) -> dict[str, Any]:
-        problems = error.problems if isinstance(error, DeepsegError) else ()
-        if error is None:
-            code = 0
-        elif isinstance(error, DeepsegError):
-            code = error.exit_code
-        else:
-            code = _exit_code(error)
+        place = "" if self._config_file is None else str(self._config_file)
+        problems = error.at(place).problems if isinstance(error, DeepsegError) else ()
         return {
-            "exit_code": code,
+            "exit_code": exit_code(error),
             "errors": [vars(problem) for problem in problems],
             "warnings": list(self.console.warnings),
             "session": self.path.name,
@@ -83,7 +82,11 @@ class SessionFolder:
         """The newest whole model file of this session, or None before the first epoch ended.
 
         A damaged newest file is named in a warning and the one before it is taken.
+
+        Raises:
+            DeepsegError: None is whole; starting anew would throw the session away.
         """
+        problems: list[Problem] = []
         for name in ("last.save", "previous.save"):
             path = self.models / name
             if not path.exists():
@@ -93,9 +96,13 @@ class SessionFolder:
             except DeepsegError as error:
                 if any(problem.code == "model-newer" for problem in error.problems):
                     raise
-                self.console.warn(f"{error}; continuing from the file before it")
+                problems += error.problems
                 continue
+            for problem in problems:
+                self.console.warn(f"{problem}; continuing from {path}")
             return path
+        fix = "copy the file again, or remove it to begin the session anew"
+        raise_if_any(replace(problem, fix=fix) for problem in problems)
         return None
 
     def keep(
@@ -140,14 +147,6 @@ class SessionFolder:
     def _write_records(self, records: list[dict[str, Any]]) -> None:
         from_text = "".join(json.dumps(record) + "\n" for record in records)
         write_text(self.path / "metrics.jsonl", from_text)
-
-
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    if isinstance(error, SystemExit) and isinstance(error.code, int):
-        return error.code
-    return 137 if isinstance(error, MemoryError) else 1
 
 
 def _locked(path: Path) -> TextIO:

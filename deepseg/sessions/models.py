@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,22 +50,17 @@ class Model:
         return layout(self.config).vision(self.config.context_alignment)
 
     def network(self) -> Network:
-        """The network with these weights, on the CPU.
-
-        Raises:
-            DeepsegError: ``weights-do-not-fit``, if settings and weights do not belong together.
-        """
+        """The network with these weights, on the CPU."""
         network = Network(self.config, rng=torch.Generator())
-        problems = _misfits(network, self.weights)
-        if problems:
-            raise DeepsegError(*problems).at(self.origin)
         network.load_state_dict(self.weights)
         return network
 
 
-def _misfits(network: Network, weights: dict[str, Tensor]) -> list[Problem]:
+def _misfits(config: ModelConfig, weights: Mapping[str, Tensor]) -> list[Problem]:
+    """Weights that are not those of the network that ``config`` describes."""
+    network = Network(config, rng=torch.Generator())
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    found = {name: tuple(t.shape) for name, t in weights.items() if isinstance(t, Tensor)}
     return [
         Problem(
             code="weights-do-not-fit",
@@ -74,6 +70,21 @@ def _misfits(network: Network, weights: dict[str, Tensor]) -> list[Problem]:
         )
         for name in sorted(wanted.keys() | found.keys())
         if wanted.get(name) != found.get(name)
+    ]
+
+
+def _broken(weights: Mapping[str, Tensor]) -> list[Problem]:
+    names = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if not names:
+        return []
+    return [
+        Problem(
+            code="weights-not-finite",
+            got=f"infinite or undefined numbers in {', '.join(names[:3])}"
+            + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
+            expected="finite numbers",
+            fix="use an earlier file of the same session",
+        )
     ]
 
 
@@ -95,7 +106,8 @@ def read_model(path: Path) -> Model:
     """The model in a `.save`.
 
     Raises:
-        DeepsegError: The file is missing, damaged, newer, or not a `.save`.
+        DeepsegError: The file is missing, damaged, newer, not a `.save`, or its settings and
+            weights do not belong together.
     """
     save = read_save(path)
     try:
@@ -113,6 +125,9 @@ def read_model(path: Path) -> Model:
                 where=str(path),
             )
         ) from error
+    problems = _misfits(config, save.weights) or _broken(save.weights)
+    if problems:
+        raise DeepsegError(*problems).at(str(path))
     return Model(
         config=config,
         weights=dict(save.weights),

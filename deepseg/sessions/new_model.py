@@ -50,15 +50,17 @@ def _free_path(config: ModelConfig) -> Path:
     return path
 
 
-def _not_there_yet(path: Path) -> Path:
-    if path.exists():
-        raise DeepsegError(
-            Problem(
-                code="file-exists",
-                got="a file that is already there",
-                expected="a name that is free",
-                fix="choose another -out, or remove the file",
-                where=str(path),
+def _not_there_yet(out: Path) -> Path:
+    path = out if out.suffix == ".save" or not out.name else out.with_name(f"{out.name}.save")
+    for taken in (out, path):
+        if taken.exists():
+            raise DeepsegError(
+                Problem(
+                    code="file-exists",
+                    got="a folder of this name" if taken.is_dir() else "a file that is there",
+                    expected="a name that is free",
+                    fix="choose another -out, or remove the file",
+                    where=str(taken),
+                )
             )
-        )
-    return path if path.suffix == ".save" else path.with_name(f"{path.name}.save")
+    return path

@@ -14,6 +14,8 @@ from deepseg.report.console import Console
 from deepseg.training.optimization import Optimizer
 from deepseg.version import VERSION
 
+WITHOUT_EFFECT = ("model", "workers", "output", "cache", "tensorboard")  # on what is learnt
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -60,9 +62,9 @@ def restored(
     """
     if training is None:
         return Progress()
-    old, new = training["settings"], config.model_dump(mode="json")
+    old, new = _flat(training["settings"]), _flat(config.model_dump(mode="json"))
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and key not in ("model", "workers"):
+        if old.get(key) != new.get(key) and key not in WITHOUT_EFFECT:
             console.warn(f"{key} changed since the last epoch: {old.get(key)} → {new.get(key)}")
     facts = machine_facts(next(iter(optimizer.weights.values())).device)
     for key, value in facts.items():
@@ -74,6 +76,17 @@ def restored(
     else:
         console.warn(f"a new {config.optimiser.name} optimiser begins without the state of the old")
     return Progress(training["epoch"], tuple(training["scores"]), training["best"])
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every value under its whole key, such as ``training.batch_size``."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def machine_facts(device: torch.device) -> dict[str, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
+from operator import sub
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from deepseg.config.model import ModelConfig, cube
 from deepseg.config.testing import TestConfig
 from deepseg.data.cases import Case
 from deepseg.errors import DeepsegError, Problem, SomeCasesFailed, raise_if_any
+from deepseg.geometry.boxes import text
 from deepseg.inference.metrics import FOREGROUND, Scores, summary
 from deepseg.model.layout import layout
 from deepseg.model.network import Network
@@ -58,7 +60,7 @@ def segment(
     loaded = load(TestConfig, config_file)
     config = loaded.config
     computer = chosen_device(device)
-    with SessionFolder(config.folder, quiet=quiet) as folder:
+    with SessionFolder(config.folder, config_file=config_file, quiet=quiet) as folder:
         console = folder.console
         announce(console, f"test {config.name}", loaded.warnings, computer)
         model = _model(config, model_file)
@@ -80,7 +82,7 @@ def segment(
                 if not config.keep_going:
                     raise
                 failures += error.at(case.name).problems
-                console.error(f"{case.name}: {error}")
+                console.warn(f"no result for {case.name}; going on with the other cases")
         _write_tables(folder.path, results, scores)
         _show_scores(console, scores)
         console.say(f"results in {folder.path}")
@@ -129,8 +131,10 @@ def check_wishes(config: TestConfig, model: ModelConfig) -> None:
     """Refuse what the test file asks for and the model does not have.
 
     Raises:
-        DeepsegError: ``class-unknown``, ``layer-unknown`` or ``name-twice``.
+        DeepsegError: ``class-unknown``, ``layer-unknown``, ``name-twice`` or
+            ``segment-too-small``.
     """
+    raise_if_any(_tile_problems(config, model))
     wanted_probabilities(model, config.save)
     wanted_feature_maps(layout(model), config.save)
     last = len(model.classes) - 1
@@ -153,6 +157,17 @@ def check_wishes(config: TestConfig, model: ModelConfig) -> None:
         )
         for name in sorted({FOREGROUND, *model.classes} & config.groups.keys())
     )
+
+
+def _tile_problems(config: TestConfig, model: ModelConfig) -> Iterator[Problem]:
+    smallest = model.smallest_segment
+    if config.tile is not None and min(map(sub, cube(config.tile), smallest)) < 0:
+        yield Problem(
+            code="segment-too-small",
+            got=f"tile of {text(cube(config.tile))} voxels",
+            expected=f"at least {text(smallest)}, the receptive field",
+            fix="enlarge the tile, or leave it out",
+        )
 
 
 def _one_case(

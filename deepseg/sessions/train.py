@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from deepseg.config.loading import load
 from deepseg.config.training import TrainConfig
-from deepseg.data.stream import SegmentRules, SegmentSource, Stream
+from deepseg.data.stream import Stream
 from deepseg.errors import DeepsegError, Problem
-from deepseg.model.network import Network
-from deepseg.randomness import Purpose, torch_seed
-from deepseg.report.console import Console
-from deepseg.sessions.cases import CheckedCases, prepared_cases, training_and_held_out
+from deepseg.sessions.cases import CheckedCases, training_and_held_out
 from deepseg.sessions.devices import chosen_device
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.models import Model, read_model, read_or_make_model, to_save
-from deepseg.sessions.progress import Progress, restored
-from deepseg.sessions.records import (
-    announce,
-    best_score,
-    epoch_record,
-    schedule_score,
-    show_progress,
-)
+from deepseg.sessions.models import Model, read_model, read_or_make_model
+from deepseg.sessions.records import announce
+from deepseg.sessions.sources import training_source, validation_source
 from deepseg.sessions.tables import network_table
+from deepseg.sessions.training_run import TrainingRun
 from deepseg.sessions.volumes import validate_on_volumes
-from deepseg.training.freezing import freeze, trainable
-from deepseg.training.optimization import Optimizer
-from deepseg.training.schedule import learning_rate, momentum
-from deepseg.training.trainer import Outcome, Tally, train_on, validate_on
 
 
 def train(
@@ -56,46 +40,34 @@ def train(
     loaded = load(TrainConfig, config_file)
     config = loaded.config
     computer = chosen_device(device)
-    with SessionFolder(config.folder, quiet=quiet) as folder:
+    with SessionFolder(config.folder, config_file=config_file, quiet=quiet) as folder:
         console = folder.console
         announce(console, f"train {config.name}", loaded.warnings, computer)
         model = _starting_model(folder, config, model_file)
         network_table(console, model.config)
-        training, held_out = training_and_held_out(
-            config, model.config, console, cache=_cache(folder, config)
-        )
-        network = model.network().to(computer)
-        frozen = freeze(network, config.freeze)
-        optimizer = Optimizer(trainable(network), config.optimiser)
-        progress = restored(model.training, config, optimizer, console)
-        folder.forget_from(progress.epoch)
-        if frozen:
-            console.say(f"frozen: {', '.join(frozen)}")
-        console.say(f"weights: {model.origin}; epoch {progress.epoch} of {config.epochs}")
-        prepared = replace(
-            model, preparation=config.preparation, spacing_mm=_spacing_mm(config, training)
-        )
-        with _stream(folder, config, prepared, training, first=progress.epoch) as stream:
-            judged = _validation_source(folder, config, prepared, held_out)
-            while progress.epoch < config.epochs:
-                started = time.monotonic()
-                optimizer.learning_rate = learning_rate(
-                    config.schedule, config.optimiser.learning_rate, epoch=progress.epoch,
-                    epochs=config.epochs, history=progress.scores,
-                )  # fmt: skip
-                optimizer.momentum = momentum(
-                    config.schedule, config.optimiser, epoch=progress.epoch, epochs=config.epochs
-                )
-                outcome = _train_epoch(stream, network, optimizer, config, progress, console)
-                samples = _validate_samples(judged, network, config)
+        cache = folder.path / "cache" if config.cache is None else config.cache
+        training, held_out = training_and_held_out(config, model.config, console, cache=cache)
+        run = TrainingRun(folder, config, _with_preparation(model, config, training), computer)
+        _say_where_it_stands(run)
+        if run.is_finished:
+            console.say("nothing is left to do; raise epochs to train on")
+            return folder.models / "last.save"
+        source = training_source(training, model, config, cache=cache, console=console)
+        judged = validation_source(held_out, model, config, cache=cache, console=console)
+        with Stream(
+            source,
+            batch_size=config.training.batch_size,
+            workers=config.workers,
+            first=run.progress.epoch * config.subepochs,
+            pin=computer.type == "cuda",
+        ) as stream:
+            while not run.is_finished:
+                outcome = run.train(stream)
+                samples = run.validate(judged)
                 volumes = validate_on_volumes(
-                    network, held_out, folder, config, epoch=progress.epoch
+                    run.network, held_out, folder, config, epoch=run.progress.epoch
                 )
-                record = epoch_record(
-                    progress.epoch, time.monotonic() - started, optimizer, model.config,
-                    outcome, samples, volumes,
-                )  # fmt: skip
-                progress = _keep(folder, config, prepared, network, optimizer, progress, record)
+                run.keep(outcome, samples, volumes)
         return folder.models / "last.save"
 
 
@@ -123,138 +95,21 @@ def _starting_model(folder: SessionFolder, config: TrainConfig, model_file: Path
     return replace(read_or_make_model(path, seed=config.seed), training=None)
 
 
-def _cache(folder: SessionFolder, config: TrainConfig) -> Path:
-    return folder.path / "cache" if config.cache is None else config.cache
+def _with_preparation(model: Model, config: TrainConfig, training: CheckedCases) -> Model:
+    """The model with the preparation and voxel size that it learns with from now on.
 
-
-def _spacing_mm(config: TrainConfig, training: CheckedCases) -> tuple[float, float, float] | None:
-    """Voxel size that the network learns at; that of the first case where all keep their own."""
+    The voxel size is that of the first case where all keep their own.
+    """
     wanted = config.preparation.spacing_mm
-    return training.facts[0].spacing_mm if wanted is None else wanted
-
-
-def _stream(
-    folder: SessionFolder, config: TrainConfig, model: Model, cases: CheckedCases, *, first: int
-) -> Stream:
-    own = config.training
-    source = _source(
-        folder, config, model, cases,
-        SegmentRules(
-            sampling=own.sampling,
-            classes=model.config.classes,
-            vision=model.vision,
-            size=model.config.segment_sizes["train"],
-            segments=own.segments_per_subepoch,
-            cases=own.cases_per_subepoch,
-            augmentation=own.augmentation,
-            seed=config.seed,
-            is_training=True,
-        ),
-        what="training cases",
-    )  # fmt: skip
-    return Stream(
-        source, batch_size=own.batch_size, workers=config.workers, first=first * config.subepochs
+    return replace(
+        model,
+        preparation=config.preparation,
+        spacing_mm=training.facts[0].spacing_mm if wanted is None else wanted,
     )
 
 
-def _validation_source(
-    folder: SessionFolder, config: TrainConfig, model: Model, cases: CheckedCases | None
-) -> SegmentSource | None:
-    if config.validation is None or config.validation.samples is None or cases is None:
-        return None
-    own = config.validation.samples
-    return _source(
-        folder, config, model, cases,
-        SegmentRules(
-            sampling=own.sampling,
-            classes=model.config.classes,
-            vision=model.vision,
-            size=model.config.segment_sizes["validation"],
-            segments=own.segments,
-            cases=own.cases,
-            augmentation=None,
-            seed=config.seed,
-            is_training=False,
-        ),
-        what="validation cases",
-    )  # fmt: skip
-
-
-def _source(
-    folder: SessionFolder, config: TrainConfig, model: Model, cases: CheckedCases,
-    rules: SegmentRules, *, what: str,
-) -> SegmentSource:  # fmt: skip
-    cache = _cache(folder, config)
-    folders = prepared_cases(
-        cases, config.preparation, model.config.channels, cache, folder.console, what=what
-    )
-    source = SegmentSource(folders, rules)
-    empty = source.without_candidates()
-    for name in empty:
-        folder.console.warn(f"case {name} has no voxel to centre a segment on and is left out")
-    if len(empty) == len(folders):
-        raise DeepsegError(
-            Problem(
-                code="nothing-to-sample",
-                got=f"no voxel to centre a segment on in any of the {what}",
-                expected="at least one case with voxels inside its ROI",
-                fix="look at the ROI masks and weight maps",
-            )
-        )
-    return source
-
-
-def _train_epoch(
-    stream: Stream, network: Network, optimizer: Optimizer, config: TrainConfig,
-    progress: Progress, console: Console,
-) -> Outcome:  # fmt: skip
-    tally = Tally(len(network.config.classes))
-    title = f"epoch {progress.epoch + 1} of {config.epochs}"
-    with console.progress(title, stream.steps * config.subepochs) as advance:
-        for subepoch in range(config.subepochs):
-            # Dropout masks come from torch's generator, which is counted like all randomness.
-            torch.manual_seed(torch_seed(config.seed, Purpose.DROPOUT, progress.epoch, subepoch))
-            train_on(
-                stream.subepoch(), network, optimizer, config.loss, epoch=progress.epoch,
-                epochs=config.epochs, tally=tally,
-                on_step=lambda value: advance(note=f"loss {value:.4f}"),
-            )  # fmt: skip
-    return tally.outcome()
-
-
-def _validate_samples(
-    source: SegmentSource | None, network: Network, config: TrainConfig
-) -> Outcome | None:
-    if source is None or config.validation is None or config.validation.samples is None:
-        return None
-    batch_size = config.validation.samples.batch_size
-    with Stream(source, batch_size=batch_size, workers=config.workers, first=0) as stream:
-        return validate_on(stream.subepoch(), network, config.loss)
-
-
-def _keep(
-    folder: SessionFolder, config: TrainConfig, model: Model, network: Network,
-    optimizer: Optimizer, progress: Progress, record: dict[str, Any],
-) -> Progress:  # fmt: skip
-    reached = progress.after(
-        schedule_score(record), best_score(record, on_volumes=_judges_volumes(config))
-    )
-    is_best = reached.best is not None and reached.best != progress.best
-    every = config.checkpoints.every
-    kept = every is not None and reached.epoch % every == 0
-    save = to_save(
-        replace(
-            model,
-            weights=dict(network.state_dict()),
-            training=reached.saved(config, optimizer),
-            provenance={**model.provenance, f"trained by {config.name}": f"{reached.epoch} epochs"},
-        )
-    )
-    name = f"epoch-{reached.epoch:04d}.save" if kept else None
-    folder.keep(save, {**record, "best": is_best}, is_best=is_best, name=name)
-    show_progress(folder, config)
-    return reached
-
-
-def _judges_volumes(config: TrainConfig) -> bool:
-    return config.validation is not None and config.validation.volumes is not None
+def _say_where_it_stands(run: TrainingRun) -> None:
+    say = run.folder.console.say
+    if run.frozen:
+        say(f"frozen: {', '.join(run.frozen)}")
+    say(f"weights: {run.model.origin}; epoch {run.progress.epoch} of {run.config.epochs}")

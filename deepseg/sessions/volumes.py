@@ -185,7 +185,7 @@ def case_scores(
     assert result.truth is not None
     return class_scores(
         result.labels, result.truth, classes=model.classes, groups=groups,
-        spacing_mm=result.source.geometry.spacing_mm,
+        spacing_mm=result.source.geometry.spacing_mm, voxel_ml=result.source.geometry.voxel_ml,
     )  # fmt: skip
 
 

@@ -1,18 +1,20 @@
 """The `.save` file: a model with everything that belongs to it, as plain data.
 
 It holds tensors, text, numbers, lists and dictionaries only, and is read without running anything
-from it. Every byte is checked against the checksums of its zip container before it is trusted.
+from it. The content is checked against the checksums of its zip container before it is trusted.
 What the settings mean is known higher up; here they are JSON-like dictionaries.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -23,6 +25,18 @@ from deepseg.storage.atomic import writable, write_bytes
 from deepseg.version import VERSION
 
 FORMAT = 1
+
+# What torch's reader and zipfile raise at content that no torch.save has written.
+_GARBLED = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -51,20 +65,24 @@ class SaveFile:
 def write_save(path: Path, content: SaveFile) -> Path:
     """Write ``content``; ``path`` holds the old file or the new one, never half of one.
 
+    Returns:
+        ``path``.
+
     Raises:
         OutputNotWritable: The disk is full or the folder not writable.
+        TypeError: ``content`` holds what is not plain data; nothing is written.
     """
     record = {"format": FORMAT, **{key: _plain(v) for key, v in vars(content).items()}}
     buffer = io.BytesIO()  # torch's own file writer hides what the system says against writing
     torch.save(record, buffer)
-    with writable(path):
+    with writable(path), contextlib.suppress(FileExistsError):  # write_bytes reports that better
         path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, buffer.getvalue())
     return path
 
 
 def _plain(value: Any) -> Any:
-    """Tensors on the CPU; mappings and sequences as the plain types that may be read back.
+    """Tensors on the CPU; mappings and sequences as dictionaries and lists.
 
     Raises:
         TypeError: Anything else; `read_save` would refuse it.
@@ -72,7 +90,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().cpu().contiguous()
     if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {_plain(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     if value is None or type(value) in (str, int, float, bool):
@@ -81,7 +99,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_save(path: Path) -> SaveFile:
-    """Read a `.save`, tensors on the CPU.
+    """Read a `.save`, tensors on the CPU; sequences in its dictionaries come back as lists.
 
     Raises:
         DeepsegError: ``model-missing``, ``model-damaged``, ``model-refused`` or ``model-newer``.
@@ -91,9 +109,9 @@ def read_save(path: Path) -> SaveFile:
         record = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused(path, "objects that are not plain data") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except _GARBLED as error:
         raise _damaged(path, "content that cannot be read") from error
-    if not isinstance(record, dict) or "format" not in record or "weights" not in record:
+    if not isinstance(record, dict) or not isinstance(record.get("format"), int):
         raise _refused(path, "a file that deepseg did not write")
     if record["format"] > FORMAT:
         raise DeepsegError(
@@ -105,7 +123,11 @@ def read_save(path: Path) -> SaveFile:
                 where=str(path),
             )
         )
+    if not isinstance(record.get("model"), dict) or not isinstance(record.get("weights"), dict):
+        raise _refused(path, "a file that deepseg did not write")
     fields = {key: value for key, value in record.items() if key in SaveFile.__dataclass_fields__}
+    if isinstance(fields.get("spacing_mm"), list):
+        fields["spacing_mm"] = tuple(fields["spacing_mm"])
     return SaveFile(**fields)
 
 
@@ -124,10 +146,13 @@ def _check_container(path: Path) -> None:
         )
     try:
         with zipfile.ZipFile(path) as container:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in container.infolist()):
-                raise _refused(path, "a compressed container, which torch does not write")
+            for entry in container.infolist():
+                if ".." in PurePosixPath(entry.filename).parts:
+                    raise _refused(path, f"an entry {entry.filename!r} outside its container")
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise _refused(path, "a compressed container, which torch does not write")
             damaged = container.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, *_GARBLED) as error:
         raise _damaged(path, "no complete zip container") from error
     if damaged is not None:
         raise _damaged(path, f"a wrong checksum of {damaged}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from deepseg.config.training import Freeze
+from deepseg.errors import DeepsegError, Problem
 from deepseg.model.layers import Norm
 from deepseg.model.network import Network
 
@@ -16,9 +17,18 @@ def freeze(network: Network, settings: Freeze) -> tuple[str, ...]:
     they are, also in training. Freezing the head freezes its class bias.
 
     Raises:
-        DeepsegError: ``layer-unknown``.
+        DeepsegError: ``layer-unknown``, or ``everything-frozen`` if no layer is left to learn.
     """
     frozen = network.layout.addresses(settings.layers)
+    if len(frozen) == len(list(network.layers())):
+        raise DeepsegError(
+            Problem(
+                code="everything-frozen",
+                got=f"all {len(frozen)} layers frozen",
+                expected="at least one layer that learns",
+                fix="leave a layer out of freeze.layers, such as the head",
+            )
+        )
     for layer in network.layers():
         layer.is_frozen = layer.plan.address in frozen
         layer.requires_grad_(not layer.is_frozen)

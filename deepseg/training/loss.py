@@ -102,7 +102,8 @@ def class_weights(
 ) -> Tensor:
     """``(K,)``: weights of the cross-entropy in an epoch, counted from 0.
 
-    Full weights until the first epoch of ``fade``, 1 from the last on, linear in between.
+    Full weights until the first epoch of ``fade``, 1 from the last on, linear in between. Weights
+    by frequency are ``voxels / K / voxels of the class``, of the known voxels in the batch.
     """
     ones = torch.ones(classes, device=labels.device)
     if settings is None:
@@ -114,4 +115,4 @@ def class_weights(
         full = (counts.sum() / classes) / (counts + LOG_FLOOR)
     first, last = (0, epochs) if settings.fade is None else settings.fade
     faded = (min(max(epoch, first), last) - first) / (last - first)
-    return full + (ones - full) * faded
+    return full * (1 - faded) + ones * faded

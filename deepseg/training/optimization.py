@@ -9,7 +9,7 @@ whatever the order of its layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -26,6 +26,7 @@ class Optimizer:
     Attributes:
         learning_rate: Of the next step; the schedule sets it.
         momentum: Of the next step, where the method has one.
+        steps: Updates by weight name; the corrections of Adam follow from them.
         state: Tensors by weight name, such as ``velocity`` and ``square``.
     """
 
@@ -34,7 +35,7 @@ class Optimizer:
         self.weights = dict(weights)
         self.learning_rate = settings.learning_rate
         self.momentum = settings.momentum if isinstance(settings, WithMomentum) else 0.0
-        self.steps = 0
+        self.steps = dict.fromkeys(self.weights, 0)
         self.state: dict[str, State] = {
             name: {kind: torch.zeros_like(weight) for kind in _kinds(settings)}
             for name, weight in self.weights.items()
@@ -48,15 +49,17 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """One update of every weight that has a gradient."""
-        self.steps += 1
         active = [name for name, weight in self.weights.items() if weight.grad is not None]
+        if not active:
+            return
+        for name in active:
+            self.steps[name] += 1
+        steps_done = [self.steps[name] for name in active]
         weights: list[Tensor] = [self.weights[name] for name in active]
         gradients = [g for name in active if (g := self.weights[name].grad) is not None]
         states = {
             kind: [self.state[name][kind] for name in active] for kind in _kinds(self.settings)
         }
-        if not active:
-            return
         match self.settings:
             case Rmsprop():
                 self._rmsprop(weights, gradients, states, self.settings)
@@ -64,9 +67,9 @@ class Optimizer:
                 steps = torch._foreach_mul(gradients, self._scale(self.settings))
                 self._with_momentum(weights, steps, states["velocity"], self.settings)
             case Adam():
-                self._adam(weights, gradients, states, self.settings)
+                self._adam(weights, gradients, states, steps_done, self.settings)
             case AdamW():
-                self._adamw(weights, gradients, states, self.settings)
+                self._adamw(weights, gradients, states, steps_done, self.settings)
 
     def _scale(self, settings: WithMomentum) -> float:
         normaliser = 1 - self.momentum if settings.normalised_momentum else 1.0
@@ -108,28 +111,33 @@ class Optimizer:
         weights: list[Tensor],
         gradients: list[Tensor],
         states: Mapping[str, list[Tensor]],
+        steps: Sequence[int],
         settings: Adam,
     ) -> None:
         means, squares = self._moments(gradients, states, settings)
-        correction = math.sqrt(1 - settings.beta2**self.steps) / (1 - settings.beta1**self.steps)
         roots = torch._foreach_sqrt(squares)
         torch._foreach_add_(roots, settings.epsilon)
-        torch._foreach_addcdiv_(weights, means, roots, -self.learning_rate * correction)
+        factors = [
+            -self.learning_rate * math.sqrt(1 - settings.beta2**t) / (1 - settings.beta1**t)
+            for t in steps
+        ]
+        torch._foreach_addcdiv_(weights, means, roots, factors)
 
     def _adamw(
         self,
         weights: list[Tensor],
         gradients: list[Tensor],
         states: Mapping[str, list[Tensor]],
+        steps: Sequence[int],
         settings: AdamW,
     ) -> None:
         torch._foreach_mul_(weights, 1 - self.learning_rate * settings.weight_decay)
         means, squares = self._moments(gradients, states, settings)
         roots = torch._foreach_sqrt(squares)
-        torch._foreach_div_(roots, math.sqrt(1 - settings.beta2**self.steps))
+        torch._foreach_div_(roots, [math.sqrt(1 - settings.beta2**t) for t in steps])
         torch._foreach_add_(roots, settings.epsilon)
-        step = -self.learning_rate / (1 - settings.beta1**self.steps)
-        torch._foreach_addcdiv_(weights, means, roots, step)
+        factors = [-self.learning_rate / (1 - settings.beta1**t) for t in steps]
+        torch._foreach_addcdiv_(weights, means, roots, factors)
 
     def _moments(
         self,
@@ -144,17 +152,15 @@ class Optimizer:
         return means, squares
 
     def saved(self) -> dict[str, Any]:
-        """Everything from which the optimiser goes on."""
-        return {"name": self.settings.name, "steps": self.steps, "state": self.state}
+        """Everything from which the optimiser goes on; its tensors are the live ones."""
+        return {"name": self.settings.name, "steps": dict(self.steps), "state": self.state}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Go on from what `saved` gave; weights without saved state start anew."""
-        self.steps = int(saved["steps"])
-        for name, kinds in self.state.items():
-            for kind, tensor in kinds.items():
-                old = saved["state"].get(name, {}).get(kind)
-                if old is not None:
-                    tensor.copy_(old)
+        for name in self.weights.keys() & saved["state"].keys():
+            self.steps[name] = int(saved["steps"][name])
+            for kind, tensor in self.state[name].items():
+                tensor.copy_(saved["state"][name][kind])
 
 
 def _kinds(settings: Optimiser) -> tuple[str, ...]:

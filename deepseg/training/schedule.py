@@ -79,13 +79,20 @@ def _done(epoch: int, wait: float, epochs: int) -> float:
 
 
 def _plateau(schedule: Plateau, initial: float, history: Sequence[float | None]) -> float:
-    """Divides after ``patience`` epochs in a row without improvement, as Keras counts them."""
+    """Divides after ``patience`` scores in a row without improvement, as Keras counts them.
+
+    Epochs without a score do not count; a rate that starts below the smallest one stays.
+    """
     rate, best, waited = initial, -math.inf, 0
     for score in history:
-        if score is not None and score > best + schedule.min_improvement:
+        if score is None:
+            continue
+        if score > best + schedule.min_improvement:
             best, waited = score, 0
-        else:
-            waited += 1
-            if waited >= schedule.patience:
-                rate, waited = max(rate / schedule.divide_by, schedule.min_learning_rate), 0
+            continue
+        waited += 1
+        if waited >= schedule.patience:
+            waited = 0
+            if rate > schedule.min_learning_rate:
+                rate = max(rate / schedule.divide_by, schedule.min_learning_rate)
     return rate

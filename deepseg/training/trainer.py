@@ -94,6 +94,8 @@ def train_on(
 ) -> None:
     """One optimiser step for every batch.
 
+    A batch whose loss is not finite changes no weight.
+
     Args:
         batches: The segments.
         network: On the device that computes.
@@ -105,7 +107,8 @@ def train_on(
         on_step: Called with the loss of every step.
 
     Raises:
-        NumericalFailure: ``loss-not-finite``, naming the cases of the batch.
+        NumericalFailure: ``loss-not-finite``, naming the cases of the batch;
+            ``weights-not-finite``, if the last steps left such weights or statistics.
     """
     network.train()
     device = next(network.parameters()).device
@@ -124,6 +127,7 @@ def train_on(
         optimizer.step()
         tally.add(value, result.parts, logits, batch)
         on_step(value)
+    _check_weights(network, optimizer)
 
 
 @torch.inference_mode()
@@ -162,3 +166,19 @@ def _check_finite(value: float, batch: Batch, optimizer: Optimizer) -> None:
             "cases; the model of the last finished epoch is kept",
         )
     )
+
+
+def _check_weights(network: Network, optimizer: Optimizer) -> None:
+    """A step can break weights that no later batch of the epoch would bring to light."""
+    broken = [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]
+    if broken:
+        raise NumericalFailure(
+            Problem(
+                code="weights-not-finite",
+                got=f"infinite or undefined numbers in {', '.join(broken[:3])}"
+                + (f" and {len(broken) - 3} more" if len(broken) > 3 else ""),
+                expected="finite numbers",
+                fix=f"lower the learning rate (now {optimizer.learning_rate:g}); the model of the "
+                "last finished epoch is kept",
+            )
+        )

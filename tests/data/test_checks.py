@@ -1,11 +1,7 @@
 """Checks: whatever can be wrong with a case is found, and nothing is said of a clean one."""
 
 import json
-import multiprocessing
 import os
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import nibabel

@@ -41,9 +41,7 @@ margins = st.tuples(*[st.tuples(*[st.integers(0, 4)] * 3)] * 2)
 
 @settings(max_examples=60, deadline=None)
 @given(start=starts, step=steps, count=counts, margin=margins)
-def test_a_lattice_reads_the_reflected_image_and_the_corner_mean_beyond(
-    start, step, count, margin
-):
+def test_a_lattice_reads_the_reflected_image_and_the_corner_mean_beyond(start, step, count, margin):
     padded = np.pad(IMAGE, [(0, 0), *zip(*margin, strict=True)], "reflect")
     ends = np.ix_([0, 1], *[[0, -1]] * 3)
     outside = padded[ends].reshape(2, 8).mean(1)
@@ -95,9 +93,7 @@ def test_turning_the_lattice_turns_the_block(turn, turned):
 
 def test_a_quarter_turn_keeps_the_shape_of_an_oblong_block():
     points = Lattice((3, 4, 1), (1, 1, 1), (3, 5, 2))
-    block = read(
-        IMAGE, points, NO_MARGIN, turn=Turn((1, 0, 2), (1, -1, 1)), centre2=(8, 12, 3)
-    )
+    block = read(IMAGE, points, NO_MARGIN, turn=Turn((1, 0, 2), (1, -1, 1)), centre2=(8, 12, 3))
     assert block.shape == (2, 3, 5, 2)
     assert block[0, 1, 2, 0] == IMAGE[0, 4, 6, 1]  # the middle stays
     assert block[0, 2, 2, 0] == IMAGE[0, 4, 5, 1]  # one along X comes from one back along Y
@@ -130,7 +126,10 @@ def test_interpolation_at_whole_voxels_is_reading():
     points = Lattice((-4, -5, -3), (2, 3, 1), (7, 6, 11))
     coordinates = np.stack(
         np.meshgrid(
-            *(a + s * np.arange(n) for a, s, n in zip(points.start, points.step, points.count, strict=True)),
+            *(
+                a + s * np.arange(n)
+                for a, s, n in zip(points.start, points.step, points.count, strict=True)
+            ),
             indexing="ij",
         ),
         -1,

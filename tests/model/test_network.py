@@ -189,7 +189,11 @@ def test_a_residual_adds_the_middle_of_the_maps_that_both_have(earlier, later):
 
 
 def test_the_centre_crop_rounds_as_deepmedic_does():
-    assert [crop_offset(larger, smaller) for larger, smaller in ((7, 4), (6, 3), (6, 4))] == [2, 1, 1]
+    assert [crop_offset(larger, smaller) for larger, smaller in ((7, 4), (6, 3), (6, 4))] == [
+        2,
+        1,
+        1,
+    ]
     assert cropped(torch.arange(6.0).view(1, 1, 6, 1, 1), (3, 1, 1)).flatten().tolist() == [1, 2, 3]
 
 
@@ -326,3 +330,20 @@ def test_depth_counts_parallel_layers_together_and_fc_layers_behind_the_longest(
     assert {layer.address: layer.depth for layer in layout(config)} == {
         "normal.1": 1, "normal.2": 2, "normal.3": 3, "sub1.1": 1, "sub1.2": 2, "fc.1": 4,
     }  # fmt: skip
+
+
+def test_dropout_masks_in_training_and_scales_in_inference():
+    config = model(
+        subsampled=None, normal={"feature_maps": [3, 4], "dropout": [0, 0.25]}, batch_norm="none",
+        activation="linear",
+    )  # fmt: skip
+    layer = built(config).normal.get_submodule("2")
+    layer.conv = torch.nn.Identity()
+    x = torch.ones(2, 3, 20, 21, 22)
+    trained = layer(x)
+    assert set(trained.unique().tolist()) == {0.0, 1.0}
+    assert trained.mean().item() == pytest.approx(0.75, abs=0.01)
+    layer.is_frozen = True
+    assert layer(x).unique().tolist() == [0.75]
+    layer.is_frozen = False
+    assert layer.eval()(x).unique().tolist() == [0.75]

@@ -1,0 +1,122 @@
+"""A network in training: what changes from epoch to epoch, and how an epoch begins and ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from deepseg.config.training import TrainConfig
+from deepseg.data.stream import SegmentSource, Stream
+from deepseg.randomness import Purpose, torch_seed
+from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.models import Model, to_save
+from deepseg.sessions.progress import restored
+from deepseg.sessions.records import best_score, epoch_record, schedule_score, show_progress
+from deepseg.training.freezing import freeze, trainable
+from deepseg.training.optimization import Optimizer
+from deepseg.training.schedule import learning_rate, momentum
+from deepseg.training.trainer import Outcome, Tally, train_on, validate_on
+
+
+class TrainingRun:
+    """The state of a training session.
+
+    Attributes:
+        network: On the device that computes.
+        optimizer: Of everything that is not frozen.
+        progress: Epochs finished and their scores.
+    """
+
+    def __init__(
+        self, folder: SessionFolder, config: TrainConfig, model: Model, device: torch.device
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.model = model
+        self.network = model.network().to(device)
+        self.frozen = freeze(self.network, config.freeze)
+        self.optimizer = Optimizer(trainable(self.network), config.optimiser)
+        self.progress = restored(model.training, config, self.optimizer, folder.console)
+        folder.forget_from(self.progress.epoch)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.progress.epoch >= self.config.epochs
+
+    def train(self, stream: Stream) -> Outcome:
+        """The next epoch, sub-epoch after sub-epoch."""
+        self._started = time.monotonic()
+        self._set_rates()
+        epoch, epochs = self.progress.epoch, self.config.epochs
+        tally = Tally(len(self.model.config.classes))
+        steps = stream.steps * self.config.subepochs
+        with self.folder.console.progress(f"epoch {epoch + 1} of {epochs}", steps) as advance:
+            for subepoch in range(self.config.subepochs):
+                # Dropout masks come from torch's generator, which is counted like all randomness.
+                torch.manual_seed(torch_seed(self.config.seed, Purpose.DROPOUT, epoch, subepoch))
+                train_on(
+                    stream.subepoch(), self.network, self.optimizer, self.config.loss,
+                    epoch=epoch, epochs=epochs, tally=tally,
+                    on_step=lambda value: advance(note=f"loss {value:.4f}"),
+                )  # fmt: skip
+        return tally.outcome()
+
+    def validate(self, source: SegmentSource | None) -> Outcome | None:
+        """Loss and counts on validation samples; None where there are none."""
+        if source is None or self.config.validation is None:
+            return None
+        assert self.config.validation.samples is not None
+        batch_size = self.config.validation.samples.batch_size
+        with Stream(source, batch_size=batch_size, workers=self.config.workers, first=0) as stream:
+            return validate_on(stream.subepoch(), self.network, self.config.loss)
+
+    def keep(
+        self, training: Outcome, samples: Outcome | None, volumes: Mapping[str, Any] | None
+    ) -> None:
+        """End the epoch: write its model, its line and its curves."""
+        seconds = time.monotonic() - self._started
+        record = epoch_record(
+            self.progress.epoch, seconds, self.optimizer, self.model.config,
+            training, samples, volumes,
+        )  # fmt: skip
+        reached = self.progress.after(
+            schedule_score(record), best_score(record, on_volumes=self._judges_volumes)
+        )
+        is_best = reached.best is not None and reached.best != self.progress.best
+        every = self.config.checkpoints.every
+        is_kept = every is not None and reached.epoch % every == 0
+        self.progress = reached
+        self.folder.keep(
+            to_save(self._as_model()),
+            {**record, "best": is_best},
+            is_best=is_best,
+            name=f"epoch-{reached.epoch:04d}.save" if is_kept else None,
+        )
+        show_progress(self.folder, self.config)
+
+    @property
+    def _judges_volumes(self) -> bool:
+        validation = self.config.validation
+        return validation is not None and validation.volumes is not None
+
+    def _set_rates(self) -> None:
+        own, epoch, epochs = self.config, self.progress.epoch, self.config.epochs
+        self.optimizer.learning_rate = learning_rate(
+            own.schedule, own.optimiser.learning_rate, epoch=epoch, epochs=epochs,
+            history=self.progress.scores,
+        )  # fmt: skip
+        self.optimizer.momentum = momentum(own.schedule, own.optimiser, epoch=epoch, epochs=epochs)
+
+    def _as_model(self) -> Model:
+        trained = {f"trained by {self.config.name}": f"{self.progress.epoch} epochs"}
+        return replace(
+            self.model,
+            weights=dict(self.network.state_dict()),
+            training=self.progress.saved(self.config, self.optimizer),
+            provenance={**self.model.provenance, **trained},
+        )

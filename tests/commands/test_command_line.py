@@ -1,0 +1,267 @@
+"""The command line: what is understood, and what is said where it is not."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+MODULE = ("-m", "deepseg.cli.main")
+
+USAGE = """\
+usage: run.py COMMAND [options]
+
+examples:
+  run.py -newModel configs/model/tiny.yaml              build a model and save it
+  run.py -train configs/train/tiny.yaml -model M.save   train it; the same command continues
+  run.py -test configs/test/tiny.yaml -model M.save     segment cases, score them
+
+run.py -help lists all options
+"""
+
+
+def test_no_arguments_give_a_short_usage_with_three_examples(run):
+    result = run()
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", USAGE)
+    assert len(USAGE.splitlines()) <= 15
+
+
+def test_the_package_starts_as_a_module_too(run):
+    result = run("-version", program=MODULE, cwd=Path(__file__).parents[2])
+    assert result.returncode == 0
+    assert re.fullmatch(r"deepseg \d+\.\d+\.\d+\n", result.stdout)
+    assert result.stderr == ""
+
+
+def test_help_names_every_command_on_stdout(command):
+    result = command("-help")
+    assert (result.returncode, result.stderr) == (0, "")
+    for name in ("-newModel", "-train", "-test", "-check", "-show", "-demo"):
+        assert f"\n  {name}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problems"),
+    [
+        pytest.param(
+            ["-trian", "train.yaml"],
+            [
+                "[command-line] got unknown option -trian; expected options as in run.py -help; "
+                "fix: correct the option; did you mean '-train'?"
+            ],
+            id="a misspelt command",
+        ),
+        pytest.param(
+            ["-train", "train.yaml", "-modle", "M.save", "-quite"],
+            [
+                "[command-line] got unknown option -modle; expected options as in run.py -help; "
+                "fix: correct the option; did you mean '-model'?",
+                "[command-line] got unknown option -quite; expected options as in run.py -help; "
+                "fix: correct the option; did you mean '-quiet'?",
+            ],
+            id="two misspelt options at once",
+        ),
+        pytest.param(
+            ["-train"],
+            [
+                "[command-line] got argument -train: expected one argument; expected options as "
+                "in run.py -help; fix: look at the examples of run.py -help"
+            ],
+            id="a command without its file",
+        ),
+        pytest.param(
+            ["-train", ""],
+            ["[command-line] got an empty name behind -train; expected a file; fix: name it"],
+            id="a file without a name",
+        ),
+        pytest.param(
+            ["train.yaml"],
+            [
+                "[command-line] got unrecognized arguments: train.yaml; expected options as in "
+                "run.py -help; fix: look at the examples of run.py -help"
+            ],
+            id="a file without a command",
+        ),
+        pytest.param(
+            ["-quiet"],
+            [
+                "[command-line] got no command; expected one of -newModel, -train, -test, -check, "
+                "-show, -demo; fix: give exactly one command"
+            ],
+            id="options only",
+        ),
+        pytest.param(
+            ["-newModel", "model.yaml", "-train", "train.yaml"],
+            [
+                "[command-line] got -newModel and -train; expected one of -newModel, -train, "
+                "-test, -check, -show, -demo; fix: give exactly one command"
+            ],
+            id="two commands",
+        ),
+        pytest.param(
+            ["-train", "train.yaml", "--train=test.yaml"],
+            [
+                "[command-line] got -train 2 times; expected every option once; "
+                "fix: remove the others"
+            ],
+            id="one command twice",
+        ),
+        pytest.param(
+            ["-test", "test.yaml", "-model", "M.save", "-load", "N.save"],
+            [
+                "[command-line] got -model 2 times; expected every option once; "
+                "fix: remove the others"
+            ],
+            id="an option and its other name",
+        ),
+        pytest.param(
+            ["-train", "train.yaml", "-out", "elsewhere", "-seed", "3"],
+            [
+                "[command-line] got -out with -train; expected -out with -newModel, -demo; "
+                "fix: remove -out",
+                "[command-line] got -seed with -train; expected -seed with -newModel; "
+                "fix: remove -seed",
+            ],
+            id="options of another command",
+        ),
+        pytest.param(
+            ["-newModel", "model.yaml", "-seed", "-1"],
+            [
+                "[command-line] got -seed -1; expected a whole number of up to 18 digits; "
+                "fix: choose another number"
+            ],
+            id="a negative seed",
+        ),
+        pytest.param(
+            ["-newModel", "model.yaml", "-seed", "7" * 5000],
+            [
+                f"[command-line] got -seed {'7' * 5000}; expected a whole number of up to 18 "
+                "digits; fix: choose another number"
+            ],
+            id="an endless seed",
+        ),
+        pytest.param(
+            ["-train", "train.yaml", "-dev", "tpu"],
+            [
+                "[device-unknown] -dev: got 'tpu'; expected cpu, cuda, cuda0, cuda1, … or auto; "
+                "fix: choose one of these"
+            ],
+            id="a device of another kind",
+        ),
+        pytest.param(
+            ["-train", "trian.yaml"],
+            [
+                "[config-file-missing] trian.yaml: got no such file; expected a config file; "
+                "fix: correct the path; did you mean 'train.yaml'?"
+            ],
+            id="a misspelt file",
+        ),
+        pytest.param(
+            ["-train", "data"],
+            [
+                "[config-file-type] data: got a file name without an ending; expected .yaml or "
+                ".yml, or .cfg for a file of DeepMedic; fix: give the path of a train file, or "
+                "rename it"
+            ],
+            id="a folder",
+        ),
+        pytest.param(
+            ["-test", "test.yaml"],
+            [
+                "[model-not-given] test.yaml: got no model; expected a .save; "
+                "fix: add -model FILE, or model: FILE to the test file"
+            ],
+            id="no model",
+        ),
+        pytest.param(
+            ["-newModel", "model.yaml", "-out", "data"],
+            [
+                "[file-exists] data: got a folder of this name; expected a name that is free; "
+                "fix: choose another -out, or remove the file"
+            ],
+            id="a model in place of a folder",
+        ),
+        pytest.param(
+            ["-check", "no\nsuch\x1b[31m.yaml"],
+            [
+                "[config-file-missing] no\\nsuch\\x1b[31m.yaml: got no such file; expected a "
+                "config file; fix: correct the path"
+            ],
+            id="a name that would steer the terminal",
+        ),
+    ],
+)
+def test_a_wrong_command_line_is_explained(refused, arguments, problems):
+    session = "results" if "-test" in arguments else None
+    assert refused(*arguments, session=session) == problems
+
+
+def test_double_dashes_work_too(command, place):
+    result = command("--newModel", "model.yaml", "--out=M.save", "--quiet")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert (place / "M.save").is_file()
+
+
+def test_a_gpu_that_is_not_there_is_refused(refused, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert refused("-train", "train.yaml", "-dev", "cuda") == [
+        "[device-absent] -dev: got cuda on a machine where torch finds 0 GPUs; expected a GPU "
+        "that is there; fix: use -dev cpu, or install a torch build for your GPU and its driver"
+    ]
+
+
+@pytest.mark.parametrize("name", ["M", "M.save"])
+def test_an_older_model_is_never_written_over(command, refused, place, name):
+    assert command("-newModel", "model.yaml", "-out", "M").returncode == 0
+    assert refused("-newModel", "model.yaml", "-out", name, "-seed", "1") == [
+        "[file-exists] M.save: got a file that is there; expected a name that is free; "
+        "fix: choose another -out, or remove the file"
+    ]
+
+
+def test_without_out_the_next_free_name_is_taken(command, place):
+    for _ in range(3):
+        assert command("-newModel", "model.yaml").returncode == 0
+    assert sorted(path.name for path in (place / "runs/models").iterdir()) == [
+        "small-2.save",
+        "small-3.save",
+        "small.save",
+    ]
+
+
+def test_the_first_twenty_of_many_problems_are_shown_and_the_rest_counted(command, place):
+    rows = "".join(f"c{number},no{number}.nii.gz,no.nii.gz,,\n" for number in range(15))
+    place.write("data/train.csv", "case,channel_T1,channel_FLAIR,labels,roi\n" + rows)
+    result = command("-check", "train.yaml")
+    assert result.returncode == 2
+    assert len(result.errors) == 21
+    assert result.errors[-1] == "ERROR … and 10 more"
+
+
+def test_a_bug_gives_one_line_and_a_file_with_its_trace(command, monkeypatch, tmp_path):
+    def broken(*_, **__):
+        raise KeyError("two\nlines")
+
+    monkeypatch.setattr("deepseg.cli.commands.build_model", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = command("-newModel", "model.yaml")
+    (trace,) = tmp_path.glob("deepseg-*.log")
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"ERROR [bug] KeyError: 'two\\nlines'; please report it with {trace}\n"
+    )
+    assert trace.read_text().startswith("Traceback")
+
+
+def test_the_reader_of_the_output_may_go_away(start, place):
+    process = start("-show", "model.yaml")
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr.read() == b""
+
+
+def test_the_demo_says_which_extra_is_missing(refused, place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nilearn", None)
+    (problem,) = refused("-demo", "-out", "demo")
+    assert problem.startswith("[demo-extra-missing] got no package nilearn")
+    assert not (place / "demo").exists()

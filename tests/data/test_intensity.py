@@ -1,0 +1,179 @@
+"""Normalisation: against hand arithmetic and the formula of each cut-off."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepseg.config.cases import ZScore
+from deepseg.data.intensity import normalised, statistics_voxels, z_score
+
+SHAPE = (2, 3, 4)
+
+
+def image(*values):
+    return np.array(values, np.float32).reshape(1, 1, -1)
+
+
+def kept(values, settings, roi=None):
+    """The values that give mean and deviation."""
+    whole = image(*values)
+    inside = whole.ravel() if roi is None else whole[np.array(roi, bool).reshape(whole.shape)]
+    return inside[statistics_voxels(inside, whole, settings)].tolist()
+
+
+def test_a_ramp_by_hand():
+    ramp = np.arange(24, dtype=np.float32).reshape(SHAPE)
+    found = z_score(ramp, None, ZScore())
+    # mean 23/2, population variance (24^2 - 1) / 12
+    assert found[1, 2, 3] == pytest.approx(11.5 / (575 / 12) ** 0.5, rel=1e-6)
+    assert found[0, 0, 0] == -found[1, 2, 3]
+    assert found.dtype == np.float32
+    assert ramp[1, 2, 3] == 23  # the argument stays
+
+
+@given(st.integers(0, 1000), st.floats(0.01, 1000), st.floats(-1e4, 1e4))
+def test_brightness_and_contrast_do_not_matter(seed, contrast, brightness):
+    one = np.random.default_rng(seed).normal(size=SHAPE)
+    expected = (one - one.mean()) / one.std()
+    found = z_score((contrast * one + brightness).astype(np.float32), None, ZScore())
+    np.testing.assert_allclose(found, expected, atol=0.2)
+    assert abs(found.mean()) < 1e-4
+    assert found.std() == pytest.approx(1, abs=1e-4)
+
+
+def test_the_roi_gives_mean_and_deviation_and_all_voxels_are_normalised():
+    roi = np.array([1, 0, 1, 0], bool).reshape(1, 1, 4)
+    found = z_score(image(2, 100, 6, 0), roi, ZScore())
+    assert found.ravel().tolist() == [-1, 48, 1, -2]  # mean 4, deviation 2
+
+
+def test_an_empty_roi_counts_as_none():
+    one = image(1, 2, 3, 7)
+    found = z_score(one, np.zeros(one.shape, bool), ZScore())
+    assert np.array_equal(found, z_score(one, None, ZScore()))
+
+
+@pytest.mark.parametrize("value", [0, 7, 0.1, -1e30])
+def test_a_constant_image_becomes_0(value):
+    constant = np.full((31, 17, 13), value, np.float32)
+    found = z_score(constant, None, ZScore())
+    assert not found.any()
+    assert found.dtype == np.float32
+
+
+def test_an_image_that_is_constant_inside_the_roi_becomes_0():
+    roi = np.array([1, 1, 0], bool).reshape(1, 1, 3)
+    assert z_score(image(5, 5, 9), roi, ZScore()).ravel().tolist() == [0, 0, 0]
+
+
+def test_small_differences_beside_a_large_mean_survive():
+    found = z_score(image(1e6, 1e6 + 1, 1e6 + 2), None, ZScore())
+    assert found.ravel().tolist() == pytest.approx([-(1.5**0.5), 0, 1.5**0.5], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "expected"),
+    [
+        pytest.param(
+            [0, 1, 2, 3, 4, 5, 6], {"cutoff_percentiles": (0, 100)}, [1, 2, 3, 4, 5],
+            id="smallest and largest are out",
+        ),
+        pytest.param(
+            # ranks 0.8 and 3.2 of 0 to 4: percentiles 8 and 62
+            [0, 10, 20, 50, 110], {"cutoff_percentiles": (20, 80)}, [10, 20, 50],
+            id="percentiles between values",
+        ),
+        pytest.param(
+            # mean 4, deviation sqrt(26): above -1.1 and below 9.1
+            [0, 1, 2, 3, 14], {"cutoff_deviations": (1, 1)}, [0, 1, 2, 3], id="within deviations",
+        ),
+        pytest.param(
+            # above 4 - 0.5 sqrt(26) = 1.45 and below 4 + 3 sqrt(26) = 19.3
+            [0, 1, 2, 3, 14], {"cutoff_deviations": (0.5, 3)}, [2, 3, 14], id="below, then above",
+        ),
+        pytest.param(
+            # mean 2, deviation 2: the bounds 0 and 4 themselves are out
+            [0, 0, 4, 4], {"cutoff_deviations": (1, 1)}, [], id="bounds are out",
+        ),
+        pytest.param([0, 1, 5, 6, 9], {"above_mean": True}, [5, 6], id="above the mean, not max"),
+        pytest.param([1, 2, 3, 3, 6], {"above_mean": True}, [], id="the mean itself is out"),
+        pytest.param(
+            # the deviations are those of all values, not of those between the percentiles
+            [0, 1, 2, 3, 14], {"cutoff_percentiles": (0, 100), "cutoff_deviations": (0.5, 3)},
+            [2, 3], id="cut-offs combine",
+        ),
+        pytest.param([0, 1, 2], {}, [0, 1, 2], id="none"),
+    ],
+)  # fmt: skip
+def test_voxels_that_pass_the_cutoffs(values, settings, expected):
+    assert kept(values, ZScore.model_validate(settings)) == expected
+
+
+def test_percentiles_and_deviations_are_those_of_the_roi():
+    values, roi = [0, 1, 2, 3, 4, 900, 900], [1, 1, 1, 1, 1, 0, 0]
+    assert kept(values, ZScore(cutoff_percentiles=(0, 100)), roi) == [1, 2, 3]
+    # of the ROI: mean 2, deviation sqrt(2)
+    assert kept(values, ZScore(cutoff_deviations=(1, 1)), roi) == [1, 2, 3]
+
+
+def test_above_mean_looks_at_the_whole_image():
+    values, roi = [0, 0, 0, 4, 6, 8, 10], [0, 0, 0, 1, 1, 1, 0]
+    # the whole image: mean 4, largest 10; the ROI alone would have 6 and 8
+    assert kept(values, ZScore(above_mean=True), roi) == [6, 8]
+
+
+def test_cutoffs_choose_the_statistics_and_clip_nothing():
+    found = z_score(image(0, 1, 5, 6, 9), None, ZScore(above_mean=True))
+    assert found.ravel().tolist() == [-11, -9, -1, 1, 7]  # mean 5.5, deviation 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "settings"),
+    [
+        pytest.param((0, 0, 4, 4), {"cutoff_deviations": (1, 1)}, id="no voxel"),
+        # mean 7, largest 20: only 9 is left
+        pytest.param((0, 1, 5, 7, 9, 20), {"above_mean": True}, id="one voxel, without deviation"),
+    ],
+)
+def test_cutoffs_that_leave_nothing_to_measure_count_as_none(values, settings):
+    found = z_score(image(*values), None, ZScore.model_validate(settings))
+    assert np.array_equal(found, z_score(image(*values), None, ZScore()))
+    assert found.any()
+
+
+NAMES = ("FLAIR", "T1c", "T2")
+
+
+def channels(settings, roi=None):
+    rng = np.random.default_rng(3)
+    images = [rng.normal(5, 2, SHAPE).astype(np.float32), None, np.full(SHAPE, 3, np.float32)]
+    return images, normalised(images, roi, settings, NAMES, SHAPE)
+
+
+def test_every_channel_is_normalised_by_itself_and_a_missing_one_is_0():
+    images, found = channels(ZScore())
+    assert found.shape == (3, *SHAPE)
+    assert found.dtype == np.float32
+    assert np.array_equal(found[0], z_score(images[0], None, ZScore()))
+    assert not found[1].any()
+    assert not found[2].any()
+
+
+def test_only_the_named_channels_are_normalised():
+    images, found = channels(ZScore(channels=("T2",)))
+    assert np.array_equal(found[0], images[0])
+    assert not found[2].any()
+
+
+def test_normalisation_can_be_left_out():
+    images, found = channels("none")
+    assert np.array_equal(found[0], images[0])
+    assert not found[1].any()
+    assert np.array_equal(found[2], images[2])
+
+
+def test_the_roi_is_that_of_all_channels():
+    roi = np.arange(24).reshape(SHAPE) % 5 == 0
+    images, found = channels(ZScore(), roi)
+    assert np.array_equal(found[0], z_score(images[0], roi, ZScore()))

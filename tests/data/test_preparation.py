@@ -1,0 +1,142 @@
+"""Preparation: what a network gets of a case, and a cache that is never wrong."""
+
+import dataclasses
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from deepseg.config.cases import Preparation, ZScore
+from deepseg.data.cases import Case
+from deepseg.data.preparation import open_prepared, prepared, prepared_folder
+
+SHAPE = (9, 12, 7)
+NAMES = ("T1", "FLAIR")
+
+
+@pytest.fixture
+def case(tmp_path) -> Case:
+    rng = np.random.default_rng(0)
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    roi = np.zeros(SHAPE, np.uint8)
+    roi[2:7, 3:9, 1:6] = 1
+    arrays = {
+        "t1": rng.normal(50, 9, SHAPE).astype(np.float32),
+        "flair": rng.normal(200, 30, SHAPE).astype(np.float32),
+        "labels": rng.integers(0, 3, SHAPE).astype(np.uint8) * 2,
+        "roi": roi,
+    }
+    paths = {}
+    for name, array in arrays.items():
+        paths[name] = tmp_path / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(array, affine), paths[name])
+    return Case(
+        name="p1",
+        channels=(paths["t1"], paths["flair"]),
+        labels=paths["labels"],
+        roi=paths["roi"],
+        weight_maps=(),
+        label_map=((4, 1),),
+        trust_arrays=False,
+        where="",
+    )
+
+
+def loaded(path):
+    return np.asarray(nib.load(path).dataobj)
+
+
+def test_channels_become_z_scores_of_the_region_of_interest(case):
+    found = prepared(case, Preparation(), NAMES)
+    roi = loaded(case.roi) > 0
+    for channel, path in zip(found.channels, case.channels, strict=True):
+        image = loaded(path).astype(np.float64)
+        expected = (image - image[roi].mean()) / image[roi].std()
+        np.testing.assert_allclose(channel, expected, atol=1e-5)
+    assert np.array_equal(found.roi, roi)
+    assert found.geometry.spacing_mm == (1.0, 2.0, 3.0)
+
+
+def test_labels_are_mapped(case):
+    expected = loaded(case.labels)
+    assert np.array_equal(
+        prepared(case, Preparation(), NAMES).labels, np.where(expected == 4, 1, expected)
+    )
+
+
+def test_only_the_channels_named_are_normalised(case):
+    found = prepared(case, Preparation(z_score=ZScore(channels=("FLAIR",))), NAMES)
+    assert np.array_equal(found.channels[0], loaded(case.channels[0]))
+    assert not np.array_equal(found.channels[1], loaded(case.channels[1]))
+
+
+def test_none_leaves_intensities_alone(case):
+    found = prepared(case, Preparation(z_score="none"), NAMES)
+    assert np.array_equal(found.channels[1], loaded(case.channels[1]))
+
+
+def test_a_missing_channel_is_the_mean_of_the_normalised_ones(case):
+    without = dataclasses.replace(case, channels=(None, case.channels[1]))
+    found = prepared(without, Preparation(), NAMES)
+    assert (found.channels[0] == 0).all()
+    assert found.source is not None
+    assert found.source.geometry.shape == SHAPE
+
+
+def test_a_case_is_resampled_to_the_wanted_voxel_size(case):
+    found = prepared(case, Preparation(resample=1.5), NAMES)
+    assert found.shape == (6, 16, 14)
+    assert found.channels.shape == (2, 6, 16, 14)
+    assert found.labels.shape == found.roi.shape == (6, 16, 14)
+    assert set(np.unique(found.labels)) <= {0, 1, 2}
+    assert found.geometry.spacing_mm == (1.5, 1.5, 1.5)
+
+
+def test_what_comes_from_the_cache_is_what_was_prepared(case, tmp_path):
+    direct = prepared(case, Preparation(), NAMES)
+    back = open_prepared(prepared_folder(case, Preparation(), NAMES, tmp_path / "cache"))
+    assert np.array_equal(back.channels, direct.channels)
+    assert np.array_equal(back.labels, direct.labels)
+    assert np.array_equal(back.roi, direct.roi)
+    assert back.geometry == direct.geometry
+    assert back.name == "p1"
+    assert isinstance(back.channels, np.memmap)
+
+
+def stamps(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_a_prepared_case_is_used_again(case, tmp_path):
+    first = prepared_folder(case, Preparation(), NAMES, tmp_path / "cache")
+    before = stamps(first)
+    assert prepared_folder(case, Preparation(), NAMES, tmp_path / "cache") == first
+    assert stamps(first) == before
+
+
+def test_a_changed_file_or_setting_is_prepared_anew(case, tmp_path):
+    cache = tmp_path / "cache"
+    folders = {prepared_folder(case, Preparation(), NAMES, cache)}
+    folders.add(prepared_folder(case, Preparation(z_score="none"), NAMES, cache))
+    folders.add(
+        prepared_folder(dataclasses.replace(case, label_map=()), Preparation(), NAMES, cache)
+    )
+    nib.save(nib.load(case.channels[0]), case.channels[0].with_name("copy.nii.gz"))
+    case.channels[0].with_name("copy.nii.gz").replace(case.channels[0])
+    folders.add(prepared_folder(case, Preparation(), NAMES, cache))
+    assert len(folders) == 4
+
+
+def test_a_damaged_cache_is_whole_again_afterwards(case, tmp_path):
+    folder = prepared_folder(case, Preparation(), NAMES, tmp_path / "cache")
+    good = (folder / "channels.npy").read_bytes()
+    harms = {
+        "channels.npy": [good[:-9] + bytes([good[-9] ^ 1]) + good[-8:], good[: len(good) // 2]],
+        "case.json": [b"", b'{"name": "p1'],
+    }
+    for name, contents in harms.items():
+        for content in contents:
+            (folder / name).write_bytes(content)
+            assert prepared_folder(case, Preparation(), NAMES, tmp_path / "cache") == folder
+            assert (folder / "channels.npy").read_bytes() == good
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]

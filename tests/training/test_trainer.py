@@ -1,0 +1,260 @@
+"""Training and validation on batches: one step by hand, a problem that is learnt, and failures."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from deepseg.config.model import ModelConfig
+from deepseg.config.training import ClassWeights, Freeze, Loss, Sgd
+from deepseg.data.stream import Batch
+from deepseg.errors import NumericalFailure
+from deepseg.inference.metrics import Confusion
+from deepseg.model.network import Network
+from deepseg.training.freezing import freeze, trainable
+from deepseg.training.loss import loss
+from deepseg.training.optimization import Optimizer
+from deepseg.training.trainer import Outcome, Tally, train_on, validate_on
+
+CLASSES = ("background", "core", "rim")
+
+
+def network(**changes):
+    config = ModelConfig.model_validate(
+        {
+            "channels": ["FLAIR"],
+            "classes": CLASSES,
+            "normal": {"feature_maps": [4, 5]},
+            "fc": {},
+            "segments": {"train": [7, 8, 9]},
+            **changes,
+        }
+    )
+    return Network(config, rng=torch.Generator().manual_seed(2))
+
+
+def batch(seed, segments=2, cases=("one", "two")):
+    """Class 0, 1 or 2 as the voxel in the middle of what the network sees is dark to bright."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=(segments, 1, 7, 8, 9))
+    labels = np.digitize(image[:, 0, 2:-2, 2:-2, 2:-2], [-0.5, 0.5])
+    return Batch((torch.tensor(image, dtype=torch.float32),), torch.tensor(labels), cases)
+
+
+def learn(net, batches, settings=Loss(), optimizer=None, epoch=0, epochs=4):  # noqa: B008
+    optimizer = Optimizer(trainable(net), Sgd(name="sgd")) if optimizer is None else optimizer
+    tally, values = Tally(3), []
+    train_on(
+        batches, net, optimizer, settings, epoch=epoch, epochs=epochs, tally=tally,
+        on_step=values.append,
+    )  # fmt: skip
+    return tally.outcome(), values
+
+
+def parameters(net):
+    return {name: weight.detach().clone() for name, weight in net.named_parameters()}
+
+
+@pytest.mark.parametrize("part", ["cross_entropy", "dice", "iou"])
+def test_the_loss_falls_and_the_voxels_are_learnt(part):
+    net = network(fc={"feature_maps": [8], "dropout": [0, 0]})
+    optimizer = Optimizer(trainable(net), Sgd(name="sgd", learning_rate=0.1, momentum=0.9))
+    settings = Loss.model_validate({"cross_entropy": 0, part: 1})
+    outcome, values = learn(net, (batch(seed) for seed in range(120)), settings, optimizer)
+    assert np.mean(values[-10:]) < 0.4 * np.mean(values[:5])
+    held_out = validate_on([batch(1000), batch(1001)], net, settings)
+    assert held_out.confusion.accuracy > 0.8
+    assert outcome.loss == pytest.approx(np.mean(values))
+
+
+def test_one_step_moves_every_weight_by_the_rate_times_its_gradient():
+    net, settings = network(), Loss(dice=0.5, l1=0.01, l2=0.02)
+    twin = copy.deepcopy(net).train()
+    one = batch(1)
+    kernels = [weight for _, weight in twin.kernels()]
+    loss(twin(one.inputs), one.labels, kernels, settings, torch.ones(3)).total.backward()
+    rule = Sgd(name="sgd", learning_rate=0.1, momentum=0.5, nesterov=False)
+    learn(net, [one], settings, Optimizer(trainable(net), rule))
+    for name, weight in twin.named_parameters():
+        torch.testing.assert_close(
+            net.get_parameter(name), weight - 0.1 * weight.grad, rtol=1e-6, atol=1e-7
+        )
+
+
+def test_gradients_of_one_batch_do_not_reach_the_next():
+    # Without momentum, two steps on the same batch must each use its own gradient only.
+    net, twin = network(batch_norm="none"), network(batch_norm="none")
+    rule = Sgd(name="sgd", learning_rate=0.1, momentum=0)
+    together = Optimizer(trainable(net), rule)
+    learn(net, [batch(1), batch(2)], optimizer=together)
+    for seed in (1, 2):
+        learn(twin, [batch(seed)], optimizer=Optimizer(trainable(twin), rule))
+    for name, weight in net.named_parameters():
+        assert torch.equal(weight, twin.get_parameter(name))
+
+
+def test_training_tells_the_loss_of_every_step_and_its_means():
+    net = network()
+    outcome, values = learn(net, [batch(seed) for seed in range(3)], Loss(dice=0.5))
+    assert len(values) == 3
+    assert outcome.loss == pytest.approx(sum(values) / 3)
+    assert list(outcome.parts) == ["cross_entropy", "dice", "l1", "l2"]
+    weighted = (
+        outcome.parts["cross_entropy"]
+        + 0.5 * outcome.parts["dice"]
+        + 1e-6 * outcome.parts["l1"]
+        + 1e-4 * outcome.parts["l2"]
+    )
+    assert weighted == pytest.approx(outcome.loss, rel=1e-5)
+
+
+def test_known_voxels_are_counted_and_unknown_ones_are_not():
+    net = network()
+    one = batch(3)
+    one.labels[0, 0] = -1
+    outcome, _ = learn(net, [one, batch(4)])
+    size = 2 * 3 * 4 * 5
+    assert outcome.confusion.classes[0].total == 2 * size - 4 * 5
+    true = sum(counts.true for counts in outcome.confusion.classes)
+    predicted = sum(counts.predicted for counts in outcome.confusion.classes)
+    assert true == predicted == 2 * size - 4 * 5
+
+
+def test_class_weights_fade_with_the_epoch():
+    settings = Loss(class_weights=ClassWeights(type="given", weights=(2, 2, 2), fade=(1, 3)))
+    plain = learn(network(), [batch(5)])[0].parts["cross_entropy"]
+    found = [
+        learn(network(), [batch(5)], settings, epoch=epoch)[0].parts["cross_entropy"]
+        for epoch in (0, 1, 2, 3)
+    ]
+    assert found == pytest.approx([2 * plain, 2 * plain, 1.5 * plain, plain], rel=1e-5)
+
+
+def test_class_weights_fade_over_all_epochs_by_default():
+    settings = Loss(class_weights=ClassWeights(type="given", weights=(3, 3, 3)))
+    plain = learn(network(), [batch(5)])[0].parts["cross_entropy"]
+    found = learn(network(), [batch(5)], settings, epoch=2, epochs=8)[0].parts["cross_entropy"]
+    assert found == pytest.approx(2.5 * plain, rel=1e-5)
+
+
+def test_validation_weighs_all_classes_the_same():
+    weighted = Loss(class_weights=ClassWeights(type="given", weights=(5, 1, 9)))
+    found = [validate_on([batch(5)], network(), s).loss for s in (Loss(), weighted)]
+    assert found[0] == found[1]
+
+
+def test_validation_is_in_evaluation_mode_and_changes_nothing():
+    net = network(normal={"feature_maps": [4, 5], "dropout": 0.5})
+    learn(net, [batch(1), batch(2)])
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    seen = []
+    outcomes = [
+        validate_on([batch(6), batch(7)], net, Loss(), on_batch=lambda: seen.append(1))
+        for _ in range(2)
+    ]
+    assert outcomes[0] == outcomes[1]
+    assert len(seen) == 4
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    expected = loss(net.eval()(batch(6).inputs), batch(6).labels, [], Loss(), torch.ones(3)).parts[
+        "cross_entropy"
+    ]
+    alone = validate_on([batch(6)], net, Loss())
+    assert alone.parts["cross_entropy"] == pytest.approx(expected.item())
+
+
+def test_training_goes_on_in_training_mode_after_validation():
+    net = network()
+    validate_on([batch(6)], net, Loss())
+    learn(net, [batch(1)])
+    assert net.training
+    assert net.state_dict()["normal.2.norm.running_mean"].abs().sum() > 0
+
+
+def test_frozen_kernels_are_not_penalised():
+    net = network()
+    freeze(net, Freeze(layers=("normal.2",)))
+    own = dict(net.kernels())
+    expected = sum(own[name].square().sum().item() for name in ("normal.1", "fc.1"))
+    assert validate_on([batch(1)], net, Loss()).parts["l2"] == pytest.approx(expected, rel=1e-5)
+    assert learn(net, [batch(1)])[0].parts["l2"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("bad", "text"), [(math.nan, "nan"), (math.inf, "nan")])
+def test_a_loss_that_is_not_finite_names_the_cases_and_changes_no_weight(bad, text):
+    net = network()
+    optimizer = Optimizer(trainable(net), Sgd(name="sgd", learning_rate=0.025))
+    poisoned = batch(2, segments=3, cases=("Zoe", "Ada", "Zoe"))
+    poisoned.inputs[0][1, 0, 3, 3, 3] = bad
+    learn(net, [batch(1)], optimizer=optimizer)
+    before, state = parameters(net), copy.deepcopy(optimizer.saved())
+    with pytest.raises(NumericalFailure) as failure:
+        learn(net, [poisoned], optimizer=optimizer)
+    assert str(failure.value) == (
+        f"[loss-not-finite] got a loss of {text} on segments of Ada, Zoe; expected a finite "
+        "number; fix: lower the learning rate (now 0.025) or look at these cases; the model of "
+        "the last finished epoch is kept"
+    )
+    assert failure.value.exit_code == 4
+    assert all(torch.equal(weight, before[name]) for name, weight in net.named_parameters())
+    assert optimizer.steps == state["steps"]
+    for name, kinds in optimizer.state.items():
+        assert torch.equal(kinds["velocity"], state["state"][name]["velocity"])
+
+
+def test_an_infinite_loss_is_refused_too():
+    net = network()
+    with torch.no_grad():
+        dict(net.kernels())["fc.1"].mul_(1e30)
+    with pytest.raises(NumericalFailure, match=r"^\[loss-not-finite\] got a loss of inf on"):
+        learn(net, [batch(1)])
+
+
+def test_weights_that_the_last_step_broke_are_found_before_they_are_saved():
+    net = network(batch_norm="none")
+    rule = Sgd(name="sgd", learning_rate=1e300, nesterov=False)
+    with pytest.raises(NumericalFailure) as failure:
+        learn(net, [batch(1)], optimizer=Optimizer(trainable(net), rule))
+    assert str(failure.value) == (
+        "[weights-not-finite] got infinite or undefined numbers in normal.1.input_bias, "
+        "normal.1.conv.weight, normal.2.input_bias and 6 more; expected finite numbers; fix: "
+        "lower the learning rate (now 1e+300); the model of the last finished epoch is kept"
+    )
+
+
+def test_statistics_that_are_not_finite_are_named():
+    net = network()
+    with torch.no_grad():
+        net.get_buffer("normal.2.norm.running_var")[1] = math.inf
+        net.get_parameter("fc.1.bias")[0] = math.nan
+    with pytest.raises(NumericalFailure) as failure:
+        learn(net, [])
+    assert str(failure.value) == (
+        "[weights-not-finite] got infinite or undefined numbers in normal.2.norm.running_var, "
+        "fc.1.bias; expected finite numbers; fix: lower the learning rate (now 0.001); the model "
+        "of the last finished epoch is kept"
+    )
+
+
+def test_the_record_of_an_outcome_names_the_classes():
+    truth = np.array([0, 0, 0, 1, 1, 2, -1])
+    prediction = np.array([0, 0, 1, 1, 2, 2, 2])
+    confusion = Confusion.of(prediction, truth, number_of_classes=3)
+    record = Outcome(0.5, {"dice": 0.25}, confusion).record(CLASSES)
+    assert record == {
+        "loss": 0.5,
+        "parts": {"dice": 0.25},
+        "accuracy": pytest.approx(4 / 6),
+        # foreground: 3 of 3 true voxels found, 4 predicted; core: 1 of 2, 2; rim: 1 of 1, 2
+        "dice": pytest.approx({"foreground": 6 / 7, "core": 2 / 4, "rim": 2 / 3}),
+        "sensitivity": pytest.approx({"foreground": 1, "core": 1 / 2, "rim": 1}),
+        "precision": pytest.approx({"foreground": 3 / 4, "core": 1 / 2, "rim": 1 / 2}),
+        "specificity": pytest.approx({"foreground": 2 / 3, "core": 3 / 4, "rim": 4 / 5}),
+    }
+
+
+def test_a_pass_over_no_batches_has_an_outcome():
+    outcome = Tally(3).outcome()
+    assert (outcome.loss, outcome.parts) == (0, {})
+    assert outcome.confusion.accuracy is None
