@@ -23,8 +23,13 @@ _PLAIN_BOX = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 def rich_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], box: Box = SIMPLE_HEAD
 ) -> Table:
-    """Rows under headings; columns that hold numbers only are aligned to the right."""
-    table = Table(box=box, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
+    """Rows under headings; columns that hold numbers only are aligned to the right.
+
+    Headings that are all empty are left out.
+    """
+    table = Table(
+        box=box, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1), show_header=any(columns)
+    )
     for index, heading in enumerate(columns):
         right = _are_numbers([row[index] for row in rows])
         table.add_column(

@@ -50,7 +50,7 @@ def _show_model(model: Model, console: Console) -> None:
     network_table(console, model.config)
     console.table(
         "layers",
-        ["layer", "depth", "maps in → out", "kernel", "norm", "activation", "with", "parameters"],
+        ["layer", "depth", "maps", "kernel", "before it", "with", "weights"],
         [_layer_row(layer) for layer in layout(model.config)],
     )
     rows = [["file or origin", model.origin], ["context", model.config.context_alignment]]
@@ -79,9 +79,8 @@ def _layer_row(layer: LayerPlan) -> list[str]:
         layer.address,
         str(layer.depth),
         f"{layer.inputs} → {layer.outputs}",
-        text(layer.kernel),
-        "batch" if layer.normalises else "bias",
-        layer.activation,
+        text(layer.kernel).replace(" ", ""),
+        f"{'norm' if layer.normalises else 'bias'}, {layer.activation}",
         ", ".join(extra for extra in extras if extra),
         f"{layer.parameters:,}",
     ]
@@ -102,4 +101,18 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 
 
 def _short(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """A value for people: no braces, and no settings that are off."""
+    match value:
+        case str():
+            return value
+        case dict():
+            set_ = {key: one for key, one in value.items() if one not in (None, False, [], {})}
+            return ", ".join(f"{key} {_short(one)}".strip() for key, one in set_.items())
+        case list():
+            return " ".join(_short(one) for one in value)
+        case None:
+            return "-"
+        case float():
+            return f"{value:.4g}"
+        case _:
+            return json.dumps(value)

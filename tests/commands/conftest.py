@@ -115,16 +115,15 @@ class Place:
     def array(self, name):
         return np.asarray(self.image(name).dataobj)
 
-    def store(self, name, array, affine=None, change=None):
-        """Write an image again with other voxels; ``change`` may alter its header."""
-        header = self.image(name).header
-        header.set_data_dtype(array.dtype)
+    def store(self, name, array, affine=None, dtype=None):
+        """Write an image again with other voxels, or at another place; ``dtype`` in the file."""
+        dtype = np.dtype(array.dtype if dtype is None else dtype)
+        header = self.image(name).header.as_byteswapped(">" if dtype.byteorder == ">" else "<")
+        header.set_data_dtype(dtype)
         image = nibabel.Nifti1Image(array, header.get_best_affine(), header)
         if affine is not None:
             image.set_qform(affine)
             image.set_sform(affine)
-        if change is not None:
-            change(image.header)
         nibabel.save(image, self.path / "data" / name)
 
     def patch(self, name, offset, new):

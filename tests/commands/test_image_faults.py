@@ -264,7 +264,7 @@ def test_label_4_without_a_class_gives_the_line_to_paste(refused, place, command
         pytest.param(
             lambda array: np.where(array == 2, np.float32(1.2), array),
             "[labels-not-integers] {}: got 116 voxels that are not a whole number, the first 1.2 "
-            "at voxel (6, 9, 10); expected whole numbers (at most 0.001 beside one); fix: give "
+            "at voxel (8, 11, 9); expected whole numbers (at most 0.001 beside one); fix: give "
             "the label file, not an image or a probability map, and resample labels with nearest "
             "neighbours",
             id="labels between two classes",
@@ -351,19 +351,23 @@ def weights(place):
 
 
 @pytest.mark.parametrize(
-    "stored",
+    ("factor", "dtype"),
     [
-        pytest.param(lambda array: array.astype(np.int64), id="64 bits"),
-        pytest.param(lambda array: array.astype(">i2"), id="big-endian"),
-        pytest.param(lambda array: array * np.float32(0.99999997), id="floats below the number"),
-        pytest.param(lambda array: array * np.float64(1.0000003), id="doubles above the number"),
+        pytest.param(1, "<i8", id="64 bits"),
+        pytest.param(1, ">i2", id="big-endian"),
+        pytest.param(0.9999999, "<f4", id="floats below the number"),
+        pytest.param(0.99999997, "<f8", id="doubles below the number"),
+        pytest.param(0.99999997, "<i2", id="integers with a slope"),
     ],
 )
 def test_labels_and_masks_mean_the_same_in_every_number_format(
-    command, place, trained, same_weights, weights, stored
+    command, place, trained, same_weights, weights, factor, dtype
 ):
     for name in (LABELS, ROI):
-        place.store(name, stored(place.array(name)))
+        array = place.array(name)
+        scaled = array.astype(dtype) if factor == 1 else array * np.float64(factor)
+        place.store(name, scaled, dtype=dtype)
+        assert (place.array(name) == array).all() == (factor == 1)
     result = command("-train", "train.yaml")
     assert (result.returncode, result.stderr) == (0, "")
     same_weights(weights, trained / "runs/training/models/last.save")
