@@ -17,9 +17,9 @@ from types import FrameType
 from rich.text import Text
 
 from deepseg.cli.arguments import Arguments, parsed, short_help
-from deepseg.errors import DeepsegError, OutOfMemory, Problem
+from deepseg.errors import DeepsegError, OutOfMemory
 from deepseg.report.streams import LenientStream, show, visible
-from deepseg.sessions.outcome import exit_code, is_out_of_memory
+from deepseg.sessions.outcome import exit_code, is_out_of_memory, problems
 
 SHOWN_PROBLEMS = 20
 TERMINATED = 143
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code (documentation/errors.md)."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     signal.signal(signal.SIGTERM, _terminated)
+    _leave_removed_folder()
     try:
         if not given:
             _say(short_help())
@@ -47,21 +48,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
-        if is_out_of_memory(error):
-            _show(OutOfMemory(_memory_problem(error)))
-        else:  # a bug: the user gets one line, its finder the whole trace
-            _say(_line(f"ERROR [bug] {type(error).__name__}: {error}; {_trace_file()}"))
+    except Exception as error:  # a bug: the user gets one line, its finder the whole trace
+        _say(_line(f"ERROR [bug] {type(error).__name__}: {error}; {_trace_file()}"))
         return exit_code(error)
     return 0
 
 
 def _run(arguments: Arguments) -> None:
     """Do what the arguments ask for; problems without a place are those of the file given."""
+    place = "" if arguments.file is None else str(arguments.file)
     try:
         _call(arguments)
     except DeepsegError as error:
-        raise error.at("" if arguments.file is None else str(arguments.file)) from error
+        raise error.at(place) from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(*problems(error)).at(place) from error
+        raise
 
 
 def _call(arguments: Arguments) -> None:
@@ -100,15 +103,6 @@ def _say(text: str) -> None:
     show(LenientStream(sys.stderr), None, Text(text))
 
 
-def _memory_problem(error: Exception) -> Problem:
-    return Problem(
-        code="out-of-memory",
-        got=str(error).split("\n")[0] or "no more memory",
-        expected="memory for all segments or tiles of one batch",
-        fix="lower batch_size, segments or tile in the config files",
-    )
-
-
 def _trace_file() -> str:
     try:
         with tempfile.NamedTemporaryFile(
@@ -118,6 +112,14 @@ def _trace_file() -> str:
     except OSError:
         return "the trace could not be written"
     return f"please report it with {Path(file.name)}"
+
+
+def _leave_removed_folder() -> None:
+    """Stand somewhere: torch's libraries do not load while the current folder does not exist."""
+    try:
+        Path.cwd()
+    except OSError:
+        os.chdir("/")
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> None:

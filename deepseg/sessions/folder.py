@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from deepseg.errors import DeepsegError, FolderInUse, Problem, raise_if_any
 from deepseg.report.console import Console
-from deepseg.sessions.outcome import exit_code
+from deepseg.sessions.outcome import exit_code, problems
 from deepseg.storage.atomic import writable, write_json, write_text
 from deepseg.storage.save_file import SaveFile, read_save, write_save
 from deepseg.version import VERSION
@@ -64,10 +64,10 @@ class SessionFolder:
 
     def _outcome(self, error: BaseException | None) -> dict[str, Any]:
         place = "" if self._config_file is None else str(self._config_file)
-        problems = error.at(place).problems if isinstance(error, DeepsegError) else ()
+        found = DeepsegError(*problems(error)).at(place).problems
         return {
             "exit_code": exit_code(error),
-            "errors": [vars(problem) for problem in problems],
+            "errors": [vars(problem) for problem in found],
             "warnings": list(self.console.warnings),
             "session": self.path.name,
             "version": VERSION,

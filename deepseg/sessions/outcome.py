@@ -1,11 +1,12 @@
-"""How a command ended, as the exit code that scripts see (documentation/errors.md).
+"""How a command ended: the exit code that scripts see, and the problems that people read.
 
-Nothing here imports torch: its errors are told by their names and words.
+The exit codes are listed in documentation/errors.md. Nothing here imports torch: its errors are
+told by their names and words.
 """
 
 from __future__ import annotations
 
-from deepseg.errors import DeepsegError
+from deepseg.errors import DeepsegError, OutOfMemory, Problem
 
 _OUT_OF_MEMORY = "OutOfMemoryError"  # torch's, for GPUs
 _NO_MEMORY = "can't allocate memory"  # in what torch's RuntimeError says of the machine's
@@ -23,7 +24,22 @@ def exit_code(error: BaseException | None) -> int:
         case SystemExit(code=int(code)):
             return code
         case _:
-            return 137 if is_out_of_memory(error) else 1
+            return OutOfMemory.exit_code if is_out_of_memory(error) else 1
+
+
+def problems(error: BaseException | None) -> tuple[Problem, ...]:
+    """What ``error`` tells the user; nothing for an interruption or a bug."""
+    if isinstance(error, DeepsegError):
+        return error.problems
+    if error is None or not is_out_of_memory(error):
+        return ()
+    memory = Problem(
+        code="out-of-memory",
+        got=str(error).split("\n")[0] or "no more memory",
+        expected="memory for all segments or tiles of one batch",
+        fix="lower batch_size, segments or tile in the config files",
+    )
+    return (memory,)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -27,7 +27,7 @@ SHAPE = (24, 22, 20)
 AFFINE = np.array([[-1.0, 0, 0, 11], [0, 0, 1.5, -9], [0, 2.0, 0, -7], [0, 0, 0, 1]])
 CASES = {"train": ("a", "b"), "validation": ("c",), "test": ("d",)}
 FILES = ("T1", "FLAIR", "labels", "roi")
-OWN_FILES = re.compile(r"(log\.txt|outcome\.json|lock|cache/facts/.*\.json)")  # of a refused session
+OWN_FILES = r"(log\.txt|outcome\.json|lock|cache/facts/\w+-\w+\.json)"  # of a refused session
 
 MODEL = """\
 name: small
@@ -182,22 +182,22 @@ def _write_template(folder):
         (folder / name).write_text(text)
 
 
-def _started(arguments):
-    """The exit code of a command in this process, whose signals stay as they were."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        return main(list(arguments))
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+@pytest.fixture(scope="session")
+def begin():
+    """Run a command in this process, on one thread of the CPU; gives the exit code."""
 
+    def run(*arguments):
+        handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+        torch.set_num_threads(1)  # bits are the same only with the same number of threads
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("torch.cuda.is_available", lambda: False)
+                return main(arguments)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+            torch.set_num_threads(threads)
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    """Bits are the same only with the same number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -208,11 +208,11 @@ def template(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def trained(template, tmp_path_factory):
+def trained(template, tmp_path_factory, begin):
     """A place in which ``-train train.yaml`` has run to its end."""
     folder = tmp_path_factory.mktemp("trained") / "place"
     shutil.copytree(template, folder)
-    assert _started(["-train", str(folder / "train.yaml"), "-quiet"]) == 0
+    assert begin("-train", str(folder / "train.yaml"), "-quiet") == 0
     return Place(folder)
 
 
@@ -233,19 +233,18 @@ def model(trained, place):
 
 
 @pytest.fixture
-def session(trained, place):
-    """The finished training session in the place of the test."""
-    shutil.copytree(trained / "runs/training", place / "runs/training")
-    return place / "runs/training"
+def trained_here(place, begin, capfd):
+    """``-train train.yaml`` has run to its end in the place of the test."""
+    assert begin("-train", "train.yaml") == 0
 
 
 @pytest.fixture
-def command(place, capfd):
+def command(place, capfd, begin):
     """Give a command in this process."""
 
     def given(*arguments):
         capfd.readouterr()
-        code = _started(arguments)
+        code = begin(*arguments)
         said = capfd.readouterr()
         return Result(code, _from_here(said.out, place), _from_here(said.err, place))
 
@@ -265,10 +264,9 @@ def refused(place, command):
         assert result.returncode == 2, result.stderr
         assert "Traceback" not in result.stderr
         after = place.files()
-        assert {name: after.get(name) for name in before} == before
-        own = f"runs/{session}/"
-        new = [name for name in after if name not in before]
-        assert [n for n in new if not (n.startswith(own) and OWN_FILES.fullmatch(n, len(own)))] == []
+        changed = {n for n in before.keys() | after.keys() if before.get(n) != after.get(n)}
+        own = re.compile(f"runs/{session}/{OWN_FILES}")
+        assert [name for name in changed if not own.fullmatch(name)] == []
         return [line.removeprefix("ERROR ") for line in result.errors]
 
     return given
@@ -284,7 +282,12 @@ def start(place):
             subprocess.Popen(
                 [sys.executable, *program, *arguments],
                 cwd=place.path if cwd is None else cwd,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": "1",
+                    "CUDA_VISIBLE_DEVICES": "",
+                    **(env or {}),
+                },
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
@@ -304,7 +307,7 @@ def run(place, start):
     """Run ``run.py`` as a process of its own to its end."""
 
     def given(*arguments, **how):
-        return ended(start(*arguments, **how), place)
+        return _ended(start(*arguments, **how), place)
 
     return given
 
@@ -312,10 +315,10 @@ def run(place, start):
 @pytest.fixture
 def wait(place):
     """Wait for the end of a started process."""
-    return lambda process: ended(process, place)
+    return lambda process: _ended(process, place)
 
 
-def ended(process, place):
+def _ended(process, place):
     out, err = (said.decode("utf-8", "replace") for said in process.communicate(timeout=60))
     return Result(process.returncode, _from_here(out, place), _from_here(err, place))
 
@@ -332,15 +335,5 @@ def same_weights():
         first, second = (torch.load(file, weights_only=True)["weights"] for file in (one, other))
         assert first.keys() == second.keys()
         assert [name for name in first if not torch.equal(first[name], second[name])] == []
-
-    return check
-
-
-@pytest.fixture
-def matches():
-    """Demand that the whole of a text follows a pattern."""
-
-    def check(pattern, text):
-        assert re.fullmatch(pattern, text), f"{text!r} is not {pattern!r}"
 
     return check

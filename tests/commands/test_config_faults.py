@@ -235,7 +235,9 @@ def test_settings_that_do_not_fit_the_model_are_refused(refused, place, addition
 
 
 def test_wishes_for_validation_are_judged_before_the_first_epoch(refused, place):
-    place.edit("train.yaml", "    every: 2", "    every: 2\n    save: {feature_maps: {sub2.1: all}}")
+    place.edit(
+        "train.yaml", "    every: 2", "    every: 2\n    save: {feature_maps: {sub2.1: all}}"
+    )
     problem = (
         "[layer-unknown] train.yaml: got 'sub2.1'; expected layers of normal.1-2, sub1.1-2, "
         "fc.1-1; fix: name layers as pathway.number or pathway.first-last; did you mean 'sub1.1'?"

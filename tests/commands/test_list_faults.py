@@ -34,7 +34,10 @@ def lists(place):
             id="a missing file",
         ),
         pytest.param(
-            HEADER + "# all cases\n\n" + A.replace("a/FLAIR", "z/FLAIR") + B.replace("roi.", "rio."),
+            HEADER
+            + "# all cases\n\n"
+            + A.replace("a/FLAIR", "z/FLAIR")
+            + B.replace("roi.", "rio."),
             [
                 "[file-missing] HERE/data/train.csv:4 channel_FLAIR z/FLAIR.nii.gz: got no folder "
                 f"z in HERE/data; {IMAGE} correct the path",

@@ -21,7 +21,9 @@ DAMAGED = (
     "expected a whole .save file; fix: copy the file again, or use an earlier one of the same "
     "session"
 )
-REFUSED = "expected a .save file: tensors, text and numbers only; fix: give a file that deepseg wrote"
+REFUSED = (
+    "expected a .save file: tensors, text and numbers only; fix: give a file that deepseg wrote"
+)
 
 
 class Bomb:
@@ -77,7 +79,7 @@ def make_folder_of_models(path):
         (path / name).touch()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("asked", COMMANDS)
 @pytest.mark.parametrize(
     ("harm", "problem"),
     [
@@ -114,8 +116,7 @@ def make_folder_of_models(path):
         ),
         pytest.param(
             add_entry_outside,
-            "[model-refused] M.save: got an entry '../../PWNED' outside its container; "
-            f"{REFUSED}",
+            f"[model-refused] M.save: got an entry '../../PWNED' outside its container; {REFUSED}",
             id="an entry that points elsewhere",
         ),
         pytest.param(
@@ -151,11 +152,9 @@ def make_folder_of_models(path):
         ),
     ],
 )
-def test_a_model_file_with_a_fault_is_refused(
-    refused, place, model, command, harm, problem
-):
+def test_a_model_file_with_a_fault_is_refused(refused, place, model, asked, harm, problem):
     harm(place / model)
-    (found,) = refused(*COMMANDS[command], session=SESSIONS.get(command))
+    (found,) = refused(*COMMANDS[asked], session=SESSIONS.get(asked))
     assert re.sub(r"data/\d+", "data/NUMBER", found) == problem
     assert not (place / "PWNED").exists()
 

@@ -1,0 +1,128 @@
+"""What commands leave behind: results on the grid of their images, records of how it went."""
+
+import gzip
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+
+from deepseg.version import VERSION
+
+TEST = ("-test", "test.yaml", "-model", "M.save")
+PLACE_IN_SPACE = (
+    "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
+    "qoffset_z", "srow_x", "srow_y", "srow_z", "pixdim", "xyzt_units",
+)  # fmt: skip
+
+
+def outcome(place, session):
+    return json.loads((place / f"runs/{session}/outcome.json").read_text())
+
+
+def test_a_segmentation_lies_exactly_where_its_image_does(command, place, model):
+    assert command(*TEST).returncode == 0
+    file = place / "runs/results/predictions/d_Segm.nii.gz"
+    result, image = nibabel.load(file), place.image("d/T1.nii.gz")
+    for field in PLACE_IN_SPACE:
+        assert result.header[field].tobytes() == image.header[field].tobytes(), field
+    assert result.affine.tobytes() == image.affine.tobytes()
+    assert result.get_data_dtype() == np.uint8
+    assert result.shape == image.shape
+
+
+def test_a_segmentation_reads_the_same_elsewhere(command, place, model):
+    assert command(*TEST).returncode == 0
+    file = place / "runs/results/predictions/d_Segm.nii.gz"
+    array = np.asarray(nibabel.load(file).dataobj)
+    assert set(np.unique(array)) <= {0, 1, 2}
+    assert (array[place.array("d/roi.nii.gz") == 0] == 0).all()
+    other = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file)))
+    assert np.array_equal(other.transpose(2, 1, 0), array)
+    assert len(gzip.decompress(file.read_bytes())) == 352 + array.size
+
+
+def test_the_same_command_gives_the_same_bytes(command, place, model):
+    results = []
+    for _ in range(2):
+        assert command(*TEST).returncode == 0
+        results.append((place / "runs/results/predictions/d_Segm.nii.gz").read_bytes())
+    assert results[0] == results[1]
+
+
+def test_the_outcome_of_a_good_session_says_so(command, place, model):
+    result = command(*TEST)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert outcome(place, "results") == {
+        "exit_code": 0,
+        "errors": [],
+        "warnings": [],
+        "session": "results",
+        "version": VERSION,
+    }
+
+
+def test_the_outcome_of_a_refused_session_holds_every_problem_and_warning(command, place):
+    labels = "b/labels.nii.gz"
+    place.store(labels, place.array(labels) * 0)
+    place.edit("data/train.csv", "a/T1", "a/T0")
+    command("-train", "train.yaml")
+    assert outcome(place, "training") == {
+        "exit_code": 2,
+        "errors": [
+            {
+                "code": "file-missing",
+                "got": "no such file",
+                "expected": "an image file",
+                "fix": "correct the path; did you mean 'T1.nii.gz'?",
+                "where": f"{place.path}/data/train.csv:2 channel_T1 a/T0.nii.gz",
+            }
+        ],
+        "warnings": [],
+        "session": "training",
+        "version": VERSION,
+    }
+    place.edit("data/train.csv", "a/T0", "a/T1")
+    assert command("-train", "train.yaml").returncode == 0
+    warning = f"{place.path}/data/{labels}: it is all background"
+    assert outcome(place, "training")["warnings"] == [warning]
+
+
+@pytest.fixture
+def two_cases(place):
+    """The test file lists d, in which something fails, and c."""
+    place.edit("test.yaml", "name: results", "name: results\nkeep_going: true")
+    rows = (place / "data/validation.csv").read_text().splitlines()[1]
+    place.write("data/test.csv", (place / "data/test.csv").read_text() + rows + "\n")
+
+
+def demand_only_c(place, result):
+    assert result.returncode == 3, result.stderr
+    assert len(result.errors) == 1
+    assert (place / "runs/results/predictions/c_Segm.nii.gz").is_file()
+    assert not (place / "runs/results/predictions/d_Segm.nii.gz").is_file()
+    assert list(json.loads((place / "runs/results/cases.json").read_text())["cases"]) == ["c"]
+    assert "\nc,core," in (place / "runs/results/cases.csv").read_text()
+    assert outcome(place, "results")["exit_code"] == 3
+
+
+def test_with_keep_going_a_result_that_cannot_be_written_costs_only_its_case(
+    command, place, model, two_cases
+):
+    (place / "runs/results/predictions/d_Segm.nii.gz/in the way").mkdir(parents=True)
+    result = command(*TEST)
+    demand_only_c(place, result)
+    assert result.stderr == (
+        "WARNING no result for d; going on with the other cases\n"
+        "ERROR [output-not-writable] HERE/runs/results/predictions/d_Segm.nii.gz: got a folder "
+        "of this name; expected a place where this file can be written; fix: choose another "
+        "output name\n"
+    )
+
+
+def test_with_keep_going_a_damaged_image_costs_only_its_case(command, place, model, two_cases):
+    place.damage("data/d/T1.nii.gz", lambda content: content[:-8])
+    result = command(*TEST)
+    demand_only_c(place, result)
+    assert result.errors[0].startswith("ERROR [image-truncated] HERE/data/d/T1.nii.gz: got ")
