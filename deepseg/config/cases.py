@@ -45,6 +45,11 @@ class CasesConfig(Settings):
     label_map: dict[int, Annotated[int, Field(ge=0)]] = Field(
         {}, description="Labels in the files → labels of the model, such as `{4: 3}`."
     )
+    nan: Literal["refuse", "replace"] = Field(
+        "refuse",
+        description="Voxels that are NaN or infinite: refuse the case, or read them as 0 with a "
+        "warning.",
+    )
     trust_arrays: bool = Field(
         False,
         description="Use the voxels as they are where the files of one case disagree about their "

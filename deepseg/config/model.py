@@ -335,9 +335,22 @@ def _each(value: Entry | tuple[Entry, ...], count: int, key: str) -> tuple[Entry
     return value
 
 
+def _without_even(kernels: tuple[Int3, ...], key: str) -> tuple[Int3, ...]:
+    """Refuse even sizes: such a kernel has no middle, its outputs would sit between voxels."""
+    even = [text(kernel) for kernel in kernels if any(n % 2 == 0 for n in kernel)]
+    if even:
+        raise refusal(
+            "kernel-even",
+            got=f"kernels of {', '.join(even)} voxels in {key}",
+            expected="odd sizes, such as 1, 3 or 5",
+            fix="choose the next odd size",
+        )
+    return kernels
+
+
 def _kernels(value: Count | tuple[CubeOrBox, ...], count: int, key: str) -> tuple[Int3, ...]:
     each: tuple[CubeOrBox, ...] = _each(value, count, key)
-    return tuple(cube(kernel) for kernel in each)
+    return _without_even(tuple(cube(kernel) for kernel in each), key)
 
 
 def _numbers(numbers: Sequence[int], count: int, key: str, *, first: int = 1) -> frozenset[int]:

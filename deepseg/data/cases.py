@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from deepseg.config.cases import CasesConfig
 from deepseg.data.dataset import rows_of_dataset
@@ -32,6 +33,7 @@ class Case:
         label_map: Pairs of a label in the file and the label wanted.
         trust_arrays: Whether files that disagree about their place are used all the same.
         where: File and line that list the case.
+        nan: Whether voxels that are NaN or infinite are refused or read as 0.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Case:
     label_map: tuple[tuple[int, int], ...]
     trust_arrays: bool
     where: str
+    nan: Literal["refuse", "replace"] = "refuse"
 
 
 def list_cases(config: CasesConfig, channels: Sequence[str]) -> list[Case]:
@@ -65,6 +68,7 @@ def list_cases(config: CasesConfig, channels: Sequence[str]) -> list[Case]:
             label_map=tuple(sorted(config.label_map.items())),
             trust_arrays=config.trust_arrays,
             where=row.where,
+            nan=config.nan,
         )
         for row, name in zip(rows, _names(rows), strict=True)
     ]

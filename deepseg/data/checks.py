@@ -52,7 +52,7 @@ def examine(case: Case, *, class_count: int, needs_labels: bool) -> Facts:
     labels = reader.array(case.labels, partial(read_labels, label_map=dict(case.label_map)))
     intensity, digests = [], []
     for path in case.channels:
-        image = reader.array(path, read_image)
+        image = reader.array(path, partial(read_image, nan=case.nan))
         intensity.append(None if image is None else _intensity(image, roi))
         digests.append("" if path is None else None if image is None else _digest(image))
         reader.note_constant(path, intensity[-1])

@@ -67,7 +67,7 @@ def prepared(case: Case, preparation: Preparation, channels: Sequence[str]) -> P
         preparation: What to do.
         channels: The model's channel names.
     """
-    volumes = [None if path is None else read_image(path) for path in case.channels]
+    volumes = [None if path is None else read_image(path, nan=case.nan) for path in case.channels]
     first = next(volume for volume in volumes if volume is not None)
     roi = None if case.roi is None else read_mask(case.roi)
     labels = None if case.labels is None else read_labels(case.labels, dict(case.label_map))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from deepseg.config.cases import CasesConfig, Preparation, ZScore
+from deepseg.config.cases import CasesConfig, Preparation
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import TrainConfig
 from deepseg.data.cases import Case, list_cases
@@ -22,11 +22,11 @@ from deepseg.errors import (
     DeepsegError,
     OutputNotWritable,
     Problem,
-    did_you_mean,
     raise_if_any,
 )
 from deepseg.report.console import Console
 from deepseg.sessions.tables import cases_table
+from deepseg.sessions.wishes import training_misfits
 from deepseg.storage.atomic import writable, write_json
 
 MOST_THREADS = 8  # each holds a whole case
@@ -39,10 +39,12 @@ class CheckedCases:
     Attributes:
         cases: Where their files are.
         facts: What was found in each.
+        left_out: Problems of the cases that were left out.
     """
 
     cases: tuple[Case, ...]
     facts: tuple[Facts, ...]
+    left_out: tuple[Problem, ...] = ()
 
 
 def training_and_held_out(
@@ -53,7 +55,7 @@ def training_and_held_out(
     Raises:
         DeepsegError: All problems of all cases, and of settings that do not fit the model.
     """
-    problems = list(misfits(config, model))
+    problems = list(training_misfits(config, model))
     groups = {"training cases": config.training.cases}
     if config.validation is not None:
         groups["validation cases"] = config.validation.cases
@@ -79,39 +81,6 @@ def training_and_held_out(
     return found["training cases"], found.get("validation cases")
 
 
-def misfits(config: TrainConfig, model: ModelConfig) -> Iterator[Problem]:
-    """Settings of a train file that do not fit the model's classes or channels."""
-    sampling, weights = config.training.sampling, config.loss.class_weights
-    per_class = {
-        "training.sampling.proportions": sampling.proportions
-        if sampling.type == "per_class"
-        else None,
-        "loss.class_weights.weights": None if weights is None else weights.weights,
-    }
-    for key, values in per_class.items():
-        if values is not None and len(values) != len(model.classes):
-            yield Problem(
-                code="list-length",
-                got=f"{len(values)} entries in {key}",
-                expected=f"{len(model.classes)}, one per class: {', '.join(model.classes)}",
-                fix="give one entry per class of the model, the background first",
-            )
-    yield from channel_misfits(config.preparation, model)
-
-
-def channel_misfits(preparation: Preparation, model: ModelConfig) -> Iterator[Problem]:
-    """Channels to normalise that the model does not have."""
-    if isinstance(preparation.z_score, ZScore) and preparation.z_score.channels is not None:
-        for name in preparation.z_score.channels:
-            if name not in model.channels:
-                yield Problem(
-                    code="channel-unknown",
-                    got=f"channel {name!r} in preparation.z_score.channels",
-                    expected=f"channels of the model: {', '.join(model.channels)}",
-                    fix="correct the name" + did_you_mean(name, model.channels),
-                )
-
-
 def checked_cases(
     settings: CasesConfig,
     model: ModelConfig,
@@ -122,6 +91,7 @@ def checked_cases(
     allow_missing_classes: bool = False,
     resampled: bool = False,
     cache: Path | None = None,
+    only_good: bool = False,
 ) -> CheckedCases:
     """List the cases, read every file of them once, and show what they are.
 
@@ -134,6 +104,7 @@ def checked_cases(
         allow_missing_classes: Whether a class that no case has is only a warning.
         resampled: Whether all cases are brought to one voxel size.
         cache: Folder that remembers what was found, as long as the files do not change.
+        only_good: Leave out cases with problems, as long as there is one without.
 
     Raises:
         DeepsegError: All problems of all cases.
@@ -145,6 +116,16 @@ def checked_cases(
     todo = [case for case, facts in zip(cases, known, strict=True) if facts is None]
     found = iter(_each(judge, todo, console, f"checking {what}"))
     facts = [next(found) if one is None else one for one in known]
+    for stamp, one in zip(stamps, facts, strict=True):
+        _remember(cache, stamp, one)
+    left_out: tuple[Problem, ...] = ()
+    if only_good and any(not one.problems for one in facts):
+        left_out = tuple(problem for one in facts for problem in one.problems)
+        for one in facts:
+            if one.problems:
+                console.warn(f"no result for {one.name}; going on with the other cases")
+        cases = [case for case, one in zip(cases, facts, strict=True) if not one.problems]
+        facts = [one for one in facts if not one.problems]
     problems, warnings = find_problems(
         facts, classes=model.classes, needs_labels=needs_labels,
         allow_missing_classes=allow_missing_classes, resampled=resampled,
@@ -152,10 +133,8 @@ def checked_cases(
     for warning in warnings:
         console.warn(warning)
     raise_if_any(problems)
-    for stamp, one in zip(stamps, facts, strict=True):
-        _remember(cache, stamp, one)
     cases_table(console, what, facts, model.classes)
-    return CheckedCases(tuple(cases), tuple(facts))
+    return CheckedCases(tuple(cases), tuple(facts), left_out)
 
 
 def prepared_cases(
@@ -216,7 +195,7 @@ def _remembered(cache: Path | None, stamp: str | None) -> Facts | None:
 
 
 def _remember(cache: Path | None, stamp: str | None, facts: Facts) -> None:
-    if cache is None or stamp is None:
+    if cache is None or stamp is None or facts.problems:
         return
     path = cache / "facts" / f"{stamp}.json"
     if not path.exists():

@@ -9,12 +9,12 @@ from deepseg.config.loading import load
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
-from deepseg.errors import DeepsegError, Problem
+from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.report.console import Console
 from deepseg.sessions.cases import checked_cases, training_and_held_out
 from deepseg.sessions.models import Model, read_or_make_model
 from deepseg.sessions.tables import network_table
-from deepseg.sessions.test import check_wishes
+from deepseg.sessions.wishes import testing_misfits
 
 
 def check(
@@ -56,7 +56,7 @@ def _check_test(config_file: Path, model_file: Path | None, console: Console) ->
     _say(console, loaded.warnings)
     model = _model(loaded.config.model if model_file is None else model_file)
     network_table(console, model.config)
-    check_wishes(loaded.config, model.config)
+    raise_if_any(testing_misfits(loaded.config, model.config))
     checked_cases(loaded.config.cases, model.config, console, needs_labels=False, what="cases")
 
 

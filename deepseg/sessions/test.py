@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
-from operator import sub
 from pathlib import Path
-from typing import Any
 
 from deepseg.config.cases import Preparation
 from deepseg.config.loading import load
-from deepseg.config.model import ModelConfig, cube
+from deepseg.config.model import cube
 from deepseg.config.testing import TestConfig
 from deepseg.data.cases import Case
 from deepseg.errors import DeepsegError, Problem, SomeCasesFailed, raise_if_any
-from deepseg.geometry.boxes import text
-from deepseg.inference.metrics import FOREGROUND, Scores, summary
-from deepseg.model.layout import layout
 from deepseg.model.network import Network
 from deepseg.report.console import Console
 from deepseg.sessions.cases import checked_cases
@@ -27,16 +18,9 @@ from deepseg.sessions.devices import chosen_device
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.models import Model, read_or_make_model
 from deepseg.sessions.records import announce
-from deepseg.sessions.volumes import (
-    case_scores,
-    segmented,
-    wanted_feature_maps,
-    wanted_probabilities,
-    write_results,
-)
-from deepseg.storage.atomic import write_json, write_text
-
-MEASURES = tuple(field.name for field in fields(Scores))
+from deepseg.sessions.results import Results
+from deepseg.sessions.volumes import case_scores, segmented, write_results
+from deepseg.sessions.wishes import testing_misfits, wanted_feature_maps
 
 
 def segment(
@@ -63,35 +47,32 @@ def segment(
     with SessionFolder(config.folder, config_file=config_file, quiet=quiet) as folder:
         console = folder.console
         announce(console, f"test {config.name}", loaded.warnings, computer)
-        model = _model(config, model_file)
-        console.say(f"weights: {model.origin}")
+        model = _model(config, model_file, console)
         preparation = _preparation(config, model, console)
+        raise_if_any(testing_misfits(config, model.config))
         network = model.network().to(computer).eval()
-        check_wishes(config, model.config)
         checked = checked_cases(
-            config.cases, model.config, console, needs_labels=False,
-            cache=folder.path / "cache", what="cases",
+            config.cases, model.config, console, needs_labels=False, what="cases",
+            cache=folder.path / "cache", only_good=config.keep_going,
         )  # fmt: skip
-        results: dict[str, dict[str, Any]] = {}
-        scores: dict[str, dict[str, Scores]] = {}
-        failures: list[Problem] = []
+        results = Results(checked.left_out)
         for case in checked.cases:
             try:
-                results[case.name] = _one_case(folder, network, case, preparation, config, scores)
+                _segment_one(folder, network, case, preparation, config, results)
             except DeepsegError as error:
                 if not config.keep_going:
                     raise
-                failures += error.at(case.name).problems
+                results.failures += error.at(case.name).problems
                 console.warn(f"no result for {case.name}; going on with the other cases")
-        _write_tables(folder.path, results, scores)
-        _show_scores(console, scores)
+        results.write(folder.path)
+        results.show(console)
         console.say(f"results in {folder.path}")
-        if failures:
-            raise SomeCasesFailed(*failures)
+        if results.failures:
+            raise SomeCasesFailed(*results.failures)
         return folder.path
 
 
-def _model(config: TestConfig, model_file: Path | None) -> Model:
+def _model(config: TestConfig, model_file: Path | None, console: Console) -> Model:
     path = config.model if model_file is None else model_file
     if path is None:
         raise DeepsegError(
@@ -102,7 +83,11 @@ def _model(config: TestConfig, model_file: Path | None) -> Model:
                 fix="add -model FILE, or model: FILE to the test file",
             )
         )
-    return read_or_make_model(path, seed=0)
+    model = read_or_make_model(path, seed=0)
+    console.say(f"weights: {model.origin}")
+    if model.training is None and "initialised" in model.provenance:
+        console.warn(f"{model.origin}: these weights are random, nothing has been learnt")
+    return model
 
 
 def _preparation(config: TestConfig, model: Model, console: Console) -> Preparation:
@@ -110,10 +95,10 @@ def _preparation(config: TestConfig, model: Model, console: Console) -> Preparat
     if model.preparation is None:
         if config.preparation is None:
             console.warn(
-                "the model does not say how its cases were prepared: they are normalised to "
-                "z-scores inside the ROI; say otherwise with preparation in the test file"
+                "the model does not say how its cases were prepared: they are used as they are; "
+                "say otherwise with preparation in the test file"
             )
-            return Preparation()
+            return Preparation(z_score="none")
         return config.preparation
     if config.preparation is not None and config.preparation != model.preparation:
         raise DeepsegError(
@@ -127,124 +112,28 @@ def _preparation(config: TestConfig, model: Model, console: Console) -> Preparat
     return model.preparation
 
 
-def check_wishes(config: TestConfig, model: ModelConfig) -> None:
-    """Refuse what the test file asks for and the model does not have.
-
-    Raises:
-        DeepsegError: ``class-unknown``, ``layer-unknown``, ``name-twice`` or
-            ``segment-too-small``.
-    """
-    raise_if_any(_tile_problems(config, model))
-    wanted_probabilities(model, config.save)
-    wanted_feature_maps(layout(model), config.save)
-    last = len(model.classes) - 1
-    raise_if_any(
-        Problem(
-            code="class-unknown",
-            got=f"labels {list(labels)} in group {name!r}",
-            expected=f"labels from 1 to {last}",
-            fix="name labels of the model",
-        )
-        for name, labels in config.groups.items()
-        if max(labels) > last
-    )
-    raise_if_any(
-        Problem(
-            code="name-twice",
-            got=f"group {name!r}, which is also a class",
-            expected=f"names that differ from those of the classes and from {FOREGROUND}",
-            fix="rename the group",
-        )
-        for name in sorted({FOREGROUND, *model.classes} & config.groups.keys())
-    )
-
-
-def _tile_problems(config: TestConfig, model: ModelConfig) -> Iterator[Problem]:
-    smallest = model.smallest_segment
-    if config.tile is not None and min(map(sub, cube(config.tile), smallest)) < 0:
-        yield Problem(
-            code="segment-too-small",
-            got=f"tile of {text(cube(config.tile))} voxels",
-            expected=f"at least {text(smallest)}, the receptive field",
-            fix="enlarge the tile, or leave it out",
-        )
-
-
-def _one_case(
+def _segment_one(
     folder: SessionFolder, network: Network, case: Case, preparation: Preparation,
-    config: TestConfig, scores: dict[str, dict[str, Scores]],
-) -> dict[str, Any]:  # fmt: skip
+    config: TestConfig, results: Results,
+) -> None:  # fmt: skip
     started = time.monotonic()
     tile = network.config.segment_sizes["inference"] if config.tile is None else cube(config.tile)
-    result = segmented(
+    found = segmented(
         network, case, preparation, tile=tile, batch_size=config.batch_size,
         feature_maps=wanted_feature_maps(network.layout, config.save), console=folder.console,
     )  # fmt: skip
     files = write_results(
-        result, case.name, folder.path / "predictions", network.config, config.save, folder.console
+        found, case.name, folder.path / "predictions", network.config, config.save, folder.console
     )
-    if result.truth is not None:
-        scores[case.name] = case_scores(result, network.config, config.groups)
-    voxel_ml = result.source.geometry.voxel_ml
-    return {
+    scores = None if found.truth is None else case_scores(found, network.config, config.groups)
+    voxel_ml = found.source.geometry.voxel_ml
+    record = {
         "files": [str(file.relative_to(folder.path)) for file in files],
-        "seconds": round(time.monotonic() - started, 2),
         "volumes_ml": {
-            name: float((result.labels == label).sum()) * voxel_ml
+            name: float((found.labels == label).sum()) * voxel_ml
             for label, name in enumerate(network.config.classes)
             if label > 0
         },
-        "scores": None
-        if result.truth is None
-        else {row: asdict(one) for row, one in scores[case.name].items()},
+        "seconds": round(time.monotonic() - started, 2),
     }
-
-
-def _write_tables(
-    folder: Path, results: Mapping[str, Any], scores: Mapping[str, Mapping[str, Scores]]
-) -> None:
-    write_json(
-        folder / "cases.json",
-        {"cases": dict(results), "summary": summary(scores) if scores else None},
-    )
-    rows = [
-        [case, row, *("" if v is None else f"{v:.6g}" for v in asdict(one).values())]
-        for case, per_row in scores.items()
-        for row, one in per_row.items()
-    ]
-    write_text(folder / "cases.csv", _csv([["case", "class", *MEASURES], *rows]))
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def _show_scores(console: Console, scores: Mapping[str, Mapping[str, Scores]]) -> None:
-    if not scores:
-        return
-    means = summary(scores)
-    rows = [
-        [
-            row,
-            _number(values["dice"]["mean"], ".3f"),
-            _number(values["dice"]["standard_deviation"], ".3f"),
-            _number(values["precision"]["mean"], ".3f"),
-            _number(values["sensitivity"]["mean"], ".3f"),
-            _number(values["hausdorff95_mm"]["mean"], ".1f"),
-            _number(values["surface_distance_mm"]["mean"], ".2f"),
-            f"{values['dice']['defined']} of {len(scores)}",
-        ]
-        for row, values in means.items()
-        if len(means) > 2 or row != FOREGROUND  # with one class, that is the foreground
-    ]
-    console.table(
-        f"mean scores of {len(scores)} cases",
-        ["class", "Dice", "± s.d.", "precision", "sensitivity", "HD95 mm", "ASSD mm", "cases"],
-        rows,
-    )
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+    results.add(case.name, record, scores)

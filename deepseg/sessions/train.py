@@ -76,9 +76,9 @@ def _starting_model(folder: SessionFolder, config: TrainConfig, model_file: Path
     if latest is not None:
         folder.console.say(f"continuing the session in {folder.path}")
         if model_file is not None:
-            folder.console.warn(
-                f"{model_file} is not read: this session has begun and goes on from {latest}; "
-                "give the session another name to start from that model"
+            folder.console.say(
+                f"{model_file} is not read: it was for the beginning of the session, which goes on "
+                f"from {latest}; give the session another name to start from that model"
             )
         return read_model(latest)
     path = config.model if model_file is None else model_file

@@ -17,17 +17,18 @@ from deepseg.data.cases import Case
 from deepseg.data.preparation import PreparedCase, prepared
 from deepseg.data.resampling import resample
 from deepseg.data.volumes import Volume, read_labels, read_mask, write_volume
-from deepseg.errors import DeepsegError, Problem, did_you_mean
+from deepseg.errors import DeepsegError
 from deepseg.geometry.boxes import Int3
 from deepseg.inference.metrics import Scores, class_scores, summary
 from deepseg.inference.postprocess import masked, segmentation
 from deepseg.inference.volume import predict, tile_count
-from deepseg.model.layout import Layout, layout
+from deepseg.model.layout import layout
 from deepseg.model.network import Network
 from deepseg.report.console import Console
 from deepseg.report.picture import write_picture
 from deepseg.sessions.cases import CheckedCases
 from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.wishes import wanted_feature_maps, wanted_probabilities
 from deepseg.storage.atomic import writable
 
 
@@ -88,51 +89,6 @@ def _on_own_grid(arrays: NDArray[np.float32], ready: PreparedCase) -> NDArray[np
     return np.asarray(resample(arrays, ready.geometry, ready.source.geometry, order=1))
 
 
-def wanted_feature_maps(layout: Layout, settings: SavedResults) -> dict[str, slice]:
-    """Which maps of which layers are to be written; never more than the layer has.
-
-    Raises:
-        DeepsegError: ``layer-unknown``.
-    """
-    outputs = {layer.address: layer.outputs for layer in layout}
-    return {
-        address: slice(0, outputs[address])
-        if which == "all"
-        else slice(*(min(number, outputs[address]) for number in which))
-        for pattern, which in settings.feature_maps.items()
-        for address in layout.addresses([pattern])
-    }
-
-
-def wanted_probabilities(model: ModelConfig, settings: SavedResults) -> list[int]:
-    """Labels of the classes whose probability maps are to be written.
-
-    Raises:
-        DeepsegError: ``class-unknown``.
-    """
-    if isinstance(settings.probabilities, bool):
-        return list(range(len(model.classes))) if settings.probabilities else []
-    known = list(model.classes)
-    unknown = [
-        one
-        for one in settings.probabilities
-        if (one not in known if isinstance(one, str) else one >= len(known))
-    ]
-    if unknown:
-        raise DeepsegError(
-            *(
-                Problem(
-                    code="class-unknown",
-                    got=f"{one!r} in save.probabilities",
-                    expected=f"names of classes ({', '.join(known)}) or their labels",
-                    fix="name classes of the model" + did_you_mean(str(one), known),
-                )
-                for one in unknown
-            )
-        )
-    return [known.index(one) if isinstance(one, str) else one for one in settings.probabilities]
-
-
 def write_results(
     result: Segmented,
     name: str,
@@ -150,7 +106,7 @@ def write_results(
     firsts = {a: s.start for a, s in wanted_feature_maps(layout(model), settings).items()}
     if settings.segmentation:
         volumes[f"{name}_{settings.segmentation_suffix}"] = result.labels
-    for label in wanted_probabilities(model, settings):
+    for label in wanted_probabilities(model.classes, settings):
         volumes[f"{name}_{settings.probability_suffix}{label}"] = result.probabilities[label]
     for address, maps in result.feature_maps.items():
         for number, one in enumerate(maps, start=firsts[address]):

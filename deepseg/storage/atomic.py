@@ -37,6 +37,7 @@ _REASONS = {
     errno.EACCES: _NO_PERMISSION,
     errno.EPERM: _NO_PERMISSION,
     errno.ENOENT: ("a folder that does not exist", "create the folder or choose another one"),
+    errno.EEXIST: ("a file in place of the folder", "choose another output folder"),
     errno.ENOTDIR: ("a file in place of the folder", "choose another output folder"),
     errno.EISDIR: ("a folder of this name", "choose another output name"),
     errno.ENAMETOOLONG: _WRONG_NAME,
@@ -71,9 +72,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # some file systems cannot flush a folder
             _flush(path.parent)
     except OSError as error:
-        if error.errno not in _REASONS:
-            raise
-        raise OutputNotWritable(_problem(path, error.errno)) from error
+        raise _translated(error, path) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -139,6 +138,13 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def _translated(error: OSError, path: Path) -> OSError | OutputNotWritable:
+    """What the user is told; ``error`` itself if it is not about writing."""
+    # numpy says in words only, without a number, that fewer bytes were written than it gave.
+    number = errno.ENOSPC if error.errno is None else error.errno
+    return OutputNotWritable(_problem(path, number)) if number in _REASONS else error
+
+
 def _problem(path: Path, number: int) -> Problem:
     got, fix = _REASONS[number]
     return Problem(
@@ -186,6 +192,4 @@ def writable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _REASONS:
-            raise
-        raise OutputNotWritable(_problem(path, error.errno)) from error
+        raise _translated(error, path) from error

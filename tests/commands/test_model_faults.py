@@ -8,6 +8,7 @@ import zipfile
 import pytest
 import torch
 
+from deepseg.storage.save_file import read_save
 from deepseg.version import VERSION
 
 COMMANDS = {
@@ -38,8 +39,10 @@ def cut_to(share):
 
 
 def flip_a_bit(path):
+    """In the first number of a weight; the container has padding where a flip does no harm."""
+    weight = read_save(path).weights["normal.2.conv.weight"].numpy().tobytes()
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 8
+    content[content.index(weight)] ^= 1
     path.write_bytes(content)
 
 

@@ -1,4 +1,4 @@
-"""Context lattices: against DeepMedic's numbers, against hand arithmetic, and against their laws."""
+"""Context lattices: against DeepMedic's numbers, hand arithmetic, and their own laws."""
 
 import pytest
 from hypothesis import given

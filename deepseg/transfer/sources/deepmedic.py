@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def variables(layout: Layout) -> Iterator[Variable]:
 
 
 def _roles(layer: LayerPlan) -> Iterator[tuple[str, str]]:
-    """Role and our name of each variable of a layer; the class bias comes after the head's kernel."""
+    """Role and our name of each variable of a layer, the class bias last."""
     address = layer.address
     if layer.normalises:
         yield "gBn", f"{address}.norm.weight"
@@ -72,7 +73,7 @@ def _roles(layer: LayerPlan) -> Iterator[tuple[str, str]]:
         yield "b", f"{address}.bias"
 
 
-def weights(arrays: Mapping[str, NDArray[np.generic]], layout: Layout) -> dict[str, Tensor]:
+def weights(arrays: Mapping[str, NDArray[np.number[Any]]], layout: Layout) -> dict[str, Tensor]:
     """Our weights by name, from the arrays of a checkpoint.
 
     The statistics of batch normalisation are rings of the last steps; their mean is what
@@ -110,7 +111,7 @@ def _is_of_network(name: str) -> bool:
     return not name.startswith("trainer/") and not role.startswith(("sharedNew", "_"))
 
 
-def _tensors(array: NDArray[np.generic], variable: Variable) -> Iterator[tuple[str, Tensor]]:
+def _tensors(array: NDArray[np.number[Any]], variable: Variable) -> Iterator[tuple[str, Tensor]]:
     tensor = torch.from_numpy(np.array(array, dtype=np.float32))
     if variable.role not in (MEANS, VARIANCES):
         yield variable.weight, tensor
@@ -119,7 +120,7 @@ def _tensors(array: NDArray[np.generic], variable: Variable) -> Iterator[tuple[s
     yield variable.weight.replace(".running_", ".window_"), tensor
 
 
-def _shape_of_weight(array: NDArray[np.generic], variable: Variable) -> tuple[int, ...]:
+def _shape_of_weight(array: NDArray[np.number[Any]], variable: Variable) -> tuple[int, ...]:
     return array.shape[1:] if variable.role in (MEANS, VARIANCES) else array.shape
 
 
@@ -132,7 +133,9 @@ def _shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
         shapes[f"{layer.address}.activation.weight"] = (layer.inputs,)
         shapes[f"{layer.address}.bias"] = (layer.outputs,)
         for plane, (outputs, kernel) in layer.convolutions.items():
-            name = f"{layer.address}.conv.{plane}.weight" if plane else f"{layer.address}.conv.weight"
+            name = (
+                f"{layer.address}.conv.{plane}.weight" if plane else f"{layer.address}.conv.weight"
+            )
             shapes[name] = (outputs, layer.inputs, *kernel)
     return shapes
 
@@ -147,7 +150,7 @@ def _misfit(variable: Variable, found: tuple[int, ...] | None, wanted: tuple[int
     )
 
 
-def _surplus(name: str, array: NDArray[np.generic]) -> Problem:
+def _surplus(name: str, array: NDArray[np.number[Any]]) -> Problem:
     return Problem(
         code="checkpoint-does-not-fit",
         got=f"variable {name} of shape {list(array.shape)}",

@@ -1,0 +1,141 @@
+"""Settings of a session that must fit the model: judged together, before anything begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from operator import sub
+
+from deepseg.config.cases import Preparation, ZScore
+from deepseg.config.model import ModelConfig, cube
+from deepseg.config.testing import TestConfig
+from deepseg.config.training import SavedResults, TrainConfig
+from deepseg.errors import DeepsegError, Problem, did_you_mean
+from deepseg.geometry.boxes import text
+from deepseg.inference.metrics import FOREGROUND
+from deepseg.model.layout import Layout, layout
+
+
+def training_misfits(config: TrainConfig, model: ModelConfig) -> Iterator[Problem]:
+    """Settings of a train file that do not fit the model."""
+    sampling, weights = config.training.sampling, config.loss.class_weights
+    per_class = {
+        "training.sampling.proportions": sampling.proportions
+        if sampling.type == "per_class"
+        else None,
+        "loss.class_weights.weights": None if weights is None else weights.weights,
+    }
+    for key, values in per_class.items():
+        if values is not None and len(values) != len(model.classes):
+            yield Problem(
+                code="list-length",
+                got=f"{len(values)} entries in {key}",
+                expected=f"{len(model.classes)}, one per class: {', '.join(model.classes)}",
+                fix="give one entry per class of the model, the background first",
+            )
+    yield from _channel_misfits(config.preparation, model)
+    yield from _problems(lambda: layout(model).addresses(config.freeze.layers))
+    if config.validation is not None and config.validation.volumes is not None:
+        yield from _saving_misfits(config.validation.volumes.save, model)
+
+
+def testing_misfits(config: TestConfig, model: ModelConfig) -> Iterator[Problem]:
+    """Settings of a test file that do not fit the model."""
+    yield from _saving_misfits(config.save, model)
+    yield from _tile_misfits(config, model)
+    last = len(model.classes) - 1
+    for name, labels in config.groups.items():
+        if max(labels) > last:
+            yield Problem(
+                code="class-unknown",
+                got=f"labels {list(labels)} in group {name!r}",
+                expected=f"labels from 1 to {last}",
+                fix="name labels of the model",
+            )
+    for name in sorted({FOREGROUND, *model.classes} & config.groups.keys()):
+        yield Problem(
+            code="name-twice",
+            got=f"group {name!r}, which is also a class",
+            expected=f"names that differ from those of the classes and from {FOREGROUND}",
+            fix="rename the group",
+        )
+
+
+def wanted_feature_maps(plan: Layout, settings: SavedResults) -> dict[str, slice]:
+    """Which maps of which layers are to be written; never more than the layer has.
+
+    Raises:
+        DeepsegError: ``layer-unknown``.
+    """
+    outputs = {layer.address: layer.outputs for layer in plan}
+    return {
+        address: slice(0, outputs[address])
+        if which == "all"
+        else slice(*(min(number, outputs[address]) for number in which))
+        for pattern, which in settings.feature_maps.items()
+        for address in plan.addresses([pattern])
+    }
+
+
+def wanted_probabilities(classes: Sequence[str], settings: SavedResults) -> list[int]:
+    """Labels of the classes whose probability maps are to be written.
+
+    Raises:
+        DeepsegError: ``class-unknown``.
+    """
+    if isinstance(settings.probabilities, bool):
+        return list(range(len(classes))) if settings.probabilities else []
+    known = list(classes)
+    unknown = [
+        one
+        for one in settings.probabilities
+        if (one not in known if isinstance(one, str) else one >= len(known))
+    ]
+    if unknown:
+        raise DeepsegError(
+            *(
+                Problem(
+                    code="class-unknown",
+                    got=f"{one!r} in save.probabilities",
+                    expected=f"names of classes ({', '.join(known)}) or their labels",
+                    fix="name classes of the model" + did_you_mean(str(one), known),
+                )
+                for one in unknown
+            )
+        )
+    return [known.index(one) if isinstance(one, str) else one for one in settings.probabilities]
+
+
+def _channel_misfits(preparation: Preparation, model: ModelConfig) -> Iterator[Problem]:
+    if isinstance(preparation.z_score, ZScore) and preparation.z_score.channels is not None:
+        for name in preparation.z_score.channels:
+            if name not in model.channels:
+                yield Problem(
+                    code="channel-unknown",
+                    got=f"channel {name!r} in preparation.z_score.channels",
+                    expected=f"channels of the model: {', '.join(model.channels)}",
+                    fix="correct the name" + did_you_mean(name, model.channels),
+                )
+
+
+def _saving_misfits(settings: SavedResults, model: ModelConfig) -> Iterator[Problem]:
+    yield from _problems(lambda: wanted_probabilities(model.classes, settings))
+    yield from _problems(lambda: wanted_feature_maps(layout(model), settings))
+
+
+def _tile_misfits(config: TestConfig, model: ModelConfig) -> Iterator[Problem]:
+    smallest = model.smallest_segment
+    if config.tile is not None and min(map(sub, cube(config.tile), smallest)) < 0:
+        yield Problem(
+            code="segment-too-small",
+            got=f"tile of {text(cube(config.tile))} voxels",
+            expected=f"at least {text(smallest)}, the receptive field",
+            fix="enlarge the tile, or leave it out",
+        )
+
+
+def _problems(wish: Callable[[], object]) -> tuple[Problem, ...]:
+    try:
+        wish()
+    except DeepsegError as error:
+        return error.problems
+    return ()
