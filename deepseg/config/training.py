@@ -371,6 +371,12 @@ class Freeze(Settings):
         description="Addresses and ranges, such as `normal.1-3`, `sub1.2`, `fc.1`; `sub*.1` is "
         "the first layer of every subsampled pathway.",
     )
+    batch_norm: Literal["frozen", "statistics", "train"] = Field(
+        "frozen",
+        description="Batch normalisation of frozen layers: frozen, its statistics fixed and used; "
+        "statistics, those of the batch, and gathered on (as DeepMedic does); train, its weights "
+        "learn too.",
+    )
 
 
 class TrainConfig(Settings):

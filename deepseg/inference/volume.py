@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.segments import inputs
+from deepseg.data.voxels import mirrored
 from deepseg.geometry.boxes import Box, Int3
 from deepseg.geometry.context import Vision, coarse_size
 from deepseg.geometry.tiles import tiles
@@ -58,7 +59,9 @@ def predict(
     """
     wanted = {} if feature_maps is None else dict(feature_maps)
     vision = network.vision
-    todo = [box for box in tiles(case.shape, tile, vision) if wanted or _matters(case, box, vision)]
+    # Feature maps are wanted around the region of interest too: of all that DeepMedic computes.
+    counts = _sees_roi if wanted else _predicts_roi
+    todo = [box for box in tiles(case.shape, tile, vision) if counts(case, box, vision)]
     probabilities = np.zeros((len(network.config.classes), *case.shape), np.float32)
     maps = {
         address: np.zeros((_count(network, address, which), *case.shape), np.float32)
@@ -84,7 +87,7 @@ def predict(
 def tile_count(network: Network, case: PreparedCase, tile: Int3) -> int:
     """How many tiles `predict` computes for a case."""
     vision = network.vision
-    return sum(_matters(case, box, vision) for box in tiles(case.shape, tile, vision))
+    return sum(_predicts_roi(case, box, vision) for box in tiles(case.shape, tile, vision))
 
 
 @contextmanager
@@ -128,9 +131,20 @@ def _count(network: Network, address: str, which: slice) -> int:
     return len(range(layer.outputs)[which])
 
 
-def _matters(case: PreparedCase, segment: Box, vision: Vision) -> bool:
+def _predicts_roi(case: PreparedCase, segment: Box, vision: Vision) -> bool:
     inside = vision.prediction(segment).within(case.shape)
     return case.roi is None or bool(case.roi[inside.slices].any())
+
+
+def _sees_roi(case: PreparedCase, segment: Box, _vision: Vision) -> bool:
+    """Whether any voxel of the segment, mirrored where it reaches beyond the image, counts."""
+    if case.roi is None:
+        return True
+    x, y, z = (
+        mirrored(np.arange(a, b), n)
+        for a, b, n in zip(segment.start, segment.stop, case.shape, strict=True)
+    )
+    return bool(case.roi[np.ix_(x, y, z)].any())
 
 
 def _place(volume: NDArray[np.float32], part: NDArray[np.float32], box: Box) -> None:

@@ -13,8 +13,9 @@ from deepseg.model.network import Network
 def freeze(network: Network, settings: Freeze) -> tuple[str, ...]:
     """Freeze the layers that ``settings`` names; return their addresses.
 
-    A frozen layer has no gradients, no penalty, no dropout, and uses its batch-norm statistics as
-    they are, also in training. Freezing the head freezes its class bias.
+    A frozen layer has no gradients, no penalty and no dropout, and, unless the settings say
+    otherwise, uses its batch-norm statistics as they are, also in training. Freezing the head
+    freezes its class bias.
 
     Raises:
         DeepsegError: ``layer-unknown``, or ``everything-frozen`` if no layer is left to learn.
@@ -33,7 +34,9 @@ def freeze(network: Network, settings: Freeze) -> tuple[str, ...]:
         layer.is_frozen = layer.plan.address in frozen
         layer.requires_grad_(not layer.is_frozen)
         if isinstance(layer.norm, Norm):
-            layer.norm.is_frozen = layer.is_frozen
+            layer.norm.is_frozen = layer.is_frozen and settings.batch_norm == "frozen"
+            if settings.batch_norm == "train":
+                layer.norm.requires_grad_(True)
     return frozen
 
 

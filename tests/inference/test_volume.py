@@ -119,11 +119,30 @@ def test_feature_maps_are_convolution_outputs_at_full_resolution():
         np.testing.assert_allclose(found[address], expected, atol=1e-5)
 
 
-def test_feature_maps_are_not_masked_by_the_region_of_interest():
+def test_feature_maps_are_computed_for_every_tile_that_sees_the_region_of_interest():
     roi = np.zeros(SHAPE, bool)
     roi[3, 3, 3] = True
     choices = {"tile": (11, 12, 13), "batch_size": 3, "feature_maps": {"normal.2": slice(0, 1)}}
     own = network()
-    masked = predict(own, case(roi), **choices).feature_maps["normal.2"]
+    found = predict(own, case(roi), **choices).feature_maps["normal.2"]
     whole = predict(own, case(), **choices).feature_maps["normal.2"]
-    np.testing.assert_array_equal(masked, whole)
+    # Tiles begin at -2, 5 and 10 along X, at -2, 6 and 13 along Y, at -2 and 6 along Z: only the
+    # first of each axis sees voxel 3; it predicts 7 x 8 x 9 voxels.
+    np.testing.assert_allclose(found[:, :7, :8, :8], whole[:, :7, :8, :8], atol=1e-5)
+    assert (found[:, 7:] == 0).all()
+    assert (found[:, :, 8:] == 0).all()
+
+
+def test_a_mirrored_voxel_of_the_region_of_interest_is_seen():
+    roi = np.zeros(SHAPE, bool)
+    roi[1, 22, 0] = True  # beyond the image it stands at (-1, 22, 0) too
+    own = network()
+    wanted = {"normal.1": slice(0, 1)}
+    found = predict(own, case(roi), tile=(5, 5, 5), batch_size=9, feature_maps=wanted)
+    whole = predict(own, case(), tile=(5, 5, 5), batch_size=9, feature_maps=wanted)
+    one, other = (p.feature_maps["normal.1"][0] for p in (found, whole))
+    # Segments of 5 voxels predict their middle one: those from 0 to 3 along X see voxel 1 or -1.
+    seen = np.zeros(SHAPE, bool)
+    seen[0:4, 20:23, 0:3] = True
+    np.testing.assert_allclose(one[seen], other[seen], atol=1e-5)
+    assert (one[~seen] == 0).all()

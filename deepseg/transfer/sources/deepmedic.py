@@ -80,14 +80,14 @@ def weights(arrays: Mapping[str, NDArray[np.number[Any]]], layout: Layout) -> di
     DeepMedic uses for inference. The rings come along for networks that go on with a window.
 
     Args:
-        arrays: By DeepMedic's name, with or without its scope ``net/``.
+        arrays: By DeepMedic's name, with or without its scope ``net/`` and TensorFlow's ``:0``.
         layout: Of the network that the checkpoint was written for.
 
     Raises:
         DeepsegError: ``checkpoint-does-not-fit``: variables that are missing, that have another
             shape, or that the network has no place for.
     """
-    own = {name.removeprefix(SCOPE): a for name, a in arrays.items() if _is_of_network(name)}
+    own = {_plain(name): array for name, array in arrays.items() if _is_of_network(name)}
     wanted = list(variables(layout))
     found: dict[str, Tensor] = {}
     problems = []
@@ -104,6 +104,10 @@ def weights(arrays: Mapping[str, NDArray[np.number[Any]]], layout: Layout) -> di
     if problems:
         raise DeepsegError(*problems)
     return found
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix(SCOPE).removesuffix(":0")
 
 
 def _is_of_network(name: str) -> bool:

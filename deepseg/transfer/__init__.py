@@ -1,0 +1,1 @@
+"""Weights of an older model on their way into a newer one."""

@@ -1,0 +1,1 @@
+"""Files of older models, read into one shape."""

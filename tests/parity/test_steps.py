@@ -1,0 +1,129 @@
+"""Three training steps from DeepMedic's weights on DeepMedic's batches give DeepMedic's weights.
+
+Where the values are and what the tolerances are is said in the README beside them.
+"""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deepseg.config.deepmedic import translated
+from deepseg.config.loading import load
+from deepseg.config.model import ModelConfig
+from deepseg.config.reading import read_cfg, validated
+from deepseg.config.training import Adam, TrainConfig
+from deepseg.model.network import Network
+from deepseg.training.freezing import freeze, trainable
+from deepseg.training.loss import class_weights, loss
+from deepseg.training.optimization import Optimizer
+from deepseg.transfer.sources.deepmedic import weights
+
+_spec = importlib.util.spec_from_file_location("golden", Path(__file__).with_name("golden.py"))
+golden = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(golden)
+
+COST = 1e-5  # relative
+WEIGHTS = 1e-5  # absolute
+RING = 1e-4  # of single rows of the ring of batch statistics, which hold TensorFlow's rounding
+PROBABILITIES = 1e-4
+
+
+def train_config(cfg: Path) -> TrainConfig:
+    """The settings of ``cfg``, which names no cases and no output."""
+    document = translated(read_cfg(cfg), "train").document
+    values = {key: value for key, value in document.values.items() if key != "validation"}
+    values["output"] = "."
+    values["training"] = {**values["training"], "cases": {"table": "none.csv"}}
+    freezing = {**values.get("freeze", {}), "batch_norm": "statistics"}  # as DeepMedic does
+    return validated(TrainConfig, replace(document, values={**values, "freeze": freezing}))
+
+
+class Run:
+    """Our network on DeepMedic's batches."""
+
+    def __init__(self, cfg: Path) -> None:
+        self.values = np.load(cfg.with_suffix(".npz"))
+        self.config = train_config(cfg)
+        model = load(ModelConfig, cfg.with_name("model.cfg")).config
+        self.network = Network(model, rng=torch.Generator())
+        counters = {n: t for n, t in self.network.state_dict().items() if n.endswith(".steps")}
+        self.network.load_state_dict(counters | self.wanted("init"))
+        freeze(self.network, self.config.freeze)
+        self.optimizer = Optimizer(trainable(self.network), self.config.optimiser)
+        # DeepMedic's cost counts the kernels of frozen layers too.
+        self.kernels = [weight for _, weight in self.network.kernels()]
+
+    def wanted(self, moment: str) -> dict[str, torch.Tensor]:
+        arrays = {
+            name.split("|")[1]: self.values[name]
+            for name in self.values.files
+            if name.startswith(f"{moment}|") and not name.endswith("cost")
+        }
+        return weights(arrays, self.network.layout)
+
+    def inputs(self, moment: str) -> list[torch.Tensor]:
+        names = [f"{moment}|x"] + [
+            f"{moment}|x_sub_{number}" for number in range(len(self.network.layout.pathways) - 1)
+        ]
+        return [torch.from_numpy(self.values[name]) for name in names]
+
+    def step(self, number: int) -> float:
+        """The cost before the step."""
+        self.network.train()
+        logits = self.network(self.inputs(f"batch{number}"))
+        labels = torch.from_numpy(self.values[f"batch{number}|y_gt"]).long()
+        weighting = class_weights(
+            labels, logits.shape[1], self.config.loss.class_weights, epoch=0,
+            epochs=self.config.epochs,
+        )  # fmt: skip
+        result = loss(logits, labels, self.kernels, self.config.loss, weighting)
+        self.optimizer.clear_gradients()
+        result.total.backward()
+        self.optimizer.step()
+        return float(result.total.detach())
+
+    def differences(self, moment: str) -> dict[str, np.ndarray]:
+        """How far each weight and statistic is off, as a share of the tolerance."""
+        found, wanted = self.network.state_dict(), self.wanted(moment)
+        return {
+            name: ((found[name] - tensor).abs() / (RING if ".window_" in name else WEIGHTS)).numpy()
+            for name, tensor in wanted.items()
+        }
+
+
+@pytest.mark.parametrize("cfg", golden.named(golden.step_cases()))
+def test_three_steps_are_deepmedics(cfg):
+    run = Run(cfg)
+    for number in range(3):
+        cost = float(run.values[f"step{number}|cost"])
+        assert run.step(number) == pytest.approx(cost, rel=COST)
+        if number != 1:
+            off = run.differences(f"step{number}")
+            if isinstance(run.config.optimiser, Adam):
+                _judge_adam(off, run.config.optimiser.learning_rate)
+            else:
+                assert {name: o.max() for name, o in off.items() if o.max() > 1} == {}
+    run.network.eval()
+    with torch.inference_mode():
+        probabilities = run.network(run.inputs("infer")).softmax(1).numpy()
+    off = np.abs(probabilities - run.values["infer|prob"])
+    if isinstance(run.config.optimiser, Adam):
+        assert np.quantile(off, 0.99) < PROBABILITIES
+    else:
+        assert off.max() < PROBABILITIES
+
+
+def _judge_adam(off: dict[str, np.ndarray], learning_rate: float) -> None:
+    """Nearly all weights within the tolerance, the others off by a small part of a step.
+
+    Adam divides a gradient by its own size, so that rounding errors of gradients that are exactly 0
+    (a bias in front of batch normalisation) become steps. Computed in float64, our weights are as
+    far from DeepMedic's: what differs is its float32.
+    """
+    every = np.concatenate([one.ravel() for one in off.values()])
+    assert np.mean(every > 1) < 0.03
+    assert every.max() * WEIGHTS < learning_rate / 5
