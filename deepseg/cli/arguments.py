@@ -18,8 +18,11 @@ COMMANDS: tuple[Command, ...] = ("newModel", "train", "test", "check", "show", "
 # Options that mean nothing to the other commands; -dev and -quiet never do harm.
 OPTIONS: dict[str, tuple[Command, ...]] = {
     "model": ("train", "test", "check"),
+    "load": ("train", "test", "check"),
     "out": ("newModel", "demo"),
     "seed": ("newModel",),
+    "pretrained": ("newModel",),
+    "layers": ("newModel",),
 }
 
 EXAMPLES = """\
@@ -37,11 +40,13 @@ class Arguments:
     Attributes:
         command: What to do.
         file: The config or model file it is about; None for the demo.
-        model: ``-model`` or ``-load``.
+        model: ``-load``, or else ``-model``.
         out: ``-out``.
         seed: ``-seed``, 0 where it is not given.
         device: ``-dev``.
         quiet: ``-quiet``.
+        pretrained: ``-pretrained``.
+        takes_all_layers: ``-layers all``; otherwise the classification layer stays new.
     """
 
     command: Command
@@ -51,6 +56,8 @@ class Arguments:
     seed: int
     device: str
     quiet: bool
+    pretrained: Path | None
+    takes_all_layers: bool
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,7 +85,10 @@ def _parser() -> _Parser:
     what.add_argument("-show", metavar="FILE", help="what is inside a model or config file")
     what.add_argument("-demo", action="store_true", help="the whole story on generated brains")
     how = parser.add_argument_group("options")
-    how.add_argument("-model", "-load", metavar="FILE", help="a .save, or a model file")
+    how.add_argument("-model", metavar="FILE", help="a .save, or a model file")
+    how.add_argument("-load", metavar="FILE", help="a .save; wins over -model, as in DeepMedic")
+    how.add_argument("-pretrained", metavar="FILE", help="older model that fills the new one")
+    how.add_argument("-layers", choices=["all"], help="take over the classification layer too")
     how.add_argument("-out", metavar="PATH", help="file of -newModel, folder of -demo")
     how.add_argument("-seed", type=_seed, help="of -newModel's random weights (0)")
     how.add_argument("-dev", default="auto", help="cpu, cuda, cudaN or auto (auto)")
@@ -120,11 +130,13 @@ def parsed(arguments: Sequence[str]) -> Arguments:
     return Arguments(
         command=command,
         file=Path(file) if file else None,
-        model=None if found.model is None else Path(found.model),
+        model=next((Path(one) for one in (found.load, found.model) if one is not None), None),
         out=None if found.out is None else Path(found.out),
         seed=0 if found.seed is None else found.seed,
         device=found.dev,
         quiet=found.quiet,
+        pretrained=None if found.pretrained is None else Path(found.pretrained),
+        takes_all_layers=found.layers == "all",
     )
 
 
@@ -147,6 +159,8 @@ def _misspelt(arguments: Sequence[str], parser: _Parser) -> Iterator[Problem]:
 
 
 def _without_meaning(command: Command, found: argparse.Namespace) -> Iterator[Problem]:
+    if found.layers is not None and found.pretrained is None:
+        yield _problem("-layers alone", "-layers with -pretrained", fix="add -pretrained FILE")
     for option, commands in OPTIONS.items():
         if vars(found)[option] is not None and command not in commands:
             expected = f"-{option} with {', '.join(f'-{one}' for one in commands)}"

@@ -16,7 +16,14 @@ from deepseg.sessions.train import train as train_model
 
 def new_model(given: Arguments) -> None:
     """``-newModel``."""
-    build_model(_file(given), out=given.out, seed=given.seed, console=Console(quiet=given.quiet))
+    build_model(
+        _file(given),
+        pretrained=given.pretrained,
+        layers="all" if given.takes_all_layers else "all but the head",
+        out=given.out,
+        seed=given.seed,
+        console=Console(quiet=given.quiet),
+    )
 
 
 def train(given: Arguments) -> None:

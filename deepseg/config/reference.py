@@ -213,5 +213,21 @@ def _other_keys(kind: FileKind) -> Iterator[tuple[str, str]]:
                 yield row.name, f"refused: {row.fix}"
 
 
+def deepmedic_keys_markdown() -> str:
+    """Every key that a file of DeepMedic may hold, of any version, and what becomes of it here."""
+    lines = ["| DeepMedic's key | in | here |", "|---|---|---|"]
+    for kind, rows in KEYS.items():
+        lines += [f"| `{name}` | {kind} | {meaning} |" for name, meaning in _meanings(rows, kind)]
+    return "\n".join(lines) + "\n"
+
+
+def _meanings(rows: Iterable[object], kind: FileKind) -> Iterator[tuple[str, str]]:
+    for row in rows:
+        if isinstance(row, Key) and row.path:
+            yield row.full_name, f"`{row.path}`" + (f"; {row.note}" if row.note else "")
+    yield from _other_keys(kind)
+
+
 if __name__ == "__main__":
-    sys.stdout.write(reference_markdown())
+    pages = {"keys": reference_markdown, "deepmedic": deepmedic_keys_markdown}
+    sys.stdout.write(pages[sys.argv[1] if len(sys.argv) > 1 else "keys"]())

@@ -1,7 +1,7 @@
 """Lists of cases: from list files, from a table, or from a folder with a ``dataset.json``.
 
-Every source comes in as rows of entries; here they become cases with names of their own. That the
-files exist is known afterwards; nothing here opens an image (`deepseg.data.checks` does).
+Every source comes in as rows of entries; here they become cases with names of their own. Which
+files do not exist is known afterwards; what is in the others, `deepseg.data.checks` finds out.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Literal
 from deepseg.config.cases import CasesConfig
 from deepseg.data.dataset import rows_of_dataset
 from deepseg.data.list_files import rows_of_lists
-from deepseg.data.listing import Row
+from deepseg.data.listing import Row, missing_files
 from deepseg.data.naming import is_allowed, names_from_paths, without_ending
 from deepseg.data.table import rows_of_table
-from deepseg.errors import Problem, raise_if_any
+from deepseg.errors import DeepsegError, Problem
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Case:
         trust_arrays: Whether files that disagree about their place are used all the same.
         where: File and line that list the case.
         nan: Whether voxels that are NaN or infinite are refused or read as 0.
+        volumes: Which volume of its image each channel is, counted from 0, and None for a 3D
+            image; empty where all images are 3D.
+        missing: A problem for every file of the case that cannot be found.
     """
 
     name: str
@@ -45,19 +48,32 @@ class Case:
     trust_arrays: bool
     where: str
     nan: Literal["refuse", "replace"] = "refuse"
+    volumes: tuple[int | None, ...] = ()
+    missing: tuple[Problem, ...] = ()
+
+    @property
+    def images(self) -> tuple[tuple[Path | None, int | None], ...]:
+        """File and volume of every channel."""
+        volumes = self.volumes or (None,) * len(self.channels)
+        return tuple(zip(self.channels, volumes, strict=True))
 
 
 def list_cases(config: CasesConfig, channels: Sequence[str]) -> list[Case]:
     """The cases that ``config`` speaks of, in its order.
 
+    A file that is missing is a problem of its case, and raised only together with others.
+
     Args:
         channels: Names of the model's channels.
 
     Raises:
-        DeepsegError: everything that is wrong with the source, and every file that is missing.
+        DeepsegError: everything that is wrong with the source, and then every file that is missing.
     """
     rows = _rows(config, channels)
-    raise_if_any([*_no_rows(config, rows), *_name_problems(rows), *_missing_weights(rows)])
+    problems = [*_no_rows(config, rows), *_name_problems(rows), *_missing_weights(rows)]
+    missing = missing_files(file for row in rows for file in row.files)
+    if problems:
+        raise DeepsegError(*problems, *missing.values())
     return [
         Case(
             name=name,
@@ -69,6 +85,8 @@ def list_cases(config: CasesConfig, channels: Sequence[str]) -> list[Case]:
             trust_arrays=config.trust_arrays,
             where=row.where,
             nan=config.nan,
+            volumes=row.volumes,
+            missing=tuple(missing[file] for file in dict.fromkeys(row.files) if file in missing),
         )
         for row, name in zip(rows, _names(rows), strict=True)
     ]

@@ -23,6 +23,7 @@ from deepseg.data.across import find_problems
 from deepseg.data.cases import Case
 from deepseg.data.facts import Facts, Intensity
 from deepseg.data.label_values import strange_labels, value_counts
+from deepseg.data.listing import is_there
 from deepseg.data.volumes import (
     Geometry,
     Volume,
@@ -51,11 +52,11 @@ def examine(case: Case, *, class_count: int, needs_labels: bool) -> Facts:
     roi = reader.array(case.roi, read_mask)
     labels = reader.array(case.labels, partial(read_labels, label_map=dict(case.label_map)))
     intensity, digests = [], []
-    for path in case.channels:
-        image = reader.array(path, partial(read_image, nan=case.nan))
+    for path, volume in case.images:
+        image = reader.array(path, partial(read_image, nan=case.nan, volume=volume))
         intensity.append(None if image is None else _intensity(image, roi))
         digests.append("" if path is None else None if image is None else _digest(image))
-        reader.note_constant(path, intensity[-1])
+        reader.note_constant(path, volume, intensity[-1])
     for path in case.weight_maps:
         reader.check_weights(path)
     reader.check_presence(needs_labels)
@@ -75,8 +76,9 @@ def examine(case: Case, *, class_count: int, needs_labels: bool) -> Facts:
         class_voxels=class_voxels,
         roi_voxels=None if roi is None else int(np.count_nonzero(roi)),
         foreground_outside_roi=outside,
-        problems=tuple(reader.problems),
-        warnings=tuple(reader.warnings),
+        # A file that serves several channels has its faults once.
+        problems=tuple(dict.fromkeys(reader.problems)),
+        warnings=tuple(dict.fromkeys(reader.warnings)),
     )
 
 
@@ -91,7 +93,7 @@ class _Reader:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.problems: list[Problem] = []
+        self.problems = list(case.missing)
         self.warnings: list[str] = []
         self.grid, self.grid_file = _grid(case)
 
@@ -100,7 +102,7 @@ class _Reader:
 
         An array of the wrong shape is returned too, because its values are still to be judged.
         """
-        if path is None:
+        if path is None or _is_missing(self.case, path):
             return None
         try:
             volume = read(path)
@@ -177,7 +179,8 @@ class _Reader:
             got, expected = f"the same bytes as {same}", "labels, not one of the images"
             fix = f"correct the label file in {case.where}"
             self.problems.append(Problem("labels-are-image", got, expected, fix, str(case.labels)))
-        twice = [str(path) for path, times in Counter(channels).items() if times > 1]
+        times = Counter((path, volume) for path, volume in case.images if path is not None)
+        twice = [path for (path, _), number in times.items() if number > 1]
         self.warnings += [f"{path}: it is more than one channel of {case.name}" for path in twice]
 
     def checked_classes(self, labels: Array | None, class_count: int) -> tuple[int, ...] | None:
@@ -194,11 +197,14 @@ class _Reader:
             self.warnings.append(f"{self.case.labels}: it has no background")
         return tuple(counts.get(label, 0) for label in range(class_count))
 
-    def note_constant(self, path: Path | None, intensity: Intensity | None) -> None:
+    def note_constant(
+        self, path: Path | None, volume: int | None, intensity: Intensity | None
+    ) -> None:
         """An image that is the same everywhere tells the network nothing."""
         if intensity is not None and intensity.minimum == intensity.maximum:
             place = "" if self.case.roi is None else " of the region of interest"
-            self.warnings.append(f"{path}: every voxel{place} is {intensity.mean:g}")
+            which = "" if volume is None else f" in volume {volume}"
+            self.warnings.append(f"{path}: every voxel{place}{which} is {intensity.mean:g}")
 
     def note_roi(self, roi: Array | None, outside: float) -> None:
         """A region of interest should be there and hold the foreground."""
@@ -222,13 +228,18 @@ class _Reader:
             )
 
 
+def _is_missing(case: Case, path: Path) -> bool:
+    """Whether ``path`` is one of the missing files of the case, which are problems already."""
+    return bool(case.missing) and not is_there(path)
+
+
 def _grid(case: Case) -> tuple[Geometry | None, Path | None]:
     """Geometry and file of the first channel whose header can be read."""
-    for path in case.channels:
-        if path is None:
+    for path, volume in case.images:
+        if path is None or _is_missing(case, path):
             continue
         try:
-            return read_geometry(path), path
+            return read_geometry(path, volume=volume), path
         except DeepsegError:
             continue  # reading its voxels will say what is wrong
     return None, None
@@ -261,5 +272,5 @@ def _share_outside(labels: Array | None, roi: Array | None) -> float:
 def _is_same_file(path: Path, labels: Path | None) -> bool:
     try:
         return labels is not None and filecmp.cmp(path, labels, shallow=False)
-    except OSError:
+    except (OSError, ValueError):  # the latter for characters that no path holds
         return False

@@ -1,24 +1,26 @@
 """Cases from a folder with a ``dataset.json``: Medical Segmentation Decathlon and nnU-Net.
 
-Three layouts are known. The Decathlon lists its images under ``training`` and ``test``. nnU-Net 1
-lists them too, but keeps every channel in a file of its own, NAME_0000, NAME_0001, … nnU-Net 2
-lists nothing: the files in ``imagesTr`` or ``imagesTs`` are the list.
+Three layouts are known. The Decathlon lists its images under ``training`` and ``test``; an image
+of several channels is 4D, one volume per channel. nnU-Net 1 lists them too, but keeps every channel
+in a file of its own, NAME_0000, NAME_0001, … nnU-Net 2 lists nothing: the files in ``imagesTr`` or
+``imagesTs`` are the list.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
-from deepseg.data.listing import Entry, Row, channel_order, missing_files, text_of
+from deepseg.data.listing import Entry, Row, channel_order, is_there, missing_files, text_of
 from deepseg.data.naming import without_ending
-from deepseg.errors import DeepsegError, Problem, raise_if_any
+from deepseg.data.volumes import volume_count
+from deepseg.errors import DeepsegError, Problem
 
 Part: TypeAlias = Literal["training", "test"]
 
@@ -48,7 +50,7 @@ class _Content(BaseModel):
 
 @dataclass(frozen=True)
 class _Found:
-    """The files of one case; channels in the order of the dataset."""
+    """The files of one case, one per channel in the order of the dataset, or one 4D image."""
 
     where: str
     name: str
@@ -63,7 +65,8 @@ def rows_of_dataset(folder: Path, part: Part, channels: Sequence[str]) -> list[R
         folder: The folder, or the ``dataset.json`` in it.
 
     Raises:
-        DeepsegError: everything that is wrong with dataset.json, and every file that is missing.
+        DeepsegError: everything that is wrong with dataset.json, and then every file that is
+            missing.
     """
     file = folder if folder.suffix == ".json" else folder / "dataset.json"
     text = text_of(file)
@@ -74,18 +77,19 @@ def rows_of_dataset(folder: Path, part: Part, channels: Sequence[str]) -> list[R
         found = [_listed_case(case, text, file, len(names)) for case in listed]
     else:
         found = _cases_in_folder(file.parent, part, len(names), content.file_ending)
-    problems = _image_counts(found, names, file)
+    problems = _file_counts(found, names, file) or _volume_counts(found, names, file)
     order: list[int] = []
     try:
         order = channel_order(names, channels, where=str(file))
     except DeepsegError as refusal:
         problems += refusal.problems
-    problems += missing_files(
-        Entry(path, case.where, file.parent)
-        for case in found
-        for path in (*case.images, case.label)
-    )
-    raise_if_any(problems)
+    if problems:
+        files = [
+            Entry(path, case.where, file.parent)
+            for case in found
+            for path in (*case.images, case.label)
+        ]
+        raise DeepsegError(*problems, *missing_files(files).values())
     return [_row(case, order, file.parent) for case in found]
 
 
@@ -155,21 +159,46 @@ def _cases_in_folder(folder: Path, part: Part, channel_count: int, ending: str) 
     ]
 
 
-def _image_counts(found: Sequence[_Found], names: Sequence[str], file: Path) -> list[Problem]:
-    """A problem if cases do not have one file per channel."""
-    wrong = [case for case in found if len(case.images) != len(names)]
+def _file_counts(found: Sequence[_Found], names: Sequence[str], file: Path) -> list[Problem]:
+    """A problem if cases have neither one file per channel nor a single one."""
+    counts = {case.name: len(case.images) for case in found if len(case.images) != 1}
+    wrong = {name: count for name, count in counts.items() if count != len(names)}
+    return _count_problem(wrong, "image file", names, file)
+
+
+def _volume_counts(found: Sequence[_Found], names: Sequence[str], file: Path) -> list[Problem]:
+    """A problem if single images do not hold one volume per channel."""
+    if len(names) == 1:
+        return []
+    singles = {case.name: file.parent / case.images[0] for case in found if len(case.images) == 1}
+    counts = {name: _readable_count(image) for name, image in singles.items()}
+    wrong = {n: count for n, count in counts.items() if count is not None and count != len(names)}
+    return _count_problem(wrong, "volume", names, file)
+
+
+def _readable_count(image: Path) -> int | None:
+    """Volumes in ``image``; None if it is missing or damaged, which is found later."""
+    try:
+        return volume_count(image) if is_there(image) else None
+    except DeepsegError:
+        return None
+
+
+def _count_problem(
+    wrong: Mapping[str, int], what: str, names: Sequence[str], file: Path
+) -> list[Problem]:
+    """The problem of the cases that have so many of ``what`` for the channels ``names``."""
     if not wrong:
         return []
-    first = wrong[0]
-    count = f"{len(first.images)} image file{'s' * (len(first.images) != 1)}"
-    split = ", ".join(f"{first.name}_{i:04d}.nii.gz" for i in range(len(names)))
+    name, count = next(iter(wrong.items()))
     return [
         Problem(
             code="dataset-images",
-            got=f"{count} for {len(names)} channels ({', '.join(names)}) in "
-            f"{len(wrong)} cases, the first {first.name}",
-            expected="a file per channel",
-            fix=f"split the 4D images, each into {split}",
+            got=f"{count} {what}{'s' * (count != 1)} for {len(names)} "
+            f"channel{'s' * (len(names) != 1)} ({', '.join(names)}) in {len(wrong)} "
+            f"case{'s' * (len(wrong) != 1)}, the first {name}",
+            expected="a file per channel, or one 4D file with a volume per channel",
+            fix="correct the channels or the images in dataset.json",
             where=str(file),
         )
     ]
@@ -179,11 +208,13 @@ def _row(case: _Found, order: Sequence[int], folder: Path) -> Row:
     def of(text: str | None) -> Entry:
         return Entry(text, case.where, folder)
 
+    is_4d = len(case.images) < len(order)
     return Row(
         where=case.where,
         name=of(case.name),
-        channels=tuple(of(case.images[i]) for i in order),
+        channels=tuple(of(case.images[0 if is_4d else i]) for i in order),
         labels=of(case.label),
         roi=of(None),
         weight_maps=(),
+        volumes=tuple(order) if is_4d else (),
     )

@@ -21,14 +21,14 @@ from deepseg.data.listing import (
     text_of,
 )
 from deepseg.data.naming import names_from_paths
-from deepseg.errors import DeepsegError, Problem, raise_if_any
+from deepseg.errors import DeepsegError, Problem
 
 
 def rows_of_lists(config: CasesConfig, channels: Sequence[str]) -> list[Row]:
     """One row per line of the lists in ``config``.
 
     Raises:
-        DeepsegError: everything that is wrong with the lists, and every file that is missing.
+        DeepsegError: everything that is wrong with the lists, and then every file that is missing.
     """
     images = _image_lists(config)
     files = dict.fromkeys([*images, *([config.names] if config.names else [])])
@@ -44,8 +44,10 @@ def rows_of_lists(config: CasesConfig, channels: Sequence[str]) -> list[Row]:
         order = _channel_lists(config, channels)
     except DeepsegError as refusal:
         problems += refusal.problems
-    problems += missing_files(e for file in files if file in images for e in lists.get(file, []))
-    raise_if_any([*problems, *_unequal_lengths(lists)])
+    unequal = _unequal_lengths(lists)
+    if problems or unequal:
+        missing = missing_files(e for file in images for e in lists.get(file, []))
+        raise DeepsegError(*problems, *missing.values(), *unequal)
     return [_row(config, lists, order, i) for i in range(len(lists[images[0]]))]
 
 

@@ -48,6 +48,8 @@ class Row:
         labels: Or nothing.
         roi: Or nothing.
         weight_maps: One per category of the sampling type.
+        volumes: Which volume of its image each channel is, counted from 0, where one 4D image
+            serves several channels; else empty.
     """
 
     where: str
@@ -56,6 +58,12 @@ class Row:
     labels: Entry
     roi: Entry
     weight_maps: tuple[Entry, ...]
+    volumes: tuple[int, ...] = ()
+
+    @property
+    def files(self) -> tuple[Entry, ...]:
+        """Everything but the name."""
+        return (*self.channels, self.labels, self.roi, *self.weight_maps)
 
 
 def entry(text: str, where: str, folder: Path) -> Entry:
@@ -142,36 +150,37 @@ def positional_order(count: int, channels: Sequence[str], *, where: str = "") ->
     return list(range(count))
 
 
-def missing_files(entries: Iterable[Entry]) -> list[Problem]:
-    """One problem for every entry whose file cannot be found."""
-    problems: list[Problem] = []
-    for one in entries:
-        if one.path is None or _is_there(one.path):
+def missing_files(entries: Iterable[Entry]) -> dict[Entry, Problem]:
+    """The problem of every entry whose file cannot be found."""
+    problems: dict[Entry, Problem] = {}
+    for one in dict.fromkeys(entries):
+        if one.path is None or is_there(one.path):
             continue
         place = f"{one.where} {one.text}"
         if len(problems) >= EXPLAINED:
             fix = "correct the path"
-            problems.append(Problem("file-missing", "no such file", "an image file", fix, place))
+            problems[one] = Problem("file-missing", "no such file", "an image file", fix, place)
             continue
         try:
             read_geometry(one.path)
         except DeepsegError as refusal:
-            problems += [replace(problem, where=place) for problem in refusal.problems]
+            problems[one] = replace(refusal.problems[0], where=place)
     return problems
+
+
+def is_there(path: Path) -> bool:
+    """Whether the system finds ``path``."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _place(name: str, given: Sequence[str]) -> int | None:
     exact = [i for i, other in enumerate(given) if other == name]
     alike = [i for i, other in enumerate(given) if other.casefold() == name.casefold()]
     return next(iter(exact + alike), None)
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        path.stat()
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _missing(file: Path) -> Problem:

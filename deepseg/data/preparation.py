@@ -67,7 +67,10 @@ def prepared(case: Case, preparation: Preparation, channels: Sequence[str]) -> P
         preparation: What to do.
         channels: The model's channel names.
     """
-    volumes = [None if path is None else read_image(path, nan=case.nan) for path in case.channels]
+    volumes = [
+        None if path is None else read_image(path, nan=case.nan, volume=volume)
+        for path, volume in case.images
+    ]
     first = next(volume for volume in volumes if volume is not None)
     roi = None if case.roi is None else read_mask(case.roi)
     labels = None if case.labels is None else read_labels(case.labels, dict(case.label_map))
@@ -168,7 +171,9 @@ def fingerprint(case: Case, preparation: Preparation, channels: Sequence[str]) -
     made_from = {
         "format": CACHE_FORMAT,
         "files": [None if path is None else _stamp(path) for path in files],
+        "volumes": case.volumes,
         "label_map": case.label_map,
+        "nan": case.nan,
         "preparation": preparation.model_dump(mode="json"),
         "channels": list(channels),
     }

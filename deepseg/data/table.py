@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepseg.data.listing import Entry, Row, channel_order, entry, missing_files, text_of
-from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
+from deepseg.errors import DeepsegError, Problem, did_you_mean
 
 DEEPMEDIC = {"prediction_filename": "case", "ground_truth": "labels", "roi_mask": "roi"}
 CHANNEL = "channel_"
@@ -34,7 +34,7 @@ def rows_of_table(table: Path, channels: Sequence[str]) -> list[Row]:
     """One row per case in ``table``.
 
     Raises:
-        DeepsegError: everything that is wrong with the table, and every file that is missing.
+        DeepsegError: everything that is wrong with the table, and then every file that is missing.
     """
     header, *records = _records(table) or [_Record(1, ())]
     if not header.cells:
@@ -52,8 +52,9 @@ def rows_of_table(table: Path, channels: Sequence[str]) -> list[Row]:
     problems += _ragged(records, len(names), table)
     whole = [record for record in records if len(record.cells) == len(names)]
     cells = [_cells(record, names, header.cells, table) for record in whole]
-    problems += missing_files(e for row in cells for key, e in row.items() if key != "case")
-    raise_if_any(problems)
+    if problems:
+        missing = missing_files(e for row in cells for key, e in row.items() if key != "case")
+        raise DeepsegError(*problems, *missing.values())
     return [_row(f"{table}:{r.line}", row, in_order) for r, row in zip(whole, cells, strict=True)]
 
 

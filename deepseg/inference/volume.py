@@ -59,9 +59,7 @@ def predict(
     """
     wanted = {} if feature_maps is None else dict(feature_maps)
     vision = network.vision
-    # Feature maps are wanted around the region of interest too: of all that DeepMedic computes.
-    counts = _sees_roi if wanted else _predicts_roi
-    todo = [box for box in tiles(case.shape, tile, vision) if counts(case, box, vision)]
+    todo = tiles_to_compute(network, case, tile, with_feature_maps=bool(wanted))
     probabilities = np.zeros((len(network.config.classes), *case.shape), np.float32)
     maps = {
         address: np.zeros((_count(network, address, which), *case.shape), np.float32)
@@ -84,10 +82,16 @@ def predict(
     return Prediction(probabilities, maps)
 
 
-def tile_count(network: Network, case: PreparedCase, tile: Int3) -> int:
-    """How many tiles `predict` computes for a case."""
+def tiles_to_compute(
+    network: Network, case: PreparedCase, tile: Int3, *, with_feature_maps: bool
+) -> list[Box]:
+    """The segments of a case that `predict` computes.
+
+    Feature maps are wanted around the region of interest too: of all tiles that DeepMedic computes.
+    """
     vision = network.vision
-    return sum(_predicts_roi(case, box, vision) for box in tiles(case.shape, tile, vision))
+    counts = _sees_roi if with_feature_maps else _predicts_roi
+    return [box for box in tiles(case.shape, tile, vision) if counts(case, box, vision)]
 
 
 @contextmanager

@@ -77,8 +77,21 @@ def training_and_held_out(
             raise
         except DeepsegError as error:
             problems += error.problems
-    raise_if_any(problems)
-    return found["training cases"], found.get("validation cases")
+    raise_if_any(dict.fromkeys(problems))
+    training, held_out = found["training cases"], found.get("validation cases")
+    if held_out is not None:
+        _warn_of_shared_cases(training, held_out, console)
+    return training, held_out
+
+
+def _warn_of_shared_cases(training: CheckedCases, held_out: CheckedCases, console: Console) -> None:
+    known = {facts.images for facts in training.facts}
+    shared = [facts.name for facts in held_out.facts if facts.images in known]
+    if shared:
+        console.warn(
+            f"validation cases that are also trained on: {', '.join(shared)}; their scores say "
+            "nothing about new cases"
+        )
 
 
 def checked_cases(
@@ -177,8 +190,7 @@ def _each(
 
 def _stamp(case: Case, model: ModelConfig, needs_labels: bool) -> str | None:
     """What was found stays true as long as this does not change; None if a file is missing."""
-    files = [*case.channels, case.labels, case.roi, *case.weight_maps]
-    if not all(path is None or path.exists() for path in files):
+    if case.missing:
         return None
     files_and_channels = fingerprint(case, Preparation(), model.channels)
     asked = (case.name, case.where, len(model.classes), needs_labels, case.trust_arrays)

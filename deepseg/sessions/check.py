@@ -9,16 +9,19 @@ from deepseg.config.loading import load
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
-from deepseg.errors import DeepsegError, Problem, raise_if_any
+from deepseg.errors import raise_if_any
 from deepseg.report.console import Console
 from deepseg.sessions.cases import checked_cases, training_and_held_out
-from deepseg.sessions.models import Model, read_or_make_model
+from deepseg.sessions.models import given_model
 from deepseg.sessions.tables import network_table
 from deepseg.sessions.wishes import testing_misfits
 
 
 def check(
-    config_file: Path, *, model_file: Path | None = None, console: Console | None = None
+    config_file: Path | str,
+    *,
+    model_file: Path | str | None = None,
+    console: Console | None = None,
 ) -> None:
     """Read a model, train or test file, its model and every file of every case.
 
@@ -31,6 +34,8 @@ def check(
         DeepsegError: All problems found.
     """
     console = Console() if console is None else console
+    config_file = Path(config_file)
+    model_file = None if model_file is None else Path(model_file)
     match kind_of_file(config_file):
         case "model":
             loaded = load(ModelConfig, config_file)
@@ -46,7 +51,7 @@ def check(
 def _check_train(config_file: Path, model_file: Path | None, console: Console) -> None:
     loaded = load(TrainConfig, config_file)
     _say(console, loaded.warnings)
-    model = _model(loaded.config.model if model_file is None else model_file)
+    model = given_model(model_file, loaded.config.model, seed=0)
     network_table(console, model.config)
     training_and_held_out(loaded.config, model.config, console)
 
@@ -54,23 +59,10 @@ def _check_train(config_file: Path, model_file: Path | None, console: Console) -
 def _check_test(config_file: Path, model_file: Path | None, console: Console) -> None:
     loaded = load(TestConfig, config_file)
     _say(console, loaded.warnings)
-    model = _model(loaded.config.model if model_file is None else model_file)
+    model = given_model(model_file, loaded.config.model, seed=0)
     network_table(console, model.config)
-    raise_if_any(testing_misfits(loaded.config, model.config))
+    raise_if_any(testing_misfits(loaded.config, model))
     checked_cases(loaded.config.cases, model.config, console, needs_labels=False, what="cases")
-
-
-def _model(path: Path | None) -> Model:
-    if path is None:
-        raise DeepsegError(
-            Problem(
-                code="model-not-given",
-                got="no model",
-                expected="a .save or a model file",
-                fix="add -model FILE, or model: FILE to the config file",
-            )
-        )
-    return read_or_make_model(path, seed=0)
 
 
 def _say(console: Console, warnings: tuple[str, ...]) -> None:

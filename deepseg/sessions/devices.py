@@ -19,7 +19,7 @@ def chosen_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
-    match = re.fullmatch(r"(?:cuda|gpu):?(\d*)", name)
+    match = re.fullmatch(r"cuda:?(\d*)", name)
     if match is None:
         raise DeepsegError(
             Problem(

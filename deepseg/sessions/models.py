@@ -102,13 +102,14 @@ def fresh(config: ModelConfig, *, seed: int, origin: str) -> Model:
     )
 
 
-def read_model(path: Path) -> Model:
+def read_model(path: Path | str) -> Model:
     """The model in a `.save`.
 
     Raises:
         DeepsegError: The file is missing, damaged, newer, not a `.save`, or its settings and
             weights do not belong together.
     """
+    path = Path(path)
     save = read_save(path)
     try:
         config = ModelConfig.model_validate(save.model)
@@ -139,11 +140,37 @@ def read_model(path: Path) -> Model:
     )
 
 
-def read_or_make_model(path: Path, *, seed: int) -> Model:
-    """The model in a `.save`, or a fresh one from a model config."""
-    if path.suffix == ".save" or path.is_dir():
+def given_model(typed: Path | None, configured: Path | None, *, seed: int) -> Model:
+    """The model that a session is about: in a `.save`, or a fresh one from a model file.
+
+    Args:
+        typed: On the command line; wins, unless it only describes the architecture of the `.save`
+            that the config file names, as DeepMedic's ``-model`` does.
+        configured: In the config file.
+        seed: Of a fresh model's weights.
+
+    Raises:
+        DeepsegError: ``model-not-given``, or what is wrong with the file.
+    """
+    path = typed
+    if typed is None or (not _holds_weights(typed) and _holds_weights(configured)):
+        path = configured
+    if path is None:
+        raise DeepsegError(
+            Problem(
+                code="model-not-given",
+                got="no model",
+                expected="a .save or a model file",
+                fix="add -model FILE, or model: FILE to the config file",
+            )
+        )
+    if _holds_weights(path):
         return read_model(path)
     return fresh(load(ModelConfig, path).config, seed=seed, origin=f"new, from {path}")
+
+
+def _holds_weights(path: Path | None) -> bool:
+    return path is not None and (path.suffix == ".save" or path.is_dir())
 
 
 def to_save(model: Model) -> SaveFile:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from deepseg.config.loading import load
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError, Problem
+from deepseg.model.layout import layout
 from deepseg.report.console import Console
-from deepseg.sessions.models import fresh, to_save
+from deepseg.sessions.models import Model, fresh, to_save
 from deepseg.sessions.tables import network_table
 from deepseg.storage.save_file import write_save
+from deepseg.transfer.plan import Choice, applied, make_plan
+from deepseg.transfer.source import read_source, settings_for
 
 
 def new_model(
-    config_file: Path, *, out: Path | None = None, seed: int = 0, console: Console | None = None
+    config_file: Path | str,
+    *,
+    pretrained: Path | str | None = None,
+    layers: Choice = "all but the head",
+    out: Path | str | None = None,
+    seed: int = 0,
+    console: Console | None = None,
 ) -> Path:
-    """Build the model that ``config_file`` describes, with random weights, and save it.
+    """Build the model that ``config_file`` describes, fill it from an older one, and save it.
 
     Args:
         config_file: A model file, YAML or DeepMedic's.
+        pretrained: An older model: a `.save`, or a TensorFlow checkpoint of DeepMedic.
+        layers: Which layers are taken over; the rest stays random.
         out: Where to write. Default: ``<output>/models/<name>.save``, or the next free name.
         seed: Of the random weights.
         console: Where to speak.
@@ -28,25 +40,49 @@ def new_model(
         The file written.
 
     Raises:
-        DeepsegError: The description is wrong, or ``out`` exists.
+        DeepsegError: The description is wrong, the older model does not fit, or ``out`` exists.
     """
     console = Console() if console is None else console
-    loaded = load(ModelConfig, config_file)
+    loaded = load(ModelConfig, Path(config_file))
     for warning in loaded.warnings:
         console.warn(warning)
     model = fresh(loaded.config, seed=seed, origin=f"new, from {config_file}")
-    path = _free_path(loaded.config) if out is None else _not_there_yet(out)
     network_table(console, loaded.config)
+    if pretrained is not None:
+        model = _filled(model, Path(pretrained), layers, seed=seed, console=console)
+    path = _free_path(model) if out is None else _not_there_yet(Path(out))
     write_save(path, to_save(model))
     console.say(f"model written to {path}")
     return path
 
 
-def _free_path(config: ModelConfig) -> Path:
-    folder = config.output / "models"
-    path, number = folder / f"{config.name}.save", 2
+def _filled(
+    model: Model, pretrained: Path, layers: Choice, *, seed: int, console: Console
+) -> Model:
+    plan_of = layout(model.config)
+    source = read_source(pretrained, plan_of)
+    config = settings_for(source, model.config)
+    weights = fresh(config, seed=seed, origin=model.origin).weights
+    plan = make_plan(source, weights, plan_of.fc.layers[-1].address, layers)
+    console.table(
+        f"weights from {source.file} ({source.kind})",
+        ["layer", "tensors", "what stays new"],
+        plan.rows(plan_of),
+    )
+    return replace(
+        model,
+        config=config,
+        weights=applied(plan, weights),
+        provenance=plan.provenance() if layers == "all" else model.provenance | plan.provenance(),
+    )
+
+
+def _free_path(model: Model) -> Path:
+    name = model.config.name + (".pretrained" if "weights from" in model.provenance else "")
+    folder = model.config.output / "models"
+    path, number = folder / f"{name}.save", 2
     while path.exists():
-        path, number = folder / f"{config.name}-{number}.save", number + 1
+        path, number = folder / f"{name}-{number}.save", number + 1
     return path
 
 

@@ -19,13 +19,14 @@ from deepseg.sessions.models import Model, fresh, read_model
 from deepseg.sessions.tables import network_table
 
 
-def show(file: Path, *, console: Console | None = None) -> None:
+def show(file: Path | str, *, console: Console | None = None) -> None:
     """Say what is in a `.save` or a config file.
 
     Raises:
         DeepsegError: The file is missing, damaged or wrong.
     """
     console = Console() if console is None else console
+    file = Path(file)
     if file.suffix == ".save" or file.is_dir():
         _show_model(read_model(file), console)
         return

@@ -30,8 +30,7 @@ def network_table(console: Console, config: ModelConfig) -> None:
     for use, size in config.segment_sizes.items():
         console.say(
             f"segment for {use}: {text(size)} → {text(plan.prediction_size(size))} predicted, "
-            f"about {_megabytes(plan, size):,.0f} MB per segment"
-            + (" and step" if use == "train" else "")
+            f"{_memory(plan, size)} per segment" + (" and step" if use == "train" else "")
         )
 
 
@@ -52,6 +51,11 @@ def _pathway_row(pathway: PathwayLayout) -> list[str]:
         text(sees),
         f"{sum(layer.parameters for layer in pathway.layers):,}",
     ]
+
+
+def _memory(plan: Layout, segment: Int3) -> str:
+    megabytes = _megabytes(plan, segment)
+    return "less than 1 MB" if megabytes < 1 else f"about {megabytes:,.0f} MB"
 
 
 def _megabytes(plan: Layout, segment: Int3) -> float:

@@ -10,21 +10,27 @@ from deepseg.config.loading import load
 from deepseg.config.model import cube
 from deepseg.config.testing import TestConfig
 from deepseg.data.cases import Case
-from deepseg.errors import DeepsegError, Problem, SomeCasesFailed, raise_if_any
+from deepseg.errors import DeepsegError, SomeCasesFailed, raise_if_any
 from deepseg.model.network import Network
 from deepseg.report.console import Console
-from deepseg.sessions.cases import checked_cases
+from deepseg.sessions.cases import CheckedCases, checked_cases
 from deepseg.sessions.devices import chosen_device
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.models import Model, read_or_make_model
+from deepseg.sessions.models import Model, given_model
 from deepseg.sessions.records import announce
 from deepseg.sessions.results import Results
 from deepseg.sessions.volumes import case_scores, segmented, write_results
-from deepseg.sessions.wishes import testing_misfits, wanted_feature_maps
+from deepseg.sessions.wishes import preparation_for, testing_misfits, wanted_feature_maps
+
+SAME_SPACING = 1.05  # ratio up to which voxel sizes count as the same
 
 
 def segment(
-    config_file: Path, *, model_file: Path | None = None, device: str = "auto", quiet: bool = False
+    config_file: Path | str,
+    *,
+    model_file: Path | str | None = None,
+    device: str = "auto",
+    quiet: bool = False,
 ) -> Path:
     """Segment the cases of ``config_file``.
 
@@ -41,20 +47,22 @@ def segment(
         DeepsegError: Anything that is wrong with files, settings or data, before the first case.
         SomeCasesFailed: With ``keep_going``, after all cases have been tried.
     """
+    config_file = Path(config_file)
     loaded = load(TestConfig, config_file)
     config = loaded.config
     computer = chosen_device(device)
     with SessionFolder(config.folder, config_file=config_file, quiet=quiet) as folder:
         console = folder.console
         announce(console, f"test {config.name}", loaded.warnings, computer)
-        model = _model(config, model_file, console)
-        preparation = _preparation(config, model, console)
-        raise_if_any(testing_misfits(config, model.config))
+        model = _model(config, None if model_file is None else Path(model_file), console)
+        raise_if_any(testing_misfits(config, model))
+        preparation = preparation_for(config, model, console)
         network = model.network().to(computer).eval()
         checked = checked_cases(
             config.cases, model.config, console, needs_labels=False, what="cases",
             cache=folder.path / "cache", only_good=config.keep_going,
         )  # fmt: skip
+        _warn_of_spacing(checked, model, console)
         results = Results(checked.left_out)
         for case in checked.cases:
             try:
@@ -73,43 +81,33 @@ def segment(
 
 
 def _model(config: TestConfig, model_file: Path | None, console: Console) -> Model:
-    path = config.model if model_file is None else model_file
-    if path is None:
-        raise DeepsegError(
-            Problem(
-                code="model-not-given",
-                got="no model",
-                expected="a .save",
-                fix="add -model FILE, or model: FILE to the test file",
-            )
-        )
-    model = read_or_make_model(path, seed=0)
+    model = given_model(model_file, config.model, seed=0)
     console.say(f"weights: {model.origin}")
     if model.training is None and "initialised" in model.provenance:
         console.warn(f"{model.origin}: these weights are random, nothing has been learnt")
     return model
 
 
-def _preparation(config: TestConfig, model: Model, console: Console) -> Preparation:
-    """How cases are prepared: as the model says; the test file decides only where it does not."""
-    if model.preparation is None:
-        if config.preparation is None:
+def _warn_of_spacing(checked: CheckedCases, model: Model, console: Console) -> None:
+    """Cases of another voxel size than the model learnt with, where nothing is resampled."""
+    resampled = model.preparation is not None and model.preparation.resample is not None
+    if resampled or model.spacing_mm is None:
+        return
+    for facts in checked.facts:
+        if facts.spacing_mm is None:
+            continue
+        pairs = zip(facts.spacing_mm, model.spacing_mm, strict=True)
+        ratio = max(max(a / b, b / a) for a, b in pairs)
+        if ratio > SAME_SPACING:
             console.warn(
-                "the model does not say how its cases were prepared: they are used as they are; "
-                "say otherwise with preparation in the test file"
+                f"{facts.name} has voxels of {_mm(facts.spacing_mm)}, the model learnt with "
+                f"{_mm(model.spacing_mm)}: expect a worse segmentation, or train with the key "
+                "'resample'"
             )
-            return Preparation(z_score="none")
-        return config.preparation
-    if config.preparation is not None and config.preparation != model.preparation:
-        raise DeepsegError(
-            Problem(
-                code="preparation-differs",
-                got=f"preparation {config.preparation.model_dump(mode='json')}",
-                expected=f"what the model learnt with, {model.preparation.model_dump(mode='json')}",
-                fix="remove preparation from the test file: the model applies its own",
-            )
-        )
-    return model.preparation
+
+
+def _mm(spacing: tuple[float, float, float]) -> str:
+    return " x ".join(f"{mm:.3g}" for mm in spacing) + " mm"
 
 
 def _segment_one(

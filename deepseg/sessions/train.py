@@ -8,11 +8,10 @@ from pathlib import Path
 from deepseg.config.loading import load
 from deepseg.config.training import TrainConfig
 from deepseg.data.stream import Stream
-from deepseg.errors import DeepsegError, Problem
 from deepseg.sessions.cases import CheckedCases, training_and_held_out
 from deepseg.sessions.devices import chosen_device
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.models import Model, read_model, read_or_make_model
+from deepseg.sessions.models import Model, given_model, read_model
 from deepseg.sessions.records import announce
 from deepseg.sessions.sources import training_source, validation_source
 from deepseg.sessions.tables import network_table
@@ -21,7 +20,11 @@ from deepseg.sessions.volumes import validate_on_volumes
 
 
 def train(
-    config_file: Path, *, model_file: Path | None = None, device: str = "auto", quiet: bool = False
+    config_file: Path | str,
+    *,
+    model_file: Path | str | None = None,
+    device: str = "auto",
+    quiet: bool = False,
 ) -> Path:
     """Train as ``config_file`` says, or go on with it.
 
@@ -37,13 +40,14 @@ def train(
     Raises:
         DeepsegError: Anything that is wrong with files, settings or data, before training begins.
     """
+    config_file = Path(config_file)
     loaded = load(TrainConfig, config_file)
     config = loaded.config
     computer = chosen_device(device)
     with SessionFolder(config.folder, config_file=config_file, quiet=quiet) as folder:
         console = folder.console
         announce(console, f"train {config.name}", loaded.warnings, computer)
-        model = _starting_model(folder, config, model_file)
+        model = _starting_model(folder, config, None if model_file is None else Path(model_file))
         network_table(console, model.config)
         cache = folder.path / "cache" if config.cache is None else config.cache
         training, held_out = training_and_held_out(config, model.config, console, cache=cache)
@@ -68,6 +72,7 @@ def train(
                     run.network, held_out, folder, config, epoch=run.progress.epoch
                 )
                 run.keep(outcome, samples, volumes)
+        _say_where_it_ended(run)
         return folder.models / "last.save"
 
 
@@ -81,18 +86,8 @@ def _starting_model(folder: SessionFolder, config: TrainConfig, model_file: Path
                 f"from {latest}; give the session another name to start from that model"
             )
         return read_model(latest)
-    path = config.model if model_file is None else model_file
-    if path is None:
-        raise DeepsegError(
-            Problem(
-                code="model-not-given",
-                got="no model",
-                expected="a .save or a model file",
-                fix="add -model FILE, or model: FILE to the train file",
-            )
-        )
     # A session of its own starts with epoch 0, whatever the model was trained for before.
-    return replace(read_or_make_model(path, seed=config.seed), training=None)
+    return replace(given_model(model_file, config.model, seed=config.seed), training=None)
 
 
 def _with_preparation(model: Model, config: TrainConfig, training: CheckedCases) -> Model:
@@ -113,3 +108,12 @@ def _say_where_it_stands(run: TrainingRun) -> None:
     if run.frozen:
         say(f"frozen: {', '.join(run.frozen)}")
     say(f"weights: {run.model.origin}; epoch {run.progress.epoch} of {run.config.epochs}")
+
+
+def _say_where_it_ended(run: TrainingRun) -> None:
+    best = run.folder.models / "best.save"
+    score = "" if run.progress.best is None else f" with Dice {run.progress.best:.3f}"
+    run.folder.console.say(
+        f"models in {run.folder.models}: last.save"
+        + (f", best.save{score}; next: run.py -test TEST -model {best}" if best.exists() else "")
+    )

@@ -21,7 +21,7 @@ from deepseg.errors import DeepsegError
 from deepseg.geometry.boxes import Int3
 from deepseg.inference.metrics import Scores, class_scores, summary
 from deepseg.inference.postprocess import masked, segmentation
-from deepseg.inference.volume import predict, tile_count
+from deepseg.inference.volume import predict, tiles_to_compute
 from deepseg.model.layout import layout
 from deepseg.model.network import Network
 from deepseg.report.console import Console
@@ -63,7 +63,8 @@ def segmented(
 ) -> Segmented:
     """Read a case, prepare it as the model's training cases were, and segment it."""
     ready = prepared(case, preparation, network.config.channels)
-    with console.progress(case.name, tile_count(network, ready, tile)) as advance:
+    todo = tiles_to_compute(network, ready, tile, with_feature_maps=bool(feature_maps))
+    with console.progress(case.name, len(todo)) as advance:
         found = predict(
             network, ready, tile=tile, batch_size=batch_size, feature_maps=feature_maps,
             on_tiles=advance,

@@ -13,6 +13,8 @@ from deepseg.errors import DeepsegError, Problem, did_you_mean
 from deepseg.geometry.boxes import text
 from deepseg.inference.metrics import FOREGROUND
 from deepseg.model.layout import Layout, layout
+from deepseg.report.console import Console
+from deepseg.sessions.models import Model
 
 
 def training_misfits(config: TrainConfig, model: ModelConfig) -> Iterator[Problem]:
@@ -38,10 +40,12 @@ def training_misfits(config: TrainConfig, model: ModelConfig) -> Iterator[Proble
         yield from _saving_misfits(config.validation.volumes.save, model)
 
 
-def testing_misfits(config: TestConfig, model: ModelConfig) -> Iterator[Problem]:
+def testing_misfits(config: TestConfig, whole: Model) -> Iterator[Problem]:
     """Settings of a test file that do not fit the model."""
+    model = whole.config
     yield from _saving_misfits(config.save, model)
     yield from _tile_misfits(config, model)
+    yield from _preparation_misfits(config.preparation, whole.preparation)
     last = len(model.classes) - 1
     for name, labels in config.groups.items():
         if max(labels) > last:
@@ -103,6 +107,31 @@ def wanted_probabilities(classes: Sequence[str], settings: SavedResults) -> list
             )
         )
     return [known.index(one) if isinstance(one, str) else one for one in settings.probabilities]
+
+
+def preparation_for(config: TestConfig, model: Model, console: Console) -> Preparation:
+    """How cases are prepared: as the model says; the test file decides only where it does not."""
+    if model.preparation is not None:
+        return model.preparation
+    if config.preparation is not None:
+        return config.preparation
+    console.warn(
+        "the model does not say how its cases were prepared: they are used as they are; say "
+        "otherwise with preparation in the test file"
+    )
+    return Preparation(z_score="none")
+
+
+def _preparation_misfits(
+    asked: Preparation | None, learnt: Preparation | None
+) -> Iterator[Problem]:
+    if asked is not None and learnt is not None and asked != learnt:
+        yield Problem(
+            code="preparation-differs",
+            got=f"preparation {asked.model_dump(mode='json')}",
+            expected=f"what the model learnt with, {learnt.model_dump(mode='json')}",
+            fix="remove preparation from the test file: the model applies its own",
+        )
 
 
 def _channel_misfits(preparation: Preparation, model: ModelConfig) -> Iterator[Problem]:

@@ -107,12 +107,12 @@ def test_help_names_every_command_on_stdout(command):
             id="one command twice",
         ),
         pytest.param(
-            ["-test", "test.yaml", "-model", "M.save", "-load", "N.save"],
+            ["-test", "test.yaml", "-load", "M.save", "-load", "N.save"],
             [
-                "[command-line] got -model 2 times; expected every option once; "
+                "[command-line] got -load 2 times; expected every option once; "
                 "fix: remove the others"
             ],
-            id="an option and its other name",
+            id="an option twice",
         ),
         pytest.param(
             ["-train", "train.yaml", "-out", "elsewhere", "-seed", "3"],
@@ -168,8 +168,8 @@ def test_help_names_every_command_on_stdout(command):
         pytest.param(
             ["-test", "test.yaml"],
             [
-                "[model-not-given] test.yaml: got no model; expected a .save; "
-                "fix: add -model FILE, or model: FILE to the test file"
+                "[model-not-given] test.yaml: got no model; expected a .save or a model file; "
+                "fix: add -model FILE, or model: FILE to the config file"
             ],
             id="no model",
         ),

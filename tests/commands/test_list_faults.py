@@ -115,6 +115,15 @@ def test_problems_of_training_and_validation_cases_come_together(refused, place)
     ]
 
 
+def test_a_missing_file_does_not_hide_a_damaged_one(refused, place):
+    place.edit("data/train.csv", "a/T1", "a/T0")
+    place.damage("data/b/FLAIR.nii.gz", lambda content: content[:-8])
+    assert [line.split(": ")[0] for line in refused("-check", "train.yaml")] == [
+        "[file-missing] HERE/data/train.csv:2 channel_T1 a/T0.nii.gz",
+        "[image-truncated] HERE/data/b/FLAIR.nii.gz",
+    ]
+
+
 def test_a_list_one_line_shorter_names_the_first_case_without_one(refused, place, lists):
     place.write("data/FLAIR.txt", "a/FLAIR.nii.gz\n")
     assert refused("-train", "train.yaml", session="training") == [

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import stat
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,15 @@ TEST = ("-test", "test.yaml", "-model", "M.save")
 NEW_MODEL = ("-newModel", "model.yaml")
 
 
-@pytest.fixture
-def largest_file():
-    """Set a limit on the size of files until the end of the test."""
+@contextmanager
+def largest_file(size):
+    """A limit on the size of files, also of the log to which the tests themselves may write."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def unwritable(where, got, fix):
@@ -77,9 +81,9 @@ TOO_LARGE = (
 )
 
 
-def test_a_model_that_cannot_be_written_leaves_nothing_behind(command, place, largest_file):
-    largest_file(4000)
-    result = command(*NEW_MODEL)
+def test_a_model_that_cannot_be_written_leaves_nothing_behind(command, place):
+    with largest_file(4000):
+        result = command(*NEW_MODEL)
     assert (result.returncode, result.stderr) == (
         5,
         unwritable("HERE/runs/models/small.save", *TOO_LARGE) + "\n",
@@ -87,9 +91,9 @@ def test_a_model_that_cannot_be_written_leaves_nothing_behind(command, place, la
     assert list((place / "runs/models").iterdir()) == []
 
 
-def test_a_case_that_cannot_be_prepared_for_want_of_room_ends_with_5(command, place, largest_file):
-    largest_file(16_000)  # the log fits, the arrays do not
-    result = command(*TRAIN)
+def test_a_case_that_cannot_be_prepared_for_want_of_room_ends_with_5(command, place):
+    with largest_file(16_000):  # the log fits, the arrays do not
+        result = command(*TRAIN)
     assert result.returncode == 5, result.stderr
     (error,) = result.errors
     assert error.startswith("ERROR [output-not-writable] HERE/runs/training/cache/a-")
@@ -97,19 +101,18 @@ def test_a_case_that_cannot_be_prepared_for_want_of_room_ends_with_5(command, pl
 
 
 def test_a_checkpoint_that_cannot_be_written_costs_only_its_epoch(
-    command, place, trained_here, same_weights, largest_file
+    command, place, trained_here, same_weights
 ):
     place.edit("train.yaml", "\nepochs: 2", "\nepochs: 3")
     models = place / "runs/training/models"
     shutil.copytree(place / "runs/training", place / "copy")
-    largest_file((models / "last.save").stat().st_size - 100)
-    full = command(*TRAIN)
+    with largest_file((models / "last.save").stat().st_size - 100):
+        full = command(*TRAIN)
     assert full.returncode == 5
     (error,) = full.errors
     where = "HERE/runs/training/models/last.save"
     assert error.replace("best.save", "last.save") == unwritable(where, *TOO_LARGE)
     assert [path.name for path in models.iterdir() if "partial" in path.name] == []
-    largest_file(resource.RLIM_INFINITY)
     again = command(*TRAIN)
     assert (again.returncode, again.errors) == (0, [])
     (place / "runs/training").rename(place / "stopped")

@@ -67,6 +67,7 @@ def test_the_outcome_of_a_refused_session_holds_every_problem_and_warning(comman
     labels = "b/labels.nii.gz"
     place.store(labels, place.array(labels) * 0)
     place.edit("data/train.csv", "a/T1", "a/T0")
+    warning = f"{place.path}/data/{labels}: it is all background"
     command("-train", "train.yaml")
     assert outcome(place, "training") == {
         "exit_code": 2,
@@ -79,13 +80,12 @@ def test_the_outcome_of_a_refused_session_holds_every_problem_and_warning(comman
                 "where": f"{place.path}/data/train.csv:2 channel_T1 a/T0.nii.gz",
             }
         ],
-        "warnings": [],
+        "warnings": [warning],
         "session": "training",
         "version": VERSION,
     }
     place.edit("data/train.csv", "a/T0", "a/T1")
     assert command("-train", "train.yaml").returncode == 0
-    warning = f"{place.path}/data/{labels}: it is all background"
     assert outcome(place, "training")["warnings"] == [warning]
 
 
@@ -126,3 +126,13 @@ def test_with_keep_going_a_damaged_image_costs_only_its_case(command, place, mod
     result = command(*TEST)
     demand_only_c(place, result)
     assert result.errors[0].startswith("ERROR [image-truncated] HERE/data/d/T1.nii.gz: got ")
+
+
+def test_with_keep_going_a_missing_image_costs_only_its_case(command, place, model, two_cases):
+    (place / "data/d/T1.nii.gz").rename(place / "data/d/T2.nii.gz")
+    result = command(*TEST)
+    demand_only_c(place, result)
+    assert result.errors[0] == (
+        "ERROR [file-missing] HERE/data/test.csv:2 channel_T1 d/T1.nii.gz: got no such file; "
+        "expected an image file; fix: correct the path; did you mean 'T2.nii.gz'?"
+    )

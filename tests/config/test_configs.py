@@ -7,7 +7,7 @@ import pytest
 
 from deepseg.config.loading import load
 from deepseg.config.model import ModelConfig
-from deepseg.config.reference import reference_markdown
+from deepseg.config.reference import deepmedic_keys_markdown, reference_markdown
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
 
@@ -174,6 +174,13 @@ def test_the_default_session_validates_like_deepmedics(from_cfg):
     theirs = from_cfg("train", DEEPMEDIC_TRAIN).validation
     assert ours.samples == theirs.samples
     assert ours.volumes.every == theirs.volumes.every
+
+
+def test_the_table_of_deepmedics_keys_is_up_to_date():
+    page = (ROOT / "documentation" / "from_deepmedic.md").read_text()
+    assert page.endswith(deepmedic_keys_markdown()), (
+        "replace the table at the end by: python -m deepseg.config.reference deepmedic"
+    )
 
 
 def test_the_page_of_all_keys_is_up_to_date():

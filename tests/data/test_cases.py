@@ -4,6 +4,8 @@ import json
 import os
 import threading
 
+import nibabel
+import numpy as np
 import pytest
 
 from deepseg.config.cases import CasesConfig
@@ -233,8 +235,68 @@ def test_a_pipe_instead_of_a_list_is_refused_without_waiting(folder):
 
 def test_characters_that_no_path_holds_are_refused(folder):
     write(folder / "labels.txt", "p1/labels.nii.gz", "p2/lab\0els.nii.gz", "p3/labels.nii.gz")
-    (complaint,) = complaints(of_lists(folder))
-    assert complaint.startswith(f"[file-unreadable] {folder / 'labels.txt'}:2 p2/lab\0els.nii.gz:")
+    assert missing(of_lists(folder)) == {
+        "p2": [
+            f"[file-unreadable] {folder / 'labels.txt'}:2 p2/lab\0els.nii.gz: got embedded null "
+            "byte; expected a readable image file; fix: give a file that this user may read"
+        ]
+    }
+
+
+def missing(config, channels=CHANNELS):
+    """What is missing, by the name of the cases that miss something."""
+    cases = list_cases(config, channels)
+    return {case.name: list(map(str, case.missing)) for case in cases if case.missing}
+
+
+def test_a_missing_file_is_a_problem_of_its_case(folder):
+    write(folder / "T1c.txt", "p1/T1c.nii.gz", "p2/T1c.nii.gz", "p3/T2c.nii.gz")
+    write(folder / "labels.txt", "lost/a.nii.gz", "p2/labels.nii.gz", "-")
+    write(folder / "roi.txt", "p1/roi.nii.gz", "p2/roi.nii.gz", "p3/rio.nii.gz")
+    end = "expected an image file; fix: correct the path"
+    assert missing(of_lists(folder, roi=folder / "roi.txt")) == {
+        "p1": [
+            f"[file-missing] {folder / 'labels.txt'}:1 lost/a.nii.gz: got no folder lost in "
+            f"{folder}; {end}"
+        ],
+        "p3": [
+            f"[file-missing] {folder / 'T1c.txt'}:3 p3/T2c.nii.gz: got no such file; {end}; "
+            "did you mean 'T1c.nii.gz'?",
+            f"[file-missing] {folder / 'roi.txt'}:3 p3/rio.nii.gz: got no such file; {end}; did "
+            "you mean 'roi.nii.gz'?",
+        ],
+    }
+
+
+def test_a_missing_file_of_a_table_is_named_by_line_and_column(folder):
+    end = "expected an image file; fix: correct the path; did you mean 'T1c.nii.gz'?"
+    assert missing(of_table(folder, *(line.replace("p2/T1c", "p2/T2c") for line in TABLE))) == {
+        "np2": [
+            f"[file-missing] {folder / 'train.csv'}:3 channel_T1c p2/T2c.nii.gz: got no such file; "
+            + end
+        ]
+    }
+
+
+def test_missing_files_come_with_the_faults_of_names(folder):
+    write(folder / "labels.txt", "p1/labels.nii.gz", "p2/labels.nii.gz", "p3/lost.nii.gz")
+    listed = write(folder / "names.txt", "a", "../b", "c")
+    found = complaints(of_lists(folder, names=listed))
+    assert [complaint.split(": ")[0] for complaint in found] == [
+        f"[case-name] {listed}:2",
+        f"[file-missing] {folder / 'labels.txt'}:3 p3/lost.nii.gz",
+    ]
+
+
+def test_a_missing_4d_image_is_missing_once(tmp_path):
+    config = decathlon(tmp_path, {"a": 2}, CHANNELS)
+    (tmp_path / "imagesTr/a.nii.gz").unlink()
+    assert missing(config) == {
+        "a": [
+            f"[file-missing] {tmp_path / 'dataset.json'}:8 ./imagesTr/a.nii.gz: got no such file; "
+            "expected an image file; fix: correct the path"
+        ]
+    }
 
 
 def test_many_missing_files_are_all_named(folder):
@@ -541,14 +603,67 @@ def test_an_entry_may_list_the_file_of_every_channel(tmp_path):
     assert (case.name, case.channels) == ("a", (tmp_path / "a_0000.nii", tmp_path / "a_0001.nii"))
 
 
-def test_one_image_for_several_channels_is_refused(tmp_path):
-    config = dataset(tmp_path, listed("a", "b", channels=CHANNELS), "imagesTr/a.nii.gz",
-                     "imagesTr/b.nii.gz", "labelsTr/a.nii.gz", "labelsTr/b.nii.gz")  # fmt: skip
-    assert complaints(config) == [
-        f"[dataset-images] {tmp_path / 'dataset.json'}: got 1 image file for 2 channels (FLAIR, "
-        "T1c) in 2 cases, the first a; expected a file per channel; fix: split the 4D images, "
-        "each into a_0000.nii.gz, a_0001.nii.gz"
+def decathlon(folder, volumes, channels):
+    """A folder of the Decathlon whose images have so many volumes, by the name of their case."""
+    files = [f"{kind}Tr/{name}.nii.gz" for name in volumes for kind in ("images", "labels")]
+    config = dataset(folder, listed(*volumes, channels=channels), *files)
+    for name, count in volumes.items():
+        array = np.zeros((4, 3, 2, count)[: 3 + (count > 1)], np.uint8)
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), folder / f"imagesTr/{name}.nii.gz")
+    return config
+
+
+@pytest.mark.parametrize(
+    ("channels", "volumes"),
+    [
+        (["FLAIR", "T1w", "t1gd"], (0, 1, 2)),
+        (["t1gd", "FLAIR", "T1w"], (2, 0, 1)),
+        (["channel1", "channel2", "channel3"], (0, 1, 2)),
+    ],
+    ids=["the order of the dataset", "another order", "a model without names of channels"],
+)
+def test_a_4d_image_of_the_decathlon_has_a_volume_per_channel(tmp_path, channels, volumes):
+    config = decathlon(tmp_path, {"a": 3, "b": 3}, ["FLAIR", "T1w", "T1gd"])
+    _, case = list_cases(config, channels)
+    assert case.channels == (tmp_path / "imagesTr/b.nii.gz",) * 3
+    assert case.volumes == volumes
+    assert case.images == tuple((tmp_path / "imagesTr/b.nii.gz", k) for k in volumes)
+
+
+def test_a_file_per_channel_has_no_volumes(folder):
+    case = list_cases(of_lists(folder), CHANNELS)[0]
+    assert case.volumes == ()
+    assert case.images == ((folder / "p1/FLAIR.nii.gz", None), (folder / "p1/T1c.nii.gz", None))
+
+
+@pytest.mark.parametrize(
+    ("volumes", "got"),
+    [
+        ({"a": 2, "b": 1}, "1 volume for 2 channels (FLAIR, T1c) in 1 case, the first b"),
+        ({"a": 3, "b": 4}, "3 volumes for 2 channels (FLAIR, T1c) in 2 cases, the first a"),
+    ],
+)
+def test_an_image_has_as_many_volumes_as_there_are_channels(tmp_path, volumes, got):
+    assert complaints(decathlon(tmp_path, volumes, CHANNELS)) == [
+        f"[dataset-images] {tmp_path / 'dataset.json'}: got {got}; expected a file per channel, or "
+        "one 4D file with a volume per channel; fix: correct the channels or the images in "
+        "dataset.json"
     ]
+
+
+def test_what_is_wrong_with_a_4d_image_is_left_to_the_checks(tmp_path):
+    config = decathlon(tmp_path, {"a": 2}, CHANNELS)
+    (tmp_path / "imagesTr/a.nii.gz").write_bytes(b"")
+    assert list_cases(config, CHANNELS)[0].volumes == (0, 1)
+
+
+def test_files_are_as_many_as_channels_or_one(tmp_path):
+    content = listed(channels=CHANNELS) | {"training": [{"image": ["a.nii", "b.nii", "c.nii"]}]}
+    (complaint,) = complaints(dataset(tmp_path, content, "a.nii", "b.nii", "c.nii"))
+    assert complaint.startswith(
+        f"[dataset-images] {tmp_path / 'dataset.json'}: got 3 image files for 2 channels (FLAIR, "
+        "T1c) in 1 case, the first a; expected a file per channel, or "
+    )
 
 
 def test_all_faults_of_a_dataset_come_at_once(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from deepseg.data.cases import Case
 from deepseg.data.checks import Facts, Intensity, examine, find_problems
+from deepseg.errors import Problem
 
 SHAPE = (7, 5, 3)
 AFFINE = np.diag([2.0, 1.0, 1.5, 1.0])
@@ -107,6 +108,59 @@ def test_shapes_must_agree_exactly(case):
         "fix: resample one onto the other, or correct the file in train.csv:2"
         for path, shape in [(case.labels, "6 x 5 x 3"), (case.channels[1], "7 x 5 x 1")]
     ]
+
+
+def test_missing_files_come_with_everything_else_that_is_wrong(case, tmp_path):
+    lost = tuple(
+        Problem("file-missing", "no such file", "an image file", "correct the path", f"train:{n}")
+        for n in (2, 3)
+    )
+    save(case.labels, labels_of(10, 5, 0, 0, 0, 2))
+    save(case.roi, ROI[:6])
+    gone = (tmp_path / "gone.nii.gz", case.channels[1])
+    found_in_it = found(replace(case, channels=gone, weight_maps=gone[:1], missing=lost))
+    assert found_in_it.problems[:2] == lost
+    assert [problem.code for problem in found_in_it.problems[2:]] == [
+        "shape-mismatch",  # seen against the second channel
+        "label-values",
+    ]
+    assert (found_in_it.shape, found_in_it.images) == (SHAPE, None)
+    assert found_in_it.missing_channels == ()
+    assert [one is None for one in found_in_it.intensity] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["gone.nii.gz", "go\0ne.nii.gz"])
+def test_a_missing_label_file_is_no_second_problem(case, tmp_path, name):
+    lost = Problem("file-missing", "no such file", "an image file", "correct the path", "train:2")
+    assert found(replace(case, labels=tmp_path / name, missing=(lost,))).problems == (lost,)
+
+
+@pytest.fixture
+def case_4d(case, tmp_path):
+    """The clean case, its channels volumes 2 and 0 of a file of three, of which 1 is constant."""
+    series = np.stack([voxels(2), np.full(SHAPE, 4, np.float32), voxels(1)], axis=3)
+    return replace(case, channels=(save(tmp_path / "all.nii", series),) * 2, volumes=(2, 0))
+
+
+def test_volumes_of_one_file_are_judged_like_files(case, case_4d):
+    assert found(case_4d) == found(case)
+
+
+def test_a_constant_volume_is_named_by_its_number(case_4d):
+    file = case_4d.channels[0]
+    assert warnings(replace(case_4d, volumes=(1, 0))) == [
+        f"{file}: every voxel of the region of interest in volume 1 is 4"
+    ]
+    assert warnings(replace(case_4d, volumes=(2, 2))) == [
+        f"{file}: it is more than one channel of p1"
+    ]
+
+
+def test_a_damaged_file_of_several_volumes_is_named_once(case_4d):
+    file = case_4d.channels[0]
+    file.write_bytes(file.read_bytes()[:-1])
+    (problem,) = problems(case_4d)
+    assert problem.startswith(f"[image-truncated] {file}: got ")
 
 
 def shifted(voxels_along_y):

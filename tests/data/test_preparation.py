@@ -8,7 +8,7 @@ import pytest
 
 from deepseg.config.cases import Preparation, ZScore
 from deepseg.data.cases import Case
-from deepseg.data.preparation import open_prepared, prepared, prepared_folder
+from deepseg.data.preparation import fingerprint, open_prepared, prepared, prepared_folder
 
 SHAPE = (9, 12, 7)
 NAMES = ("T1", "FLAIR")
@@ -101,6 +101,25 @@ def test_what_comes_from_the_cache_is_what_was_prepared(case, tmp_path):
     assert back.geometry == direct.geometry
     assert back.name == "p1"
     assert isinstance(back.channels, np.memmap)
+
+
+def test_channels_may_be_volumes_of_one_file(case, tmp_path):
+    images = [loaded(path) for path in case.channels]
+    series = nib.Nifti1Image(np.stack([*images, images[0] * 2], 3), np.diag([1.0, 2, 3, 1]))
+    nib.save(series, tmp_path / "all.nii.gz")
+    both = dataclasses.replace(case, channels=(tmp_path / "all.nii.gz",) * 2, volumes=(1, 0))
+    found = prepared(both, Preparation(z_score="none"), NAMES)
+    assert np.array_equal(found.channels, images[::-1])
+    assert found.geometry.spacing_mm == (1.0, 2.0, 3.0)
+    assert found.source.geometry.shape == SHAPE
+
+
+def test_other_volumes_are_prepared_anew(case):
+    names = {
+        fingerprint(dataclasses.replace(case, volumes=volumes), Preparation(), NAMES)
+        for volumes in [(), (0, 1), (1, 0)]
+    }
+    assert len(names) == 3
 
 
 def stamps(folder):

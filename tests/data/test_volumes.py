@@ -18,6 +18,7 @@ from deepseg.data.volumes import (
     read_image,
     read_labels,
     read_mask,
+    volume_count,
     write_volume,
 )
 from deepseg.errors import DeepsegError, OutputNotWritable
@@ -608,6 +609,69 @@ def test_more_than_three_axes_are_refused(tmp_path, shape, got):
     assert refusal_of(saved(tmp_path / "a.nii", ramp(shape=shape))) == (
         f"[image-not-3d] FILE: got {got}; expected 3D, one volume per file; "
         "fix: save them as one file each; list them as channels"
+    )
+
+
+SERIES = np.stack([ramp(), ramp() * 2 + 7, ramp() - 50], axis=3)  # three volumes, all different
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".img", ".nrrd"])
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_a_volume_of_a_4d_file_is_read_like_a_file_of_its_own(tmp_path, suffix, k):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".nrrd":
+        sitk.WriteImage(sitk.JoinSeries([itk_image(SERIES[..., i]) for i in range(3)]), str(path))
+    else:
+        kind = nib.Nifti1Pair if suffix == ".img" else nib.Nifti1Image
+        saved(path, SERIES, kind=kind, scl_slope=np.nan)
+    image = read_image(path, volume=k)
+    assert np.array_equal(image.array, SERIES[..., k])
+    assert image.array.dtype == np.float32
+    assert image.geometry == Geometry(SHAPE, AFFINE)
+    assert read_geometry(path, volume=k) == Geometry(SHAPE, AFFINE)
+    write_volume(tmp_path / "b.nii", LABELS, image)
+    assert read_geometry(tmp_path / "b.nii") == Geometry(SHAPE, AFFINE)
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [((7, 5), 1), (SHAPE, 1), ((*SHAPE, 1), 1), ((*SHAPE, 3), 3), ((*SHAPE, 3, 1), 3)],
+)
+def test_volumes_are_counted_by_the_header(tmp_path, shape, count):
+    assert volume_count(saved(tmp_path / "a.nii", ramp(shape=shape))) == count
+
+
+def test_a_fifth_axis_has_no_volumes_to_count(tmp_path):
+    path = saved(tmp_path / "a.nii", ramp(shape=(7, 5, 3, 1, 4)))
+    assert refusal_of(path, volume_count).startswith("[image-not-3d] FILE: got 5D with 4 values")
+
+
+@pytest.mark.parametrize("volume", [3, -1])
+@pytest.mark.parametrize("read", [read_image, read_geometry])
+def test_a_volume_that_a_file_lacks_is_refused(tmp_path, read, volume):
+    path = saved(tmp_path / "a.nii", SERIES)
+    assert refusal_of(path, lambda file: read(file, volume=volume)) == (
+        f"[image-volumes] FILE: got 3 volumes; expected a volume {volume}, counted from 0; "
+        "fix: give the image that holds a volume of every channel"
+    )
+
+
+def test_a_4d_file_that_lacks_its_last_voxel_is_refused_for_every_volume(tmp_path):
+    path = saved(tmp_path / "a.nii", SERIES)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert refusal_of(path, lambda file: read_image(file, volume=0)) == (
+        "[image-truncated] FILE: got 981 bytes; expected 982 bytes: 3 volumes of 7 x 5 x 3 voxels "
+        "of int16 from byte 352 on; fix: copy or download the file again from its source"
+    )
+
+
+def test_a_voxel_that_is_not_finite_is_named_with_its_volume(tmp_path):
+    array = SERIES.astype(np.float32)
+    array[2, 1, 0, 1] = np.nan
+    path = saved(tmp_path / "a.nii", array)
+    assert read_image(path, volume=0).warnings == ()
+    assert read_image(path, volume=1, nan="replace").warnings == (
+        "1 voxel that is NaN or infinite, the first at voxel (2, 1, 0) of volume 1; read as 0",
     )
 
 

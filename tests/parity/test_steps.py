@@ -50,8 +50,7 @@ class Run:
         self.config = train_config(cfg)
         model = load(ModelConfig, cfg.with_name("model.cfg")).config
         self.network = Network(model, rng=torch.Generator())
-        counters = {n: t for n, t in self.network.state_dict().items() if n.endswith(".steps")}
-        self.network.load_state_dict(counters | self.wanted("init"))
+        self.network.load_state_dict(self.wanted("init"))
         freeze(self.network, self.config.freeze)
         self.optimizer = Optimizer(trainable(self.network), self.config.optimiser)
         # DeepMedic's cost counts the kernels of frozen layers too.
@@ -92,6 +91,7 @@ class Run:
         return {
             name: ((found[name] - tensor).abs() / (RING if ".window_" in name else WEIGHTS)).numpy()
             for name, tensor in wanted.items()
+            if not name.endswith(".steps")
         }
 
 

@@ -83,8 +83,9 @@ def folder(tmp_path):
 
 @pytest.fixture
 def trained(folder):
-    model = deepseg.new_model(folder / "model.yaml", out=folder / "model.save")
-    return deepseg.train(folder / "train.yaml", model_file=model, device="cpu", quiet=True)
+    model = deepseg.new_model(str(folder / "model.yaml"), out=str(folder / "model.save"))
+    train = str(folder / "train.yaml")
+    return deepseg.train(train, model_file=str(model), device="cpu", quiet=True)
 
 
 def weights(path):
@@ -105,6 +106,10 @@ def test_a_session_trains_keeps_its_models_and_writes_down_every_epoch(folder, t
     assert (session / "progress.png").stat().st_size > 0
     outcome = json.loads((session / "outcome.json").read_text())
     assert (outcome["exit_code"], outcome["errors"]) == (0, [])
+    assert outcome["warnings"] == [
+        "validation cases that are also trained on: anna, bert; their scores say nothing about new "
+        "cases"
+    ]
 
 
 def test_the_model_remembers_how_its_cases_were_prepared(folder, trained):
@@ -195,6 +200,31 @@ def test_a_resampled_model_answers_on_the_grid_of_the_case(folder):
         assert np.array_equal(found.affine, source.affine)
 
 
+def test_a_case_of_another_voxel_size_gives_a_warning(folder, trained):
+    for kind in ("T1", "FLAIR", "labels", "roi"):
+        image = nib.load(folder / f"bert_{kind}.nii.gz")
+        wider = image.affine @ np.diag([1, 1, 1.2, 1])
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), wider), folder / f"bert_{kind}.nii.gz")
+    results = deepseg.segment(folder / "test.yaml", model_file=trained, device="cpu", quiet=True)
+    warnings = json.loads((results / "outcome.json").read_text())["warnings"]
+    assert (
+        "bert has voxels of 2 x 1.5 x 3.6 mm, the model learnt with 2 x 1.5 x 3 mm: expect a worse "
+        "segmentation, or train with the key 'resample'"
+    ) in warnings
+    assert not any(text.startswith("anna has") for text in warnings)
+
+
+def test_a_model_file_beside_a_save_in_the_config_only_describes_it(folder, trained):
+    (folder / "test.yaml").write_text(TEST + f"model: {trained}\n")
+    results = deepseg.segment(
+        folder / "test.yaml", model_file=folder / "model.yaml", device="cpu", quiet=True
+    )
+    own = results / "predictions" / "anna_Segm.nii.gz"
+    content = own.read_bytes()
+    deepseg.segment(folder / "test.yaml", model_file=trained, device="cpu", quiet=True)
+    assert own.read_bytes() == content
+
+
 def test_a_second_new_model_never_overwrites_the_first(folder, monkeypatch):
     (folder / "model.yaml").write_text(MODEL + "output: out\n")
     first, second = (deepseg.new_model(folder / "model.yaml", seed=s) for s in (1, 2))
@@ -239,4 +269,4 @@ def test_check_lists_settings_and_data_problems_together(folder):
         deepseg.check(folder / "train.yaml", model_file=folder / "model.yaml")
     codes = [problem.code for problem in refusal.value.problems]
     assert codes[0] == "list-length"
-    assert codes.count("label-values") == 2  # in training and in validation
+    assert codes.count("label-values") == 1  # the same file in training and in validation

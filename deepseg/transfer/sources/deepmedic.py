@@ -122,6 +122,9 @@ def _tensors(array: NDArray[np.number[Any]], variable: Variable) -> Iterator[tup
         return
     yield variable.weight, torch.from_numpy(np.mean(array, axis=0, dtype=np.float64)).float()
     yield variable.weight.replace(".running_", ".window_"), tensor
+    # Where the ring goes on is not in the checkpoint: DeepMedic begins at its first row again.
+    norm = variable.weight.rpartition(".")[0]
+    yield f"{norm}.steps", torch.zeros((), dtype=torch.int64)
 
 
 def _shape_of_weight(array: NDArray[np.number[Any]], variable: Variable) -> tuple[int, ...]:

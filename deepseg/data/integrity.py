@@ -1,0 +1,171 @@
+"""Whether a file can be an image at all, and whether it is whole.
+
+What downloads, disks and version control do to files is found here, before a library of some format
+reads them. Voxels and headers are not known here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from deepseg.errors import DeepsegError, Problem, did_you_mean
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz", ".img", ".img.gz", ".hdr", ".hdr.gz")
+ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
+
+_COPY_AGAIN = "copy or download the file again from its source"
+
+
+def has_suffix(path: Path, *suffixes: str) -> bool:
+    """Whether the name ends in one of ``suffixes``, in upper or lower case."""
+    return path.name.lower().endswith(suffixes)
+
+
+def format_of(path: Path) -> Literal["nifti", "itk", "dicom"]:
+    """Which reader ``path`` is for; refuses what has not the name and first bytes of an image."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise DeepsegError(_missing(path)) from None
+    except (OSError, ValueError) as error:
+        raise DeepsegError(_unreadable(path, _reason(path, error))) from error
+    if stat.S_ISDIR(mode):
+        return "dicom"
+    if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+        raise DeepsegError(_unreadable(path, "a pipe, socket or device"))
+    if not has_suffix(path, *NIFTI_SUFFIXES, *ITK_SUFFIXES):
+        raise DeepsegError(_unknown_format(path))
+    with damage_named(path), path.open("rb") as stream:
+        beginning = stream.read(512)
+    _refuse_stand_in(path, beginning)
+    if not has_suffix(path, *NIFTI_SUFFIXES):
+        return "itk"
+    _refuse_wrong_compression(path, beginning)
+    return "nifti"
+
+
+def _refuse_stand_in(path: Path, beginning: bytes) -> None:
+    """Refuse what downloads and version control leave in place of an image."""
+    word = beginning.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if not beginning:
+        problem = damaged(path, "an empty file", code="image-truncated")
+    elif word.startswith(b"version https://git-lfs"):
+        problem = damaged(path, "a Git LFS pointer", fix="fetch the file itself: git lfs pull")
+    elif word.startswith(b"/annex/objects"):
+        problem = damaged(path, "a git-annex pointer", fix="fetch the file itself: git annex get")
+    elif word.startswith((b"<!doctype", b"<html", b"<?xml")):
+        fix = "download it again; the server sent a page, often one that asks to log in"
+        problem = damaged(path, "a web page", fix=fix)
+    else:
+        return
+    raise DeepsegError(problem)
+
+
+def _refuse_wrong_compression(path: Path, beginning: bytes) -> None:
+    is_gzip, named_gzip = beginning.startswith(b"\x1f\x8b"), has_suffix(path, ".gz")
+    if is_gzip and not named_gzip:
+        fix = "add .gz to its name"
+        raise DeepsegError(damaged(path, "a gzip stream", "a file that is not compressed", fix=fix))
+    if named_gzip and not is_gzip:
+        fix = f"take .gz from its name if it is a plain image, else {_COPY_AGAIN}"
+        raise DeepsegError(damaged(path, "a file that is not compressed", "a gzip stream", fix=fix))
+
+
+@contextlib.contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Turn what the system and the unpacker say about ``path`` into a problem of that file."""
+    try:
+        yield
+    except EOFError as error:
+        got = f"a gzip stream that ends early ({error})"
+        raise DeepsegError(damaged(path, got, code="image-truncated")) from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DeepsegError(damaged(path, f"a damaged gzip stream ({error})")) from error
+    except OSError as error:
+        raise DeepsegError(_unreadable(path, _reason(path, error))) from error
+
+
+def unpacked_size(path: Path) -> int:
+    """Bytes in ``path`` once it is unpacked; a gzip stream is verified on the way."""
+    with damage_named(path):
+        found = path.stat()
+        if not has_suffix(path, ".gz"):
+            return found.st_size
+        return _verified_size(path.absolute(), found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _verified_size(path: Path, _size: int, _modified_ns: int) -> int:
+    """The verdict on a gzip file, kept for as long as its size and time stay the same."""
+    return read_to_end(path)
+
+
+def read_to_end(path: Path) -> int:
+    """Read a gzip file to its end, where its checksum is compared; the bytes it holds."""
+    total = 0
+    with gzip.open(path) as stream:
+        try:
+            while chunk := stream.read1(1 << 20):
+                total += len(chunk)
+        except EOFError:
+            raise EOFError(f"{total} bytes unpacked") from None
+    return total
+
+
+def _missing(path: Path) -> Problem:
+    got, fix = "no such file", "correct the path"
+    if path.is_symlink():
+        target = str(path.readlink())
+        got = f"a link to {target}, which does not exist"
+        fix = "fetch the file itself: git annex get" if "annex" in target else "repair the link"
+    elif path.parent.is_dir():
+        fix += did_you_mean(path.name, (entry.name for entry in path.parent.iterdir()))
+    else:
+        parent = next(p for p in path.parents if p.is_dir() or p == p.parent)
+        got = f"no folder {path.relative_to(parent).parts[0]} in {parent}"
+    return Problem("file-missing", got, "an image file", fix, str(path))
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if not isinstance(error, PermissionError):
+        return getattr(error, "strerror", None) or str(error)
+    try:
+        return f"no permission for user {os.getuid()} (mode {path.stat().st_mode & 0o7777:04o})"
+    except OSError:
+        return f"no permission for user {os.getuid()} in its folder"
+
+
+def _unreadable(path: Path, got: str) -> Problem:
+    fix = "give a file that this user may read"
+    return Problem("file-unreadable", got, "a readable image file", fix, str(path))
+
+
+def _unknown_format(path: Path) -> Problem:
+    return Problem(
+        code="file-format",
+        got=f"the suffix {''.join(path.suffixes[-2:]) or 'of no format'}",
+        expected=f"one of {', '.join(NIFTI_SUFFIXES + ITK_SUFFIXES)}, or a folder with one "
+        "DICOM series",
+        fix="convert the file to .nii.gz",
+        where=str(path),
+    )
+
+
+def damaged(
+    path: Path,
+    got: str,
+    expected: str = "an image",
+    *,
+    code: str = "image-damaged",
+    fix: str = _COPY_AGAIN,
+) -> Problem:
+    """What to say about a file that is not what its name promises."""
+    return Problem(code, got, expected, fix, str(path))
