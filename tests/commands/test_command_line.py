@@ -235,7 +235,7 @@ def test_the_first_twenty_of_many_problems_are_shown_and_the_rest_counted(comman
     result = command("-check", "train.yaml")
     assert result.returncode == 2
     assert len(result.errors) == 21
-    assert result.errors[-1] == "ERROR … and 10 more"
+    assert result.errors[-1] == "ERROR … and 25 more"  # 15 cases without two images and labels
 
 
 def test_a_bug_gives_one_line_and_a_file_with_its_trace(command, monkeypatch, tmp_path):
