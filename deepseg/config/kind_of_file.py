@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from deepseg.config.cfg_file import read_cfg
+from deepseg.config.document import Document
 from deepseg.config.yaml_file import read_yaml
 from deepseg.errors import DeepsegError, Problem
 
@@ -28,6 +29,9 @@ TELLING: dict[Kind, Set[str]] = {
 }  # fmt: skip
 
 
+COMMANDS: dict[Kind, str] = {"model": "-newModel", "train": "-train", "test": "-test"}
+
+
 def kind_of_file(file: Path) -> Kind:
     """The kind of config in ``file``, told by its keys.
 
@@ -35,9 +39,9 @@ def kind_of_file(file: Path) -> Kind:
         DeepsegError: The file cannot be read, or ``config-kind``, if no key tells.
     """
     document = read_cfg(file) if file.suffix.lower() == ".cfg" else read_yaml(file)
-    for kind, keys in TELLING.items():
-        if keys & document.values.keys():
-            return kind
+    told = kinds_told(document)
+    if told:
+        return told[0]
     raise DeepsegError(
         Problem(
             code="config-kind",
@@ -48,3 +52,27 @@ def kind_of_file(file: Path) -> Kind:
             where=str(file),
         )
     )
+
+
+def raise_if_of_another_kind(document: Document, wanted: Kind) -> None:
+    """Refuse a file that has keys of another kind of file and none of the wanted one.
+
+    Raises:
+        DeepsegError: ``config-kind``.
+    """
+    told = kinds_told(document)
+    if told and wanted not in told:
+        raise DeepsegError(
+            Problem(
+                code="config-kind",
+                got=f"a {told[0]} file",
+                expected=f"a {wanted} file",
+                fix=f"give a {wanted} file, or use {COMMANDS[told[0]]} for this one",
+                where=str(document.file),
+            )
+        )
+
+
+def kinds_told(document: Document) -> list[Kind]:
+    """The kinds of file of which ``document`` has keys that no other kind has."""
+    return [kind for kind, keys in TELLING.items() if keys & document.values.keys()]

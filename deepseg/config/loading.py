@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from deepseg.config.deepmedic import in_their_words, translated
 from deepseg.config.deepmedic_rows import Kind
 from deepseg.config.document import Document
+from deepseg.config.kind_of_file import raise_if_of_another_kind
 from deepseg.config.model import ModelConfig
 from deepseg.config.reading import read_cfg, read_yaml, validated
 from deepseg.config.testing import TestConfig
@@ -45,13 +46,17 @@ def load(model: type[Config], file: Path) -> Loaded[Config]:
 
     Raises:
         DeepsegError: Everything that is wrong with the file; ``config-file-type`` for another
-            ending.
+            ending; ``config-kind`` for a file of another kind.
     """
     match file.suffix.lower():
         case ".yaml" | ".yml":
-            return Loaded(validated(model, read_yaml(file)), ())
+            document = read_yaml(file)
+            raise_if_of_another_kind(document, KINDS[model])
+            return Loaded(validated(model, document), ())
         case ".cfg":
-            return _from_deepmedic(model, read_cfg(file))
+            document = read_cfg(file)
+            raise_if_of_another_kind(document, KINDS[model])
+            return _from_deepmedic(model, document)
     raise DeepsegError(
         Problem(
             code="config-file-type",

@@ -62,7 +62,7 @@ def test_relative_paths_count_from_the_folder_of_the_file(write, tmp_path, name,
 
 
 def test_the_class_says_which_keys_of_deepmedic_are_known(write):
-    file = write("a.cfg", "folderForOutput = 'out'\ndataframe = 't.csv'")
+    file = write("a.cfg", "numberOfEpochs = 3\ndataframe = 't.csv'")
     assert complaint(TrainConfig, file).startswith(
         "[config-unknown-key] a.cfg:2 dataframe: got the unknown key 'dataframe'; "
         "expected a key of DeepMedic's train files; fix: move it to the test file"
@@ -101,3 +101,14 @@ def test_a_program_as_a_value_is_not_run(write):
         "fix: write the value itself; config files are read, never run"
     )
     assert not Path("PWNED").exists()
+
+
+def test_a_file_of_another_kind_is_told_by_its_keys(tmp_path):
+    file = tmp_path / "test.yaml"
+    file.write_text("name: results\noutput: out\ncases: {table: t.csv}\n")
+    with pytest.raises(DeepsegError) as refusal:
+        load(TrainConfig, file)
+    assert str(refusal.value) == (
+        f"[config-kind] {file}: got a test file; expected a train file; fix: give a train file, or "
+        "use -test for this one"
+    )
