@@ -270,3 +270,14 @@ def test_check_lists_settings_and_data_problems_together(folder):
     codes = [problem.code for problem in refusal.value.problems]
     assert codes[0] == "list-length"
     assert codes.count("label-values") == 1  # the same file in training and in validation
+
+
+def test_the_plateau_schedule_follows_the_scores_of_the_session(folder):
+    still = TRAIN.replace("learning_rate: 0.01", "learning_rate: 1.0e-12")
+    (folder / "train.yaml").write_text(still.replace("epochs: 3\n", "epochs: 4\n"))
+    model = deepseg.new_model(folder / "model.yaml", out=folder / "model.save")
+    deepseg.train(folder / "train.yaml", model_file=model, device="cpu", quiet=True)
+    lines = (folder / "first" / "metrics.jsonl").read_text().splitlines()
+    # the first score is the best there is; each of the others waits one epoch in vain
+    rates = [json.loads(line)["learning_rate"] for line in lines]
+    assert rates == [1e-12, 1e-12, 5e-13, 2.5e-13]
