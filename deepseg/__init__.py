@@ -21,18 +21,32 @@ from deepseg.version import VERSION
 if TYPE_CHECKING:
     from deepseg.sessions.check import check
     from deepseg.sessions.models import read_model as load
-    from deepseg.sessions.new_model import new_model
+    from deepseg.sessions.new_model import new_model, plan_transfer
     from deepseg.sessions.show import show
     from deepseg.sessions.test import segment
     from deepseg.sessions.train import train
+    from deepseg.transfer.rules import TransferRules
 
 __version__ = VERSION
-__all__ = ["DeepsegError", "__version__", "check", "load", "new_model", "segment", "show", "train"]
+__all__ = [
+    "DeepsegError",
+    "TransferRules",
+    "__version__",
+    "check",
+    "load",
+    "new_model",
+    "plan_transfer",
+    "segment",
+    "show",
+    "train",
+]
 
 _HOMES = {
+    "TransferRules": ("deepseg.transfer.rules", "TransferRules"),
     "check": ("deepseg.sessions.check", "check"),
     "load": ("deepseg.sessions.models", "read_model"),
     "new_model": ("deepseg.sessions.new_model", "new_model"),
+    "plan_transfer": ("deepseg.sessions.new_model", "plan_transfer"),
     "segment": ("deepseg.sessions.test", "segment"),
     "show": ("deepseg.sessions.show", "show"),
     "train": ("deepseg.sessions.train", "train"),

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from deepseg.cli import transfer_options
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
+from deepseg.transfer.rules import TransferRules
 from deepseg.version import VERSION
 
 Command = Literal["newModel", "train", "test", "check", "show", "demo"]
@@ -22,7 +24,7 @@ OPTIONS: dict[str, tuple[Command, ...]] = {
     "out": ("newModel", "demo"),
     "seed": ("newModel",),
     "pretrained": ("newModel",),
-    "layers": ("newModel",),
+    **dict.fromkeys(transfer_options.NAMES, ("newModel",)),
 }
 
 EXAMPLES = """\
@@ -46,7 +48,8 @@ class Arguments:
         device: ``-dev``.
         quiet: ``-quiet``.
         pretrained: ``-pretrained``.
-        takes_all_layers: ``-layers all``; otherwise the classification layer stays new.
+        rules: Of the transfer; None without ``-pretrained``.
+        dry_run: ``-dryRun``.
     """
 
     command: Command
@@ -57,7 +60,8 @@ class Arguments:
     device: str
     quiet: bool
     pretrained: Path | None
-    takes_all_layers: bool
+    rules: TransferRules | None
+    dry_run: bool
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,13 +92,13 @@ def _parser() -> _Parser:
     how.add_argument("-model", metavar="FILE", help="a .save, or a model file")
     how.add_argument("-load", metavar="FILE", help="a .save; wins over -model, as in DeepMedic")
     how.add_argument("-pretrained", metavar="FILE", help="older model that fills the new one")
-    how.add_argument("-layers", choices=["all"], help="take over the classification layer too")
     how.add_argument("-out", metavar="PATH", help="file of -newModel, folder of -demo")
     how.add_argument("-seed", type=_seed, help="of -newModel's random weights (0)")
     how.add_argument("-dev", default="auto", help="cpu, cuda, cudaN or auto (auto)")
     how.add_argument("-quiet", action="store_true", help="say warnings and errors only")
     how.add_argument("-version", action="version", version=f"deepseg {VERSION}")
     how.add_argument("-help", "-h", action="help", help="this text")
+    transfer_options.add_options(parser)
     return parser
 
 
@@ -136,7 +140,8 @@ def parsed(arguments: Sequence[str]) -> Arguments:
         device=found.dev,
         quiet=found.quiet,
         pretrained=None if found.pretrained is None else Path(found.pretrained),
-        takes_all_layers=found.layers == "all",
+        rules=None if found.pretrained is None else transfer_options.rules_given(found),
+        dry_run=found.dryRun is True,
     )
 
 
@@ -159,8 +164,8 @@ def _misspelt(arguments: Sequence[str], parser: _Parser) -> Iterator[Problem]:
 
 
 def _without_meaning(command: Command, found: argparse.Namespace) -> Iterator[Problem]:
-    if found.layers is not None and found.pretrained is None:
-        yield _problem("-layers alone", "-layers with -pretrained", fix="add -pretrained FILE")
+    if command == "newModel":
+        yield from transfer_options.without_meaning(found)
     for option, commands in OPTIONS.items():
         if vars(found)[option] is not None and command not in commands:
             expected = f"-{option} with {', '.join(f'-{one}' for one in commands)}"

@@ -9,6 +9,7 @@ from deepseg.report.console import Console
 from deepseg.sessions.check import check as check_config
 from deepseg.sessions.demo import demo as run_demo
 from deepseg.sessions.new_model import new_model as build_model
+from deepseg.sessions.new_model import plan_transfer
 from deepseg.sessions.show import show as show_file
 from deepseg.sessions.test import segment as segment_cases
 from deepseg.sessions.train import train as train_model
@@ -16,13 +17,19 @@ from deepseg.sessions.train import train as train_model
 
 def new_model(given: Arguments) -> None:
     """``-newModel``."""
+    console = Console(quiet=given.quiet)
+    if given.dry_run and given.pretrained is not None:
+        plan_transfer(
+            _file(given), given.pretrained, rules=given.rules, seed=given.seed, console=console
+        )
+        return
     build_model(
         _file(given),
         pretrained=given.pretrained,
-        layers="all" if given.takes_all_layers else "all but the head",
+        rules=given.rules,
         out=given.out,
         seed=given.seed,
-        console=Console(quiet=given.quiet),
+        console=console,
     )
 
 

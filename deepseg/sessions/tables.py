@@ -11,6 +11,7 @@ from deepseg.geometry.boxes import Int3, per_axis, text, volume
 from deepseg.geometry.receptive_field import Window, receptive_field
 from deepseg.model.layout import Layout, PathwayLayout, layout
 from deepseg.report.console import Console
+from deepseg.transfer.plan import Plan
 
 BYTES_PER_VALUE = 4
 KEPT_PER_LAYER = 3  # input, normalised and activated: what a training step keeps of each layer
@@ -73,6 +74,18 @@ def _megabytes(plan: Layout, segment: Int3) -> float:
             if layer.padding == "none":
                 size = per_axis(lambda n, k: n - k + 1, size, layer.kernel)
     return values * BYTES_PER_VALUE / 1e6
+
+
+def transfer_table(console: Console, plan: Plan) -> None:
+    """Show what becomes of every layer, and what holds for the model as a whole."""
+    console.table(
+        f"weights from {plan.source.file} ({plan.source.kind})",
+        ["layer", "from", "kernels", "inputs", "what stays new or is made"],
+        plan.table(),
+    )
+    for note in plan.notes:
+        console.say(note)
+    console.say(plan.summary())
 
 
 def cases_table(

@@ -1,4 +1,7 @@
-"""An older model, wherever it comes from: weights under our names and what is known of them."""
+"""An older model, wherever it comes from: its weights, and what is known of its layers.
+
+Reading a file never runs anything from it.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from deepseg.config.model import BatchNorm, ModelConfig
-from deepseg.errors import DeepsegError
-from deepseg.model.layout import Layout
+from deepseg.errors import DeepsegError, Problem
+from deepseg.model.layout import layout
 from deepseg.storage.save_file import read_save
 from deepseg.transfer.sources import deepmedic
 from deepseg.transfer.sources.tensor_bundle import looks_like_bundle, read_bundle
+from deepseg.transfer.sources.tensor_files import is_tensor_file, read_tensors
 from deepseg.transfer.sources.theano import refusal_of_theano_save
 
 DEEPMEDIC_EPSILON = 1.17549435e-38  # the smallest normal float32, which DeepMedic adds to variances
@@ -25,53 +30,93 @@ class Source:
     """An older model.
 
     Attributes:
-        file: As the user named it.
-        kind: ``deepseg model`` or ``DeepMedic checkpoint``.
-        tensors: By our names.
+        file: That was read.
+        kind: ``deepseg model``, ``DeepMedic checkpoint``, ``safetensors`` or ``torch state dict``.
+        tensors: By our names, or, where the layers are not known, by those of the file.
         sha256: Of the file, or files, that hold the weights.
+        config: Its settings; None for a file that holds named tensors only.
+        spacing_mm: Voxel size of its training cases, where known.
     """
 
     file: Path
     kind: str
     tensors: Mapping[str, Tensor]
     sha256: str
+    config: ModelConfig | None
+    spacing_mm: tuple[float, float, float] | None = None
 
 
-def read_source(file: Path, layout: Layout) -> Source:
+def read_source(file: Path, config: ModelConfig) -> Source:
     """Read an older model.
 
     Args:
-        file: A `.save`, or a TensorFlow checkpoint of DeepMedic (its prefix, or one of its files).
-        layout: Of the new network; a checkpoint of DeepMedic does not know its own layers.
+        file: A `.save`, a session's folder (its best model), a TensorFlow checkpoint of DeepMedic
+            (its prefix, or one of its files), a `.safetensors`, or a state dict of torch.
+        config: Of the new model; a checkpoint of DeepMedic does not know its own layers and is
+            read as one of this.
 
     Raises:
         DeepsegError: The file is missing, damaged, not understood, or belongs to another network.
     """
     if looks_like_bundle(file):
-        arrays = read_bundle(file)
-        try:
-            tensors = deepmedic.weights(arrays, layout)
-        except DeepsegError as error:
-            raise error.at(str(file)) from error
-        return Source(file, "DeepMedic checkpoint", tensors, _sha256(_data_files(file)))
+        return _deepmedic(file, config)
+    if is_tensor_file(file):
+        kind, tensors = read_tensors(file)
+        return Source(file, kind, tensors, _sha256([file]), config=None)
     problem = refusal_of_theano_save(file)
     if problem is not None:
         raise DeepsegError(problem)
-    weights = read_save(file).weights
-    return Source(file, "deepseg model", weights, _sha256([file]))
+    return _save(_best_of(file))
+
+
+def _best_of(file: Path) -> Path:
+    """The best model of a session's folder, or its last; any other path as it is."""
+    names = (file / "models" / name for name in ("best.save", "last.save"))
+    return next((path for path in names if path.is_file()), file)
+
+
+def _save(file: Path) -> Source:
+    save = read_save(file)
+    try:
+        config = ModelConfig.model_validate(save.model)
+    except ValidationError as error:
+        raise DeepsegError(
+            Problem(
+                code="model-settings",
+                got=f"settings that this deepseg does not understand: {error.errors()[0]['msg']}",
+                expected="settings of a model",
+                fix="use the deepseg that wrote the file",
+                where=str(file),
+            )
+        ) from error
+    return Source(file, "deepseg model", save.weights, _sha256([file]), config, save.spacing_mm)
+
+
+def _deepmedic(file: Path, config: ModelConfig) -> Source:
+    arrays = read_bundle(file)
+    try:
+        tensors = deepmedic.weights(arrays, layout(config))
+    except DeepsegError as error:
+        raise error.at(str(file)) from error
+    own = _as_in_deepmedic(config, tensors)
+    return Source(file, "DeepMedic checkpoint", tensors, _sha256(_data_files(file)), own)
 
 
 def settings_for(source: Source, config: ModelConfig) -> ModelConfig:
-    """The new model's settings, where the source's weights need some of their own.
+    """The new model's settings; those of DeepMedic's weights where they are the source.
 
     Weights of DeepMedic were trained with its alignment of context, its window of batch-norm
     statistics and no more than rounding added to variances; with others they compute something
     else.
     """
-    if source.kind != "DeepMedic checkpoint":
+    if source.kind != "DeepMedic checkpoint" or source.config is None:
         return config
+    return source.config
+
+
+def _as_in_deepmedic(config: ModelConfig, tensors: Mapping[str, Tensor]) -> ModelConfig:
     changes: dict[str, object] = {"context_alignment": "deepmedic"}
-    windows = [t for name, t in source.tensors.items() if name.endswith(".norm.window_mean")]
+    windows = [tensor for name, tensor in tensors.items() if name.endswith(".norm.window_mean")]
     if isinstance(config.batch_norm, BatchNorm) and windows:
         changes["batch_norm"] = BatchNorm(
             statistics="window", length=windows[0].shape[0], epsilon=DEEPMEDIC_EPSILON

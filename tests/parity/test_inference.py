@@ -15,6 +15,7 @@ from deepseg.data.volumes import read_mask
 from deepseg.inference.postprocess import masked, segmentation
 from deepseg.inference.volume import predict
 from deepseg.report.console import Console
+from deepseg.transfer.rules import TransferRules
 
 _spec = importlib.util.spec_from_file_location("golden", Path(__file__).with_name("golden.py"))
 golden = importlib.util.module_from_spec(_spec)
@@ -54,7 +55,8 @@ def test_an_imported_model_says_what_deepmedic_says(case, tmp_path):
     model, outputs = case
     checkpoint = next(model.glob("*.model.ckpt.index"))
     saved = deepseg.new_model(
-        model / "model.cfg", pretrained=checkpoint.with_suffix(""), layers="all",
+        model / "model.cfg", pretrained=checkpoint.with_suffix(""),
+        rules=TransferRules(layers=("all",)),
         out=tmp_path / "imported.save", console=Console(quiet=True),
     )  # fmt: skip
     network = deepseg.load(saved).network().eval()

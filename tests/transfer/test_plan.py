@@ -14,6 +14,7 @@ from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError
 from deepseg.model.layout import layout
 from deepseg.report.console import Console
+from deepseg.transfer.rules import TransferRules
 from deepseg.transfer.sources.deepmedic import variables, weights
 
 MODEL = """\
@@ -112,7 +113,10 @@ def test_a_checkpoint_of_another_network_is_refused_tensor_by_tensor():
     del arrays["net/b_2"]
     with pytest.raises(DeepsegError) as refusal:
         weights(arrays, plan)
-    fix = "fix: give the model file that the checkpoint was trained with"
+    fix = (
+        "fix: give the model file that the checkpoint was trained with (-layers all makes a .save "
+        "of it, from which any other model can be filled)"
+    )
     assert str(refusal.value).splitlines() == [
         "[checkpoint-does-not-fit] got shape [2, 3, 3, 3, 3] for W_1; expected shape "
         f"[4, 3, 3, 3, 3] of normal.2.conv.weight; {fix}",
@@ -140,28 +144,25 @@ def test_a_model_of_the_same_layers_gives_all_but_its_head(model_file, tmp_path)
 def test_all_layers_are_the_same_model_and_it_remembers_where_from(model_file, tmp_path):
     old = deepseg.new_model(model_file, out=tmp_path / "old.save", seed=1)
     (tmp_path / "model.yaml").write_text(MODEL + "output: out\n")
-    new = filled(model_file, old, layers="all", seed=2)
+    new = filled(model_file, old, rules=TransferRules(layers=("all",)), seed=2)
     assert new == tmp_path / "out" / "models" / "small.pretrained.save"
     source, found = deepseg.load(old), deepseg.load(new)
     assert all(torch.equal(found.weights[name], source.weights[name]) for name in source.weights)
     assert found.provenance == {
+        "initialised": "seed 2",
         "weights from": str(old),
         "sha256": hashlib.sha256(old.read_bytes()).hexdigest(),
+        "rules": {"layers": ["all"]},
         "tensors": f"{len(source.weights)} of {len(source.weights)}",
+        "layers": {
+            "normal.1": "normal.1 (3/3 x 2/2)",
+            "normal.2": "normal.2 (4/4 x 3/3)",
+            "sub1.1": "sub1.1 (3/3 x 2/2)",
+            "sub1.2": "sub1.2 (4/4 x 3/3)",
+            "fc.1": "fc.1 (5/5 x 8/8)",
+            "fc.2": "fc.2 (3/3 x 5/5)",
+        },
     }
-
-
-def test_a_model_of_other_layers_is_refused(model_file, tmp_path):
-    old = deepseg.new_model(model_file, out=tmp_path / "old.save")
-    wider = MODEL.replace("fc: {feature_maps: [5]}", "fc: {feature_maps: [6]}")
-    model_file.write_text(wider)
-    with pytest.raises(DeepsegError) as refusal:
-        filled(model_file, old, out=tmp_path / "new.save")
-    assert str(refusal.value) == (
-        f"[weights-do-not-fit] {old}: got fc.1.conv.weight of shape 5 x 8 x 1 x 1 x 1; expected "
-        "fc.1.conv.weight of shape 6 x 8 x 1 x 1 x 1; fix: give a model of the same layers"
-    )
-    assert not (tmp_path / "new.save").exists()
 
 
 def test_a_pickle_of_theano_is_never_opened(model_file, tmp_path):

@@ -22,6 +22,11 @@ from deepseg.model.layout import LayerPlan, Layout
 
 SCOPE = "net/"
 
+REMEDY = (
+    "give the model file that the checkpoint was trained with (-layers all makes a .save of it, "
+    "from which any other model can be filled)"
+)
+
 MEANS, VARIANCES = "muBnsForRollingAverage", "varBnsForRollingAverage"
 
 
@@ -153,7 +158,7 @@ def _misfit(variable: Variable, found: tuple[int, ...] | None, wanted: tuple[int
         code="checkpoint-does-not-fit",
         got=f"{got} for {variable.name}",
         expected=f"shape {list(wanted)} of {variable.weight}",
-        fix="give the model file that the checkpoint was trained with",
+        fix=REMEDY,
     )
 
 
@@ -162,5 +167,5 @@ def _surplus(name: str, array: NDArray[np.number[Any]]) -> Problem:
         code="checkpoint-does-not-fit",
         got=f"variable {name} of shape {list(array.shape)}",
         expected="only variables that the model file has layers for",
-        fix="give the model file that the checkpoint was trained with",
+        fix=REMEDY,
     )

@@ -1,0 +1,398 @@
+"""Which layer of an older model feeds which layer of a new one.
+
+Layers are matched within pathways: layer 3 of a pathway feeds layer 3 of the pathway that it is the
+source of, hidden FC layers feed hidden FC layers of the same number, and the head feeds the head.
+Nothing here knows about feature maps or tensors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
+from deepseg.geometry.boxes import text
+from deepseg.model.layout import LayerPlan, Layout, PathwayLayout
+from deepseg.transfer.rules import TransferRules
+
+SAME_RESOLUTION = 0.01  # relative difference below which two voxel sizes count as one
+
+Fate: TypeAlias = Literal["fed", "left", "missing", "inserted"]
+
+
+@dataclass(frozen=True)
+class Match:
+    """What becomes of one layer of the new model.
+
+    Attributes:
+        target: The layer.
+        source: The older model's layer that feeds it, or None.
+        fate: ``fed`` by its source; ``left`` as initialised, by the rules; ``missing`` in the
+            older model; ``inserted``, filled so that it changes nothing.
+        why_not: Why it has no source, for people.
+    """
+
+    target: LayerPlan
+    source: LayerPlan | None
+    fate: Fate = "fed"
+    why_not: str = ""
+
+
+def _left(layer: LayerPlan, reason: str) -> Match:
+    return Match(layer, None, "left", reason)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What becomes of every layer of the new model.
+
+    Attributes:
+        pathways: Source pathway of each parallel target pathway; None where there is none.
+        blocks: The same for the blocks of joined feature maps that the first FC layer reads: a
+            source pathway that feeds several pathways gives its block to one of them only.
+        layers: In the order of the new model.
+    """
+
+    pathways: Mapping[str, str | None]
+    blocks: Mapping[str, str | None]
+    layers: tuple[Match, ...]
+
+    def sources(self) -> set[str]:
+        """Addresses of the older model's layers that feed something."""
+        return {match.source.address for match in self.layers if match.source is not None}
+
+
+def matched(
+    source: Layout,
+    target: Layout,
+    rules: TransferRules,
+    source_spacing_mm: tuple[float, float, float] | None = None,
+) -> Matching:
+    """Match two models as ``rules`` say.
+
+    Args:
+        source: Layers of the older model.
+        target: Layers of the new model.
+        rules: What the user asks for.
+        source_spacing_mm: Voxel size that the older model was trained at, if known.
+
+    Raises:
+        DeepsegError: ``pathway-unknown``, ``spacing-unknown``, ``layer-unknown``,
+            ``source-too-short`` or ``layer-without-target``.
+    """
+    pathways = _pathways(source, target, rules, source_spacing_mm)
+    chosen = _chosen(source, rules)
+    layers = tuple(_layers(source, target, rules, pathways, chosen))
+    matching = Matching(pathways, _blocks(pathways, rules), layers)
+    raise_if_any(
+        (
+            *_too_short(matching, rules),
+            *_without_target(source, matching, rules),
+            *_without_effect(matching, rules),
+        )
+    )
+    return matching
+
+
+def _pathways(
+    source: Layout,
+    target: Layout,
+    rules: TransferRules,
+    source_spacing_mm: tuple[float, float, float] | None,
+) -> dict[str, str | None]:
+    known = [pathway.name for pathway in source.pathways]
+    own = [pathway.name for pathway in target.pathways]
+    raise_if_any(_unknown_pathways(rules.pathways, own, known))
+    if rules.spacing_mm is not None:
+        found = _by_resolution(source, target, rules.spacing_mm, source_spacing_mm)
+    else:
+        found = {name: name if name in known else known[-1] for name in own}
+    return {**found, **rules.pathways}
+
+
+def _unknown_pathways(
+    asked: Mapping[str, str], own: Sequence[str], known: Sequence[str]
+) -> Iterator[Problem]:
+    sides = (("new model", own, asked), ("older model", known, asked.values()))
+    for side, names, given in sides:
+        for name in given:
+            if name not in names:
+                yield Problem(
+                    "pathway-unknown",
+                    got=f"-pathways with {name!r}",
+                    expected=f"{side}: {', '.join(names)}",
+                    fix="write new=older, such as sub2=sub1" + did_you_mean(name, names),
+                )
+
+
+def _by_resolution(
+    source: Layout,
+    target: Layout,
+    spacing_mm: tuple[float, float, float],
+    source_spacing_mm: tuple[float, float, float] | None,
+) -> dict[str, str | None]:
+    if source_spacing_mm is None:
+        raise DeepsegError(
+            Problem(
+                "spacing-unknown",
+                got="an older model that has not been trained, or does not say at which spacing",
+                expected="-spacing with a model that knows its own",
+                fix="name the pathways instead, such as -pathways sub1=normal",
+            )
+        )
+    seen = {one.name: _resolution(one, source_spacing_mm) for one in source.pathways}
+    found = {
+        one.name: next(
+            (name for name, mm in seen.items() if _is_same(mm, _resolution(one, spacing_mm))), None
+        )
+        for one in target.pathways
+    }
+    if not any(found.values()):
+        raise DeepsegError(
+            Problem(
+                "spacing-unmatched",
+                got="pathways at "
+                + ", ".join(_mm(_resolution(one, spacing_mm)) for one in target.pathways),
+                expected=f"one at {', '.join(_mm(mm) for mm in seen.values())}, as in the source",
+                fix="choose factors so that factor x spacing agrees, or name pathways with "
+                "-pathways",
+            )
+        )
+    return found
+
+
+def _resolution(
+    pathway: PathwayLayout, spacing_mm: tuple[float, float, float]
+) -> tuple[float, ...]:
+    return tuple(mm * f for mm, f in zip(spacing_mm, pathway.sight.factor, strict=True))
+
+
+def _is_same(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(abs(a - b) <= SAME_RESOLUTION * a for a, b in zip(one, other, strict=True))
+
+
+def _mm(size: Sequence[float]) -> str:
+    return " x ".join(f"{mm:g}" for mm in size) + " mm"
+
+
+def _blocks(pathways: Mapping[str, str | None], rules: TransferRules) -> dict[str, str | None]:
+    """Who gets a source pathway's block: a pathway that asked for it, then one of its name."""
+    owner: dict[str, str] = {}
+    wishes = [*rules.pathways.items(), *((own, old) for own, old in pathways.items() if own == old)]
+    if rules.spacing_mm is not None:
+        wishes += [(own, old) for own, old in pathways.items() if old is not None]
+    for own, old in wishes:
+        if pathways[own] == old:
+            owner.setdefault(old, own)
+    return {own: old if old and owner.get(old) == own else None for own, old in pathways.items()}
+
+
+def _chosen(source: Layout, rules: TransferRules) -> set[str]:
+    """Addresses of the source layers that the user wants."""
+    every = [layer.address for layer in source]
+    if rules.layers is None:
+        return set(every if rules.classes else every[:-1])
+    chosen: set[str] = set()
+    problems: list[Problem] = []
+    for pattern in rules.layers:
+        try:
+            chosen |= _named(source, pattern)
+        except DeepsegError as error:
+            problems += error.problems
+    raise_if_any(problems)
+    return chosen
+
+
+def _named(source: Layout, pattern: str) -> set[str]:
+    """Addresses of the source layers that one word of ``-layers`` means."""
+    if pattern == "all":
+        return {layer.address for layer in source}
+    span = re.fullmatch(r"(\d+)(?:-(\d+))?", pattern)
+    if span is None:
+        return set(source.addresses([pattern]))
+    first, last = int(span[1]), int(span[2] or span[1])
+    found = {layer.address for layer in source if first <= layer.depth <= last}
+    if not found:
+        deepest = max(layer.depth for layer in source)
+        raise DeepsegError(
+            Problem(
+                "layer-unknown",
+                got=f"-layers {pattern}",
+                expected=f"depths of the older model, 1 to {deepest}",
+                fix="look at its depths with -show",
+            )
+        )
+    return found
+
+
+def _layers(
+    source: Layout,
+    target: Layout,
+    rules: TransferRules,
+    pathways: Mapping[str, str | None],
+    chosen: set[str],
+) -> Iterator[Match]:
+    by_name = {pathway.name: pathway for pathway in source.pathways}
+    stops: list[str] = []
+    for pathway in target.pathways:
+        old = pathways[pathway.name]
+        if old is None:
+            reason = "no pathway of the source sees at this resolution"
+            yield from (_left(layer, reason) for layer in pathway.layers)
+            continue
+        pairs = list(_pairs(pathway.layers, by_name[old], rules))
+        yield from _taken(pairs, rules, chosen, stops)
+    yield from _fc(source, target, rules, chosen, stops)
+
+
+def _fc(
+    source: Layout, target: Layout, rules: TransferRules, chosen: set[str], stops: list[str]
+) -> Iterator[Match]:
+    """Hidden layers by their number, the head by its role."""
+    *hidden, head = target.fc.layers
+    *_, old_head = source.fc.layers
+    if rules.depth == "first-common" and stops:
+        reason = f"behind {', '.join(stops)}, where the walk stopped"
+        yield from (_left(layer, reason) for layer in target.fc.layers)
+        return
+    yield from _taken(list(_pairs(hidden, source.fc, rules)), rules, chosen, stops)
+    yield from _taken([Match(head, old_head)], rules, chosen, stops)
+
+
+def _pairs(
+    layers: Sequence[LayerPlan], old: PathwayLayout, rules: TransferRules
+) -> Iterator[Match]:
+    known = [layer for layer in old.layers if not layer.is_head]
+    for number, layer in enumerate(layers):
+        if number < len(known):
+            yield Match(layer, known[number])
+        else:
+            fate: Fate = "inserted" if rules.depth == "identity" else "missing"
+            yield Match(layer, None, fate, f"{old.name} of the source ends before it")
+
+
+def _taken(
+    pairs: Sequence[Match], rules: TransferRules, chosen: set[str], stops: list[str]
+) -> Iterator[Match]:
+    """The pairs of one pathway that the rules let through; walks that stop are noted."""
+    stopped = ""
+    for match in pairs:
+        if rules.depth == "first-common" and not stopped:
+            stopped = _stop(match)
+            if stopped:
+                stops.append(match.target.address)
+                yield _left(match.target, f"stopped here: {stopped}")
+                continue
+        if stopped:
+            yield _left(match.target, f"behind {stops[-1]}, where the walk stopped")
+        elif match.source is not None and match.source.address not in chosen:
+            reason = "new classification layer" if match.target.is_head else "not asked for"
+            yield _left(match.target, reason)
+        else:
+            yield match
+
+
+def _stop(match: Match) -> str:
+    """Why a walk along a pathway ends at this layer; nothing if it goes on."""
+    if match.source is None:
+        return "only in the new model"
+    return difference(match.source, match.target)
+
+
+def difference(source: LayerPlan, target: LayerPlan) -> str:
+    """What tells two layers apart, type first, then shape; nothing if they are of one kind.
+
+    Channels and classes have names and may differ; so may what the first FC layer reads.
+    """
+    facts = [
+        ("kernels", _rank(source), _rank(target)),
+        ("activation", source.activation, target.activation),
+        ("normalisation", _norm(source), _norm(target)),
+        ("kernel", text(source.kernel), text(target.kernel)),
+    ]
+    if not target.is_head:
+        facts.append(("feature maps", str(source.outputs), str(target.outputs)))
+    if not (target.reads_image or target.address == "fc.1"):
+        facts.append(("inputs", str(source.inputs), str(target.inputs)))
+    return "; ".join(
+        f"{name} {old} in the source, {new} in the model" for name, old, new in facts if old != new
+    )
+
+
+def _rank(layer: LayerPlan) -> str:
+    return "low rank" if layer.is_low_rank else "whole"
+
+
+def _norm(layer: LayerPlan) -> str:
+    return "batch norm" if layer.normalises else "bias"
+
+
+def _too_short(matching: Matching, rules: TransferRules) -> Iterator[Problem]:
+    """The source must feed every layer unless the user chose layers."""
+    if rules.depth != "by-name" or rules.layers not in (None, ("all",)):
+        return
+    missing = [match.target.address for match in matching.layers if match.fate == "missing"]
+    if missing:
+        yield Problem(
+            "source-too-short",
+            got=f"an older model without layers for {', '.join(ranges(missing))}",
+            expected="at least as many layers as in the new model, in every pathway",
+            fix="name the layers to take over with -layers, or add -depth first-common, or "
+            "-depth identity",
+        )
+
+
+def _without_target(source: Layout, matching: Matching, rules: TransferRules) -> Iterator[Problem]:
+    """Every word of ``-layers`` must lead to a layer of the new model."""
+    fed = matching.sources()
+    for pattern in rules.layers or ():
+        if rules.depth == "by-name" and not fed & _named(source, pattern):
+            yield Problem(
+                "layer-without-target",
+                got=f"-layers {pattern}, which feeds no layer of the new model",
+                expected="layers that the new model has too, in the same pathway",
+                fix="leave it out, or say with -pathways where it goes",
+            )
+
+
+def _without_effect(matching: Matching, rules: TransferRules) -> Iterator[Problem]:
+    """Rules about layers that are not taken over, and a transfer of nothing."""
+    fed = [match.target for match in matching.layers if match.source is not None]
+    first, head = any(layer.reads_image for layer in fed), any(layer.is_head for layer in fed)
+    for option, given, has_effect, layer in (
+        ("-channels", rules.channels, first, "a first layer"),
+        ("-classes", rules.classes, head, "the classification layer"),
+    ):
+        if given and not has_effect:
+            yield Problem(
+                "transfer-rules",
+                got=f"{option}, but {layer} is not taken over",
+                expected=f"{option} with rules that take {layer}",
+                fix=f"leave {option} out, or change -layers",
+            )
+    if not fed:
+        reasons = dict.fromkeys(match.why_not for match in matching.layers)
+        yield Problem(
+            "nothing-taken",
+            got=f"no layer to take over ({next(iter(reasons))})",
+            expected="at least one",
+            fix="choose other layers, or another older model",
+        )
+
+
+def ranges(addresses: Iterable[str]) -> list[str]:
+    """``normal.5, normal.6, fc.1`` as ``normal.5-6, fc.1``."""
+    spans: list[tuple[str, int, int]] = []
+    for address in addresses:
+        pathway, _, number = address.rpartition(".")
+        n = int(number)
+        if spans and spans[-1][0] == pathway and spans[-1][2] == n - 1:
+            spans[-1] = (pathway, spans[-1][1], n)
+        else:
+            spans.append((pathway, n, n))
+    return [
+        f"{pathway}.{first}" if first == last else f"{pathway}.{first}-{last}"
+        for pathway, first, last in spans
+    ]

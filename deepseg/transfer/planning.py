@@ -1,0 +1,241 @@
+"""Makes the plan for two models that know their layers: an entry for every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from deepseg.config.model import BatchNorm, ModelConfig
+from deepseg.errors import Problem, raise_if_any
+from deepseg.geometry.boxes import text
+from deepseg.model.layout import LayerPlan, layout
+from deepseg.transfer.by_name import plan_by_name
+from deepseg.transfer.connections import Connection, connections
+from deepseg.transfer.grow import identity
+from deepseg.transfer.matching import Match, Matching, matched
+from deepseg.transfer.plan import Copy, Entry, Plan, Row
+from deepseg.transfer.rules import TransferRules
+from deepseg.transfer.source import Source
+from deepseg.transfer.wiring import overlap
+
+WINDOW = ("norm.window_mean", "norm.window_var")
+
+
+def make_plan(
+    source: Source, config: ModelConfig, weights: Mapping[str, Tensor], rules: TransferRules
+) -> Plan:
+    """Decide what becomes of every tensor of a new model.
+
+    Args:
+        source: The older model.
+        config: Of the new model.
+        weights: Of the new model, as initialised.
+        rules: What the user asks for.
+
+    Raises:
+        DeepsegError: Everything that the rules or the two models make impossible.
+    """
+    if source.config is None:
+        return plan_by_name(source, config, weights, rules)
+    old, new = layout(source.config), layout(config)
+    matching = matched(old, new, rules, source.spacing_mm)
+    raise_if_any(_misfits(matching, rules))
+    differences = tuple(_differences(source.config, config))
+    raise_if_any(_unkept(differences, rules))
+    wires = connections(source.config, config, old, new, matching, rules)
+    tensors = {**source.tensors, **_windows(source.tensors, config.batch_norm)}
+    entries = {
+        entry.name: entry
+        for match in matching.layers
+        for entry in _entries(match, wires, weights, tensors, config, rules)
+    }
+    used = {entry.copy.source for entry in entries.values() if entry.copy is not None}
+    return Plan(
+        source=replace(source, tensors=tensors),
+        rules=rules,
+        entries=tuple(entries[name] for name in weights),
+        rows=tuple(_row(match, wires.get(match.target.address)) for match in matching.layers),
+        source_only=tuple(name for name in source.tensors if name not in used),
+        notes=(_feeding(matching), *differences),
+    )
+
+
+def _misfits(matching: Matching, rules: TransferRules) -> Iterator[Problem]:
+    """Kernels that cannot be copied because of their shape."""
+    for match in matching.layers:
+        old, new = match.source, match.target
+        if old is None:
+            continue
+        if old.is_low_rank != new.is_low_rank:
+            yield Problem(
+                "kernel-shape",
+                got=f"{'three flat kernels' if new.is_low_rank else 'one kernel'} in {new.address}",
+                expected=f"the same as in {old.address} of the older model",
+                fix=f"change low_rank, or leave {old.address} out with -layers",
+            )
+            continue
+        larger = any(a > b for a, b in zip(old.kernel, new.kernel, strict=True))
+        if larger or (old.kernel != new.kernel and rules.kernels == "same"):
+            middle = "" if larger else "add -kernels centre to put it into the middle, or "
+            yield Problem(
+                "kernel-shape",
+                got=f"a kernel of {text(old.kernel)} in {old.address} of the older model",
+                expected=f"{text(new.kernel)}, as in {new.address} of the new one",
+                fix=f"{middle}leave {old.address} out with -layers",
+            )
+
+
+def _differences(old: ModelConfig, new: ModelConfig) -> Iterator[str]:
+    """Settings without weights of their own that make the same weights compute something else."""
+    pairs = [
+        ("context_alignment", old.context_alignment, new.context_alignment),
+        ("activation", old.activation, new.activation),
+        ("batch_norm", _kind(old.batch_norm), _kind(new.batch_norm)),
+    ]
+    for key, before, now in pairs:
+        if before != now:
+            yield f"{key} is {before} in the older model and {now} in the new one"
+
+
+def _kind(batch_norm: BatchNorm | str) -> str:
+    if isinstance(batch_norm, str):
+        return batch_norm
+    return f"on with epsilon {batch_norm.epsilon:g}"
+
+
+def _unkept(differences: tuple[str, ...], rules: TransferRules) -> Iterator[Problem]:
+    for difference in differences if rules.keeps_function else ():
+        yield Problem(
+            "function-not-kept",
+            got=difference,
+            expected="the same in both",
+            fix="write the older model's value into the new model file",
+        )
+
+
+def _windows(tensors: Mapping[str, Tensor], batch_norm: BatchNorm | str) -> dict[str, Tensor]:
+    """Statistics for a window of another length: every row holds their mean.
+
+    The rows of an older model can only be taken over where both windows have one length.
+    """
+    found: dict[str, Tensor] = {}
+    if not isinstance(batch_norm, BatchNorm) or batch_norm.statistics != "window":
+        return found
+    for name, tensor in tensors.items():
+        norm, _, part = name.partition(".running_")
+        rows = tensors.get(f"{norm}.window_{part}")
+        if part and (rows is None or len(rows) != batch_norm.length):
+            found[f"{norm}.window_{part}"] = tensor.expand(batch_norm.length, -1).clone()
+            found[f"{norm}.steps"] = torch.zeros((), dtype=torch.int64)
+    return found
+
+
+def _entries(
+    match: Match,
+    wires: Mapping[str, Connection],
+    weights: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    config: ModelConfig,
+    rules: TransferRules,
+) -> Iterator[Entry]:
+    """An entry for every tensor of one layer."""
+    address = match.target.address
+    connection = wires.get(address)
+    made = {}
+    if match.fate == "inserted" and connection is not None:
+        made = _passing_on(match.target, connection, config)
+    for name, tensor in weights.items():
+        if not name.startswith(f"{address}."):
+            continue
+        part = name.removeprefix(f"{address}.")
+        shape = tuple(tensor.shape)
+        if part in made:
+            yield Entry(name, shape, given=made[part], why="passes its input on")
+        elif match.source is None or connection is None:
+            yield Entry(name, shape, why=match.why_not)
+        else:
+            yield _entry(name, part, shape, match.source, match.target, connection, tensors, rules)
+
+
+def _passing_on(layer: LayerPlan, connection: Connection, config: ModelConfig) -> dict[str, Tensor]:
+    own = config.batch_norm
+    epsilon = own.epsilon if isinstance(own, BatchNorm) else 0.0
+    made = identity(layer, connection.passes, epsilon)
+    if isinstance(own, BatchNorm) and own.statistics == "window" and layer.normalises:
+        for part in ("mean", "var"):
+            made[f"norm.window_{part}"] = made[f"norm.running_{part}"].expand(own.length, -1)
+        made["norm.steps"] = torch.zeros((), dtype=torch.int64)
+    return made
+
+
+def _entry(
+    name: str,
+    part: str,
+    shape: tuple[int, ...],
+    source: LayerPlan,
+    target: LayerPlan,
+    connection: Connection,
+    tensors: Mapping[str, Tensor],
+    rules: TransferRules,
+) -> Entry:
+    """What a fed layer's tensor takes from its namesake."""
+    old = f"{source.address}.{part}"
+    if old not in tensors:
+        return Entry(name, shape, why=f"the source has no {old}")
+    copy = _copy(old, part, shape, source, target, connection, rules)
+    if any(not wiring.filled for wiring in copy.wirings):
+        return Entry(name, shape, why="; ".join(connection.incoming.notes))
+    notes = [note for wiring in copy.wirings for note in wiring.notes]
+    return Entry(name, shape, copy, why="; ".join(notes))
+
+
+def _copy(
+    old: str,
+    part: str,
+    shape: tuple[int, ...],
+    source: LayerPlan,
+    target: LayerPlan,
+    connection: Connection,
+    rules: TransferRules,
+) -> Copy:
+    incoming, outgoing = connection.incoming, connection.outgoing
+    if part.startswith("conv."):
+        plane = part.removeprefix("conv.").removesuffix("weight").removesuffix(".")
+        along = connection.plane(source, target, plane) if plane else outgoing
+        kept = (1 - source.dropout) / (1 - target.dropout) if rules.keeps_function else 1.0
+        return Copy(old, (along, incoming), kept)
+    if part == "bias":
+        return Copy(old, (outgoing,))
+    if part == "norm.steps":
+        return Copy(old, ())
+    if part in WINDOW:
+        return Copy(old, (overlap(shape[0], shape[0]), incoming.carried()))
+    return Copy(old, (incoming.carried(),))
+
+
+def _row(match: Match, connection: Connection | None) -> Row:
+    address = match.target.address
+    if connection is None or (match.source is None and not connection.passes):
+        return Row(address, "", "", "", match.why_not)
+    if match.source is None:
+        return Row(address, "", "", "", "passes its input on")
+    incoming, outgoing = connection.incoming, connection.outgoing
+    notes = [
+        *(note.replace("maps", "kernels") for note in outgoing.notes),
+        *(note.replace("maps", "inputs") for note in incoming.notes),
+    ]
+    return Row(
+        layer=address,
+        source=match.source.address,
+        outputs=f"{outgoing.taken}/{len(outgoing.rows)}",
+        inputs=f"{incoming.taken}/{len(incoming.rows)}",
+        new="; ".join(notes).replace("kernels; the source has", "kernels and"),
+    )
+
+
+def _feeding(matching: Matching) -> str:
+    pairs = [f"{new} from {old or 'nothing'}" for new, old in matching.pathways.items()]
+    return f"pathways: {', '.join(pairs)}"

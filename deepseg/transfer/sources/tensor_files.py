@@ -1,0 +1,108 @@
+"""Files of named tensors: safetensors, and state dicts that torch has written.
+
+They know names and shapes only. Wrappers of torch leave their names in front; these are taken off.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepseg.errors import DeepsegError, Problem
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DataParallel, torch.compile
+_HOLDERS = ("state_dict", "model_state_dict", "network_weights", "model")
+
+
+def is_tensor_file(file: Path) -> bool:
+    """Whether the name is that of a file of named tensors."""
+    return file.suffix in SUFFIXES and file.is_file()
+
+
+def read_tensors(file: Path) -> tuple[str, dict[str, Tensor]]:
+    """Kind of file, and its tensors by name without the names of wrappers.
+
+    Raises:
+        DeepsegError: ``tensors-damaged`` or ``tensors-refused``.
+    """
+    if file.suffix == ".safetensors":
+        return "safetensors", _without_wrappers(_safetensors(file))
+    return "torch state dict", _without_wrappers(_state_dict(file))
+
+
+def _without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise DeepsegError(
+            Problem(
+                code="safetensors-extra-missing",
+                got="no package safetensors",
+                expected="the package, to read this file",
+                fix="pip install 'deepseg-pathways[safetensors]'",
+                where=str(file),
+            )
+        ) from error
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(file, str(error)) from error
+    return tensors
+
+
+def _state_dict(file: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DeepsegError(
+            Problem(
+                code="tensors-refused",
+                got="objects that are not plain data",
+                expected="a state dict: named tensors only",
+                fix="save it again with torch.save(model.state_dict(), FILE), or as safetensors",
+                where=str(file),
+            )
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise _damaged(file, "content that cannot be read") from error
+    tensors = _tensors_in(content)
+    if not tensors:
+        raise _damaged(file, "no named tensors")
+    return tensors
+
+
+def _tensors_in(content: Any) -> dict[str, Tensor]:
+    """The tensors of a state dict, or of the first entry that is one."""
+    if not isinstance(content, Mapping):
+        return {}
+    for holder in _HOLDERS:
+        if isinstance(content.get(holder), Mapping):
+            content = content[holder]
+            break
+    return {str(name): one for name, one in content.items() if isinstance(one, Tensor)}
+
+
+def _damaged(file: Path, got: str) -> DeepsegError:
+    return DeepsegError(
+        Problem(
+            code="tensors-damaged",
+            got=got,
+            expected="a file of named tensors",
+            fix="copy the file again",
+            where=str(file),
+        )
+    )

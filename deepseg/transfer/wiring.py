@@ -1,0 +1,253 @@
+"""Which feature maps, channels or classes of an older model become which ones of a new model.
+
+A `Wiring` says for every map of the new model from which maps of the older one it is made. Weights
+follow from it along each of their axes, so that a tensor is only ever cut, repeated or mixed in
+whole maps. Nothing here knows which layers belong together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
+
+Row: TypeAlias = Mapping[int, float] | None
+
+_GENERIC = re.compile(
+    r"background|(channel|class)\d+"
+)  # what DeepMedic's files, without names, get
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Where every map of the new model comes from.
+
+    Attributes:
+        rows: Per map of the new model: factors by map of the older one, whose weighted sum it is;
+            empty for zero; None if it stays as initialised.
+        notes: What a reader should know about the rows that are not simply taken over.
+    """
+
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def filled(self) -> list[int]:
+        """Maps that do not stay as initialised."""
+        return [index for index, row in enumerate(self.rows) if row is not None]
+
+    @property
+    def taken(self) -> int:
+        """How many maps come from maps of the older model."""
+        return sum(bool(row) for row in self.rows)
+
+    def carried(self) -> Wiring:
+        """For what belongs to a map itself, such as its norm: no shares, and nothing for zeros."""
+        return Wiring(tuple(_whole(row) if row else None for row in self.rows))
+
+    def spans(self) -> list[str]:
+        """The rows in words, runs of neighbours together: ``0-29 from 0-29``, ``30-59 new``."""
+        runs: list[tuple[int, int, Row]] = []
+        for index, row in enumerate(self.rows):
+            if runs and _goes_on(runs[-1], index, row):
+                runs[-1] = (runs[-1][0], index, runs[-1][2])
+            else:
+                runs.append((index, index, row))
+        return [_run(*run) for run in runs]
+
+
+def _whole(row: Mapping[int, float]) -> dict[int, float]:
+    total = sum(row.values())
+    return {index: factor / total for index, factor in row.items()}
+
+
+def _goes_on(run: tuple[int, int, Row], index: int, row: Row) -> bool:
+    first, _, begin = run
+    if not begin or not row:
+        return begin == row
+    moved = {old + index - first: factor for old, factor in begin.items()}
+    return len(begin) == 1 and moved == row
+
+
+def _run(first: int, last: int, row: Row) -> str:
+    place = _span(first, last)
+    if row is None:
+        return f"{place} new"
+    if not row:
+        return f"{place} zero"
+    parts = [
+        _span(old, old + last - first) + ("" if factor == 1 else f" x {factor:.4g}")
+        for old, factor in row.items()
+    ]
+    return f"{place} from {' + '.join(parts)}"
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def overlap(size: int, source_size: int) -> Wiring:
+    """Map by map as far as both go; further ones stay as initialised."""
+    shared = min(size, source_size)
+    notes = (f"the source has {shared} maps",) if shared < size else ()
+    return Wiring((*({i: 1.0} for i in range(shared)), *[None] * (size - shared)), notes)
+
+
+def joined(blocks: Sequence[tuple[str, int, Wiring | None, int]]) -> Wiring:
+    """The maps of all pathways, one block behind the other, as the first FC layer reads them.
+
+    Args:
+        blocks: Per pathway of the new model its name, its number of maps, their wiring (None if
+            the block stays as initialised), and where the block begins in the older model.
+    """
+    rows: list[Row] = []
+    notes: list[str] = []
+    for name, size, wiring, begin in blocks:
+        if wiring is None:
+            rows += [None] * size
+            notes.append(f"inputs from {name} are new")
+            continue
+        rows += [_moved(row, begin) for row in wiring.rows]
+        notes += [f"{name}: {note}" for note in wiring.notes]
+    return Wiring(tuple(rows), tuple(notes))
+
+
+def _moved(row: Row, by: int) -> Row:
+    return row if row is None else {index + by: factor for index, factor in row.items()}
+
+
+def channels(own: Sequence[str], source: Sequence[str], asked: Mapping[str, str]) -> Wiring:
+    """Image channels by name; those that the older model does not know are zero.
+
+    Args:
+        own: Channel names of the new model.
+        source: Those of the older one.
+        asked: What the user wants for channels of the new model.
+
+    Raises:
+        DeepsegError: ``channel-unknown``, or ``channels-unmatched`` if no name is in both.
+    """
+    raise_if_any(_unknown("channel", asked, own, source, ("zero", "mean", "random")))
+    if not asked and _by_position(own, source):
+        wiring = overlap(len(own), len(source))
+        rows: list[Row] = [{} if row is None else row for row in wiring.rows]
+        note = f"channels by position: {', '.join(own)} from {', '.join(source)}"
+        return Wiring(tuple(rows), (note,))
+    found = [_channel(name, source, asked.get(name)) for name in own]
+    if not any(row for row, _ in found):
+        raise DeepsegError(
+            Problem(
+                "channels-unmatched",
+                got=f"channels {', '.join(own)}, none of them in the older model",
+                expected=f"at least one of its channels {', '.join(source)}",
+                fix=f"say which feeds which, such as -channels {own[0]}={source[0]}",
+            )
+        )
+    return Wiring(tuple(row for row, _ in found), tuple(note for _, note in found if note))
+
+
+def _channel(name: str, source: Sequence[str], wish: str | None) -> tuple[Row, str]:
+    """Row of one channel, and what to say about it."""
+    match wish:
+        case "zero":
+            return {}, f"{name} starts at zero"
+        case "random":
+            return None, f"{name} is new"
+        case "mean":
+            share = 1 / len(source)
+            return dict.fromkeys(range(len(source)), share), f"{name} is the mean of all"
+        case None:
+            index = _position(name, source)
+            if index is None:
+                return {}, f"{name} is not in the source and starts at zero"
+            return {index: 1.0}, ""
+        case _:
+            old = wish.removeprefix("copy:")
+            return {list(source).index(old): 1.0}, f"{name} is a copy of {old}"
+
+
+def classes(own: Sequence[str], source: Sequence[str], asked: Mapping[str, str]) -> Wiring:
+    """Classes by name, the background always; those that the older model has not stay new.
+
+    Raises:
+        DeepsegError: ``class-unknown``.
+    """
+    raise_if_any(_unknown("class", asked, own, source, ()))
+    if not asked and _by_position(own, source):
+        return overlap(len(own), len(source))
+    rows: list[Row] = []
+    notes = []
+    for label, name in enumerate(own):
+        old = asked.get(name)
+        index = list(source).index(old) if old is not None else _position(name, source)
+        if index is None and label == 0:
+            index = 0
+        rows.append(None if index is None else {index: 1.0})
+        notes += [f"class {name} is new"] if index is None else []
+        notes += [f"class {name} is a copy of {old}"] if old is not None else []
+    return Wiring(tuple(rows), tuple(notes))
+
+
+def _position(name: str, source: Sequence[str]) -> int | None:
+    """Where ``name`` is in ``source``; upper and lower case are one where that is unambiguous."""
+    if name in source:
+        return list(source).index(name)
+    folded = [one.casefold() for one in source]
+    return folded.index(name.casefold()) if folded.count(name.casefold()) == 1 else None
+
+
+def _by_position(own: Sequence[str], source: Sequence[str]) -> bool:
+    """Whether one side has no names of its own."""
+    return any(all(_GENERIC.fullmatch(name) for name in side) for side in (own, source))
+
+
+def _unknown(
+    kind: str,
+    asked: Mapping[str, str],
+    own: Sequence[str],
+    source: Sequence[str],
+    words: Sequence[str],
+) -> list[Problem]:
+    option = "-channels" if kind == "channel" else "-classes"
+    problems = []
+    for name, wish in asked.items():
+        if name not in own:
+            fix = f"write new=older with a {kind} of the new model" + did_you_mean(name, own)
+            expected = f"one of {', '.join(own)}"
+            problems.append(_problem(kind, f"{option} {name}={wish}", expected, fix))
+        elif wish not in words and wish.removeprefix("copy:") not in source:
+            fix = f"name a {kind} of the older model" + did_you_mean(wish, source)
+            expected = f"one of {', '.join((*source, *words))}"
+            problems.append(_problem(kind, f"{option} {name}={wish}", expected, fix))
+    return problems
+
+
+def _problem(kind: str, got: str, expected: str, fix: str) -> Problem:
+    return Problem(f"{kind}-unknown", got, expected, fix)
+
+
+def repeated(maps: Sequence[int | None]) -> Wiring:
+    """Inputs that are repeated maps of the older model, whose weights share what it had.
+
+    The shares of r copies grow as 1, 2, …, r and add up to 1: with equal ones, copies would learn
+    alike for ever; doi:10.48550/arXiv.1511.05641. None stands for maps that the older model does
+    not have; they start at zero.
+    """
+    copies = {index: sum(one == index for one in maps) for index in maps if index is not None}
+    seen = dict.fromkeys(copies, 0)
+    rows: list[Row] = []
+    for index in maps:
+        if index is None:
+            rows.append({})
+            continue
+        seen[index] += 1
+        rows.append({index: 2 * seen[index] / (copies[index] * (copies[index] + 1))})
+    notes = []
+    if (spare := len(maps) - len(copies) - sum(index is None for index in maps)) > 0:
+        notes.append(f"{spare} inputs are repeated")
+    if zeros := sum(index is None for index in maps):
+        notes.append(f"{zeros} inputs start at zero")
+    return Wiring(tuple(rows), tuple(notes))
