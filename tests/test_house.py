@@ -26,7 +26,13 @@ FLOORS = {
     "cli": 8,
 }  # fmt: skip
 DOOR = "deepseg/__init__.py"  # what `import deepseg` gives: it names rooms of every floor, lazily
-OPTIONAL = {"matplotlib", "PIL", "tensorboardX", "nilearn", "safetensors"}  # PIL comes with matplotlib
+OPTIONAL = {
+    "matplotlib",
+    "PIL",
+    "tensorboardX",
+    "nilearn",
+    "safetensors",
+}  # PIL comes with matplotlib
 LAZY = {("deepseg/cli/main.py", "deepseg.cli")}
 
 

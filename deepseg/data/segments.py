@@ -64,8 +64,8 @@ def cut(case: PreparedCase, segment: Box, vision: Vision, *, moved: Motion = STI
 
 def reach(lattices: tuple[Lattice, ...]) -> Lattice:
     """Every voxel of the box that all lattices lie in."""
-    start = per_axis(min, *(points.start for points in lattices))
-    last = per_axis(max, *(points.last for points in lattices))
+    start = per_axis(lambda *starts: min(starts), *(points.start for points in lattices))
+    last = per_axis(lambda *lasts: max(lasts), *(points.last for points in lattices))
     return Lattice(start, (1, 1, 1), per_axis(lambda a, b: b - a + 1, start, last))
 
 

@@ -176,3 +176,8 @@ def test_a_full_augmentation_keeps_shapes_and_repeats_with_its_generator():
         assert np.array_equal(block, same.inputs[index])
         assert not np.array_equal(block, other.inputs[index])
         assert np.isfinite(block).all()
+
+
+def test_a_single_pathway_reaches_as_far_as_its_own_points():
+    points = Lattice((-2, 3, 5), (1, 1, 1), (7, 8, 9))
+    assert reach((points,)) == points
