@@ -16,7 +16,7 @@ from deepseg.config.cases import CasesConfig, Preparation
 from deepseg.config.model import ModelConfig, Settings
 from deepseg.config.reading import read_yaml, validated
 from deepseg.config.testing import TestConfig
-from deepseg.config.training import Augmentation, Sampling, TrainConfig
+from deepseg.config.training import Augmentation, Freeze, Sampling, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "documentation").glob("*.md"))]
@@ -36,6 +36,7 @@ MODELS = {
         preparation=(Preparation | None, None),
         sampling=(Sampling | None, None),
         augmentation=(Augmentation | None, None),
+        freeze=(Freeze | None, None),
     ),
 }
 
