@@ -231,6 +231,11 @@ class Loss(Settings):
     class_weights: ClassWeights | None = Field(None, description="For the cross-entropy.")
     l1: NotNegative = Field(1e-6, description="Times the sum of absolute kernel weights.")
     l2: NotNegative = Field(1e-4, description="Times the sum of squared kernel weights.")
+    l2_sp: NotNegative = Field(
+        0.0,
+        description="Times the sum of squared differences from the weights that the session began "
+        "with, of kernels that were not random there; l2 then acts on the other kernels only.",
+    )
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Loss:
@@ -244,10 +249,45 @@ class Loss(Settings):
         return self
 
 
+WeightType: TypeAlias = Literal["Conv", "BatchNorm", "PReLU", "Bias"]
+_BY_TYPE = (
+    "Settings of their own for weights of a type: Conv, BatchNorm, PReLU, Bias; such as "
+    "`{BatchNorm: {weight_decay: 0}}`. What is left out is as for all."
+)
+_BY_LAYER = (
+    "Settings of their own for layers, such as `{head: {learning_rate: 0.1}, sub1.*: {…}}`; they "
+    "win over those of a type, later ones over earlier ones."
+)
+
+
+class Rates(Settings):
+    """What is different for some of the weights."""
+
+    learning_rate: Positive | None = Field(
+        None, description="Initial learning rate; the schedule changes it as it changes the others."
+    )
+    weight_decay: NotNegative | None = Field(
+        None, description="Share of the weights taken off per step, times the learning rate."
+    )
+
+
+class RatesWithMomentum(Rates):
+    """What is different for some of the weights, where there is momentum."""
+
+    momentum: Share | None = Field(
+        None, description="Share of the last step kept in the next; it stays as it is."
+    )
+
+
 class WithMomentum(Settings):
     """What SGD and RMSprop share."""
 
     learning_rate: Positive = Field(1e-3, description="Initial learning rate.")
+    weight_decay: NotNegative = Field(
+        0.0, description="Share of the weights taken off per step, times the learning rate."
+    )
+    by_type: dict[WeightType, RatesWithMomentum] = Field({}, description=_BY_TYPE)
+    by_layer: dict[Name, RatesWithMomentum] = Field({}, description=_BY_LAYER)
     momentum: Share = Field(0.6, description="Share of the last step kept in the next.")
     nesterov: bool = Field(True, description="Look ahead along the momentum.")
     normalised_momentum: bool = Field(
@@ -274,6 +314,11 @@ class Adam(Settings):
 
     name: Literal["adam"]
     learning_rate: Positive = Field(1e-3, description="Initial learning rate.")
+    weight_decay: NotNegative = Field(
+        0.0, description="Share of the weights taken off per step, times the learning rate."
+    )
+    by_type: dict[WeightType, Rates] = Field({}, description=_BY_TYPE)
+    by_layer: dict[Name, Rates] = Field({}, description=_BY_LAYER)
     beta1: Fraction = Field(0.9, description="Memory of gradients.")
     beta2: Fraction = Field(0.999, description="Memory of squared gradients.")
     epsilon: Positive = Field(1e-8, description="Added to the root.")
@@ -287,7 +332,11 @@ class AdamW(Settings):
     beta1: Fraction = Field(0.9, description="Memory of gradients.")
     beta2: Fraction = Field(0.999, description="Memory of squared gradients.")
     epsilon: Positive = Field(1e-8, description="Added to the root.")
-    weight_decay: NotNegative = Field(0.01, description="Share of the weights taken off per step.")
+    weight_decay: NotNegative = Field(
+        0.01, description="Share of the weights taken off per step, times the learning rate."
+    )
+    by_type: dict[WeightType, Rates] = Field({}, description=_BY_TYPE)
+    by_layer: dict[Name, Rates] = Field({}, description=_BY_LAYER)
 
 
 Optimiser: TypeAlias = Annotated[Rmsprop | Sgd | Adam | AdamW, Field(discriminator="name")]
@@ -364,12 +413,23 @@ class Checkpoints(Settings):
 
 
 class Freeze(Settings):
-    """Layers that keep their weights and batch-norm statistics during this session."""
+    """Layers that keep their weights and batch-norm statistics, for good or for some epochs.
+
+    Of several blocks that name a layer, the first that still holds decides.
+    """
 
     layers: tuple[Name, ...] = Field(
         (),
         description="Addresses and ranges, such as `normal.1-3`, `sub1.2`, `fc.1`; `sub*.1` is "
         "the first layer of every subsampled pathway.",
+    )
+    stop_gradient: Name | tuple[Name, ...] = Field(
+        (),
+        description="Layers that learn while everything below them is frozen: `normal.4` freezes "
+        "normal.1-3, `fc.1` all parallel pathways.",
+    )
+    until_epoch: Count | None = Field(
+        None, description="Epochs for which this holds; later these layers learn. Default: all."
     )
     batch_norm: Literal["frozen", "statistics", "train"] = Field(
         "frozen",
@@ -377,6 +437,21 @@ class Freeze(Settings):
         "statistics, those of the batch, and gathered on (as DeepMedic does); train, its weights "
         "learn too.",
     )
+    dropout: bool = Field(False, description="Whether frozen layers drop voxels in training.")
+
+    @model_validator(mode="after")
+    def _stops_all_gradients(self) -> Freeze:
+        if self.stop_gradient and self.batch_norm == "train":
+            raise refusal(
+                "freeze-contradiction",
+                got="stop_gradient with batch_norm: train",
+                expected="no layer below stop_gradient that learns",
+                fix="remove one of the two, or put them into blocks of their own",
+            )
+        return self
+
+
+FreezeBlocks: TypeAlias = Freeze | tuple[Freeze, ...]
 
 
 class TrainConfig(Settings):
@@ -400,7 +475,9 @@ class TrainConfig(Settings):
     loss: Loss = Field(Loss(), description="What training makes small.")
     optimiser: Optimiser = Field(Rmsprop(), description="How weights follow the gradients.")
     schedule: Schedule = Field(Poly(), description="Learning rate over the epochs.")
-    freeze: Freeze = Field(Freeze(), description="Layers that are not trained.")
+    freeze: FreezeBlocks = Field(
+        Freeze(), description="Layers that are not trained; a list of blocks unfreezes in steps."
+    )
     checkpoints: Checkpoints = Field(Checkpoints(), description="Which model files are kept.")
     workers: Annotated[int, Field(ge=0, le=64, strict=True)] = Field(
         1, description="Processes that cut segments while the network computes."

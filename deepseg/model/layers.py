@@ -168,7 +168,7 @@ class Layer(nn.Module):
     def __init__(self, plan: LayerPlan, config: ModelConfig) -> None:
         super().__init__()
         self.plan = plan
-        self.is_frozen = False
+        self.drops = True
         if plan.normalises and isinstance(config.batch_norm, BatchNorm):
             self.norm: nn.Module | None = Norm(plan.inputs, config.batch_norm)
         else:
@@ -200,7 +200,7 @@ class Layer(nn.Module):
         rate = self.plan.dropout
         if rate == 0:
             return x
-        return F.dropout(x, rate, self.training and not self.is_frozen) * (1 - rate)
+        return F.dropout(x, rate, self.training and self.drops) * (1 - rate)
 
 
 def initialise(layer: Layer, config: ModelConfig, *, rng: torch.Generator) -> None:

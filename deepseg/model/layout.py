@@ -150,7 +150,7 @@ class Layout:
                         got=f"{pattern!r}",
                         expected=f"layers of {', '.join(self._ranges())}",
                         fix="name layers as pathway.number or pathway.first-last"
-                        + did_you_mean(pattern, known),
+                        + did_you_mean(pattern, [*known, "head"]),
                     )
                 )
             chosen.update(found)

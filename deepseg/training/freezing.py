@@ -1,45 +1,90 @@
-"""Layers that keep their weights while the others learn."""
+"""Layers that keep their weights while the others learn, for good or for the first epochs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from torch import nn
 
-from deepseg.config.training import Freeze
+from deepseg.config.training import Freeze, FreezeBlocks
 from deepseg.errors import DeepsegError, Problem
-from deepseg.model.layers import Norm
+from deepseg.model.layers import Layer, Norm
+from deepseg.model.layout import Layout
 from deepseg.model.network import Network
 
 
-def freeze(network: Network, settings: Freeze) -> tuple[str, ...]:
-    """Freeze the layers that ``settings`` names; return their addresses.
+def freeze(network: Network, settings: FreezeBlocks, *, epoch: int = 0) -> tuple[str, ...]:
+    """Freeze the layers that ``settings`` freezes in ``epoch``, and no others; return them.
 
-    A frozen layer has no gradients, no penalty and no dropout, and, unless the settings say
-    otherwise, uses its batch-norm statistics as they are, also in training. Freezing the head
-    freezes its class bias.
+    A frozen layer has no gradients and no penalty and, unless the settings say otherwise, no
+    dropout and batch-norm statistics that are used as they are, also in training. Below the lowest
+    layer that learns, nothing is kept for the backward pass. Freezing the head freezes its class
+    bias.
+
+    Raises:
+        DeepsegError: ``layer-unknown`` or ``everything-frozen``.
+    """
+    frozen = frozen_layers(network.layout, settings, epoch=epoch)
+    for layer in network.layers():
+        _set(layer, frozen.get(layer.plan.address))
+    return tuple(frozen)
+
+
+def frozen_layers(plan: Layout, settings: FreezeBlocks, *, epoch: int) -> dict[str, Freeze]:
+    """The block that decides about each layer frozen in ``epoch``, counted from 0, by address.
 
     Raises:
         DeepsegError: ``layer-unknown``, or ``everything-frozen`` if no layer is left to learn.
     """
-    frozen = network.layout.addresses(settings.layers)
-    if len(frozen) == len(list(network.layers())):
+    blocks = (settings,) if isinstance(settings, Freeze) else settings
+    plan.addresses(pattern for block in blocks for pattern in (*block.layers, *_stops(block)))
+    deciding: dict[str, Freeze] = {}
+    for block in blocks:
+        if block.until_epoch is None or epoch < block.until_epoch:
+            for address in _named_by(block, plan):
+                deciding.setdefault(address, block)
+    order = [layer.address for layer in plan]
+    if len(deciding) == len(order):
         raise DeepsegError(
             Problem(
                 code="everything-frozen",
-                got=f"all {len(frozen)} layers frozen",
+                got=f"all {len(order)} layers frozen",
                 expected="at least one layer that learns",
                 fix="leave a layer out of freeze.layers, such as the head",
             )
         )
-    for layer in network.layers():
-        layer.is_frozen = layer.plan.address in frozen
-        layer.requires_grad_(not layer.is_frozen)
-        if isinstance(layer.norm, Norm):
-            layer.norm.is_frozen = layer.is_frozen and settings.batch_norm == "frozen"
-            if settings.batch_norm == "train":
-                layer.norm.requires_grad_(True)
-    return frozen
+    return {address: deciding[address] for address in order if address in deciding}
 
 
 def trainable(network: Network) -> list[tuple[str, nn.Parameter]]:
     """Name and weight of everything that learns."""
     return [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
+
+
+def _named_by(block: Freeze, plan: Layout) -> Iterator[str]:
+    yield from plan.addresses(block.layers)
+    yield from _below(plan.addresses(_stops(block)), plan)
+
+
+def _stops(block: Freeze) -> tuple[str, ...]:
+    return (block.stop_gradient,) if isinstance(block.stop_gradient, str) else block.stop_gradient
+
+
+def _below(addresses: Iterable[str], plan: Layout) -> Iterator[str]:
+    """Layers through which the image comes to those at ``addresses``."""
+    for address in addresses:
+        for pathway in (*plan.pathways, plan.fc):
+            own = [layer.address for layer in pathway.layers]
+            if address in own:
+                yield from own[: own.index(address)]
+            elif address.startswith(f"{plan.fc.name}."):
+                yield from own
+
+
+def _set(layer: Layer, block: Freeze | None) -> None:
+    layer.requires_grad_(block is None)
+    layer.drops = block is None or block.dropout
+    if isinstance(layer.norm, Norm):
+        layer.norm.is_frozen = block is not None and block.batch_norm == "frozen"
+        if block is not None and block.batch_norm == "train":
+            layer.norm.requires_grad_(True)

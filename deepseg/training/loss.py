@@ -7,7 +7,7 @@ DeepMedic's, so a training file means the same here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,13 @@ class LossParts:
 
 
 def loss(
-    logits: Tensor, labels: Tensor, kernels: Iterable[Tensor], settings: Loss, weights: Tensor
+    logits: Tensor,
+    labels: Tensor,
+    kernels: Iterable[Tensor],
+    settings: Loss,
+    weights: Tensor,
+    *,
+    anchored: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> LossParts:
     """The weighted sum of all parts that `settings` asks for.
 
@@ -44,6 +50,8 @@ def loss(
         kernels: Convolution weights that L1 and L2 make small.
         settings: Weights of the parts.
         weights: ``(K,)`` class weights of the cross-entropy, from `class_weights`.
+        anchored: Further convolution weights, each with the place to which L2-SP pulls it instead
+            of L2; doi:10.48550/arXiv.1802.01483.
     """
     probabilities = logits.float().softmax(1)
     known = labels >= 0
@@ -58,10 +66,13 @@ def loss(
         if settings.iou:
             parts["iou"] = iou_loss(masked, truth)
     kernels = list(kernels)
-    if settings.l1 and kernels:
-        parts["l1"] = torch.stack([kernel.abs().sum() for kernel in kernels]).sum()
+    every = [*kernels, *(kernel for kernel, _ in anchored)]
+    if settings.l1 and every:
+        parts["l1"] = torch.stack([kernel.abs().sum() for kernel in every]).sum()
     if settings.l2 and kernels:
         parts["l2"] = torch.stack([kernel.square().sum() for kernel in kernels]).sum()
+    if anchored:
+        parts["l2_sp"] = torch.stack([(k - anchor).square().sum() for k, anchor in anchored]).sum()
     factors = settings.model_dump()
     total = torch.stack([factors[name] * part for name, part in parts.items()]).sum()
     return LossParts(total, {name: part.detach() for name, part in parts.items()})

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from deepseg.config.training import Adam, AdamW, Optimiser, Rmsprop, Sgd, WithMomentum
+from deepseg.training.groups import Group, default_group
 
 State: TypeAlias = dict[str, Tensor]
 
@@ -23,23 +25,53 @@ State: TypeAlias = dict[str, Tensor]
 class Optimizer:
     """Moves weights along their gradients.
 
+    Args:
+        weights: Names and weights.
+        settings: The method and its numbers.
+        groups: The group of every weight by name; without it, all are alike.
+
     Attributes:
-        learning_rate: Of the next step; the schedule sets it.
-        momentum: Of the next step, where the method has one.
+        learning_rate: Of the next step, for weights without a rule of their own; the schedule sets
+            it, and the rates of all groups follow.
+        momentum: Of the next step, where the method has one and the group none of its own.
+        weights: By name.
         steps: Updates by weight name; the corrections of Adam follow from them.
         state: Tensors by weight name, such as ``velocity`` and ``square``.
     """
 
-    def __init__(self, weights: Iterable[tuple[str, nn.Parameter]], settings: Optimiser) -> None:
+    def __init__(
+        self,
+        weights: Iterable[tuple[str, nn.Parameter]],
+        settings: Optimiser,
+        groups: Mapping[str, Group] | None = None,
+    ) -> None:
         self.settings = settings
-        self.weights = dict(weights)
         self.learning_rate = settings.learning_rate
         self.momentum = settings.momentum if isinstance(settings, WithMomentum) else 0.0
-        self.steps = dict.fromkeys(self.weights, 0)
-        self.state: dict[str, State] = {
-            name: {kind: torch.zeros_like(weight) for kind in _kinds(settings)}
+        self._groups = groups
+        self.steps: dict[str, int] = {}
+        self.state: dict[str, State] = {}
+        self.hold(weights)
+
+    def hold(self, weights: Iterable[tuple[str, nn.Parameter]]) -> None:
+        """Move these weights from now on; those that are new begin without a past."""
+        self.weights = dict(weights)
+        self.steps = {name: self.steps.get(name, 0) for name in self.weights}
+        self.state = {
+            name: self.state[name]
+            if name in self.state
+            else {kind: torch.zeros_like(weight) for kind in _kinds(self.settings)}
             for name, weight in self.weights.items()
         }
+        self._names: dict[Group, list[str]] = {}
+        for name in self.weights:
+            group = default_group(self.settings) if self._groups is None else self._groups[name]
+            self._names.setdefault(group, []).append(name)
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """Of the next step, by the label of each group that learns."""
+        return {group.label: self._rate(group) for group in self._names}
 
     def clear_gradients(self) -> None:
         """Forget all gradients before the next backward pass."""
@@ -49,111 +81,45 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """One update of every weight that has a gradient."""
-        active = [name for name, weight in self.weights.items() if weight.grad is not None]
-        if not active:
-            return
-        for name in active:
+        for group, names in self._names.items():
+            active = [name for name in names if self.weights[name].grad is not None]
+            if active:
+                self._move(active, group)
+
+    def _move(self, names: Sequence[str], group: Group) -> None:
+        for name in names:
             self.steps[name] += 1
-        steps_done = [self.steps[name] for name in active]
-        weights: list[Tensor] = [self.weights[name] for name in active]
-        gradients = [g for name in active if (g := self.weights[name].grad) is not None]
-        states = {
-            kind: [self.state[name][kind] for name in active] for kind in _kinds(self.settings)
-        }
+        step = _Step(
+            weights=[self.weights[name] for name in names],
+            gradients=[g for name in names if (g := self.weights[name].grad) is not None],
+            states={kind: [self.state[n][kind] for n in names] for kind in _kinds(self.settings)},
+            times=[self.steps[name] for name in names],
+            rate=self._rate(group),
+            momentum=self.momentum if group.momentum is None else group.momentum,
+        )
+        if group.weight_decay:
+            torch._foreach_mul_(step.weights, 1 - step.rate * group.weight_decay)
         match self.settings:
             case Rmsprop():
-                self._rmsprop(weights, gradients, states, self.settings)
+                _rmsprop(step, self.settings)
             case Sgd():
-                steps = torch._foreach_mul(gradients, self._scale(self.settings))
-                self._with_momentum(weights, steps, states["velocity"], self.settings)
+                _with_momentum(step, _scaled(step, self.settings), self.settings)
             case Adam():
-                self._adam(weights, gradients, states, steps_done, self.settings)
+                _adam(step, self.settings)
             case AdamW():
-                self._adamw(weights, gradients, states, steps_done, self.settings)
+                _adamw(step, self.settings)
 
-    def _scale(self, settings: WithMomentum) -> float:
-        normaliser = 1 - self.momentum if settings.normalised_momentum else 1.0
-        return self.learning_rate * normaliser
-
-    def _rmsprop(
-        self,
-        weights: list[Tensor],
-        gradients: list[Tensor],
-        states: Mapping[str, list[Tensor]],
-        settings: Rmsprop,
-    ) -> None:
-        squares = states["square"]
-        torch._foreach_mul_(squares, settings.rho)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1 - settings.rho)
-        roots = torch._foreach_sqrt(torch._foreach_add(squares, settings.epsilon))
-        steps = torch._foreach_div(torch._foreach_mul(gradients, self._scale(settings)), roots)
-        self._with_momentum(weights, steps, states["velocity"], settings)
-
-    def _with_momentum(
-        self,
-        weights: list[Tensor],
-        steps: Iterable[Tensor],
-        velocities: list[Tensor],
-        settings: WithMomentum,
-    ) -> None:
-        """``v = m v - step``, then ``w += v``, or looking ahead ``w += m v - step``."""
-        steps = list(steps)
-        torch._foreach_mul_(velocities, self.momentum)
-        torch._foreach_sub_(velocities, steps)
-        if settings.nesterov:
-            torch._foreach_add_(weights, velocities, alpha=self.momentum)
-            torch._foreach_sub_(weights, steps)
-        else:
-            torch._foreach_add_(weights, velocities)
-
-    def _adam(
-        self,
-        weights: list[Tensor],
-        gradients: list[Tensor],
-        states: Mapping[str, list[Tensor]],
-        steps: Sequence[int],
-        settings: Adam,
-    ) -> None:
-        means, squares = self._moments(gradients, states, settings)
-        roots = torch._foreach_sqrt(squares)
-        torch._foreach_add_(roots, settings.epsilon)
-        factors = [
-            -self.learning_rate * math.sqrt(1 - settings.beta2**t) / (1 - settings.beta1**t)
-            for t in steps
-        ]
-        torch._foreach_addcdiv_(weights, means, roots, factors)
-
-    def _adamw(
-        self,
-        weights: list[Tensor],
-        gradients: list[Tensor],
-        states: Mapping[str, list[Tensor]],
-        steps: Sequence[int],
-        settings: AdamW,
-    ) -> None:
-        torch._foreach_mul_(weights, 1 - self.learning_rate * settings.weight_decay)
-        means, squares = self._moments(gradients, states, settings)
-        roots = torch._foreach_sqrt(squares)
-        torch._foreach_div_(roots, [math.sqrt(1 - settings.beta2**t) for t in steps])
-        torch._foreach_add_(roots, settings.epsilon)
-        factors = [-self.learning_rate / (1 - settings.beta1**t) for t in steps]
-        torch._foreach_addcdiv_(weights, means, roots, factors)
-
-    def _moments(
-        self,
-        gradients: list[Tensor],
-        states: Mapping[str, list[Tensor]],
-        settings: Adam | AdamW,
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        means, squares = states["mean"], states["square"]
-        torch._foreach_lerp_(means, gradients, 1 - settings.beta1)
-        torch._foreach_mul_(squares, settings.beta2)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1 - settings.beta2)
-        return means, squares
+    def _rate(self, group: Group) -> float:
+        return self.learning_rate * group.factor
 
     def saved(self) -> dict[str, Any]:
         """Everything from which the optimiser goes on; its tensors are the live ones."""
-        return {"name": self.settings.name, "steps": dict(self.steps), "state": self.state}
+        return {
+            "name": self.settings.name,
+            "steps": dict(self.steps),
+            "state": self.state,
+            "learning_rates": self.learning_rates,
+        }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Go on from what `saved` gave; weights without saved state start anew."""
@@ -161,6 +127,80 @@ class Optimizer:
             self.steps[name] = int(saved["steps"][name])
             for kind, tensor in self.state[name].items():
                 tensor.copy_(saved["state"][name][kind])
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a step of one group needs; lists hold an entry per weight.
+
+    Attributes:
+        weights: Changed in place.
+        states: By kind, changed in place.
+        times: The how many-th step of each weight this is.
+    """
+
+    weights: list[Tensor]
+    gradients: list[Tensor]
+    states: Mapping[str, list[Tensor]]
+    times: Sequence[int]
+    rate: float
+    momentum: float
+
+
+def _scaled(step: _Step, settings: WithMomentum) -> list[Tensor]:
+    """Gradients times the learning rate."""
+    return list(torch._foreach_mul(step.gradients, _scale(step, settings)))
+
+
+def _scale(step: _Step, settings: WithMomentum) -> float:
+    return step.rate * (1 - step.momentum if settings.normalised_momentum else 1.0)
+
+
+def _rmsprop(step: _Step, settings: Rmsprop) -> None:
+    squares = step.states["square"]
+    torch._foreach_mul_(squares, settings.rho)
+    torch._foreach_addcmul_(squares, step.gradients, step.gradients, 1 - settings.rho)
+    roots = torch._foreach_sqrt(torch._foreach_add(squares, settings.epsilon))
+    _with_momentum(step, list(torch._foreach_div(_scaled(step, settings), roots)), settings)
+
+
+def _with_momentum(step: _Step, moves: list[Tensor], settings: WithMomentum) -> None:
+    """``v = m v - move``, then ``w += v``, or looking ahead ``w += m v - move``."""
+    velocities = step.states["velocity"]
+    torch._foreach_mul_(velocities, step.momentum)
+    torch._foreach_sub_(velocities, moves)
+    if settings.nesterov:
+        torch._foreach_add_(step.weights, velocities, alpha=step.momentum)
+        torch._foreach_sub_(step.weights, moves)
+    else:
+        torch._foreach_add_(step.weights, velocities)
+
+
+def _adam(step: _Step, settings: Adam) -> None:
+    means, squares = _moments(step, settings)
+    roots = torch._foreach_sqrt(squares)
+    torch._foreach_add_(roots, settings.epsilon)
+    factors = [
+        -step.rate * math.sqrt(1 - settings.beta2**t) / (1 - settings.beta1**t) for t in step.times
+    ]
+    torch._foreach_addcdiv_(step.weights, means, roots, factors)
+
+
+def _adamw(step: _Step, settings: AdamW) -> None:
+    means, squares = _moments(step, settings)
+    roots = torch._foreach_sqrt(squares)
+    torch._foreach_div_(roots, [math.sqrt(1 - settings.beta2**t) for t in step.times])
+    torch._foreach_add_(roots, settings.epsilon)
+    factors = [-step.rate / (1 - settings.beta1**t) for t in step.times]
+    torch._foreach_addcdiv_(step.weights, means, roots, factors)
+
+
+def _moments(step: _Step, settings: Adam | AdamW) -> tuple[list[Tensor], list[Tensor]]:
+    means, squares = step.states["mean"], step.states["square"]
+    torch._foreach_lerp_(means, step.gradients, 1 - settings.beta1)
+    torch._foreach_mul_(squares, settings.beta2)
+    torch._foreach_addcmul_(squares, step.gradients, step.gradients, 1 - settings.beta2)
+    return means, squares
 
 
 def _kinds(settings: Optimiser) -> tuple[str, ...]:

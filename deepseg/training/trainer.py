@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from deepseg.config.training import Loss
 from deepseg.data.stream import Batch
 from deepseg.errors import NumericalFailure, Problem
 from deepseg.inference.metrics import Confusion
 from deepseg.model.network import Network
+from deepseg.training.groups import weight_type
 from deepseg.training.loss import class_weights, loss
 from deepseg.training.optimization import Optimizer
+
+NO_ANCHORS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,7 @@ class Tally:
         self.losses: list[float] = []
         self.parts: dict[str, float] = {}
 
-    def add(
-        self, total: float, parts: Mapping[str, torch.Tensor], logits: torch.Tensor, batch: Batch
-    ) -> None:
+    def add(self, total: float, parts: Mapping[str, Tensor], logits: Tensor, batch: Batch) -> None:
         """Count one batch."""
         self.losses.append(total)
         for name, value in parts.items():
@@ -91,6 +94,7 @@ def train_on(
     epochs: int,
     tally: Tally,
     on_step: Callable[[float], None],
+    anchors: Mapping[str, Tensor] = NO_ANCHORS,
 ) -> None:
     """One optimiser step for every batch.
 
@@ -105,6 +109,7 @@ def train_on(
         epochs: In all.
         tally: Adds up the results.
         on_step: Called with the loss of every step.
+        anchors: Where L2-SP pulls kernels, by name.
 
     Raises:
         NumericalFailure: ``loss-not-finite``, naming the cases of the batch;
@@ -112,14 +117,14 @@ def train_on(
     """
     network.train()
     device = next(network.parameters()).device
-    kernels = [weight for _, weight in network.kernels() if weight.requires_grad]
+    kernels, anchored = _penalised(network, anchors)
     for batch_ in batches:
         batch = batch_.to(device)
         weights = class_weights(
             batch.labels, tally.classes, settings.class_weights, epoch=epoch, epochs=epochs
         )
         logits = network(batch.inputs)
-        result = loss(logits, batch.labels, kernels, settings, weights)
+        result = loss(logits, batch.labels, kernels, settings, weights, anchored=anchored)
         value = float(result.total.detach())
         _check_finite(value, batch, optimizer)
         optimizer.clear_gradients()
@@ -136,6 +141,7 @@ def validate_on(
     network: Network,
     settings: Loss,
     *,
+    anchors: Mapping[str, Tensor] = NO_ANCHORS,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Loss and counts on validation samples, in evaluation mode, all classes weighing the same."""
@@ -143,15 +149,31 @@ def validate_on(
     device = next(network.parameters()).device
     classes = len(network.config.classes)
     tally = Tally(classes)
-    kernels = [weight for _, weight in network.kernels() if weight.requires_grad]
+    kernels, anchored = _penalised(network, anchors)
     for batch_ in batches:
         batch = batch_.to(device)
         logits = network(batch.inputs)
         ones = torch.ones(classes, device=device)
-        result = loss(logits, batch.labels, kernels, settings, ones)
+        result = loss(logits, batch.labels, kernels, settings, ones, anchored=anchored)
         tally.add(float(result.total), result.parts, logits, batch)
         on_batch()
     return tally.outcome()
+
+
+def _penalised(
+    network: Network, anchors: Mapping[str, Tensor]
+) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """The kernels that learn: those without an anchor, and those with theirs."""
+    plain: list[Tensor] = []
+    anchored: list[tuple[Tensor, Tensor]] = []
+    for name, weight in network.named_parameters():
+        if weight_type(name) != "Conv" or not weight.requires_grad:
+            continue
+        if name in anchors:
+            anchored.append((weight, anchors[name].to(weight.device)))
+        else:
+            plain.append(weight)
+    return plain, anchored
 
 
 def _check_finite(value: float, batch: Batch, optimizer: Optimizer) -> None:

@@ -343,7 +343,7 @@ def test_dropout_masks_in_training_and_scales_in_inference():
     trained = layer(x)
     assert set(trained.unique().tolist()) == {0.0, 1.0}
     assert trained.mean().item() == pytest.approx(0.75, abs=0.01)
-    layer.is_frozen = True
+    layer.drops = False
     assert layer(x).unique().tolist() == [0.75]
-    layer.is_frozen = False
+    layer.drops = True
     assert layer.eval()(x).unique().tolist() == [0.75]

@@ -235,3 +235,26 @@ def test_weights_by_frequency_give_every_present_class_the_same_say():
 def test_without_class_weights_all_classes_weigh_1():
     labels = torch.tensor([[[[0, 1]]]])
     assert class_weights(labels, 4, None, epoch=3, epochs=9).tolist() == [1, 1, 1, 1]
+
+
+def test_l2_sp_pulls_a_kernel_to_its_anchor_and_l2_leaves_it_alone():
+    logits, labels = batch(3)
+    new, old = torch.full((2, 3), 2.0), torch.full((5,), 3.0)
+    settings = Loss(cross_entropy=1, l1=0.5, l2=0.25, l2_sp=0.125)
+    result = loss(logits, labels, [new], settings, ONES, anchored=[(old, torch.ones(5))])
+    parts = {name: float(value) for name, value in result.parts.items()}
+    assert parts.pop("cross_entropy") > 0
+    assert parts == {"l1": 6 * 2 + 5 * 3, "l2": 6 * 4, "l2_sp": 5 * 4}
+    penalties = 0.5 * 27 + 0.25 * 24 + 0.125 * 20
+    expected = float(result.parts["cross_entropy"]) + penalties
+    assert float(result.total) == pytest.approx(expected)
+
+
+def test_a_kernel_at_its_anchor_feels_nothing():
+    logits, labels = batch(3)
+    kernel = torch.full((5,), 3.0, requires_grad=True)
+    settings = Loss(l1=0, l2=0.25, l2_sp=0.5)
+    loss(
+        logits, labels, [], settings, ONES, anchored=[(kernel, torch.full((5,), 3.0))]
+    ).total.backward()
+    assert kernel.grad.tolist() == [0] * 5
