@@ -16,7 +16,14 @@ from deepseg.config.cases import CasesConfig, Preparation
 from deepseg.config.model import ModelConfig, Settings
 from deepseg.config.reading import read_yaml, validated
 from deepseg.config.testing import TestConfig
-from deepseg.config.training import Augmentation, Freeze, Sampling, TrainConfig
+from deepseg.config.training import (
+    Augmentation,
+    FreezeBlocks,
+    Loss,
+    Optimiser,
+    Sampling,
+    TrainConfig,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "documentation").glob("*.md"))]
@@ -36,7 +43,9 @@ MODELS = {
         preparation=(Preparation | None, None),
         sampling=(Sampling | None, None),
         augmentation=(Augmentation | None, None),
-        freeze=(Freeze | None, None),
+        freeze=(FreezeBlocks | None, None),
+        optimiser=(Optimiser | None, None),
+        loss=(Loss | None, None),
     ),
 }
 

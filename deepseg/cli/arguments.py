@@ -22,7 +22,9 @@ OPTIONS: dict[str, tuple[Command, ...]] = {
     "model": ("train", "test", "check"),
     "load": ("train", "test", "check"),
     "out": ("newModel", "demo"),
-    "seed": ("newModel",),
+    "seed": ("newModel", "train"),
+    "resetOptimizer": ("train",),
+    "fromScratch": ("train",),
     "pretrained": ("newModel",),
     **dict.fromkeys(transfer_options.NAMES, ("newModel",)),
 }
@@ -44,24 +46,28 @@ class Arguments:
         file: The config or model file it is about; None for the demo.
         model: ``-load``, or else ``-model``.
         out: ``-out``.
-        seed: ``-seed``, 0 where it is not given.
+        seed: ``-seed``.
         device: ``-dev``.
         quiet: ``-quiet``.
         pretrained: ``-pretrained``.
         rules: Of the transfer; None without ``-pretrained``.
         dry_run: ``-dryRun``.
+        reset_optimizer: ``-resetOptimizer``.
+        from_scratch: ``-fromScratch``.
     """
 
     command: Command
     file: Path | None
     model: Path | None
     out: Path | None
-    seed: int
+    seed: int | None
     device: str
     quiet: bool
     pretrained: Path | None
     rules: TransferRules | None
     dry_run: bool
+    reset_optimizer: bool
+    from_scratch: bool
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,7 +99,24 @@ def _parser() -> _Parser:
     how.add_argument("-load", metavar="FILE", help="a .save; wins over -model, as in DeepMedic")
     how.add_argument("-pretrained", metavar="FILE", help="older model that fills the new one")
     how.add_argument("-out", metavar="PATH", help="file of -newModel, folder of -demo")
-    how.add_argument("-seed", type=_seed, help="of -newModel's random weights (0)")
+    how.add_argument(
+        "-resetOptimizer",
+        "-resetopt",
+        action="store_const",
+        const=True,
+        help="fine-tune: keep the weights of -model, begin everything else anew",
+    )
+    how.add_argument(
+        "-fromScratch",
+        action="store_const",
+        const=True,
+        help="take only the architecture of -model, in a session NAME-scratch",
+    )
+    how.add_argument(
+        "-seed",
+        type=_seed,
+        help="of -newModel's random weights (0), or of -train, in a session NAME-seedN",
+    )
     how.add_argument("-dev", default="auto", help="cpu, cuda, cudaN or auto (auto)")
     how.add_argument("-quiet", action="store_true", help="say warnings and errors only")
     how.add_argument("-version", action="version", version=f"deepseg {VERSION}")
@@ -136,12 +159,14 @@ def parsed(arguments: Sequence[str]) -> Arguments:
         file=Path(file) if file else None,
         model=next((Path(one) for one in (found.load, found.model) if one is not None), None),
         out=None if found.out is None else Path(found.out),
-        seed=0 if found.seed is None else found.seed,
+        seed=found.seed,
         device=found.dev,
         quiet=found.quiet,
         pretrained=None if found.pretrained is None else Path(found.pretrained),
         rules=None if found.pretrained is None else transfer_options.rules_given(found),
         dry_run=found.dryRun is True,
+        reset_optimizer=found.resetOptimizer is not None,
+        from_scratch=found.fromScratch is not None,
     )
 
 

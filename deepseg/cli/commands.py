@@ -18,24 +18,31 @@ from deepseg.sessions.train import train as train_model
 def new_model(given: Arguments) -> None:
     """``-newModel``."""
     console = Console(quiet=given.quiet)
+    seed = 0 if given.seed is None else given.seed
     if given.dry_run and given.pretrained is not None:
-        plan_transfer(
-            _file(given), given.pretrained, rules=given.rules, seed=given.seed, console=console
-        )
+        plan_transfer(_file(given), given.pretrained, rules=given.rules, seed=seed, console=console)
         return
     build_model(
         _file(given),
         pretrained=given.pretrained,
         rules=given.rules,
         out=given.out,
-        seed=given.seed,
+        seed=seed,
         console=console,
     )
 
 
 def train(given: Arguments) -> None:
     """``-train``."""
-    train_model(_file(given), model_file=given.model, device=given.device, quiet=given.quiet)
+    train_model(
+        _file(given),
+        model_file=given.model,
+        reset_optimizer=given.reset_optimizer,
+        from_scratch=given.from_scratch,
+        seed=given.seed,
+        device=given.device,
+        quiet=given.quiet,
+    )
 
 
 def test(given: Arguments) -> None:

@@ -89,12 +89,15 @@ def panels(records: Sequence[Record]) -> tuple[Panel, ...]:
     training = _dice_curves(epochs, "training", colours, is_training=True)
     samples = _dice_curves(epochs, "validation_samples", colours)
     volumes = _dice_curves(epochs, "validation_volumes", colours)
-    rate = Curve("learning rate", _positive(_points(epochs, "learning_rate")), INK)
+    rates = (
+        Curve("learning rate", _positive(_points(epochs, "learning_rate")), INK),
+        *_rate_curves(epochs),
+    )
     every = (
         Panel("Loss", _with_values(losses)),
         Panel("Dice on samples", _with_values((*training, *samples)), "zero to one"),
         Panel("Dice on whole volumes", _with_values(volumes), "zero to one"),
-        Panel("Learning rate", _with_values((rate,)), "logarithmic"),
+        Panel("Learning rate", _with_values(rates), "logarithmic"),
     )
     return tuple(panel for panel in every if panel.curves)
 
@@ -125,6 +128,16 @@ def _dice_curves(
     return tuple(
         Curve(name, _points(epochs, section, "dice", name), colour, is_training)
         for name, colour in colours.items()
+    )
+
+
+def _rate_curves(epochs: Sequence[Record]) -> tuple[Curve, ...]:
+    """Of the groups of weights that have a learning rate of their own."""
+    labels = dict.fromkeys(label for e in epochs for label in _entry(e, "learning_rates") or ())
+    own = [label for label in labels if label != "default"]
+    return tuple(
+        Curve(label, _positive(_points(epochs, "learning_rates", label)), PALETTE[i % len(PALETTE)])
+        for i, label in enumerate(own)
     )
 
 

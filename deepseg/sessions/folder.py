@@ -125,7 +125,12 @@ class SessionFolder:
             with writable(self.models):
                 last.replace(self.models / "previous.save")
         write_save(last, save)
-        self._add_record(record)
+        self.note(record)
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        with writable(self.path), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
@@ -139,10 +144,6 @@ class SessionFolder:
         """Drop the records of epochs that will be done again."""
         kept = [record for record in self.records() if record["epoch"] < epoch]
         self._write_records(kept)
-
-    def _add_record(self, record: Mapping[str, Any]) -> None:
-        with writable(self.path), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
 
     def _write_records(self, records: list[dict[str, Any]]) -> None:
         from_text = "".join(json.dumps(record) + "\n" for record in records)

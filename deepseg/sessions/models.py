@@ -21,6 +21,8 @@ from deepseg.model.network import Network
 from deepseg.randomness import Purpose, torch_seed
 from deepseg.storage.save_file import SaveFile, read_save
 
+NEW = "new, from "  # begins the origin of weights that are in no file
+
 
 @dataclass(frozen=True)
 class Model:
@@ -43,6 +45,11 @@ class Model:
     training: dict[str, Any] | None
     provenance: dict[str, Any]
     origin: str
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it has learnt nothing, itself or as another model."""
+        return self.provenance.keys() == {"initialised"}
 
     @property
     def vision(self) -> Vision:
@@ -166,7 +173,7 @@ def given_model(typed: Path | None, configured: Path | None, *, seed: int) -> Mo
         )
     if _holds_weights(path):
         return read_model(path)
-    return fresh(load(ModelConfig, path).config, seed=seed, origin=f"new, from {path}")
+    return fresh(load(ModelConfig, path).config, seed=seed, origin=f"{NEW}{path}")
 
 
 def _holds_weights(path: Path | None) -> bool:

@@ -20,6 +20,8 @@ from deepseg.training.optimization import Optimizer
 from deepseg.training.trainer import Outcome
 from deepseg.version import VERSION
 
+BEFORE = -1  # the epoch of what is measured before the first one
+
 
 def announce(console: Console, title: str, warnings: Sequence[str], device: torch.device) -> None:
     """The first line of every session: what runs where; then what its config files warn of."""
@@ -47,8 +49,18 @@ def epoch_record(
         "seconds": round(seconds, 3),
         "learning_rate": optimizer.learning_rate,
         "momentum": optimizer.momentum,
-        "training": training.record(model.classes),
     }
+    if set(optimizer.learning_rates) != {"default"}:
+        record["learning_rates"] = optimizer.learning_rates
+    record["training"] = training.record(model.classes)
+    return record | validation_record(epoch, model, samples, volumes)
+
+
+def validation_record(
+    epoch: int, model: ModelConfig, samples: Outcome | None, volumes: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The part of an epoch's line that does not need training; all of it `BEFORE` the first."""
+    record: dict[str, Any] = {"epoch": epoch}
     if samples is not None:
         record["validation_samples"] = samples.record(model.classes)
     if volumes is not None:
@@ -92,15 +104,34 @@ def show_progress(folder: SessionFolder, config: TrainConfig) -> None:
         folder.console.warn(str(error))
 
 
+def show_before(folder: SessionFolder, record: Mapping[str, Any]) -> None:
+    """Say what the weights could do before the first epoch."""
+    parts = _validation_parts(record)
+    if parts:
+        folder.console.say(f"before training: {', '.join(parts)}")
+
+
+def rates_text(rate: float, rates: Mapping[str, float]) -> str:
+    """``learning rate 0.001 (head 0.1)``, with the groups that have another rate in brackets."""
+    own = [f"{label} {value:.3g}" for label, value in rates.items() if value != rate]
+    return f"learning rate {rate:.3g}" + (f" ({', '.join(own)})" if own else "")
+
+
 def _line(record: Mapping[str, Any], epochs: int) -> str:
     parts = [f"epoch {record['epoch'] + 1} of {epochs}", f"loss {record['training']['loss']:.4f}"]
+    rates = rates_text(record["learning_rate"], record.get("learning_rates", {}))
+    parts += [*_validation_parts(record), rates, f"{record['seconds']:.0f} s"]
+    return ", ".join(parts) + (" (best so far)" if record.get("best") else "")
+
+
+def _validation_parts(record: Mapping[str, Any]) -> list[str]:
+    parts = []
     if "validation_samples" in record:
         parts.append(f"validation loss {record['validation_samples']['loss']:.4f}")
         parts.append(f"Dice on samples {_dice(record['validation_samples'])}")
     if "validation_volumes" in record:
         parts.append(f"Dice on volumes {_dice(record['validation_volumes'])}")
-    parts += [f"learning rate {record['learning_rate']:.3g}", f"{record['seconds']:.0f} s"]
-    return ", ".join(parts) + (" (best so far)" if record.get("best") else "")
+    return parts
 
 
 def _dice(part: Mapping[str, Any]) -> str:

@@ -63,6 +63,8 @@ def _show_model(model: Model, console: Console) -> None:
         rows.append(["session", str(model.training["session"])])
         rows.append(["epochs finished", str(model.training["epoch"])])
         rows.append(["best score", _short(model.training["best"])])
+        rates = model.training["optimizer"].get("learning_rates", {})
+        rows.append(["learning rates", ", ".join(f"{k} {v:.3g}" for k, v in rates.items())])
         rows.append(["machine", _short(model.training["machine"])])
     rows += [[key, _short(value)] for key, value in model.provenance.items()]
     console.table("about it", ["", ""], rows)

@@ -11,9 +11,10 @@ from deepseg.data.stream import Stream
 from deepseg.sessions.cases import CheckedCases, training_and_held_out
 from deepseg.sessions.devices import chosen_device
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.models import Model, given_model, read_model
-from deepseg.sessions.records import announce
+from deepseg.sessions.models import Model
+from deepseg.sessions.records import BEFORE, announce
 from deepseg.sessions.sources import training_source, validation_source
+from deepseg.sessions.start import say_where_it_stands, starting_model, varied
 from deepseg.sessions.tables import network_table
 from deepseg.sessions.training_run import TrainingRun
 from deepseg.sessions.volumes import validate_on_volumes
@@ -23,6 +24,9 @@ def train(
     config_file: Path | str,
     *,
     model_file: Path | str | None = None,
+    reset_optimizer: bool = False,
+    from_scratch: bool = False,
+    seed: int | None = None,
     device: str = "auto",
     quiet: bool = False,
 ) -> Path:
@@ -31,6 +35,10 @@ def train(
     Args:
         config_file: A train file, YAML or DeepMedic's.
         model_file: A `.save` or a model file; wins over the one in the train file.
+        reset_optimizer: Fine-tune: keep the weights of a model that was trained before, and begin
+            everything else anew.
+        from_scratch: Take only the architecture of the model, in a session ``<name>-scratch``.
+        seed: Instead of the one in the train file, in a session ``<name>-seed<seed>``.
         device: ``cpu``, ``cuda``, ``cudaN`` or ``auto``.
         quiet: Say warnings and errors only.
 
@@ -42,22 +50,33 @@ def train(
     """
     config_file = Path(config_file)
     loaded = load(TrainConfig, config_file)
-    config = loaded.config
+    config = varied(loaded.config, from_scratch=from_scratch, seed=seed)
     computer = chosen_device(device)
     with SessionFolder(config.folder, config_file=config_file, quiet=quiet) as folder:
         console = folder.console
         announce(console, f"train {config.name}", loaded.warnings, computer)
-        model = _starting_model(folder, config, None if model_file is None else Path(model_file))
+        model = starting_model(
+            folder,
+            config,
+            None if model_file is None else Path(model_file),
+            reset_optimizer=reset_optimizer,
+            from_scratch=from_scratch,
+        )
         network_table(console, model.config)
         cache = folder.path / "cache" if config.cache is None else config.cache
         training, held_out = training_and_held_out(config, model.config, console, cache=cache)
         run = TrainingRun(folder, config, _with_preparation(model, config, training), computer)
-        _say_where_it_stands(run)
+        say_where_it_stands(run)
         if run.is_finished:
             console.say("nothing is left to do; raise epochs to train on")
             return folder.models / "last.save"
         source = training_source(training, model, config, cache=cache, console=console)
         judged = validation_source(held_out, model, config, cache=cache, console=console)
+        if run.begins_trained:
+            run.judge_before(
+                run.validate(judged),
+                validate_on_volumes(run.network, held_out, folder, config, epoch=BEFORE),
+            )
         with Stream(
             source,
             batch_size=config.training.batch_size,
@@ -76,20 +95,6 @@ def train(
         return folder.models / "last.save"
 
 
-def _starting_model(folder: SessionFolder, config: TrainConfig, model_file: Path | None) -> Model:
-    latest = folder.latest()
-    if latest is not None:
-        folder.console.say(f"continuing the session in {folder.path}")
-        if model_file is not None:
-            folder.console.say(
-                f"{model_file} is not read: it was for the beginning of the session, which goes on "
-                f"from {latest}; give the session another name to start from that model"
-            )
-        return read_model(latest)
-    # A session of its own starts with epoch 0, whatever the model was trained for before.
-    return replace(given_model(model_file, config.model, seed=config.seed), training=None)
-
-
 def _with_preparation(model: Model, config: TrainConfig, training: CheckedCases) -> Model:
     """The model with the preparation and voxel size that it learns with from now on.
 
@@ -101,13 +106,6 @@ def _with_preparation(model: Model, config: TrainConfig, training: CheckedCases)
         preparation=config.preparation,
         spacing_mm=training.facts[0].spacing_mm if wanted is None else wanted,
     )
-
-
-def _say_where_it_stands(run: TrainingRun) -> None:
-    say = run.folder.console.say
-    if run.frozen:
-        say(f"frozen: {', '.join(run.frozen)}")
-    say(f"weights: {run.model.origin}; epoch {run.progress.epoch} of {run.config.epochs}")
 
 
 def _say_where_it_ended(run: TrainingRun) -> None:

@@ -12,11 +12,22 @@ import torch
 from deepseg.config.training import TrainConfig
 from deepseg.data.stream import SegmentSource, Stream
 from deepseg.randomness import Purpose, torch_seed
+from deepseg.sessions.anchors import anchors
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.models import Model, to_save
 from deepseg.sessions.progress import restored
-from deepseg.sessions.records import best_score, epoch_record, schedule_score, show_progress
+from deepseg.sessions.records import (
+    BEFORE,
+    best_score,
+    epoch_record,
+    rates_text,
+    schedule_score,
+    show_before,
+    show_progress,
+    validation_record,
+)
 from deepseg.training.freezing import freeze, trainable
+from deepseg.training.groups import groups
 from deepseg.training.optimization import Optimizer
 from deepseg.training.schedule import learning_rate, momentum
 from deepseg.training.trainer import Outcome, Tally, train_on, validate_on
@@ -28,6 +39,8 @@ class TrainingRun:
     Attributes:
         network: On the device that computes.
         optimizer: Of everything that is not frozen.
+        frozen: Addresses of the layers that keep their weights.
+        anchors: Where L2-SP pulls kernels, by name.
         progress: Epochs finished and their scores.
     """
 
@@ -38,19 +51,40 @@ class TrainingRun:
         self.config = config
         self.model = model
         self.network = model.network().to(device)
-        self.frozen = freeze(self.network, config.freeze)
-        self.optimizer = Optimizer(trainable(self.network), config.optimiser)
+        epoch = 0 if model.training is None else model.training["epoch"]
+        self.frozen = freeze(self.network, config.freeze, epoch=epoch)
+        self.optimizer = Optimizer(
+            trainable(self.network), config.optimiser, groups(self.network, config.optimiser)
+        )
+        self.anchors = anchors(model, config.loss)
         self.progress = restored(model.training, config, self.optimizer, folder.console)
-        folder.forget_from(self.progress.epoch)
+        folder.forget_from(BEFORE if self.progress.epoch == 0 else self.progress.epoch)
+        self._set_rates()
 
     @property
     def is_finished(self) -> bool:
         """Whether all epochs are done."""
         return self.progress.epoch >= self.config.epochs
 
+    @property
+    def begins_trained(self) -> bool:
+        """Whether the first epoch is still to come, for weights that can do something already."""
+        return self.progress.epoch == 0 and not self.model.is_random
+
+    def rates_text(self) -> str:
+        """The learning rates of the next step, for people."""
+        return rates_text(self.optimizer.learning_rate, self.optimizer.learning_rates)
+
+    def judge_before(self, samples: Outcome | None, volumes: Mapping[str, Any] | None) -> None:
+        """Note what the weights can do before the first step."""
+        record = validation_record(BEFORE, self.model.config, samples, volumes)
+        self.folder.note(record)
+        show_before(self.folder, record)
+
     def train(self, stream: Stream) -> Outcome:
         """The next epoch, sub-epoch after sub-epoch."""
         self._started = time.monotonic()
+        self._unfreeze()
         self._set_rates()
         epoch, epochs = self.progress.epoch, self.config.epochs
         tally = Tally(len(self.model.config.classes))
@@ -63,6 +97,7 @@ class TrainingRun:
                     stream.subepoch(), self.network, self.optimizer, self.config.loss,
                     epoch=epoch, epochs=epochs, tally=tally,
                     on_step=lambda value: advance(note=f"loss {value:.4f}"),
+                    anchors=self.anchors,
                 )  # fmt: skip
         return tally.outcome()
 
@@ -73,7 +108,9 @@ class TrainingRun:
         assert self.config.validation.samples is not None
         batch_size = self.config.validation.samples.batch_size
         with Stream(source, batch_size=batch_size, workers=self.config.workers, first=0) as stream:
-            return validate_on(stream.subepoch(), self.network, self.config.loss)
+            return validate_on(
+                stream.subepoch(), self.network, self.config.loss, anchors=self.anchors
+            )
 
     def keep(
         self, training: Outcome, samples: Outcome | None, volumes: Mapping[str, Any] | None
@@ -104,6 +141,15 @@ class TrainingRun:
         validation = self.config.validation
         return validation is not None and validation.volumes is not None
 
+    def _unfreeze(self) -> None:
+        """Let those layers learn that are frozen no longer; the others go on as they were."""
+        frozen = freeze(self.network, self.config.freeze, epoch=self.progress.epoch)
+        if frozen != self.frozen:
+            thawed = [address for address in self.frozen if address not in frozen]
+            self.folder.console.say(f"learn from now on: {', '.join(thawed)}")
+            self.frozen = frozen
+            self.optimizer.hold(trainable(self.network))
+
     def _set_rates(self) -> None:
         own, epoch, epochs = self.config, self.progress.epoch, self.config.epochs
         self.optimizer.learning_rate = learning_rate(
@@ -114,9 +160,12 @@ class TrainingRun:
 
     def _as_model(self) -> Model:
         trained = {f"trained by {self.config.name}": f"{self.progress.epoch} epochs"}
+        training = self.progress.saved(self.config, self.optimizer)
+        if self.config.loss.l2_sp:
+            training["anchors"] = self.anchors
         return replace(
             self.model,
             weights=dict(self.network.state_dict()),
-            training=self.progress.saved(self.config, self.optimizer),
+            training=training,
             provenance={**self.model.provenance, **trained},
         )

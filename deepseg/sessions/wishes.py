@@ -15,6 +15,8 @@ from deepseg.inference.metrics import FOREGROUND
 from deepseg.model.layout import Layout, layout
 from deepseg.report.console import Console
 from deepseg.sessions.models import Model
+from deepseg.training.freezing import frozen_layers
+from deepseg.training.groups import absent_types
 
 
 def training_misfits(config: TrainConfig, model: ModelConfig) -> Iterator[Problem]:
@@ -35,7 +37,10 @@ def training_misfits(config: TrainConfig, model: ModelConfig) -> Iterator[Proble
                 fix="give one entry per class of the model, the background first",
             )
     yield from _channel_misfits(config.preparation, model)
-    yield from _problems(lambda: layout(model).addresses(config.freeze.layers))
+    plan = layout(model)
+    yield from _problems(lambda: frozen_layers(plan, config.freeze, epoch=0))
+    yield from _problems(lambda: plan.addresses(config.optimiser.by_layer))
+    yield from absent_types(plan, config.optimiser)
     if config.validation is not None and config.validation.volumes is not None:
         yield from _saving_misfits(config.validation.volumes.save, model)
 

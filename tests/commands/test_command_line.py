@@ -115,11 +115,11 @@ def test_help_names_every_command_on_stdout(command):
             id="an option twice",
         ),
         pytest.param(
-            ["-train", "train.yaml", "-out", "elsewhere", "-seed", "3"],
+            ["-test", "test.yaml", "-out", "elsewhere", "-seed", "3"],
             [
-                "[command-line] got -out with -train; expected -out with -newModel, -demo; "
+                "[command-line] got -out with -test; expected -out with -newModel, -demo; "
                 "fix: remove -out",
-                "[command-line] got -seed with -train; expected -seed with -newModel; "
+                "[command-line] got -seed with -test; expected -seed with -newModel, -train; "
                 "fix: remove -seed",
             ],
             id="options of another command",
