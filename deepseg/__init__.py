@@ -20,6 +20,7 @@ from deepseg.version import VERSION
 
 if TYPE_CHECKING:
     from deepseg.sessions.check import check
+    from deepseg.sessions.compare import compare
     from deepseg.sessions.models import read_model as load
     from deepseg.sessions.new_model import new_model, plan_transfer
     from deepseg.sessions.show import show
@@ -33,6 +34,7 @@ __all__ = [
     "TransferRules",
     "__version__",
     "check",
+    "compare",
     "load",
     "new_model",
     "plan_transfer",
@@ -44,6 +46,7 @@ __all__ = [
 _HOMES = {
     "TransferRules": ("deepseg.transfer.rules", "TransferRules"),
     "check": ("deepseg.sessions.check", "check"),
+    "compare": ("deepseg.sessions.compare", "compare"),
     "load": ("deepseg.sessions.models", "read_model"),
     "new_model": ("deepseg.sessions.new_model", "new_model"),
     "plan_transfer": ("deepseg.sessions.new_model", "plan_transfer"),

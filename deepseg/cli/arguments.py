@@ -14,19 +14,21 @@ from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
 from deepseg.transfer.rules import TransferRules
 from deepseg.version import VERSION
 
-Command = Literal["newModel", "train", "test", "check", "show", "demo"]
-COMMANDS: tuple[Command, ...] = ("newModel", "train", "test", "check", "show", "demo")
+Command = Literal["newModel", "train", "test", "check", "show", "compare", "demo"]
+COMMANDS: tuple[Command, ...] = ("newModel", "train", "test", "check", "show", "compare", "demo")
 
 # Options that mean nothing to the other commands; -dev and -quiet never do harm.
 OPTIONS: dict[str, tuple[Command, ...]] = {
     "model": ("train", "test", "check"),
     "load": ("train", "test", "check"),
-    "out": ("newModel", "demo"),
     "seed": ("newModel", "train"),
     "resetOptimizer": ("train",),
-    "fromScratch": ("train",),
+    "out": ("newModel", "compare", "demo"),
     "pretrained": ("newModel",),
     **dict.fromkeys(transfer_options.NAMES, ("newModel",)),
+    "seeds": ("compare",),
+    "fromScratch": ("train", "compare"),
+    "reach": ("compare",),
 }
 
 EXAMPLES = """\
@@ -43,7 +45,7 @@ class Arguments:
 
     Attributes:
         command: What to do.
-        file: The config or model file it is about; None for the demo.
+        file: The config or model file it is about; None for the demo and comparisons.
         model: ``-load``, or else ``-model``.
         out: ``-out``.
         seed: ``-seed``.
@@ -53,7 +55,10 @@ class Arguments:
         rules: Of the transfer; None without ``-pretrained``.
         dry_run: ``-dryRun``.
         reset_optimizer: ``-resetOptimizer``.
+        runs: Session folders and train files to compare.
+        seeds: ``-seeds``, none where they are not given.
         from_scratch: ``-fromScratch``.
+        reach: ``-reach``.
     """
 
     command: Command
@@ -67,7 +72,10 @@ class Arguments:
     rules: TransferRules | None
     dry_run: bool
     reset_optimizer: bool
+    runs: tuple[Path, ...]
+    seeds: tuple[int, ...]
     from_scratch: bool
+    reach: float | None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,12 +101,15 @@ def _parser() -> _Parser:
     what.add_argument("-test", metavar="TEST", help="segment cases, score them where possible")
     what.add_argument("-check", metavar="CONFIG", help="everything wrong with config and data")
     what.add_argument("-show", metavar="FILE", help="what is inside a model or config file")
+    what.add_argument(
+        "-compare", metavar="RUN", nargs="+", help="sessions and train files side by side"
+    )
     what.add_argument("-demo", action="store_true", help="the whole story on generated brains")
     how = parser.add_argument_group("options")
     how.add_argument("-model", metavar="FILE", help="a .save, or a model file")
     how.add_argument("-load", metavar="FILE", help="a .save; wins over -model, as in DeepMedic")
     how.add_argument("-pretrained", metavar="FILE", help="older model that fills the new one")
-    how.add_argument("-out", metavar="PATH", help="file of -newModel, folder of -demo")
+    how.add_argument("-out", metavar="PATH", help="file of -newModel, folder of -compare, -demo")
     how.add_argument(
         "-resetOptimizer",
         "-resetopt",
@@ -110,13 +121,16 @@ def _parser() -> _Parser:
         "-fromScratch",
         action="store_const",
         const=True,
-        help="take only the architecture of -model, in a session NAME-scratch",
+        help="-train: take only the architecture of -model, in a session NAME-scratch; "
+        "-compare: the first train file so too",
     )
     how.add_argument(
         "-seed",
         type=_seed,
         help="of -newModel's random weights (0), or of -train, in a session NAME-seedN",
     )
+    how.add_argument("-seeds", metavar="SEED", nargs="+", type=_seed, help="of -compare's sessions")
+    how.add_argument("-reach", metavar="SCORE", type=_score, help="when -compare's sessions got it")
     how.add_argument("-dev", default="auto", help="cpu, cuda, cudaN or auto (auto)")
     how.add_argument("-quiet", action="store_true", help="say warnings and errors only")
     how.add_argument("-version", action="version", version=f"deepseg {VERSION}")
@@ -142,7 +156,8 @@ def parsed(arguments: Sequence[str]) -> Arguments:
     found = parser.parse_args(single)
     files: dict[Command, str | None] = {
         "newModel": found.newModel, "train": found.train, "test": found.test,
-        "check": found.check, "show": found.show, "demo": "" if found.demo else None,
+        "check": found.check, "show": found.show,
+        "compare": None if found.compare is None else "", "demo": "" if found.demo else None,
     }  # fmt: skip
     given = [command for command in COMMANDS if files[command] is not None]
     if len(given) != 1:
@@ -152,7 +167,7 @@ def parsed(arguments: Sequence[str]) -> Arguments:
     command = given[0]
     raise_if_any(_without_meaning(command, found))
     file = files[command]
-    if not file and command != "demo":
+    if "" in (found.compare or [file if command != "demo" else None]):
         raise DeepsegError(_problem(f"an empty name behind -{command}", "a file", fix="name it"))
     return Arguments(
         command=command,
@@ -166,7 +181,10 @@ def parsed(arguments: Sequence[str]) -> Arguments:
         rules=None if found.pretrained is None else transfer_options.rules_given(found),
         dry_run=found.dryRun is True,
         reset_optimizer=found.resetOptimizer is not None,
+        runs=tuple(map(Path, found.compare or ())),
+        seeds=tuple(found.seeds or ()),
         from_scratch=found.fromScratch is not None,
+        reach=found.reach,
     )
 
 
@@ -202,6 +220,17 @@ def _seed(text: str) -> int:
         expected = "a whole number of up to 18 digits"
         raise DeepsegError(_problem(f"-seed {text}", expected, fix="choose another number"))
     return int(text)
+
+
+def _score(text: str) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = 0
+    if not 0 < score <= 1:
+        expected = "a score above 0 and up to 1"
+        raise DeepsegError(_problem(f"-reach {text}", expected, fix="choose another number"))
+    return score
 
 
 def _with_one_dash(argument: str) -> str:

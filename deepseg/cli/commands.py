@@ -7,6 +7,7 @@ from pathlib import Path
 from deepseg.cli.arguments import Arguments
 from deepseg.report.console import Console
 from deepseg.sessions.check import check as check_config
+from deepseg.sessions.compare import compare as compare_runs
 from deepseg.sessions.demo import demo as run_demo
 from deepseg.sessions.new_model import new_model as build_model
 from deepseg.sessions.new_model import plan_transfer
@@ -58,6 +59,19 @@ def check(given: Arguments) -> None:
 def show(given: Arguments) -> None:
     """``-show``."""
     show_file(_file(given), console=Console(quiet=given.quiet))
+
+
+def compare(given: Arguments) -> None:
+    """``-compare``."""
+    compare_runs(
+        given.runs,
+        seeds=given.seeds,
+        from_scratch=given.from_scratch,
+        reach=given.reach,
+        out=given.out,
+        device=given.device,
+        quiet=given.quiet,
+    )
 
 
 def demo(given: Arguments) -> None:

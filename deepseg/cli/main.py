@@ -82,6 +82,8 @@ def _call(arguments: Arguments) -> None:
             commands.check(arguments)
         case "show":
             commands.show(arguments)
+        case "compare":
+            commands.compare(arguments)
         case "demo":
             commands.demo(arguments)
 

@@ -62,7 +62,7 @@ def restored(
     """
     if training is None:
         return Progress()
-    old, new = _flat(training["settings"]), _flat(config.model_dump(mode="json"))
+    old, new = flattened(training["settings"]), flattened(config.model_dump(mode="json"))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key) and key not in WITHOUT_EFFECT:
             console.warn(f"{key} changed since the last epoch: {old.get(key)} → {new.get(key)}")
@@ -78,12 +78,12 @@ def restored(
     return Progress(training["epoch"], tuple(training["scores"]), training["best"])
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Every value under its whole key, such as ``training.batch_size``."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flattened(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

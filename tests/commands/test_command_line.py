@@ -36,7 +36,7 @@ def test_the_package_starts_as_a_module_too(run):
 def test_help_names_every_command_on_stdout(command):
     result = command("-help")
     assert (result.returncode, result.stderr) == (0, "")
-    for name in ("-newModel", "-train", "-test", "-check", "-show", "-demo"):
+    for name in ("-newModel", "-train", "-test", "-check", "-show", "-compare", "-demo"):
         assert f"\n  {name}" in result.stdout
 
 
@@ -86,7 +86,7 @@ def test_help_names_every_command_on_stdout(command):
             ["-quiet"],
             [
                 "[command-line] got no command; expected one of -newModel, -train, -test, -check, "
-                "-show, -demo; fix: give exactly one command"
+                "-show, -compare, -demo; fix: give exactly one command"
             ],
             id="options only",
         ),
@@ -94,7 +94,7 @@ def test_help_names_every_command_on_stdout(command):
             ["-newModel", "model.yaml", "-train", "train.yaml"],
             [
                 "[command-line] got -newModel and -train; expected one of -newModel, -train, "
-                "-test, -check, -show, -demo; fix: give exactly one command"
+                "-test, -check, -show, -compare, -demo; fix: give exactly one command"
             ],
             id="two commands",
         ),
@@ -117,8 +117,8 @@ def test_help_names_every_command_on_stdout(command):
         pytest.param(
             ["-test", "test.yaml", "-out", "elsewhere", "-seed", "3"],
             [
-                "[command-line] got -out with -test; expected -out with -newModel, -demo; "
-                "fix: remove -out",
+                "[command-line] got -out with -test; expected -out with -newModel, -compare, "
+                "-demo; fix: remove -out",
                 "[command-line] got -seed with -test; expected -seed with -newModel, -train; "
                 "fix: remove -seed",
             ],
@@ -139,6 +139,44 @@ def test_help_names_every_command_on_stdout(command):
                 "digits; fix: choose another number"
             ],
             id="an endless seed",
+        ),
+        pytest.param(
+            ["-check", "train.yaml", "-seeds", "1", "2", "-reach", "0.5"],
+            [
+                "[command-line] got -seeds with -check; expected -seeds with -compare; "
+                "fix: remove -seeds",
+                "[command-line] got -reach with -check; expected -reach with -compare; "
+                "fix: remove -reach",
+            ],
+            id="options of a comparison",
+        ),
+        pytest.param(
+            ["-compare", "runs/a", "runs/b", "-reach", "70"],
+            [
+                "[command-line] got -reach 70; expected a score above 0 and up to 1; "
+                "fix: choose another number"
+            ],
+            id="a score in per cent",
+        ),
+        pytest.param(
+            ["-compare", "runs/a", ""],
+            ["[command-line] got an empty name behind -compare; expected a file; fix: name it"],
+            id="a session without a name",
+        ),
+        pytest.param(
+            ["-compare", "runs/a", "data", "-seeds", "1"],
+            [
+                "[compare-without-train-file] got -seeds with folders of sessions only; expected "
+                "a train file, whose sessions can still be run; fix: name a train file, or remove "
+                "-seeds",
+                "[session-unknown] runs/a: got no such folder; expected the folder of a training "
+                "session that has finished an epoch, or a train file; fix: give <output>/<name> "
+                "of a session, or train it first",
+                "[session-unknown] data: got a folder without metrics.jsonl and models/last.save; "
+                "expected the folder of a training session that has finished an epoch, or a train "
+                "file; fix: give <output>/<name> of a session, or train it first",
+            ],
+            id="folders of no session",
         ),
         pytest.param(
             ["-train", "train.yaml", "-dev", "tpu"],

@@ -136,3 +136,20 @@ def test_with_keep_going_a_missing_image_costs_only_its_case(command, place, mod
         "ERROR [file-missing] HERE/data/test.csv:2 channel_T1 d/T1.nii.gz: got no such file; "
         "expected an image file; fix: correct the path; did you mean 'T2.nii.gz'?"
     )
+
+
+def test_two_trained_sessions_are_compared(command, place, trained_here):
+    place.edit("train.yaml", "name: training", "name: longer")
+    place.edit("train.yaml", "epochs: 2\nsub", "epochs: 3\nsub")
+    assert command("-train", "train.yaml").returncode == 0
+    before = place.files()
+    result = command("-compare", "runs/training", "runs/longer", "-reach", "0.001", "-out", "here")
+    assert (result.returncode, result.stderr) == (0, "")
+    written = {"here/comparison.csv", "here/comparison.json", "here/comparison.png"}
+    assert place.files().keys() == before.keys() | written
+    found = json.loads((place / "here/comparison.json").read_text())
+    assert [
+        (group["name"], [(one["epochs"], list(one["scores"])) for one in group["sessions"]])
+        for group in found["groups"]
+    ] == [("training", [(2, ["2"])]), ("longer", [(3, ["2", "3"])])]
+    assert found["reach"] == 0.001

@@ -1,0 +1,90 @@
+"""The picture of a comparison: for each group the mean of its seeds over a band from worst to best.
+
+Groups differ in colour, in the form of the line and in its marks, so that a grey print tells them
+apart too.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepseg.report.comparison import Group
+from deepseg.report.figure import PALETTE, escaped, new_figure, save_figure, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH, HEIGHT = 1100, 520
+LETTERS = 30
+INK, GRID, REACH = "#333333", "#dddddd", "#999999"
+STROKES = ("solid", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def write_comparison_picture(
+    groups: Sequence[Group], file: Path, *, metric: str, reach: float
+) -> None:
+    """Draw ``groups`` into one PNG file.
+
+    Args:
+        groups: What is compared.
+        file: An older one is replaced.
+        metric: What the scores are, in words, for the vertical axis.
+        reach: The score at which a dotted line stands.
+
+    Raises:
+        DeepsegError: ``plot-extra-missing``.
+    """
+    figure = new_figure(WIDTH, HEIGHT, background="white")
+    figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.1)
+    axes: Axes = figure.subplots(1, 1)
+    for number, group in enumerate(groups):
+        _draw_group(axes, group, number)
+    axes.axhline(reach, color=REACH, linewidth=1.2, linestyle=(0, (1, 3)), zorder=0.5)
+    axes.set_title(
+        f"line: mean of the seeds, band: lowest to highest; dotted: {reach:.3g}",
+        loc="right", fontsize=10, color=INK,
+    )  # fmt: skip
+    axes.set_xlabel("epoch", color=INK)
+    axes.set_ylabel(metric, color=INK)
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(REACH)
+    axes.tick_params(colors=INK, labelsize=10)
+    axes.legend(
+        loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=10,
+        labelcolor=INK, handlelength=4,
+    )  # fmt: skip
+    save_figure(figure, file)
+
+
+def _draw_group(axes: Axes, group: Group, number: int) -> None:
+    """The mean and the band over the epochs in which all its sessions were judged."""
+    epochs = group.common_epochs
+    scores = [[run.scores[epoch] for run in group.runs] for epoch in epochs]
+    colour = PALETTE[number % len(PALETTE)]
+    if len(group.runs) > 1:
+        lowest, highest = [min(each) for each in scores], [max(each) for each in scores]
+        axes.fill_between(epochs, lowest, highest, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(
+        epochs,
+        [statistics.fmean(each) for each in scores],
+        color=colour,
+        linewidth=1.9,
+        linestyle=STROKES[number % len(STROKES)],
+        marker=MARKS[number % len(MARKS)],
+        markersize=6,
+        markevery=max(1, len(epochs) // 20),
+        markerfacecolor="white" if number % 2 else colour,
+        label=_label(group),
+    )
+
+
+def _label(group: Group) -> str:
+    name = escaped(shortened(group.name, LETTERS))
+    return name if len(group.runs) == 1 else f"{name} ({len(group.runs)} seeds)"
