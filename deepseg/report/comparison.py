@@ -1,7 +1,7 @@
 """Sessions side by side: groups of seeds, their best and last scores, and when they reach one.
 
 Numbers only: where the scores come from is not known here, and `comparison_picture` draws them.
-Larger scores are better; epochs count from 1.
+Larger scores are better; epochs count from 1, and 0 is what a model could do before training.
 """
 
 from __future__ import annotations

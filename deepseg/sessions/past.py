@@ -35,7 +35,7 @@ class PastSession:
     Attributes:
         folder: As the user named it.
         settings: Every key of its train file, and of its model file after ``network.``.
-        records: The lines of metrics.jsonl, by epoch from 0.
+        records: The lines of metrics.jsonl, by epoch from 0; -1 is before the first.
     """
 
     folder: Path
@@ -48,12 +48,17 @@ class PastSession:
         return group_folder(self.folder)
 
     @property
+    def epochs(self) -> int:
+        """How many it has finished."""
+        return sum(epoch >= 0 for epoch in self.records)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """What the network tells apart, the background left out."""
         return tuple(self.settings["network.classes"][1:])
 
     def scores(self, metric: Metric) -> dict[int, float]:
-        """By epoch, counted from 1, where it was judged by ``metric``."""
+        """By epoch, counted from 1, where it was judged by ``metric``; 0 is before the first."""
         found = {
             epoch + 1: best_score(record, on_volumes=metric == "volumes")
             for epoch, record in self.records.items()
@@ -68,16 +73,16 @@ class PastSession:
             folder=str(self.folder),
             seed=own["seed"],
             scores=self.scores(metric),
-            epochs=len(self.records),
+            epochs=self.epochs,
             steps_per_epoch=own["subepochs"] * -(-segments // batch),
-            seconds=sum(record["seconds"] for record in self.records.values()),
+            seconds=sum(record.get("seconds", 0.0) for record in self.records.values()),
         )
 
 
 def group_folder(folder: Path) -> Path:
     """``runs/lesions-seed2`` as ``runs/lesions``, from the top of the disk."""
     whole = folder.resolve()
-    return whole.with_name(re.sub(r"(?<=.)-seed\d+(?=$|-scratch$)", "", whole.name))
+    return whole.with_name(re.sub(r"(?<=.)-seed\d+$", "", whole.name))
 
 
 def read_session(folder: Path) -> PastSession:
@@ -191,8 +196,8 @@ def doubts(groups: Sequence[Sequence[PastSession]], metric: Metric) -> Iterator[
     first = every[0]
     for one in every:
         planned = one.settings["epochs"]
-        if len(one.records) < planned:
-            yield f"{one.folder} has finished {len(one.records)} of {planned} epochs"
+        if one.epochs < planned:
+            yield f"{one.folder} has finished {one.epochs} of {planned} epochs"
         if one.classes != first.classes:
             yield f"{one.folder} tells other classes apart than {first.folder}: " + (
                 f"{', '.join(one.classes)}; {', '.join(first.classes)}"

@@ -126,7 +126,7 @@ def test_two_sessions_by_the_score_of_their_best_models(two, here, capsys):
 
 
 def test_seeds_are_one_group_whatever_their_order(two, here, capsys):
-    names = ("scratch-seed2", "transferred-seed1-scratch", "scratch-seed1")
+    names = ("scratch-seed2", "transferred-scratch-seed1", "scratch-seed1")
     folders = [
         session(here, name, on_volumes(0.5, score), seed=seed)
         for name, score, seed in zip(names, (0.25, 0.5, 1.0), (2, 1, 1), strict=True)
@@ -153,6 +153,15 @@ def test_a_score_to_reach_can_be_given(two):
     found = compared(deepseg.compare(two, reach=0.5))
     epochs = [group["epochs_to_reach"]["mean"] for group in found["groups"]]
     assert (found["reach"], epochs) == (0.5, [None, 2])
+
+
+def test_what_a_model_can_do_before_it_is_trained_is_epoch_0(two, here):
+    before = {"epoch": -1, "validation_volumes": {"dice": {"foreground": 0.9, "rim": 0.4}}}
+    tuned = session(here, "tuned", [before, *on_volumes(0.5, 0.75)])
+    group = compared(deepseg.compare([two[0], tuned], reach=0.3))["groups"][1]
+    (found,) = group["sessions"]
+    assert found["scores"] == {"0": 0.4, "2": 0.5, "4": 0.75}
+    assert (found["epochs_to_reach"], found["epochs"], found["seconds"]) == (0, 4, 10.0)
 
 
 def test_samples_decide_where_one_session_has_no_volumes(two, here, capsys):
