@@ -21,14 +21,14 @@ COMMANDS: tuple[Command, ...] = ("newModel", "train", "test", "check", "show", "
 OPTIONS: dict[str, tuple[Command, ...]] = {
     "model": ("train", "test", "check"),
     "load": ("train", "test", "check"),
-    "seed": ("newModel", "train"),
-    "resetOptimizer": ("train",),
     "out": ("newModel", "compare", "demo"),
+    "seed": ("newModel", "train"),
     "pretrained": ("newModel",),
-    **dict.fromkeys(transfer_options.NAMES, ("newModel",)),
-    "seeds": ("compare",),
+    "resetOptimizer": ("train",),
     "fromScratch": ("train", "compare"),
+    "seeds": ("compare",),
     "reach": ("compare",),
+    **dict.fromkeys(transfer_options.NAMES, ("newModel",)),
 }
 
 EXAMPLES = """\
@@ -90,6 +90,7 @@ def _problem(got: str, expected: str = "options as in run.py -help", *, fix: str
 def _parser() -> _Parser:
     parser = _Parser(
         prog="run.py",
+        usage="run.py COMMAND [options]",
         description=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
