@@ -170,6 +170,6 @@ def test_options_of_training_mean_nothing_to_other_commands(refused):
     assert refused("-test", "test.yaml", "-resetopt", "-fromScratch") == [
         "[command-line] got -resetOptimizer with -test; expected -resetOptimizer with -train; fix: "
         "remove -resetOptimizer",
-        "[command-line] got -fromScratch with -test; expected -fromScratch with -train; fix: "
-        "remove -fromScratch",
+        "[command-line] got -fromScratch with -test; expected -fromScratch with -train, "
+        "-compare; fix: remove -fromScratch",
     ]
