@@ -40,15 +40,20 @@ class ToTrain:
 
     Attributes:
         config_file: Its train file.
-        group: The folder of its group.
+        folder: Of the session.
         seed: None for the one in the train file.
         from_scratch: Whether it begins with random weights, whatever model the file names.
     """
 
     config_file: Path
-    group: Path
+    folder: Path
     seed: int | None
     from_scratch: bool
+
+    @property
+    def group(self) -> Path:
+        """The folder of its group."""
+        return group_folder(self.folder)
 
     def __str__(self) -> str:
         start = " from scratch" if self.from_scratch else ""
@@ -146,7 +151,8 @@ def _to_train(config_file: Path, seeds: Sequence[int], twins: Sequence[bool]) ->
     for from_scratch in twins:
         name = f"{folder.name}-scratch" if from_scratch else folder.name
         for seed in seeds or (None,):
-            yield ToTrain(config_file, group_folder(folder.with_name(name)), seed, from_scratch)
+            ending = "" if seed is None else f"-seed{seed}"
+            yield ToTrain(config_file, folder.with_name(name + ending), seed, from_scratch)
 
 
 def _without_train_file(seeds: Sequence[int], from_scratch: bool) -> Iterator[Problem]:
@@ -171,9 +177,15 @@ def _too_few(groups: Collection[Path]) -> Iterator[Problem]:
 
 
 def _trained(one: ToTrain, *, device: str, quiet: bool) -> Path:
-    """Run a session, or go on with it; its folder."""
+    """Run a session, or go on with it; its folder. A trained model at its start is fine-tuned."""
+    begins = not (one.folder / "models" / "last.save").exists()
     last = train(
-        one.config_file, device=device, quiet=quiet, from_scratch=one.from_scratch, seed=one.seed
+        one.config_file,
+        device=device,
+        quiet=quiet,
+        reset_optimizer=begins and not one.from_scratch,
+        from_scratch=one.from_scratch,
+        seed=one.seed,
     )
     return last.parent.parent
 

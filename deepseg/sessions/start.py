@@ -17,11 +17,20 @@ from deepseg.sessions.training_run import TrainingRun
 
 
 def varied(config: TrainConfig, *, from_scratch: bool, seed: int | None) -> TrainConfig:
-    """The session without its start, or with another seed, under a name of its own."""
-    name = config.name + ("-scratch" if from_scratch else "")
-    if seed is None:
-        return config.model_copy(update={"name": name})
-    return config.model_copy(update={"name": f"{name}-seed{seed}", "seed": seed})
+    """The session without its start, or with another seed, under a name of its own.
+
+    From scratch, nothing is frozen and nothing pulled towards the start: random weights that cannot
+    learn would be no fair comparison.
+    """
+    changes: dict[str, object] = {}
+    name = config.name
+    if from_scratch:
+        name += "-scratch"
+        changes |= {"freeze": (), "loss": config.loss.model_copy(update={"l2_sp": 0.0})}
+    if seed is not None:
+        name += f"-seed{seed}"
+        changes |= {"seed": seed}
+    return config.model_copy(update={"name": name, **changes})
 
 
 def starting_model(

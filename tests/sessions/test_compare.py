@@ -297,9 +297,9 @@ def trained(here, monkeypatch):
     """Training leaves the folder that it would leave; gives what was asked of it."""
     asked = []
 
-    def train(config_file, *, device, quiet, from_scratch, seed):
+    def train(config_file, *, device, quiet, reset_optimizer, from_scratch, seed):
         name = config_file.stem + ("-scratch" if from_scratch else "")
-        asked.append((str(config_file), from_scratch, seed, device, quiet))
+        asked.append((str(config_file), from_scratch, seed, device, quiet, reset_optimizer))
         folder = name if seed is None else f"{name}-seed{seed}"
         score = 0.25 if from_scratch else 0.5
         session(here, folder, on_volumes(score, score), seed=0 if seed is None else seed)
@@ -317,7 +317,7 @@ def test_a_train_file_is_run_with_every_seed_and_from_scratch(trained, here):
         ["a.yaml", "b.yaml"], seeds=[0, 2, 0], from_scratch=True, device="cpu", quiet=True
     )
     assert trained == [
-        (file, from_scratch, seed, "cpu", True)
+        (file, from_scratch, seed, "cpu", True, not from_scratch)
         for file, from_scratch in (("a.yaml", False), ("a.yaml", True), ("b.yaml", False))
         for seed in (0, 2)
     ]
@@ -335,6 +335,12 @@ def test_one_train_file_is_compared_with_itself_from_scratch(trained, capsys):
     assert [one[:3] for one in trained] == [("a.yaml", False, None), ("a.yaml", True, None)]
     said = capsys.readouterr().out
     assert said.startswith("session 1 of 2: a.yaml\nsession 2 of 2: a.yaml from scratch\n")
+
+
+def test_a_session_that_has_begun_goes_on_and_its_optimiser_is_kept(trained, here):
+    session(here, "a-seed1", on_volumes(0.5))
+    deepseg.compare(["a.yaml", "b.yaml"], seeds=[1, 2])
+    assert [one[-1] for one in trained] == [False, True, True, True]
 
 
 def test_folders_and_train_files_mix(trained, two):
