@@ -1,0 +1,75 @@
+"""Connected components of a segmentation: small ones taken out, holes filled, class by class.
+
+Voxels touch by their faces, edges or corners. Nothing here imports torch or knows files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from deepseg.inference.postprocess import Labels
+
+TOUCHING = {"faces": 1, "edges": 2, "corners": 3}
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What happens to the components of one class.
+
+    Attributes:
+        keep: ``all`` of them, or the ``largest`` only.
+        min_ml: Smaller ones become background.
+        fill_holes: Background that the class encloses becomes part of it.
+        touching: What voxels of one component share at least.
+    """
+
+    keep: Literal["all", "largest"] = "all"
+    min_ml: float = 0.0
+    fill_holes: bool = False
+    touching: Literal["faces", "edges", "corners"] = "faces"
+
+
+def cleaned(
+    labels: Labels,
+    rules: Mapping[int, Cleaning],
+    *,
+    voxel_ml: float,
+    roi: NDArray[np.bool_] | None = None,
+) -> Labels:
+    """``labels`` after the rules of every class, in the order of their labels.
+
+    Args:
+        labels: ``(X, Y, Z)``; not changed.
+        rules: By label above 0.
+        voxel_ml: Volume of a voxel.
+        roi: ``(X, Y, Z)``; holes are filled inside it only.
+    """
+    result = labels.copy()
+    for label, rule in sorted(rules.items()):
+        own = result == label
+        kept = _kept(own, rule, voxel_ml)
+        result[own & ~kept] = 0
+        if rule.fill_holes:
+            holes = ndimage.binary_fill_holes(kept) & (result == 0)
+            result[holes if roi is None else holes & roi] = label
+    return result
+
+
+def _kept(own: NDArray[np.bool_], rule: Cleaning, voxel_ml: float) -> NDArray[np.bool_]:
+    if rule.keep == "all" and rule.min_ml == 0:
+        return own
+    neighbours = ndimage.generate_binary_structure(3, TOUCHING[rule.touching])
+    numbered, count = ndimage.label(own, neighbours)
+    voxels = np.bincount(numbered.ravel(), minlength=count + 1)
+    stays = voxels * voxel_ml >= rule.min_ml
+    stays[0] = False
+    if rule.keep == "largest" and count:
+        largest = 1 + int(voxels[1:].argmax())
+        stays &= np.arange(count + 1) == largest
+    return np.asarray(stays[numbered])
