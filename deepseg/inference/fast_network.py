@@ -1,0 +1,233 @@
+"""A trained network in the form that computes fastest; the same function as ``model/network.py``.
+
+A `Field` is one whole segment: a tile, or a whole padded image. Any box of its prediction can be
+computed by itself, and the boxes of one field fit together: context lies on one grid, padded layers
+see real neighbours, and only the ends of the field are mirrored or surrounded by zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from deepseg.geometry.boxes import Box, Int3, per_axis
+from deepseg.inference.fast_layers import (
+    LAST,
+    Affine,
+    FastActivation,
+    FastLayer,
+    Part,
+    add_middle,
+    affine,
+    bordered,
+    dense_kernel,
+    filled,
+    folded,
+)
+from deepseg.model.layers import Layer
+from deepseg.model.layout import LayerPlan, PathwayLayout
+from deepseg.model.network import Network
+from deepseg.model.regions import Field, boxes_needed, field, input_box, parts_of
+from deepseg.model.repetition import RepeatedConvolution
+
+Read = Callable[[int, Box], Tensor]  # pathway, box of what it reads of the image → (C, X, Y, Z)
+
+
+def foldable(layers: Sequence[LayerPlan]) -> list[bool]:
+    """For each layer, whether nothing but the next layer's norm reads its output."""
+    return [
+        i + 1 < len(layers) and not (i + 2 < len(layers) and layers[i + 2].adds_earlier_input)
+        for i in range(len(layers))
+    ]
+
+
+def _fast(layers: Sequence[Layer], dtype: torch.dtype) -> list[FastLayer]:
+    folds = foldable([layer.plan for layer in layers])
+    return [
+        FastLayer(
+            layer,
+            following=affine(layers[i + 1]) if folds[i] else None,
+            is_normalised=i > 0 and folds[i - 1],
+            dtype=dtype,
+        )
+        for i, layer in enumerate(layers)
+    ]
+
+
+class _Join:
+    """The first FC layer, on parts that are repeated to one resolution and joined."""
+
+    def __init__(
+        self,
+        layer: Layer,
+        parts: Sequence[PathwayLayout],
+        following: Affine | None,
+        dtype: torch.dtype,
+    ) -> None:
+        self.plan = layer.plan
+        self.following = following
+        self._dtype = dtype
+        kernel, bias = folded(dense_kernel(layer), following)
+        outputs = filled(layer.plan.outputs)
+        extra = outputs - layer.plan.outputs
+        self._bias = F.pad(bias, (0, extra)).to(dtype)
+        whole = affine(layer)
+        self._affines: list[Affine] = []
+        self._activations = []
+        self._repeated = []
+        self._normal: Tensor
+        begin = 0
+        for part in parts:
+            end = begin + part.outputs
+            self._affines.append(whole.of_maps(begin, end))
+            self._activations.append(FastActivation(layer, slice(begin, end), dtype))
+            own = F.pad(
+                kernel[:, begin:end], (0,) * 7 + (filled(part.outputs) - part.outputs, 0, extra)
+            )
+            if begin == 0:
+                self._normal = own.to(dtype).contiguous(memory_format=LAST)
+            else:
+                self._repeated.append(
+                    RepeatedConvolution(own, part.sight.factor, layer.plan.padding, dtype=dtype)
+                )
+            begin = end
+
+    def __call__(self, parts: Sequence[Part], output: Box, size: Int3) -> Part:
+        """The output voxels of ``output`` from the activated ``parts``; ``size`` is the input's."""
+        normal, *coarse = parts
+        needed = input_box(output, size, self.plan)
+        own = Part(_cut(normal, needed), needed, normal.maps)
+        y = F.conv3d(bordered(own.values, output, self.plan), self._normal, self._bias)
+        for part, convolution in zip(coarse, self._repeated, strict=True):
+            convolution.add_to(y, output, part.values, part.box.start, size)
+        return Part(y, output, self.plan.outputs)
+
+    def activated(self, number: int, part: Part) -> Part:
+        """What the layer's norm and activation make of the output of one pathway."""
+        return replace(part, values=self._activations[number](self._affines[number](part.values)))
+
+
+def _cut(part: Part, box: Box) -> Tensor:
+    values = part.values
+    for axis, (a, n, first) in enumerate(
+        zip(box.start, box.size, part.box.start, strict=True), start=2
+    ):
+        values = values.narrow(axis, a - first, n)
+    return values
+
+
+class FastNetwork:
+    """The function of a network in evaluation mode.
+
+    Args:
+        network: Its weights are copied; what is learnt later is not seen.
+        dtype: Of maps and weights. The last layer is always computed in float32.
+    """
+
+    def __init__(self, network: Network, dtype: torch.dtype = torch.float32) -> None:
+        self.layout = network.layout
+        self.vision = network.vision
+        self.dtype = dtype
+        *parallel, fc = network.pathways()
+        self.device = next(network.parameters()).device
+        with torch.no_grad():
+            self._parallel = [_fast(list(pathway.layers()), dtype) for pathway in parallel]
+            layers = list(fc.layers())
+            folds = foldable([layer.plan for layer in layers])
+            following = affine(layers[1]) if folds[0] else None
+            head_dtype = torch.float32
+            only_head = len(layers) == 1
+            self._join = _Join(
+                layers[0], self.layout.pathways, following, head_dtype if only_head else dtype
+            )
+            self._fc = [
+                FastLayer(
+                    layer,
+                    following=affine(layers[i + 1]) if folds[i] else None,
+                    is_normalised=folds[i - 1],
+                    dtype=head_dtype if layer.plan.is_head else dtype,
+                )
+                for i, layer in enumerate(layers)
+                if i > 0
+            ]
+            self._class_bias = layers[-1].bias.detach().float().view(-1, 1, 1, 1)
+
+    def field(self, inputs: Sequence[Int3]) -> Field:
+        """The sizes of a segment whose pathways read ``inputs`` voxels."""
+        return field(self.layout.pathways, self.layout.fc, inputs)
+
+    def joined_box(self, whole: Field, prediction: Box) -> Box:
+        """The voxels of the normal pathway's output that are needed for those predicted."""
+        return boxes_needed(self.layout.fc.layers, whole.fc, prediction)[0]
+
+    def pathway(self, number: int, whole: Field, output: Box, read: Read) -> Part:
+        """Some voxels of the last output of a parallel pathway."""
+        sizes, layers = whole.parallel[number], self._parallel[number]
+        boxes = boxes_needed([layer.plan for layer in layers], sizes, output)
+        image = read(number, boxes[0]).to(self.device)
+        own = self.layout.pathways[number]
+        values = F.pad(image, (0,) * 7 + (filled(len(image)) - len(image),))
+        x = Part(values[None].to(self.dtype).contiguous(memory_format=LAST), boxes[0], len(image))
+        part = _through(layers, [x], boxes, sizes)
+        return replace(part, maps=own.outputs, factor=own.sight.factor)
+
+    def context(self, number: int, whole: Field, output: Box, read: Read, *, piece: int) -> Part:
+        """The same in pieces of at most ``piece`` voxels along an axis, to save memory."""
+        own = self.layout.pathways[number]
+        values = torch.zeros(
+            (1, filled(own.outputs), *output.size), dtype=self.dtype, device=self.device
+        ).contiguous(memory_format=LAST)
+        for box in parts_of(output, piece):
+            target = box.moved(per_axis(lambda a: -a, output.start))
+            x, y, z = target.slices
+            values[:, :, x, y, z] = self.pathway(number, whole, box, read).values
+        return Part(values, output, own.outputs, own.sight.factor)
+
+    def activated(self, number: int, part: Part) -> Part:
+        """The output of a parallel pathway as the first FC layer convolves it."""
+        return self._join.activated(number, part)
+
+    def logits(
+        self, whole: Field, prediction: Box, raw: Sequence[Part], activated: Sequence[Part]
+    ) -> Tensor:
+        """``(K, *prediction.size)`` float32, from the outputs of the parallel pathways.
+
+        Args:
+            whole: Sizes.
+            prediction: Which voxels.
+            raw: Outputs of all parallel pathways, of the voxels needed at least.
+            activated: The same activated.
+        """
+        plans = self.layout.fc.layers
+        boxes = boxes_needed(plans, whole.fc, prediction)
+        only_head = len(plans) == 1
+        if only_head:
+            activated = [replace(part, values=part.values.float()) for part in activated]
+        y = self._join(activated, boxes[1], whole.fc[0])
+        last = _through(self._fc, [y], boxes[1:], whole.fc[1:], before=raw, before_size=whole.fc[0])
+        return last.values[0, : plans[-1].outputs].float() + self._class_bias
+
+
+def _through(
+    layers: Sequence[FastLayer],
+    x: Sequence[Part],
+    boxes: Sequence[Box],
+    sizes: Sequence[Int3],
+    *,
+    before: Sequence[Part] = (),
+    before_size: Int3 = (0, 0, 0),
+) -> Part:
+    """The last output of a chain of layers; ``before`` is the input of the layer before them."""
+    (own,) = x
+    for number, layer in enumerate(layers):
+        if layer.plan.is_head:
+            own = replace(own, values=own.values.float())
+        y = layer(own, boxes[number + 1])
+        if layer.plan.adds_earlier_input:
+            add_middle(y, sizes[number + 1], before, before_size, layer.following)
+        before, before_size, own = [own], sizes[number], y
+    return own

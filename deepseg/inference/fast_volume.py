@@ -1,0 +1,196 @@
+"""A whole case through a fast network, box by box.
+
+By default the padded image is one segment: context lies on one grid, the FC pathway sees real
+neighbours, and boxes are only an order of work. In DeepMedic's way every tile is a segment of its
+own, with its own context and its own border; the later one counts where two overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deepseg.data.preparation import PreparedCase
+from deepseg.data.voxels import read
+from deepseg.geometry.boxes import Box, Int3, per_axis, volume
+from deepseg.geometry.context import Lattice, Vision
+from deepseg.geometry.tiles import tiles
+from deepseg.inference.boxes import best_raster, bounding_box
+from deepseg.inference.fast_layers import Part
+from deepseg.inference.fast_network import FastNetwork
+from deepseg.inference.postprocess import Labels
+from deepseg.model.regions import Field, coarse_box
+
+CONTEXT_PIECE = 64  # coarse voxels along an axis that a subsampled pathway computes at once
+FC_VOXELS = 1 << 14  # voxels whose FC maps exist at once
+SHARE_FOR_BOX = 0.5  # of the memory; the rest is for context, FC maps and what is being read
+
+
+@dataclass(frozen=True)
+class Job:
+    """Boxes of one segment that share their context.
+
+    Attributes:
+        lattices: What each parallel pathway reads of the image for the segment.
+        origin: The first predicted voxel of the segment, in the image.
+        whole: Sizes of the segment's maps.
+        boxes: To be predicted, in the image.
+    """
+
+    lattices: tuple[Lattice, ...]
+    origin: Int3
+    whole: Field
+    boxes: tuple[Box, ...]
+
+
+class Answer:
+    """Labels of a case, and the probability maps that are wanted, filled box by box.
+
+    Attributes:
+        labels: ``(X, Y, Z)``, 0 where nothing was computed.
+        probabilities: ``(X, Y, Z)`` float32 by label, 0 where nothing was computed.
+    """
+
+    def __init__(self, shape: Int3, classes: int, wanted: Sequence[int]) -> None:
+        self.labels: Labels = (
+            np.zeros(shape, np.uint8) if classes <= 256 else np.zeros(shape, np.uint16)
+        )
+        self.probabilities = {label: np.zeros(shape, np.float32) for label in wanted}
+
+    def put(self, box: Box, logits: Tensor) -> None:
+        """Note what ``logits``, ``(K, *box.size)``, say about a box."""
+        best = logits.argmax(0).cpu().numpy()
+        self.labels[box.slices] = best.astype(self.labels.dtype)
+        if self.probabilities:
+            shares = logits.softmax(0)
+            for label, array in self.probabilities.items():
+                array[box.slices] = shares[label].cpu().numpy()
+
+
+def jobs(
+    network: FastNetwork,
+    case: PreparedCase,
+    *,
+    memory: int,
+    tile: Int3 | None,
+) -> list[Job]:
+    """What has to be computed of a case.
+
+    Args:
+        network: That computes.
+        case: Prepared as the network's training cases were.
+        memory: Bytes that may be used besides what is in use now.
+        tile: Size of a segment in DeepMedic's way; None for the whole image as one.
+    """
+    vision = network.vision
+    if tile is not None:
+        return list(_tile_jobs(network, case, tile))
+    segment = vision.segment(Box((0, 0, 0), case.shape))
+    lattices = global_lattices(vision, segment)
+    whole = network.field([points.count for points in lattices])
+    layers = best_raster(
+        case.roi, case.shape, network.layout, whole,
+        memory=int(memory * SHARE_FOR_BOX), value_bytes=network.dtype.itemsize,
+    )  # fmt: skip
+    return [Job(lattices, (0, 0, 0), whole, tuple(boxes)) for boxes in layers]
+
+
+def _tile_jobs(network: FastNetwork, case: PreparedCase, tile: Int3) -> Iterator[Job]:
+    for segment in tiles(case.shape, tile, network.vision):
+        prediction = network.vision.prediction(segment)
+        box = bounding_box(case.roi, prediction.within(case.shape))
+        if box is not None:
+            lattices = network.vision.lattices(segment)
+            whole = network.field([points.count for points in lattices])
+            yield Job(lattices, prediction.start, whole, (box,))
+
+
+def global_lattices(vision: Vision, segment: Box) -> tuple[Lattice, ...]:
+    """What the pathways read for a whole padded image.
+
+    DeepMedic's steps have another phase for segments that begin in front of the image. So the
+    lattices are those of a segment that lies far inside, moved to where this one is.
+    """
+    far = per_axis(lambda *factors: 64 * int(np.lcm.reduce(factors)), *_factors(vision))
+    back = per_axis(lambda n: -n, far)
+    return tuple(
+        replace(points, start=per_axis(lambda a, d: a + d, points.start, back))
+        for points in vision.lattices(segment.moved(far))
+    )
+
+
+def _factors(vision: Vision) -> list[Int3]:
+    return [sight.factor for sight in vision.pathways]
+
+
+def segment_case(
+    network: FastNetwork,
+    case: PreparedCase,
+    todo: Sequence[Job],
+    *,
+    wanted: Sequence[int],
+    on_boxes: Callable[[int], None] = lambda _: None,
+) -> Answer:
+    """Labels of every voxel of ``case`` that the jobs cover, and the wanted probabilities.
+
+    Args:
+        network: That computes.
+        case: Prepared as the network's training cases were.
+        todo: Of `jobs`.
+        wanted: Labels of the classes whose probability maps are wanted.
+        on_boxes: Called with the number of boxes just done.
+    """
+    classes = network.layout.fc.outputs
+    answer = Answer(case.shape, classes, wanted)
+    with torch.inference_mode():
+        for job in todo:
+            for box, logits in _computed(network, case, job):
+                answer.put(box, logits)
+            on_boxes(len(job.boxes))
+    return answer
+
+
+def _computed(network: FastNetwork, case: PreparedCase, job: Job) -> Iterator[tuple[Box, Tensor]]:
+    """The boxes of a job in slices, with their logits."""
+    margin = network.vision.margin
+
+    def image(number: int, box: Box) -> Tensor:
+        own = job.lattices[number]
+        start = per_axis(lambda a, s, i: a + s * i, own.start, own.step, box.start)
+        return torch.from_numpy(read(case.channels, Lattice(start, own.step, box.size), margin))
+
+    predictions = [box.moved(per_axis(lambda a: -a, job.origin)) for box in job.boxes]
+    factors = [pathway.sight.factor for pathway in network.layout.pathways]
+    shared = network.joined_box(job.whole, _hull(predictions))
+    context = [
+        network.context(i, job.whole, coarse_box(shared, f), image, piece=CONTEXT_PIECE)
+        for i, f in enumerate(factors)
+        if i > 0
+    ]
+    active = [network.activated(i, part) for i, part in enumerate(context, start=1)]
+    for prediction in predictions:
+        normal = network.pathway(0, job.whole, network.joined_box(job.whole, prediction), image)
+        raw = [normal, *context]
+        activated = [network.activated(0, normal), *active]
+        for piece in slices_of(prediction):
+            logits = network.logits(job.whole, piece, raw, activated)
+            yield piece.moved(job.origin), logits
+
+
+def slices_of(box: Box) -> Iterator[Box]:
+    """``box`` cut along X, so that the FC maps of one slice stay small."""
+    thickness = max(1, FC_VOXELS * box.size[0] // volume(box.size))
+    for begin in range(box.start[0], box.stop[0], thickness):
+        end = min(begin + thickness, box.stop[0])
+        yield Box((begin, *box.start[1:]), (end - begin, *box.size[1:]))
+
+
+def _hull(boxes: Sequence[Box]) -> Box:
+    start = per_axis(lambda *ends: min(ends), *(box.start for box in boxes))
+    stop = per_axis(lambda *ends: max(ends), *(box.stop for box in boxes))
+    return Box(start, per_axis(lambda a, b: b - a, start, stop))

@@ -1,0 +1,82 @@
+"""Which voxels of every map are needed for a box of the prediction; nothing here imports torch.
+
+A `Field` is one whole segment: a tile, or a whole padded image. Boxes are counted in the map that
+they are part of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from deepseg.geometry.boxes import Box, Int3, per_axis
+from deepseg.model.layout import LayerPlan, PathwayLayout
+
+
+@dataclass(frozen=True)
+class Field:
+    """Sizes of the maps of one whole segment.
+
+    Attributes:
+        parallel: Per parallel pathway, of the input of each layer and of the last output.
+        fc: Of the joined maps, and of the output of each FC layer.
+    """
+
+    parallel: tuple[tuple[Int3, ...], ...]
+    fc: tuple[Int3, ...]
+
+
+def field(pathways: Sequence[PathwayLayout], fc: PathwayLayout, inputs: Sequence[Int3]) -> Field:
+    """The sizes that follow from those of the inputs."""
+    parallel = tuple(_sizes(own.layers, n) for own, n in zip(pathways, inputs, strict=True))
+    return Field(parallel, _sizes(fc.layers, parallel[0][-1]))
+
+
+def _sizes(layers: Sequence[LayerPlan], size: Int3) -> tuple[Int3, ...]:
+    sizes = [size]
+    for layer in layers:
+        sizes.append(output_size(sizes[-1], layer))
+    return tuple(sizes)
+
+
+def boxes_needed(layers: Sequence[LayerPlan], sizes: Sequence[Int3], output: Box) -> list[Box]:
+    """What each layer reads, and last the output itself, to give the box ``output``."""
+    boxes = [output]
+    for layer, size in zip(reversed(layers), reversed(sizes[:-1]), strict=True):
+        boxes.append(input_box(boxes[-1], size, layer))
+    return boxes[::-1]
+
+
+def coarse_box(box: Box, factor: Int3) -> Box:
+    """The coarse voxels in which the voxels of ``box`` lie."""
+    start = per_axis(lambda a, f: a // f, box.start, factor)
+    return Box(start, per_axis(lambda b, f, a: -(-b // f) - a, box.stop, factor, start))
+
+
+def output_size(size: Int3, plan: LayerPlan) -> Int3:
+    """Of the map that ``plan`` makes of ``size`` voxels."""
+    if plan.padding != "none":
+        return size
+    return per_axis(lambda n, k: n - k + 1, size, plan.kernel)
+
+
+def input_box(output: Box, size: Int3, plan: LayerPlan) -> Box:
+    """The voxels that ``plan`` reads, of ``size``, to give those of ``output``."""
+    wanted = Box(output.start, per_axis(lambda n, k: n + k - 1, output.size, plan.kernel))
+    if plan.padding == "none":
+        return wanted
+    return wanted.moved(per_axis(lambda k: -((k - 1) // 2), plan.kernel)).within(size)
+
+
+def parts_of(box: Box, edge: int) -> Iterator[Box]:
+    """Boxes of at most ``edge`` voxels along each axis that make up ``box``."""
+    pieces = per_axis(lambda n: -(-n // edge), box.size)
+    for i, j, k in product(*map(range, pieces)):
+        start = per_axis(_cut_at, box.start, box.size, pieces, (i, j, k))
+        stop = per_axis(_cut_at, box.start, box.size, pieces, (i + 1, j + 1, k + 1))
+        yield Box(start, per_axis(lambda a, b: b - a, start, stop))
+
+
+def _cut_at(begin: int, length: int, pieces: int, number: int) -> int:
+    return begin + length * number // pieces
