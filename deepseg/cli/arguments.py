@@ -17,6 +17,9 @@ from deepseg.version import VERSION
 Command = Literal["newModel", "train", "test", "check", "show", "compare", "demo"]
 COMMANDS: tuple[Command, ...] = ("newModel", "train", "test", "check", "show", "compare", "demo")
 
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+
 # Options that mean nothing to the other commands; -dev and -quiet never do harm.
 OPTIONS: dict[str, tuple[Command, ...]] = {
     "model": ("train", "test", "check"),
@@ -29,6 +32,7 @@ OPTIONS: dict[str, tuple[Command, ...]] = {
     "seeds": ("compare",),
     "reach": ("compare",),
     **dict.fromkeys(transfer_options.NAMES, ("newModel",)),
+    "precision": ("test",),
 }
 
 EXAMPLES = """\
@@ -59,6 +63,7 @@ class Arguments:
         seeds: ``-seeds``, none where they are not given.
         from_scratch: ``-fromScratch``.
         reach: ``-reach``.
+        precision: ``-precision``, or None.
     """
 
     command: Command
@@ -76,6 +81,7 @@ class Arguments:
     seeds: tuple[int, ...]
     from_scratch: bool
     reach: float | None
+    precision: Precision | None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -133,6 +139,7 @@ def _parser() -> _Parser:
     how.add_argument("-seeds", metavar="SEED", nargs="+", type=_seed, help="of -compare's sessions")
     how.add_argument("-reach", metavar="SCORE", type=_score, help="when -compare's sessions got it")
     how.add_argument("-dev", default="auto", help="cpu, cuda, cudaN or auto (auto)")
+    how.add_argument("-precision", choices=PRECISIONS, help="of -test's arithmetic (float32)")
     how.add_argument("-quiet", action="store_true", help="say warnings and errors only")
     how.add_argument("-version", action="version", version=f"deepseg {VERSION}")
     how.add_argument("-help", "-h", action="help", help="this text")
@@ -186,6 +193,7 @@ def parsed(arguments: Sequence[str]) -> Arguments:
         seeds=tuple(found.seeds or ()),
         from_scratch=found.fromScratch is not None,
         reach=found.reach,
+        precision=found.precision,
     )
 
 

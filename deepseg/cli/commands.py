@@ -48,7 +48,13 @@ def train(given: Arguments) -> None:
 
 def test(given: Arguments) -> None:
     """``-test``."""
-    segment_cases(_file(given), model_file=given.model, device=given.device, quiet=given.quiet)
+    segment_cases(
+        _file(given),
+        model_file=given.model,
+        device=given.device,
+        precision=given.precision,
+        quiet=given.quiet,
+    )
 
 
 def check(given: Arguments) -> None:

@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from deepseg.config.cases import CasesConfig, Preparation
 from deepseg.config.model import Count, CubeOrBox, Name, Settings
 from deepseg.config.reading import ConfigPath
 from deepseg.config.training import SavedResults
+
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+
+
+def _memory(text: str) -> str:
+    if re.fullmatch(r"\d+(\.\d+)? ?[MG]B", text) is None:
+        raise ValueError("a number with MB or GB, such as 2 GB")
+    return text
+
+
+class Inference(Settings):
+    """How whole cases are computed."""
+
+    precision: Precision = Field(
+        "float32",
+        description="Of the arithmetic; `bfloat16` is quicker where the processor has it, and "
+        "changes labels of a few voxels.",
+    )
+    memory: Annotated[str, AfterValidator(_memory)] | None = Field(
+        None,
+        description="What the process may use, such as `2 GB`. Default: half of what is free.",
+    )
+    tiling: Literal["global", "deepmedic"] | None = Field(
+        None,
+        description="`global`: the result does not depend on tiles, because context lies on one "
+        "grid for the whole image. `deepmedic`: every tile has its own context and border. "
+        "Default: as the model's `context_alignment`.",
+    )
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` as a number."""
+        if self.memory is None:
+            return None
+        return int(float(self.memory[:-2]) * {"M": 10**6, "G": 10**9}[self.memory[-2]])
 
 
 class TestConfig(Settings):
@@ -26,9 +62,14 @@ class TestConfig(Settings):
         description="Classes that are also scored together, such as `{whole: [1, 2, 3, 4]}`; "
         "`foreground`, all labels above 0, always is.",
     )
-    batch_size: Count = Field(10, description="Tiles computed together.")
+    inference: Inference = Field(Inference(), description="How whole cases are computed.")
+    batch_size: Count = Field(
+        10, description="Tiles computed together where feature maps are written."
+    )
     tile: CubeOrBox | None = Field(
-        None, description="Tile in voxels. Default: segments.inference of the model."
+        None,
+        description="Tile in voxels, for feature maps and for `tiling: deepmedic`. Default: "
+        "segments.inference of the model.",
     )
     preparation: Preparation | None = Field(
         None,

@@ -1,14 +1,13 @@
 """Which boxes of an image are computed one after the other: few, inside memory, around the ROI.
 
-The region of interest is cut into a regular raster of boxes, and each box shrinks to what it holds
-of the region. Small boxes fit the region better and need less memory, large ones compute fewer
-borders; the raster with the fewest multiply-adds that fits into the memory is taken. Boxes do not
-change what is computed, only when. Nothing here imports torch.
+A box is cut in two wherever the parts, shrunk to what they hold of the region of interest, need
+fewer multiply-adds than the whole, their borders counted. Boxes do not change what is computed,
+only when. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
 
@@ -16,15 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepseg.geometry.boxes import Box, Int3, per_axis, volume
-from deepseg.model.cost import multiply_adds_in_inference
+from deepseg.model.cost import multiply_adds
 from deepseg.model.layout import Layout
-from deepseg.model.regions import Field, boxes_needed, parts_of
+from deepseg.model.regions import parts_of
 
-EDGES = (16, 24, 32, 40, 48, 56, 64, 80, 96)
+Roi = NDArray[np.bool_]
+Cost = Callable[[Box], float]
+
+EDGES = (96, 80, 64, 56, 48, 40, 32, 24, 16)
+STEP = 8  # voxels between the planes at which a box may be cut
+WORTH_A_CUT = 0.999
+VOXELS_PER_CALL = 1000  # of the FC pathway, that cost as much as beginning one more piece
 ALIVE = 4  # maps of a layer that exist together: raw, activated, convolved, and a copy
 
 
-def bounding_box(roi: NDArray[np.bool_] | None, within: Box) -> Box | None:
+def bounding_box(roi: Roi | None, within: Box) -> Box | None:
     """The smallest box that holds what ``within`` holds of ``roi``; None if that is nothing."""
     if roi is None:
         return within
@@ -41,53 +46,88 @@ def bounding_box(roi: NDArray[np.bool_] | None, within: Box) -> Box | None:
     return Box(first, per_axis(lambda a, b: b - a, first, (stop[0], stop[1], stop[2])))
 
 
-def raster(roi: NDArray[np.bool_] | None, shape: Int3, edge: int) -> list[list[Box]]:
-    """Boxes of at most ``edge`` voxels that hold the ROI, in layers along X."""
+def normal_boxes(roi: Roi | None, shape: Int3, plan: Layout, edge: int) -> list[list[Box]]:
+    """Boxes that hold the ROI, none larger than ``edge``, grouped along X.
+
+    Args:
+        roi: ``(X, Y, Z)``, or None for the whole image.
+        shape: Of the image.
+        plan: Decides how expensive the border of a box is.
+        edge: The longest side.
+    """
     whole = bounding_box(roi, Box((0, 0, 0), shape))
-    if whole is None:
-        return []
-    layers: dict[int, list[Box]] = {}
-    for part in parts_of(whole, edge):
+    groups: dict[int, list[Box]] = {}
+    for part in () if whole is None else parts_of(whole, edge):
         box = bounding_box(roi, part)
         if box is not None:
-            layers.setdefault(part.start[0], []).append(box)
-    return list(layers.values())
+            boxes = fitted(roi, box, _normal_cost(plan))
+            groups.setdefault(part.start[0], []).extend(even(one, shape) for one in boxes)
+    return list(groups.values())
 
 
-def best_raster(
-    roi: NDArray[np.bool_] | None,
-    shape: Int3,
-    plan: Layout,
-    whole: Field,
-    *,
-    memory: int,
-    value_bytes: int,
-) -> list[list[Box]]:
-    """The cheapest raster whose boxes need at most ``memory`` bytes each, or the finest one."""
-    fitting = [edge for edge in EDGES if needed_bytes(plan, edge, value_bytes) <= memory]
-    rasters = [raster(roi, shape, edge) for edge in fitting or EDGES[:1]]
-    return min(rasters, key=lambda layers: sum(work(plan, whole, box) for box in _all(layers)))
+def fc_boxes(roi: Roi | None, box: Box) -> list[Box]:
+    """Boxes inside ``box`` that hold its part of the ROI more closely."""
+    found = fitted(roi, box, lambda one: volume(one.size) + VOXELS_PER_CALL)
+    return [_even_within(one, box) for one in found]
 
 
-def _all(layers: Sequence[Sequence[Box]]) -> Iterator[Box]:
-    for boxes in layers:
-        yield from boxes
+def fitted(roi: Roi | None, box: Box, cost: Cost) -> list[Box]:
+    """``box`` cut wherever that saves work; the parts are shrunk to the ROI."""
+    if roi is None:
+        return [box]
+    options = [[one for one in halves if one is not None] for halves in _cuts(roi, box)]
+    best = min(options, key=lambda parts: sum(map(cost, parts)), default=[box])
+    if sum(map(cost, best)) >= WORTH_A_CUT * cost(box):
+        return [box]
+    return [one for part in best for one in fitted(roi, part, cost)]
 
 
-def work(plan: Layout, whole: Field, box: Box) -> float:
-    """Multiply-adds for one box: those of the normal and the FC pathway."""
-    costs = multiply_adds_in_inference(plan)
-    fc = boxes_needed(plan.fc.layers, whole.fc, box)
-    normal = boxes_needed(plan.pathways[0].layers, whole.parallel[0], fc[0])
-    return sum(
-        costs[layer.address] * volume(output.size)
-        for pathway, boxes in ((plan.pathways[0], normal), (plan.fc, fc))
-        for layer, output in zip(pathway.layers, boxes[1:], strict=True)
-    )
+def _cuts(roi: Roi, box: Box) -> Iterator[tuple[Box | None, Box | None]]:
+    for axis in range(3):
+        for length in range(STEP, box.size[axis] - STEP + 1, STEP):
+            low, rest = list(box.size), list(box.size)
+            low[axis], rest[axis] = length, box.size[axis] - length
+            begin = list(box.start)
+            begin[axis] += length
+            yield (
+                bounding_box(roi, Box(box.start, (low[0], low[1], low[2]))),
+                bounding_box(roi, Box((begin[0], begin[1], begin[2]), (rest[0], rest[1], rest[2]))),
+            )
 
 
-def needed_bytes(plan: Layout, edge: int, value_bytes: int) -> int:
-    """Of the maps of the normal pathway while a box of ``edge`` voxels is computed."""
+def even(box: Box, shape: Int3) -> Box:
+    """``box`` with sides of even length, as far as the image allows; rows of voxels pair up."""
+    return _even_within(box, Box((0, 0, 0), shape))
+
+
+def _even_within(box: Box, around: Box) -> Box:
+    stop = per_axis(lambda b, n, end: min(b + n % 2, end), box.stop, box.size, around.stop)
+    start = per_axis(lambda a, b, first: max(a - (b - a) % 2, first), box.start, stop, around.start)
+    return Box(start, per_axis(lambda a, b: b - a, start, stop))
+
+
+def _normal_cost(plan: Layout) -> Cost:
+    """Multiply-adds of the normal pathway, with the border that each layer needs."""
+    costs = multiply_adds(plan)
+    layers = []
+    border = per_axis(lambda *shrinks: sum(shrinks), plan.fc.sight.shrink)
+    padded = [one.kernel for one in plan.fc.layers if one.padding != "none"]
+    border = per_axis(lambda *ns: sum(ns) - len(padded), border, *padded)
+    for layer in reversed(plan.pathways[0].layers):
+        layers.append((costs[layer.address], border))
+        border = per_axis(lambda n, k: n + k - 1, border, layer.kernel)
+
+    def cost(box: Box) -> float:
+        return sum(
+            one * prod(map(sum, zip(box.size, around, strict=True))) for one, around in layers
+        )
+
+    return cost
+
+
+def longest_edge(plan: Layout, *, memory: int, value_bytes: int) -> int:
+    """The longest side of a box whose maps need at most ``memory`` bytes."""
     widest = max(layer.outputs for layer in plan.pathways[0].layers)
-    voxels = prod(edge + n for n in plan.shrink)
-    return ALIVE * widest * voxels * value_bytes
+    per_voxel = ALIVE * widest * value_bytes
+    fitting = (e for e in EDGES if per_voxel * prod(e + n for n in plan.shrink) <= memory)
+    return next(fitting, EDGES[-1])

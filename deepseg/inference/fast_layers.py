@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deepseg.geometry.boxes import Box, Int3, per_axis
+from deepseg.model.convolution import convolved
 from deepseg.model.layers import Layer, LowRankConvolution, Norm, PRelu, crop_offset, padded
 from deepseg.model.layout import LayerPlan
+from deepseg.model.repetition import add_repeated
 
 LAST = torch.channels_last_3d
 
@@ -154,7 +156,7 @@ class FastLayer:
         """The output voxels of the box ``output``, from the input voxels that they need."""
         values = x.values if self._affine is None else self._affine(x.values)
         values = bordered(self._activation(values), output, self.plan)
-        return Part(F.conv3d(values, self._kernel, self._bias), output, self.plan.outputs)
+        return Part(convolved(values, self._kernel, self._bias), output, self.plan.outputs)
 
 
 def folded(kernel: Tensor, following: Affine | None) -> tuple[Tensor, Tensor]:
@@ -172,7 +174,8 @@ def bordered(values: Tensor, output: Box, plan: LayerPlan) -> Tensor:
         output: What is computed of them.
         plan: The layer.
     """
-    if plan.padding == "none":
+    reached = per_axis(lambda n, k: n + k - 1, output.size, plan.kernel)
+    if tuple(values.shape[2:]) == reached:
         return values
     wide = padded(values, plan.kernel, plan.padding)
     for axis, (a, n, k) in enumerate(
@@ -202,32 +205,19 @@ def add_middle(
         end = min(begin + part.maps, y.maps)
         if begin >= end:
             return
-        values = spread(part, wanted)
-        if (
-            by is None
-            and begin == 0
-            and values.shape[1] == y.values.shape[1]
-            and part.maps <= y.maps
-        ):
-            y.values.add_(values)
-            return
-        values = values[:, : end - begin]
+        own = y.values[:, begin:end]
+        values = part.values[:, : end - begin]
         if by is not None:
             values = values * by.scale[begin:end].to(values.dtype).view(-1, 1, 1, 1)
-        y.values[:, begin:end] += values
+        add_repeated(own, wanted, values, part.box.start, part.factor)
         begin = end
 
 
-def spread(part: Part, box: Box) -> Tensor:
-    """``(1, C, *box.size)``: the voxels of a part at full resolution."""
+def cut(part: Part, box: Box) -> Tensor:
+    """``(1, C, *box.size)``: some voxels of a part, in its own resolution."""
     values = part.values
-    for axis, (a, b, f, first) in enumerate(
-        zip(box.start, box.stop, part.factor, part.box.start, strict=True), start=2
+    for axis, (a, n, first) in enumerate(
+        zip(box.start, box.size, part.box.start, strict=True), start=2
     ):
-        if f == 1:
-            values = values.narrow(axis, a - first, b - a)
-        else:
-            index = torch.arange(a, b, device=values.device) // f - first
-            values = values.permute(0, 2, 3, 4, 1).index_select(axis - 1, index)
-            values = values.permute(0, 4, 1, 2, 3)
+        values = values.narrow(axis, a - first, n)
     return values

@@ -24,10 +24,12 @@ from deepseg.inference.fast_layers import (
     add_middle,
     affine,
     bordered,
+    cut,
     dense_kernel,
     filled,
     folded,
 )
+from deepseg.model.convolution import convolved
 from deepseg.model.layers import Layer
 from deepseg.model.layout import LayerPlan, PathwayLayout
 from deepseg.model.network import Network
@@ -100,8 +102,8 @@ class _Join:
         """The output voxels of ``output`` from the activated ``parts``; ``size`` is the input's."""
         normal, *coarse = parts
         needed = input_box(output, size, self.plan)
-        own = Part(_cut(normal, needed), needed, normal.maps)
-        y = F.conv3d(bordered(own.values, output, self.plan), self._normal, self._bias)
+        own = Part(cut(normal, needed), needed, normal.maps)
+        y = convolved(bordered(own.values, output, self.plan), self._normal, self._bias)
         for part, convolution in zip(coarse, self._repeated, strict=True):
             convolution.add_to(y, output, part.values, part.box.start, size)
         return Part(y, output, self.plan.outputs)
@@ -109,15 +111,6 @@ class _Join:
     def activated(self, number: int, part: Part) -> Part:
         """What the layer's norm and activation make of the output of one pathway."""
         return replace(part, values=self._activations[number](self._affines[number](part.values)))
-
-
-def _cut(part: Part, box: Box) -> Tensor:
-    values = part.values
-    for axis, (a, n, first) in enumerate(
-        zip(box.start, box.size, part.box.start, strict=True), start=2
-    ):
-        values = values.narrow(axis, a - first, n)
-    return values
 
 
 class FastNetwork:

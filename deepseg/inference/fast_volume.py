@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from deepseg.data.preparation import PreparedCase
@@ -20,8 +19,7 @@ from deepseg.data.voxels import read
 from deepseg.geometry.boxes import Box, Int3, per_axis, volume
 from deepseg.geometry.context import Lattice, Vision
 from deepseg.geometry.tiles import tiles
-from deepseg.inference.boxes import best_raster, bounding_box
-from deepseg.inference.fast_layers import Part
+from deepseg.inference.boxes import bounding_box, fc_boxes, longest_edge, normal_boxes
 from deepseg.inference.fast_network import FastNetwork
 from deepseg.inference.postprocess import Labels
 from deepseg.model.regions import Field, coarse_box
@@ -93,10 +91,10 @@ def jobs(
     segment = vision.segment(Box((0, 0, 0), case.shape))
     lattices = global_lattices(vision, segment)
     whole = network.field([points.count for points in lattices])
-    layers = best_raster(
-        case.roi, case.shape, network.layout, whole,
-        memory=int(memory * SHARE_FOR_BOX), value_bytes=network.dtype.itemsize,
-    )  # fmt: skip
+    edge = longest_edge(
+        network.layout, memory=int(memory * SHARE_FOR_BOX), value_bytes=network.dtype.itemsize
+    )
+    layers = normal_boxes(case.roi, case.shape, network.layout, edge)
     return [Job(lattices, (0, 0, 0), whole, tuple(boxes)) for boxes in layers]
 
 
@@ -177,9 +175,10 @@ def _computed(network: FastNetwork, case: PreparedCase, job: Job) -> Iterator[tu
         normal = network.pathway(0, job.whole, network.joined_box(job.whole, prediction), image)
         raw = [normal, *context]
         activated = [network.activated(0, normal), *active]
-        for piece in slices_of(prediction):
-            logits = network.logits(job.whole, piece, raw, activated)
-            yield piece.moved(job.origin), logits
+        for fc_box in fc_boxes(case.roi, prediction.moved(job.origin).within(case.shape)):
+            for piece in slices_of(fc_box):
+                own = piece.moved(per_axis(lambda a: -a, job.origin))
+                yield piece, network.logits(job.whole, own, raw, activated)
 
 
 def slices_of(box: Box) -> Iterator[Box]:

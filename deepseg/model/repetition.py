@@ -2,8 +2,8 @@
 
 ``conv(repeat(x, f), w)`` has, per axis, only as many different kernels as there are ways in which
 its taps fall on coarse voxels: three for k = 3 and any f > 2, with 2, 1 and 2 taps. So 27 small
-kernels with 125 taps in all, on coarse voxels, replace 27 taps on f^3 times as many; the results
-are exact up to rounding. Whatever acts on each voxel alone (norm, activation) may come first, at low
+kernels with 125 taps in all, on coarse voxels, replace 27 taps on f^3 times as many; results are
+exact up to rounding. Whatever acts on each voxel alone (norm, activation) may come first, at low
 resolution too.
 """
 
@@ -14,10 +14,10 @@ from itertools import product
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from deepseg.geometry.boxes import Box, Int3
 from deepseg.geometry.repetition import Border, Group, groups
+from deepseg.model.convolution import convolved
 
 
 def merged_kernel(weight: Tensor, where: Sequence[Group]) -> Tensor:
@@ -69,15 +69,8 @@ class RepeatedConvolution:
             for axis, (group, first) in enumerate(zip(where, begin, strict=True), start=2):
                 seen = group.coarse.start + group.first_offset - first
                 part = part.narrow(axis, seen, len(group.coarse) + group.taps - 1)
-            added = F.conv3d(part, self._kernel(where))
-            for runs in product(*(group.runs for group in where)):
-                place, source = y, added
-                for axis, (group, run, f) in enumerate(
-                    zip(where, runs, self._factor, strict=True), start=2
-                ):
-                    place = _every(place, axis, run.first, run.count, f)
-                    source = source.narrow(axis, run.coarse - group.coarse.start, run.count)
-                place += source
+            added = convolved(part, self._kernel(where))
+            _add_runs(y, added, where, self._factor, tuple(group.coarse.start for group in where))
 
     def _groups(self, output: Box, size: Int3) -> Iterator[tuple[Group, ...]]:
         kernel = self._weight.shape[2:]
@@ -96,6 +89,35 @@ class RepeatedConvolution:
             merged = merged_kernel(self._weight, where).to(self._dtype)
             self._kernels[key] = merged.contiguous(memory_format=torch.channels_last_3d)
         return self._kernels[key]
+
+
+def add_repeated(y: Tensor, output: Box, x: Tensor, begin: Int3, factor: Int3) -> None:
+    """Add to ``y`` the voxels of ``x``, repeated.
+
+    Args:
+        y: ``(N, F, X, Y, Z)``, the voxels of the box ``output`` of the repeated map.
+        output: Counted in the whole repeated map.
+        x: ``(N, F, X', Y', Z')`` coarse voxels, all that are needed at least.
+        begin: The first coarse voxel of ``x``.
+        factor: How often a coarse voxel is repeated along each axis.
+    """
+    where = [
+        groups(a, b, factor=f, size=b, kernel=1, border="none")[0]
+        for a, b, f in zip(output.start, output.stop, factor, strict=True)
+    ]
+    _add_runs(y, x, where, factor, begin)
+
+
+def _add_runs(
+    y: Tensor, x: Tensor, where: Sequence[Group], factor: Int3, begin: Sequence[int]
+) -> None:
+    """Add the coarse voxels of ``x``, the first of which are ``begin``, to all fine ones."""
+    for runs in product(*(group.runs for group in where)):
+        place, source = y, x
+        for axis, (run, f, first) in enumerate(zip(runs, factor, begin, strict=True), start=2):
+            place = _every(place, axis, run.first, run.count, f)
+            source = source.narrow(axis, run.coarse - first, run.count)
+        place += source
 
 
 def _every(x: Tensor, axis: int, first: int, count: int, step: int) -> Tensor:

@@ -8,10 +8,10 @@ from pathlib import Path
 from deepseg.config.cases import Preparation
 from deepseg.config.loading import load
 from deepseg.config.model import cube
-from deepseg.config.testing import TestConfig
+from deepseg.config.testing import Precision, TestConfig
 from deepseg.data.cases import Case
 from deepseg.errors import DeepsegError, SomeCasesFailed, raise_if_any
-from deepseg.model.network import Network
+from deepseg.inference import memory
 from deepseg.report.console import Console
 from deepseg.sessions.cases import CheckedCases, checked_cases
 from deepseg.sessions.devices import chosen_device
@@ -19,8 +19,14 @@ from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.models import Model, given_model
 from deepseg.sessions.records import announce
 from deepseg.sessions.results import Results
-from deepseg.sessions.volumes import case_scores, segmented, write_results
-from deepseg.sessions.wishes import preparation_for, testing_misfits, wanted_feature_maps
+from deepseg.sessions.volumes import (
+    Computing,
+    case_scores,
+    computing,
+    segmented,
+    write_results,
+)
+from deepseg.sessions.wishes import preparation_for, testing_misfits
 
 SAME_SPACING = 1.05  # ratio up to which voxel sizes count as the same
 
@@ -30,6 +36,7 @@ def segment(
     *,
     model_file: Path | str | None = None,
     device: str = "auto",
+    precision: Precision | None = None,
     quiet: bool = False,
 ) -> Path:
     """Segment the cases of ``config_file``.
@@ -38,6 +45,7 @@ def segment(
         config_file: A test file, YAML or DeepMedic's.
         model_file: A `.save`; wins over the one in the test file.
         device: ``cpu``, ``cuda``, ``cudaN`` or ``auto``.
+        precision: Of the arithmetic; wins over the one in the test file.
         quiet: Say warnings and errors only.
 
     Returns:
@@ -51,13 +59,19 @@ def segment(
     loaded = load(TestConfig, config_file)
     config = loaded.config
     computer = chosen_device(device)
+    inference = config.inference
+    if precision is not None:
+        inference = inference.model_copy(update={"precision": precision})
     with SessionFolder(config.folder, config_file=config_file, quiet=quiet) as folder:
         console = folder.console
         announce(console, f"test {config.name}", loaded.warnings, computer)
         model = _model(config, None if model_file is None else Path(model_file), console)
         raise_if_any(testing_misfits(config, model))
         preparation = preparation_for(config, model, console)
-        network = model.network().to(computer).eval()
+        how = computing(
+            model.network().to(computer).eval(), inference,
+            tile=None if config.tile is None else cube(config.tile), batch_size=config.batch_size,
+        )  # fmt: skip
         checked = checked_cases(
             config.cases, model.config, console, needs_labels=False, what="cases",
             cache=folder.path / "cache", only_good=config.keep_going,
@@ -66,7 +80,7 @@ def segment(
         results = Results(checked.left_out)
         for case in checked.cases:
             try:
-                _segment_one(folder, network, case, preparation, config, results)
+                _segment_one(folder, how, case, preparation, config, results)
             except DeepsegError as error:
                 if not config.keep_going:
                     raise
@@ -74,6 +88,7 @@ def segment(
                 console.warn(f"no result for {case.name}; going on with the other cases")
         results.write(folder.path)
         results.show(console)
+        console.say(f"most memory used: {memory.peak() / 1e9:.2f} GB")
         console.say(f"results in {folder.path}")
         if results.failures:
             raise SomeCasesFailed(*results.failures)
@@ -111,15 +126,12 @@ def _mm(spacing: tuple[float, float, float]) -> str:
 
 
 def _segment_one(
-    folder: SessionFolder, network: Network, case: Case, preparation: Preparation,
+    folder: SessionFolder, how: Computing, case: Case, preparation: Preparation,
     config: TestConfig, results: Results,
 ) -> None:  # fmt: skip
     started = time.monotonic()
-    tile = network.config.segment_sizes["inference"] if config.tile is None else cube(config.tile)
-    found = segmented(
-        network, case, preparation, tile=tile, batch_size=config.batch_size,
-        feature_maps=wanted_feature_maps(network.layout, config.save), console=folder.console,
-    )  # fmt: skip
+    found = segmented(how, case, preparation, save=config.save, console=folder.console)
+    network = how.network
     files = write_results(
         found, case.name, folder.path / "predictions", network.config, config.save, folder.console
     )

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from deepseg.config.cases import Preparation
 from deepseg.config.model import ModelConfig
+from deepseg.config.testing import Inference
 from deepseg.config.training import SavedResults, TrainConfig
 from deepseg.data.cases import Case
 from deepseg.data.preparation import PreparedCase, prepared
@@ -19,9 +21,12 @@ from deepseg.data.resampling import resample
 from deepseg.data.volumes import Volume, read_labels, read_mask, write_volume
 from deepseg.errors import DeepsegError
 from deepseg.geometry.boxes import Int3
+from deepseg.inference import memory
+from deepseg.inference.fast_network import FastNetwork
+from deepseg.inference.fast_volume import Job, jobs, segment_case
 from deepseg.inference.metrics import Scores, class_scores, summary
 from deepseg.inference.postprocess import masked, segmentation
-from deepseg.inference.volume import predict, tiles_to_compute
+from deepseg.inference.volume import predict
 from deepseg.model.layout import layout
 from deepseg.model.network import Network
 from deepseg.report.console import Console
@@ -39,48 +44,102 @@ class Segmented:
     Attributes:
         source: The case's first channel.
         labels: ``(X, Y, Z)``: the segmentation.
-        probabilities: ``(K, X, Y, Z)``, 0 outside the region of interest.
+        probabilities: ``(X, Y, Z)`` by label, 0 outside the region of interest; those wanted.
         feature_maps: ``(maps, X, Y, Z)`` by layer address.
         truth: ``(X, Y, Z)`` labels, or None.
     """
 
     source: Volume
     labels: NDArray[np.integer[Any]]
-    probabilities: NDArray[np.floating[Any]]
+    probabilities: Mapping[int, NDArray[np.floating[Any]]]
     feature_maps: Mapping[str, NDArray[np.float32]]
     truth: NDArray[np.integer[Any]] | None
 
 
+@dataclass(frozen=True)
+class Computing:
+    """A network, and how whole cases go through it.
+
+    Attributes:
+        network: As it was trained; feature maps are its.
+        fast: The same for segmentations and probabilities.
+        inference: Settings.
+        tile: Of feature maps, and in DeepMedic's tiling.
+        batch_size: Tiles of feature maps computed together.
+    """
+
+    network: Network
+    fast: FastNetwork
+    inference: Inference
+    tile: Int3
+    batch_size: int
+
+    def jobs(self, ready: PreparedCase) -> list[Job]:
+        """What has to be computed of a case."""
+        tiling = self.inference.tiling
+        own = self.network.config.context_alignment
+        is_local = tiling == "deepmedic" or (tiling is None and own == "deepmedic")
+        budget = memory.left(self.inference.memory_bytes)
+        return jobs(self.fast, ready, memory=budget, tile=self.tile if is_local else None)
+
+
+def computing(
+    network: Network, inference: Inference, *, tile: Int3 | None, batch_size: int
+) -> Computing:
+    """The way in which ``network`` segments cases; its weights of now."""
+    precision = {"float32": torch.float32, "bfloat16": torch.bfloat16}[inference.precision]
+    own = network.config.segment_sizes["inference"] if tile is None else tile
+    return Computing(network, FastNetwork(network, precision), inference, own, batch_size)
+
+
 def segmented(
-    network: Network,
+    how: Computing,
     case: Case,
     preparation: Preparation,
     *,
-    tile: Int3,
-    batch_size: int,
-    feature_maps: Mapping[str, slice],
+    save: SavedResults,
     console: Console,
 ) -> Segmented:
     """Read a case, prepare it as the model's training cases were, and segment it."""
-    ready = prepared(case, preparation, network.config.channels)
-    todo = tiles_to_compute(network, ready, tile, with_feature_maps=bool(feature_maps))
-    with console.progress(case.name, len(todo)) as advance:
-        found = predict(
-            network, ready, tile=tile, batch_size=batch_size, feature_maps=feature_maps,
-            on_tiles=advance,
-        )  # fmt: skip
+    config = how.network.config
+    ready = prepared(case, preparation, config.channels)
     assert ready.source is not None
+    is_own_grid = ready.geometry == ready.source.geometry
+    wanted = wanted_probabilities(config.classes, save)
+    every = range(len(config.classes))
+    todo = how.jobs(ready)
+    with console.progress(case.name, sum(len(job.boxes) for job in todo)) as advance:
+        answer = segment_case(
+            how.fast, ready, todo, wanted=wanted if is_own_grid else every, on_boxes=advance
+        )
     roi = None if case.roi is None else read_mask(case.roi).array
-    probabilities = masked(_on_own_grid(found.probabilities, ready), roi)
+    if is_own_grid:
+        labels = answer.labels if roi is None else np.where(roi, answer.labels, 0)
+        probabilities = answer.probabilities
+    else:
+        stacked = np.stack([answer.probabilities[label] for label in every])
+        own = masked(_on_own_grid(stacked, ready), roi)
+        labels = segmentation(own, roi)
+        probabilities = {label: np.asarray(own[label], np.float32) for label in wanted}
     return Segmented(
         source=ready.source,
-        labels=segmentation(probabilities, roi),
-        probabilities=probabilities,
-        feature_maps={
-            address: _on_own_grid(maps, ready) for address, maps in found.feature_maps.items()
-        },
+        labels=labels,
+        probabilities={label: masked(one, roi) for label, one in probabilities.items()},
+        feature_maps=_feature_maps(how, ready, save),
         truth=None if case.labels is None else read_labels(case.labels, dict(case.label_map)).array,
     )
+
+
+def _feature_maps(
+    how: Computing, ready: PreparedCase, save: SavedResults
+) -> dict[str, NDArray[np.float32]]:
+    wanted = wanted_feature_maps(how.network.layout, save)
+    if not wanted:
+        return {}
+    found = predict(
+        how.network, ready, tile=how.tile, batch_size=how.batch_size, feature_maps=wanted
+    )
+    return {address: _on_own_grid(maps, ready) for address, maps in found.feature_maps.items()}
 
 
 def _on_own_grid(arrays: NDArray[np.float32], ready: PreparedCase) -> NDArray[np.float32]:
@@ -162,12 +221,9 @@ def validate_on_volumes(
         return None
     network.eval()
     per_case = {}
+    how = computing(network, Inference(), tile=None, batch_size=own.batch_size)
     for case in held_out.cases:
-        result = segmented(
-            network, case, config.preparation, tile=network.config.segment_sizes["inference"],
-            batch_size=own.batch_size, feature_maps=wanted_feature_maps(network.layout, own.save),
-            console=folder.console,
-        )  # fmt: skip
+        result = segmented(how, case, config.preparation, save=own.save, console=folder.console)
         predictions = folder.path / "predictions"
         write_results(result, case.name, predictions, network.config, own.save, folder.console)
         per_case[case.name] = case_scores(result, network.config, {})
