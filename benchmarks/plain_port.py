@@ -1,18 +1,21 @@
 """The network of DeepMedic written in the plainest torch, as a measure for the speed of deepseg.
 
+    python benchmarks/plain_port.py OUT_FOLDER ROI CHANNEL [CHANNEL …] [, ROI CHANNEL …]
+
 Simple modules, repetition, one concatenation, float32; whole cases by tiles as DeepMedic takes
-them. Nothing of deepseg's own computing is used: weights are copied by their order.
+them. The weights are random, and nothing of deepseg is used.
 """
 
 from __future__ import annotations
 
+import sys
 from itertools import product
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-PathwayWeights = list[dict[str, Tensor]]
 
 
 class Layer(nn.Module):
@@ -37,7 +40,8 @@ class Pathway(nn.Module):
         super().__init__()
         sizes = [channels, *maps]
         self.layers = nn.ModuleList(
-            Layer(a, b, 3, first=i == 0, pad=False) for i, (a, b) in enumerate(zip(sizes, maps))
+            Layer(a, b, 3, first=i == 0, pad=False)
+            for i, (a, b) in enumerate(zip(sizes, maps, strict=False))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,7 +74,7 @@ class PlainPort(nn.Module):
 
     def forward(self, inputs: list[Tensor]) -> Tensor:
         """Logits from the inputs of the three pathways."""
-        normal, third, fifth = (p(x) for p, x in zip(self.pathways, inputs))
+        normal, third, fifth = (p(x) for p, x in zip(self.pathways, inputs, strict=True))
         size = normal.shape[2:]
         joined = torch.cat([normal, repeated(third, 3, size), repeated(fifth, 5, size)], 1)
         y = self.fc[0](joined)
@@ -112,7 +116,7 @@ def segmented(network: PlainPort, channels: np.ndarray, roi: np.ndarray) -> np.n
         ]
         with torch.inference_mode():
             shares = network(inputs).softmax(1).numpy()
-        for (x, y, z), one in zip(batch, shares):
+        for (x, y, z), one in zip(batch, shares, strict=True):
             labels[x + 8 : x + 37, y + 8 : y + 37, z + 8 : z + 37] = one.argmax(0)
     return labels * roi
 
@@ -122,3 +126,19 @@ def _read(
 ) -> np.ndarray:
     x, y, z = (slice(a + margin - before, a + margin - before + step * count, step) for a in tile)
     return image[:, x, y, z]
+
+
+def main() -> None:
+    """Segment the cases of the command line, which commas part; write their labels."""
+    out, *rest = sys.argv[1:]
+    cases = [one.split() for one in " ".join(rest).split(",")]
+    network = PlainPort(channels=len(cases[0]) - 1, classes=5).eval()
+    for number, files in enumerate(cases):
+        roi, *images = (nibabel.load(file) for file in files)
+        channels = np.stack([image.get_fdata(dtype=np.float32) for image in images])
+        labels = segmented(network, channels, np.asarray(roi.dataobj) > 0)
+        nibabel.save(nibabel.Nifti1Image(labels, roi.affine), Path(out) / f"{number}.nii.gz")
+
+
+if __name__ == "__main__":
+    main()

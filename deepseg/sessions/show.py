@@ -13,7 +13,8 @@ from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
 from deepseg.geometry.boxes import text
-from deepseg.model.layout import LayerPlan, layout
+from deepseg.model.cost import multiply_adds, multiply_adds_in_inference
+from deepseg.model.layout import LayerPlan, Layout, layout
 from deepseg.report.console import Console
 from deepseg.sessions.models import Model, fresh, read_model
 from deepseg.sessions.tables import network_table
@@ -54,6 +55,7 @@ def _show_model(model: Model, console: Console) -> None:
         ["layer", "depth", "maps", "kernel", "before it", "with", "weights"],
         [_layer_row(layer) for layer in layout(model.config)],
     )
+    _show_costs(layout(model.config), console)
     rows = [["file or origin", model.origin], ["context", model.config.context_alignment]]
     if model.spacing_mm is not None:
         rows.append(["trained at (mm)", " x ".join(f"{mm:.3g}" for mm in model.spacing_mm)])
@@ -68,6 +70,21 @@ def _show_model(model: Model, console: Console) -> None:
         rows.append(["machine", _short(model.training["machine"])])
     rows += [[key, _short(value)] for key, value in model.provenance.items()]
     console.table("about it", ["", ""], rows)
+
+
+def _show_costs(plan: Layout, console: Console) -> None:
+    plain, quick = multiply_adds(plan), multiply_adds_in_inference(plan)
+    whole = sum(plain.values())
+    rows = [
+        [address, f"{cost:,.0f}", f"{quick[address]:,.0f}", f"{cost / whole:.1%}"]
+        for address, cost in plain.items()
+    ]
+    rows.append(["all", f"{whole:,.0f}", f"{sum(quick.values()):,.0f}", "100.0%"])
+    console.table(
+        "multiply-adds per predicted voxel, borders aside",
+        ["layer", "plain", "as segmented", "share of plain"],
+        rows,
+    )
 
 
 def _layer_row(layer: LayerPlan) -> list[str]:

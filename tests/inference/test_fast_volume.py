@@ -1,0 +1,161 @@
+"""The fast network against the plain one on the whole image as one segment, and tile by tile."""
+
+import numpy as np
+import pytest
+import torch
+
+from deepseg.config.model import ModelConfig
+from deepseg.data.preparation import PreparedCase
+from deepseg.data.volumes import Geometry
+from deepseg.inference import boxes
+from deepseg.inference.fast_network import FastNetwork
+from deepseg.inference.fast_volume import jobs, segment_case
+from deepseg.inference.volume import predict
+from deepseg.model.network import Network
+
+SHAPE = (19, 23, 17)
+
+NETWORKS = {
+    "two resolutions": {},
+    "one resolution": {"subsampled": None},
+    "even factors": {"subsampled": {"factors": [2, 4]}},
+    "a factor per axis": {
+        "subsampled": {"factors": [[3, 1, 2], 5]},
+        "fc": {
+            "feature_maps": [5, 6], "kernels": [3, 1, 1], "padding": ["mirror", "none", "none"],
+            "residuals": [2],
+        },
+    },
+    "residuals everywhere": {
+        "normal": {"feature_maps": [3, 4, 6, 5], "residuals": [3, 4]},
+        "fc": {
+            "feature_maps": [15, 6], "kernels": [5, 3, 1], "padding": ["mirror", "zero", "none"],
+            "residuals": [2],
+        },
+        "segments": {"train": 15},
+    },
+    "padded pathways": {
+        "normal": {
+            "feature_maps": [6, 6, 6], "padding": ["zero", "mirror", "none"], "residuals": [2],
+            "low_rank": [3],
+        },
+        "fc": {"feature_maps": [5], "kernels": [3, 1], "padding": ["zero", "none"]},
+        "segments": {"train": 15},
+    },
+    "no norm": {
+        "batch_norm": "none", "activation": "elu",
+        "fc": {"feature_maps": [5, 6], "kernels": [3, 3, 1]}, "segments": {"train": 17},
+    },
+    "only the head": {"fc": {}},
+}  # fmt: skip
+
+
+def network(**changes) -> Network:
+    settings = {
+        "channels": ["T1", "FLAIR"],
+        "classes": ["background", "a", "b"],
+        "normal": {"feature_maps": [3, 4]},
+        "subsampled": {"factors": [3]},
+        "fc": {"feature_maps": [5]},
+        "segments": {"train": 11},
+        **changes,
+    }
+    rng = torch.Generator().manual_seed(0)
+    own = Network(ModelConfig.model_validate(settings), rng=rng).eval()
+    for name, tensor in own.state_dict().items():
+        if "running" in name or name.endswith("bias") or tensor.ndim == 1:
+            tensor.uniform_(0.5, 1.5, generator=rng)
+    return own
+
+
+def case(roi=None) -> PreparedCase:
+    channels = np.random.default_rng(1).normal(size=(2, *SHAPE)).astype(np.float32)
+    return PreparedCase("case", channels, None, roi, None, Geometry(SHAPE, np.eye(4)))
+
+
+def answer(own, ready, *, tile=None, dtype=torch.float32, wanted=(0, 1, 2), memory=1 << 30):
+    fast = FastNetwork(own, dtype)
+    return segment_case(fast, ready, jobs(fast, ready, memory=memory, tile=tile), wanted=wanted)
+
+
+def stacked(found):
+    return np.stack([found.probabilities[label] for label in (0, 1, 2)])
+
+
+@pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS.keys())
+@pytest.mark.parametrize("edge", [9, 96])
+def test_probabilities_are_those_of_the_whole_image_as_one_segment(changes, edge, monkeypatch):
+    monkeypatch.setattr(boxes, "EDGES", (edge,))
+    own, ready = network(**changes), case()
+    plain = predict(own, ready, tile=(99, 99, 99), batch_size=1).probabilities
+    found = answer(own, ready)
+    np.testing.assert_allclose(stacked(found), plain, atol=1e-4)
+    assert (found.labels == plain.argmax(0)).mean() > 0.999
+
+
+@pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS.keys())
+def test_the_result_does_not_depend_on_boxes(changes, monkeypatch):
+    own, ready = network(**changes), case()
+    found = []
+    for edge in (7, 10, 96):
+        monkeypatch.setattr(boxes, "EDGES", (edge,))
+        found.append(stacked(answer(own, ready)))
+    np.testing.assert_allclose(found[0], found[2], atol=1e-5)
+    np.testing.assert_allclose(found[1], found[2], atol=1e-5)
+
+
+@pytest.mark.parametrize("alignment", ["centred", "deepmedic"])
+def test_tiles_of_their_own_are_those_of_the_plain_network(alignment):
+    own, ready = network(context_alignment=alignment), case()
+    plain = predict(own, ready, tile=(11, 12, 13), batch_size=1).probabilities
+    np.testing.assert_allclose(stacked(answer(own, ready, tile=(11, 12, 13))), plain, atol=1e-5)
+
+
+def test_deepmedics_context_lies_on_one_grid_too():
+    own, ready = network(context_alignment="deepmedic"), case()
+    # Inside the image, a segment that begins at a multiple of the factor has the phase of the grid:
+    # this one, of 13 voxels in front of whose prediction there are 2, begins at 3 - 2 + 2.
+    found = stacked(answer(own, ready))
+    tile = predict(own, ready, tile=(7, 7, 7), batch_size=1).probabilities  # predicts 3 voxels
+    np.testing.assert_allclose(found[:, 9:15, 9:18, 9:12], tile[:, 9:15, 9:18, 9:12], atol=1e-5)
+
+
+@pytest.mark.parametrize("edge", [7, 96])
+def test_the_region_of_interest_is_answered_and_what_is_far_is_not_computed(edge, monkeypatch):
+    monkeypatch.setattr(boxes, "EDGES", (edge,))
+    roi = np.zeros(SHAPE, bool)
+    roi[1:4, 2:20, 3] = roi[15, 20, 11:16] = True
+    own = network()
+    whole, part = answer(own, case()), answer(own, case(roi))
+    np.testing.assert_allclose(stacked(part)[:, roi], stacked(whole)[:, roi], atol=1e-5)
+    np.testing.assert_array_equal(part.labels[roi], whole.labels[roi])
+    assert not stacked(part)[:, 6:14, :, :].any() or edge == 96
+
+
+def test_only_the_wanted_probabilities_are_kept():
+    found = answer(network(), case(), wanted=[2])
+    assert list(found.probabilities) == [2]
+
+
+def test_bfloat16_says_nearly_the_same():
+    own, ready = network(), case()
+    exact, rough = answer(own, ready), answer(own, ready, dtype=torch.bfloat16)
+    assert 0 < np.abs(stacked(exact) - stacked(rough)).max() < 0.1
+    assert (exact.labels == rough.labels).mean() > 0.95
+
+
+def test_less_memory_means_more_boxes_and_the_same_result():
+    own, ready = network(), case()
+    fast = FastNetwork(own)
+    few, many = (jobs(fast, ready, memory=n, tile=None) for n in (1 << 30, 1))
+    assert sum(len(job.boxes) for job in few) < sum(len(job.boxes) for job in many)
+    np.testing.assert_allclose(
+        stacked(answer(own, ready, memory=1)), stacked(answer(own, ready)), atol=1e-5
+    )
+
+
+def test_progress_counts_the_boxes():
+    fast, ready, done = FastNetwork(network()), case(), []
+    todo = jobs(fast, ready, memory=1, tile=None)
+    segment_case(fast, ready, todo, wanted=(), on_boxes=done.append)
+    assert sum(done) == sum(len(job.boxes) for job in todo)
