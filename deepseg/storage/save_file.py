@@ -10,11 +10,9 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
-import struct
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,21 +20,10 @@ from torch import Tensor
 
 from deepseg.errors import DeepsegError, Problem
 from deepseg.storage.atomic import writable, write_bytes
+from deepseg.storage.container import GARBLED, container_fault
 from deepseg.version import VERSION
 
 FORMAT = 1
-
-# What torch's reader and zipfile raise at content that no torch.save has written.
-_GARBLED = (
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    struct.error,
-)
 
 
 @dataclass(frozen=True)
@@ -109,7 +96,7 @@ def read_save(path: Path) -> SaveFile:
         record = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused(path, "objects that are not plain data") from error
-    except _GARBLED as error:
+    except GARBLED as error:
         raise _damaged(path, "content that cannot be read") from error
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
         raise _refused(path, "a file that deepseg did not write")
@@ -144,18 +131,9 @@ def _check_container(path: Path) -> None:
                 where=str(path),
             )
         )
-    try:
-        with zipfile.ZipFile(path) as container:
-            for entry in container.infolist():
-                if ".." in PurePosixPath(entry.filename).parts:
-                    raise _refused(path, f"an entry {entry.filename!r} outside its container")
-                if entry.compress_type != zipfile.ZIP_STORED:
-                    raise _refused(path, "a compressed container, which torch does not write")
-            damaged = container.testzip()
-    except (zipfile.BadZipFile, OSError, *_GARBLED) as error:
-        raise _damaged(path, "no complete zip container") from error
-    if damaged is not None:
-        raise _damaged(path, f"a wrong checksum of {damaged}")
+    fault = container_fault(path)
+    if fault is not None:
+        raise _damaged(path, fault.got) if fault.is_damage else _refused(path, fault.got)
 
 
 def _damaged(path: Path, got: str) -> DeepsegError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import re
-import zipfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 
 from deepseg.errors import DeepsegError, Problem
+from deepseg.storage.container import GARBLED, container_fault
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DataParallel, torch.compile
+_ZIP = b"PK\x03\x04"
+_PICKLE = b"\x80"  # how torch.save began before its 1.6
 _HOLDERS = ("state_dict", "model_state_dict", "network_weights", "model")
 
 
@@ -40,7 +43,9 @@ def read_tensors(file: Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def _without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+    """The names as the network itself has them, unless two would become one."""
+    plain = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+    return plain if len(plain) == len(tensors) else dict(tensors)
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:
@@ -65,24 +70,30 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def _state_dict(file: Path) -> dict[str, Tensor]:
+    _raise_if_not_of_torch(file)
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch cannot read is refused below
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise DeepsegError(
-            Problem(
-                code="tensors-refused",
-                got="objects that are not plain data",
-                expected="a state dict: named tensors only",
-                fix="save it again with torch.save(model.state_dict(), FILE), or as safetensors",
-                where=str(file),
-            )
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise _refused(file, "objects that are not plain data") from error
+    except (OSError, *GARBLED) as error:
         raise _damaged(file, "content that cannot be read") from error
     tensors = _tensors_in(content)
     if not tensors:
         raise _damaged(file, "no named tensors")
     return tensors
+
+
+def _raise_if_not_of_torch(file: Path) -> None:
+    with file.open("rb") as stream:
+        start = stream.read(len(_ZIP))
+    if start == _ZIP:
+        fault = container_fault(file)
+        if fault is not None:
+            raise _damaged(file, fault.got) if fault.is_damage else _refused(file, fault.got)
+    elif not start.startswith(_PICKLE):
+        raise _damaged(file, "content that torch did not write")
 
 
 def _tensors_in(content: Any) -> dict[str, Tensor]:
@@ -94,6 +105,18 @@ def _tensors_in(content: Any) -> dict[str, Tensor]:
             content = content[holder]
             break
     return {str(name): one for name, one in content.items() if isinstance(one, Tensor)}
+
+
+def _refused(file: Path, got: str) -> DeepsegError:
+    return DeepsegError(
+        Problem(
+            code="tensors-refused",
+            got=got,
+            expected="a state dict: named tensors only",
+            fix="save it again with torch.save(model.state_dict(), FILE), or as safetensors",
+            where=str(file),
+        )
+    )
 
 
 def _damaged(file: Path, got: str) -> DeepsegError:

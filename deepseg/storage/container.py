@@ -1,0 +1,53 @@
+"""The zip container of ``torch.save``: whole, uncompressed, and as it was when it was written.
+
+torch's own reader compares no checksums and unpacks whatever it is given, so that files are looked
+at here first. What they hold is not known here.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+# What torch's reader and zipfile raise at content that no torch.save has written.
+GARBLED = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a container.
+
+    Attributes:
+        got: What was found.
+        is_damage: Whether something happened to the file after it was written; otherwise nobody
+            should have written it like that.
+    """
+
+    got: str
+    is_damage: bool
+
+
+def container_fault(path: Path) -> Fault | None:
+    """What is wrong with the container in a file that exists; None if nothing is."""
+    try:
+        with zipfile.ZipFile(path) as container:
+            for entry in container.infolist():
+                if ".." in PurePosixPath(entry.filename).parts:
+                    return Fault(f"an entry {entry.filename!r} outside its container", False)
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    return Fault("a compressed container, which torch does not write", False)
+            damaged = container.testzip()
+    except (zipfile.BadZipFile, OSError, *GARBLED):
+        return Fault("no complete zip container", True)
+    return None if damaged is None else Fault(f"a wrong checksum of {damaged}", True)
