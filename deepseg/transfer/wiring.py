@@ -16,9 +16,7 @@ from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
 
 Row: TypeAlias = Mapping[int, float] | None
 
-_GENERIC = re.compile(
-    r"background|(channel|class)\d+"
-)  # what DeepMedic's files, without names, get
+_GENERIC = re.compile(r"background|(channel|class)\d+")  # for DeepMedic's files, without names
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ def _channel(name: str, source: Sequence[str], wish: str | None) -> tuple[Row, s
                 return {}, f"{name} is not in the source and starts at zero"
             return {index: 1.0}, ""
         case _:
-            old = wish.removeprefix("copy:")
+            old = _origin("channel", wish)
             return {list(source).index(old): 1.0}, f"{name} is a copy of {old}"
 
 
@@ -177,7 +175,8 @@ def classes(own: Sequence[str], source: Sequence[str], asked: Mapping[str, str])
     """
     raise_if_any(_unknown("class", asked, own, source, ()))
     if not asked and _by_position(own, source):
-        return overlap(len(own), len(source))
+        note = f"classes by position: {', '.join(own)} from {', '.join(source)}"
+        return Wiring(overlap(len(own), len(source)).rows, (note,))
     rows: list[Row] = []
     notes = []
     for label, name in enumerate(own):
@@ -200,8 +199,9 @@ def _position(name: str, source: Sequence[str]) -> int | None:
 
 
 def _by_position(own: Sequence[str], source: Sequence[str]) -> bool:
-    """Whether one side has no names of its own."""
-    return any(all(_GENERIC.fullmatch(name) for name in side) for side in (own, source))
+    """Whether one side only has no names of its own."""
+    nameless = [all(_GENERIC.fullmatch(name) for name in side) for side in (own, source)]
+    return nameless.count(True) == 1
 
 
 def _unknown(
@@ -218,11 +218,16 @@ def _unknown(
             fix = f"write new=older with a {kind} of the new model" + did_you_mean(name, own)
             expected = f"one of {', '.join(own)}"
             problems.append(_problem(kind, f"{option} {name}={wish}", expected, fix))
-        elif wish not in words and wish.removeprefix("copy:") not in source:
-            fix = f"name a {kind} of the older model" + did_you_mean(wish, source)
+        elif wish not in words and (old := _origin(kind, wish)) not in source:
+            fix = f"name a {kind} of the older model" + did_you_mean(old, source)
             expected = f"one of {', '.join((*source, *words))}"
             problems.append(_problem(kind, f"{option} {name}={wish}", expected, fix))
     return problems
+
+
+def _origin(kind: str, wish: str) -> str:
+    """The name in a wish; ``copy:`` may stand before that of a channel."""
+    return wish.removeprefix("copy:") if kind == "channel" else wish
 
 
 def _problem(kind: str, got: str, expected: str, fix: str) -> Problem:
