@@ -10,7 +10,7 @@ from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 from deepseg.model.layout import Layout, layout
 from deepseg.transfer.plan import Copy, Entry, Plan, Row
-from deepseg.transfer.rules import TransferRules
+from deepseg.transfer.rules import TransferRules, in_options
 from deepseg.transfer.source import Source
 from deepseg.transfer.wiring import overlap
 
@@ -34,7 +34,7 @@ def plan_by_name(
         for name, tensor in weights.items()
     }
     wanted = [entry for name, entry in entries.items() if _layer_of(name) in chosen]
-    _check_share(source, wanted, rules)
+    _check_share(source, weights, wanted, rules)
     used = {entry.copy.source for entry in entries.values() if entry.copy is not None}
     return Plan(
         source=source,
@@ -55,17 +55,19 @@ def _chosen(plan: Layout, rules: TransferRules) -> set[str]:
     every = [layer.address for layer in plan]
     if rules.layers is None:
         return set(every[:-1])
-    return set(every if rules.layers == ("all",) else plan.addresses(rules.layers))
+    return set(every if "all" in rules.layers else plan.addresses(rules.layers))
 
 
 def _check_rules(source: Source, rules: TransferRules) -> None:
-    others = [name for name in rules.chosen() if name not in MEANINGFUL]
-    others += [f"layers {word}" for word in rules.layers or () if word[0].isdigit()]
+    others = {name: rule for name, rule in rules.chosen().items() if name not in MEANINGFUL}
+    depths = [word for word in rules.layers or () if word[:1].isdigit()]
+    if depths:
+        others["layers"] = depths
     if others:
         raise DeepsegError(
             Problem(
                 code="transfer-rules",
-                got=f"{', '.join(others)} for a {source.kind}",
+                got=f"{', '.join(map(' '.join, in_options(others)))} for a {source.kind}",
                 expected="rules that need names only: this file does not say its layers",
                 fix="leave them out, or take over by name first and use the .save",
             )
@@ -80,23 +82,26 @@ def _entry(name: str, new: Tensor, old: Tensor | None, is_chosen: bool, plan: La
     if old is None:
         return Entry(name, shape, why="not in the source")
     if old.shape != new.shape:
-        return Entry(name, shape, why=f"shape {_text(old)} in the source, {_text(new)} here")
+        return Entry(name, shape, why=f"of shape {_text(old)} in the source, {_text(new)} here")
     wirings = tuple(overlap(size, size) for size in shape[:2])
     return Entry(name, shape, Copy(name, wirings))
 
 
-def _check_share(source: Source, wanted: list[Entry], rules: TransferRules) -> None:
+def _check_share(
+    source: Source, weights: Mapping[str, Tensor], wanted: list[Entry], rules: TransferRules
+) -> None:
     found = sum(entry.copy is not None for entry in wanted)
     if found >= rules.min_match * len(wanted) and found:
         return
-    example = next((entry.name for entry in wanted if entry.copy is None), "")
+    first = next(entry for entry in wanted if entry.copy is None)
+    unused = source.tensors.keys() - weights.keys()
     raise DeepsegError(
         Problem(
             code="weights-unmatched",
             got=f"{found} of {len(wanted)} tensors of the new model in the file"
-            f" (missing: {example}{did_you_mean(example, source.tensors)})",
-            expected=f"at least {rules.min_match:.0%}",
-            fix="give a file of the same network, or lower -minMatch",
+            f" ({first.name} is {first.why}{did_you_mean(first.name, unused)})",
+            expected=f"at least {rules.min_match:.0%}" if found else "tensors of the same names",
+            fix="give a file of the same network" + (", or lower -minMatch" if found else ""),
             where=str(source.file),
         )
     )

@@ -15,6 +15,8 @@ Width: TypeAlias = Literal["overlap", "net2net"]
 Kernels: TypeAlias = Literal["same", "centre"]
 Depth: TypeAlias = Literal["by-name", "first-common", "identity"]
 
+_OPTIONS = {"spacing_mm": "-spacing", "min_match": "-minMatch"}  # whose names differ
+
 
 @dataclass(frozen=True)
 class TransferRules:
@@ -75,6 +77,23 @@ class TransferRules:
             for one in fields(self)
             if vars(self)[one.name] != vars(default)[one.name]
         }
+
+
+def in_options(chosen: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Rules as they are typed: option and words, such as ``-pathways`` and ``sub2=sub1``."""
+    return [(_OPTIONS.get(name, f"-{name}"), _typed(value)) for name, value in chosen.items()]
+
+
+def _typed(value: Any) -> str:
+    match value:
+        case Mapping():
+            return " ".join(f"{new}={old}" for new, old in value.items())
+        case list():
+            return " ".join(_typed(one) for one in value)
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
 
 
 def _plain(value: Any) -> Any:
