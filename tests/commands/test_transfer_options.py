@@ -1,0 +1,265 @@
+"""``-newModel -pretrained`` as typed: what is written, what is only shown, and what is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from deepseg.storage.save_file import read_save
+
+OLD = """\
+name: old
+output: runs
+channels: [T1, FLAIR]
+classes: [background, rim, core]
+normal: {feature_maps: [3, 4, 5]}
+subsampled: {factors: [3], feature_maps: [2, 3, 4]}
+fc: {feature_maps: [6]}
+segments: {train: 17}
+"""
+NEW = """\
+name: new
+output: runs
+channels: [FLAIR, DWI]
+classes: [background, rim]
+normal: {feature_maps: [6, 7, 8, 9]}
+subsampled: {factors: [3, 5], feature_maps: [4, 5, 6, 7]}
+fc: {feature_maps: [10, 12]}
+segments: {train: 25}
+"""
+
+
+@pytest.fixture
+def old(place, command):
+    """An older model A.save, and the description of a new one beside it."""
+    place.write("A.yaml", OLD)
+    place.write("B.yaml", NEW)
+    assert command("-newModel", "A.yaml", "-out", "A.save").returncode == 0
+    return read_save(place / "A.save").weights
+
+
+def build(*options):
+    return ("-newModel", "B.yaml", "-pretrained", "A.save", "-out", "B.save", *options)
+
+
+def test_depths_of_the_older_model_fill_the_new_one(command, place, old):
+    result = command(*build("-layers", "1", "2", "4"))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "weights from A.save (deepseg model)\n" in result.stdout
+    assert "pathways: normal from normal, sub1 from sub1, sub2 from sub1\n" in result.stdout
+    assert result.stdout.endswith("model written to B.save\n")
+    found = read_save(place / "B.save").weights
+    first, kernel = old["normal.1.conv.weight"], found["normal.1.conv.weight"]
+    assert torch.equal(kernel[:3, 0], first[:, 1])  # FLAIR
+    assert not kernel[:3, 1].any()  # DWI
+    assert torch.equal(found["sub2.2.conv.weight"][:3, :2], old["sub1.2.conv.weight"])
+    assert torch.equal(found["fc.1.conv.weight"][:6, :5], old["fc.1.conv.weight"][:, :5])
+    assert torch.equal(found["fc.1.conv.weight"][:6, 9:13], old["fc.1.conv.weight"][:, 5:])
+    assert not torch.equal(found["normal.3.conv.weight"][:5, :4], old["normal.3.conv.weight"])
+
+
+def test_the_plan_lies_beside_the_model(command, place, old):
+    assert command(*build("-layers", "1", "2", "4", "-seed", "3")).returncode == 0
+    record = json.loads((place / "B.transfer.json").read_text("utf-8"))
+    assert record["source"]["file"] == "A.save"
+    assert record["rules"] == {"layers": ["1", "2", "4"]}
+    save = read_save(place / "B.save")
+    assert [row["tensor"] for row in record["tensors"]] == list(save.weights)
+    assert save.provenance["initialised"] == "seed 3"
+    assert save.provenance["sha256"] == record["source"]["sha256"] == place.files()["A.save"]
+
+
+@pytest.mark.parametrize("out", [(), ("-out", "B.save")])
+def test_a_dry_run_shows_the_same_plan_and_writes_nothing(command, place, old, out):
+    asked = ("-newModel", "B.yaml", "-pretrained", "A.save", "-layers", "1", "2")
+    before = place.files()
+    dry = command(*asked, *out, "-dryRun")
+    assert (dry.returncode, dry.stderr) == (0, "")
+    assert place.files() == before
+    real = command(*asked, "-out", "C.save")
+    assert real.stdout == dry.stdout + "model written to C.save\n"
+
+
+def test_without_out_the_name_says_that_there_was_a_transfer(command, place, old):
+    for _ in range(2):
+        result = command("-newModel", "B.yaml", "-pretrained", "A.save", "-layers", "1")
+        assert result.returncode == 0
+    assert sorted(path.name for path in (place / "runs/models").iterdir()) == [
+        "new.pretrained-2.save", "new.pretrained-2.transfer.json",
+        "new.pretrained.save", "new.pretrained.transfer.json",
+    ]  # fmt: skip
+
+
+def test_every_option_reaches_the_plan(command, place, old):
+    result = command(
+        *build(
+            "-layers", "1", "normal.2", "head", "-pathways", "sub2=normal", "sub1=sub1",
+            "-channels", "DWI=copy:T1", "FLAIR=mean", "-classes", "rim=core",
+            "-kernels", "centre", "-width", "overlap", "-depth", "by-name", "-minMatch", "0.25",
+        )
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads((place / "B.transfer.json").read_text("utf-8"))["rules"] == {
+        "layers": ["1", "normal.2", "head"],
+        "pathways": {"sub2": "normal", "sub1": "sub1"},
+        "kernels": "centre",
+        "channels": {"DWI": "copy:T1", "FLAIR": "mean"},
+        "classes": {"rim": "core"},
+        "min_match": 0.25,
+    }
+    found = read_save(place / "B.save").weights
+    first = old["normal.1.conv.weight"]
+    assert torch.equal(found["normal.1.conv.weight"][:3, 1], first[:, 0])
+    assert torch.allclose(found["sub2.1.conv.weight"][:3, 0], first.mean(1))
+    assert torch.equal(found["fc.3.bias"][1], old["fc.2.bias"][2])
+
+
+def test_a_spacing_is_one_number_or_three(command, place, old):
+    record = torch.load(place / "A.save", weights_only=True)
+    torch.save({**record, "spacing_mm": [3.0, 3.0, 3.0]}, place / "A.save")
+    for words in (["1"], ["1", "1.0", "1"]):
+        result = command(
+            "-newModel", "B.yaml", "-pretrained", "A.save", "-layers", "1", "-dryRun",
+            "-spacing", *words,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        assert "pathways: normal from nothing, sub1 from normal, sub2 from nothing" in result.stdout
+
+
+@pytest.mark.parametrize(("kept", "taken"), [(("best", "last"), "best"), (("last",), "last")])
+def test_a_session_gives_its_best_model_or_else_its_last(command, place, old, kept, taken):
+    models = place / "runs/session/models"
+    models.mkdir(parents=True)
+    for seed, name in enumerate(kept, 5):
+        out = str(models / f"{name}.save")
+        assert command("-newModel", "A.yaml", "-out", out, "-seed", str(seed)).returncode == 0
+    result = command("-newModel", "A.yaml", "-pretrained", "runs/session", "-out", "B.save")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"weights from runs/session/models/{taken}.save (deepseg model)" in result.stdout
+    found = read_save(place / "B.save").weights["normal.1.conv.weight"]
+    assert torch.equal(found, read_save(models / f"{taken}.save").weights["normal.1.conv.weight"])
+
+
+def test_a_file_without_layers_says_what_it_skips(command, place, old):
+    tensors = {f"module.{name}": tensor for name, tensor in old.items() if "norm" not in name}
+    save_file({**tensors, "module.decoder": torch.ones(2)}, place / "A.safetensors")
+    asked = ("-newModel", "A.yaml", "-pretrained", "A.safetensors")
+    assert command(*asked, "-out", "B.save").returncode == 2
+    result = command(*asked, "-out", "B.save", "-minMatch", "0.2")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Skipping decoder: in the source only\n" in result.stdout
+    assert "Skipping normal.2.norm.weight: in the new model only\n" in result.stdout
+    found = read_save(place / "B.save").weights
+    assert torch.equal(found["sub1.3.conv.weight"], old["sub1.3.conv.weight"])
+
+
+PAIR = "expected NEW=OLD, every NEW once; fix: correct the pair"
+MM = "expected one number of mm, or three, above 0; fix: correct it"
+SHARE = "expected a share between 0 and 1; fix: choose another number"
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("-pathways", "sub2"), f"got -pathways sub2; {PAIR}"),
+        (("-channels", "DWI=FLAIR", "T1="), f"got -channels T1=; {PAIR}"),
+        (("-classes", "=rim"), f"got -classes =rim; {PAIR}"),
+        (("-classes", "rim=core", "rim=rim"), f"got -classes rim=rim; {PAIR}"),
+        (("-spacing", "2", "2"), f"got -spacing 2 2; {MM}"),
+        (("-spacing", "0"), f"got -spacing 0; {MM}"),
+        (("-spacing", "1", "two", "1"), f"got -spacing 1 two 1; {MM}"),
+        (("-spacing", "inf"), f"got -spacing inf; {MM}"),
+        (("-minMatch", "1.5"), f"got -minMatch 1.5; {SHARE}"),
+        (("-minMatch", "half"), f"got -minMatch half; {SHARE}"),
+        (("-minMatch", "nan"), f"got -minMatch nan; {SHARE}"),
+        (
+            ("-layers",),
+            "got argument -layers: expected at least one argument; expected options as in run.py "
+            "-help; fix: look at the examples of run.py -help",
+        ),
+        (
+            ("-layers", "1", "-layers", "2"),
+            "got -layers 2 times; expected every option once; fix: remove the others",
+        ),
+    ],
+)
+def test_words_that_make_no_sense_are_refused(refused, old, options, problem):
+    assert refused(*build(*options)) == [f"[command-line] {problem}"]
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("layers", ("1",)), ("pathways", ("a=b",)), ("spacing", ("1",)), ("width", ("net2net",)),
+        ("kernels", ("centre",)), ("depth", ("identity",)), ("channels", ("a=b",)),
+        ("classes", ("a=b",)), ("minMatch", ("0.5",)), ("dryRun", ()),
+    ],
+)  # fmt: skip
+def test_options_of_a_transfer_mean_nothing_without_one(refused, place, option, values):
+    assert refused("-newModel", "model.yaml", f"-{option}", *values) == [
+        f"[command-line] got -{option} alone; expected -{option} with -pretrained; fix: add "
+        "-pretrained FILE"
+    ]
+    assert refused("-train", "train.yaml", f"-{option}", *values) == [
+        f"[command-line] got -{option} with -train; expected -{option} with -newModel; fix: remove "
+        f"-{option}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (
+            (),
+            "[source-too-short] A.save: got an older model without layers for normal.4, sub1.4, "
+            "sub2.4, fc.2; expected at least as many layers as in the new model, in every pathway; "
+            "fix: name the layers to take over with -layers, or add -depth first-common, or -depth "
+            "identity",
+        ),
+        (
+            ("-layers", "6"),
+            "[layer-unknown] A.save: got -layers 6; expected depths of the older model, 1 to 5; "
+            "fix: look at its depths with -show",
+        ),
+        (
+            ("-layers", "1", "-width", "net2net"),
+            "[transfer-rules] got -layers 1 with -width net2net; expected all layers, without "
+            "which the function cannot be kept; fix: leave one of the options out",
+        ),
+        (
+            ("-layers", "1", "-spacing", "2"),
+            "[spacing-unknown] A.save: got an older model that has not been trained, or does not "
+            "say at which spacing; expected -spacing with a model that knows its own; fix: name "
+            "the pathways instead, such as -pathways sub1=normal",
+        ),
+        (
+            ("-layers", "1", "-channels", "DWI=FLARE"),
+            "[channel-unknown] A.save: got -channels DWI=FLARE; expected one of T1, FLAIR, zero, "
+            "mean, random; fix: name a channel of the older model; did you mean 'FLAIR'?",
+        ),
+    ],
+)
+def test_a_transfer_that_cannot_be_is_refused_and_leaves_nothing(refused, old, options, problem):
+    assert refused(*build(*options)) == [problem]
+    assert refused(*build(*options, "-dryRun")) == [problem]
+
+
+def test_a_transfer_never_writes_over_a_model(command, refused, place, old):
+    shutil.copy(place / "A.save", place / "B.save")
+    assert refused(*build("-layers", "1")) == [
+        "[file-exists] B.save: got a file that is there; expected a name that is free; fix: choose "
+        "another -out, or remove the file"
+    ]
+
+
+@pytest.mark.parametrize("name", ["none.save", "none.pt", "none.safetensors", "none"])
+def test_an_older_model_that_is_not_there_is_refused(refused, place, old, name):
+    (found,) = refused("-newModel", "B.yaml", "-pretrained", name)
+    assert found.startswith(f"[model-missing] {name}: got no such file; ")
+
+
+def test_a_process_of_its_own_ends_with_the_same_codes(run, old):
+    assert run(*build("-layers", "1", "2", "4", "-dryRun", "-quiet")).returncode == 0
+    assert run(*build()).returncode == 2
