@@ -1,4 +1,4 @@
-"""``-show``: what is inside a model file or a config."""
+"""``-show``: what is inside a model file, a file of weights, or a config."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from deepseg.config.kind_of_file import kind_of_file
 from deepseg.config.loading import load
@@ -17,17 +19,23 @@ from deepseg.model.cost import multiply_adds, multiply_adds_in_inference
 from deepseg.model.layout import LayerPlan, Layout, layout
 from deepseg.report.console import Console
 from deepseg.sessions.models import Model, fresh, read_model
-from deepseg.sessions.tables import network_table
+from deepseg.sessions.tables import TAKEN, network_table
+from deepseg.transfer.rules import in_options
+from deepseg.transfer.source import Source, read_named_tensors
 
 
 def show(file: Path | str, *, console: Console | None = None) -> None:
-    """Say what is in a `.save` or a config file.
+    """Say what is in a `.save`, a file of weights that others wrote, or a config file.
 
     Raises:
         DeepsegError: The file is missing, damaged or wrong.
     """
     console = Console() if console is None else console
     file = Path(file)
+    named = read_named_tensors(file)
+    if named is not None:
+        _show_tensors(named, console)
+        return
     if file.suffix == ".save" or file.is_dir():
         _show_model(read_model(file), console)
         return
@@ -68,8 +76,37 @@ def _show_model(model: Model, console: Console) -> None:
         rates = model.training["optimizer"].get("learning_rates", {})
         rows.append(["learning rates", ", ".join(f"{k} {v:.3g}" for k, v in rates.items())])
         rows.append(["machine", _short(model.training["machine"])])
-    rows += [[key, _short(value)] for key, value in model.provenance.items()]
+    provenance = dict(model.provenance)
+    taken, rules = provenance.pop("layers", []), provenance.pop("rules", {})
+    rows += [[key, _short(value)] for key, value in provenance.items()]
+    rows += [[f"rule {option}", words] for option, words in in_options(rules)]
     console.table("about it", ["", ""], rows)
+    if taken:
+        console.table(f"taken from {provenance['weights from']}", TAKEN, taken)
+
+
+def _show_tensors(source: Source, console: Console) -> None:
+    console.table(
+        "tensors",
+        ["name", "shape", "type"],
+        [_tensor_row(name, tensor) for name, tensor in source.tensors.items()],
+    )
+    numbers = sum(tensor.numel() for tensor in source.tensors.values())
+    console.table(
+        "about it",
+        ["", ""],
+        [
+            ["file", str(source.file)],
+            ["kind", source.kind],
+            ["sha256", source.sha256],
+            ["tensors", f"{len(source.tensors):,} with {numbers:,} numbers"],
+        ],
+    )
+
+
+def _tensor_row(name: str, tensor: Tensor) -> list[str]:
+    shape = "x".join(str(n) for n in tensor.shape)
+    return [name, shape or "-", str(tensor.dtype).removeprefix("torch.")]
 
 
 def _show_costs(plan: Layout, console: Console) -> None:

@@ -14,6 +14,7 @@ from deepseg.report.console import Console
 from deepseg.transfer.plan import Plan
 
 BYTES_PER_VALUE = 4
+TAKEN = ["layer", "from", "kernels", "inputs", "what stays new or is made"]  # a plan's table
 KEPT_PER_LAYER = 3  # input, normalised and activated: what a training step keeps of each layer
 
 
@@ -78,11 +79,7 @@ def _megabytes(plan: Layout, segment: Int3) -> float:
 
 def transfer_table(console: Console, plan: Plan) -> None:
     """Show what becomes of every layer, and what holds for the model as a whole."""
-    console.table(
-        f"weights from {plan.source.file} ({plan.source.kind})",
-        ["layer", "from", "kernels", "inputs", "what stays new or is made"],
-        plan.table(),
-    )
+    console.table(f"weights from {plan.source.file} ({plan.source.kind})", TAKEN, plan.table())
     for note in plan.notes:
         console.say(note)
     console.say(plan.summary())

@@ -179,12 +179,7 @@ class Plan:
             "sha256": self.source.sha256,
             "rules": self.rules.chosen(),
             "tensors": f"{len(self.touched)} of {len(self.entries)}",
-            "layers": {
-                row.layer: f"{row.source or 'new'} ({row.outputs} x {row.inputs})"
-                if row.outputs
-                else (row.source or "new")
-                for row in self.rows
-            },
+            "layers": self.table(),
         }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -31,7 +32,8 @@ class Source:
 
     Attributes:
         file: That was read.
-        kind: ``deepseg model``, ``DeepMedic checkpoint``, ``safetensors`` or ``torch state dict``.
+        kind: ``deepseg model``, ``DeepMedic checkpoint``, ``TensorFlow checkpoint`` (of whatever
+            model), ``safetensors`` or ``torch state dict``.
         tensors: By our names, or, where the layers are not known, by those of the file.
         sha256: Of the file, or files, that hold the weights.
         config: Its settings; None for a file that holds named tensors only.
@@ -60,13 +62,28 @@ def read_source(file: Path, config: ModelConfig) -> Source:
     """
     if looks_like_bundle(file):
         return _deepmedic(file, config)
-    if is_tensor_file(file):
-        kind, tensors = read_tensors(file)
-        return Source(file, kind, tensors, _sha256([file]), config=None)
+    named = read_named_tensors(file)
+    if named is not None:
+        return named
     problem = refusal_of_theano_save(file)
     if problem is not None:
         raise DeepsegError(problem)
     return _save(_best_of(file))
+
+
+def read_named_tensors(file: Path) -> Source | None:
+    """A file of weights as it is, without a model; None if it is not named like one.
+
+    Raises:
+        DeepsegError: The file is damaged or not understood.
+    """
+    if looks_like_bundle(file):
+        tensors = {name: torch.from_numpy(array) for name, array in read_bundle(file).items()}
+        return Source(file, "TensorFlow checkpoint", tensors, _sha256(_data_files(file)), None)
+    if is_tensor_file(file):
+        kind, tensors = read_tensors(file)
+        return Source(file, kind, tensors, _sha256([file]), config=None)
+    return None
 
 
 def _best_of(file: Path) -> Path:

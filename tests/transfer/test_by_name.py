@@ -107,9 +107,12 @@ def test_what_is_skipped_is_said_in_both_directions(tmp_path):
     )
     assert found.source_only == ("sub1.1.conv.weight", "decoder.weight")
     assert {name for name in found.target_only if not name.startswith(HEAD)} == {
-        "sub1.1.conv.weight", "fc.1.norm.weight", "fc.1.norm.bias", "fc.1.norm.running_mean",
+        "sub1.1.conv.weight",
+        "fc.1.norm.weight",
+        "fc.1.norm.bias",
+        "fc.1.norm.running_mean",
         "fc.1.norm.running_var",
-    }  # fmt: skip
+    }
 
 
 def test_the_table_counts_the_tensors_of_every_layer(tmp_path):

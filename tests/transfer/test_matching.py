@@ -79,36 +79,45 @@ def test_a_layer_of_the_head_alone_stays_new_by_default():
     [
         pytest.param(
             ("7",),
-            ["[layer-unknown] got -layers 7; expected depths of the older model, 1 to 6; fix: look "
-             "at its depths with -show"],
+            [
+                "[layer-unknown] got -layers 7; expected depths of the older model, 1 to 6; fix: look "
+                "at its depths with -show"
+            ],
             id="beyond the deepest",
         ),
         pytest.param(
             ("0", "4-3"),
-            [f"[layer-unknown] got -layers {word}; expected depths of the older model, 1 to 6; "
-             "fix: look at its depths with -show" for word in ("0", "4-3")],
+            [
+                f"[layer-unknown] got -layers {word}; expected depths of the older model, 1 to 6; "
+                "fix: look at its depths with -show"
+                for word in ("0", "4-3")
+            ],
             id="before the first, and backwards",
         ),
         pytest.param(
             ("1", "nomral.2", "sub3.1", "8"),
-            ["[layer-unknown] got 'nomral.2'; expected layers of normal.1-3, sub1.1-3, sub2.1-3, "
-             "fc.1-3; fix: name layers as pathway.number or pathway.first-last; did you mean "
-             "'normal.2'?",
-             "[layer-unknown] got 'sub3.1'; expected layers of normal.1-3, sub1.1-3, sub2.1-3, "
-             "fc.1-3; fix: name layers as pathway.number or pathway.first-last; did you mean "
-             "'sub2.1'?",
-             "[layer-unknown] got -layers 8; expected depths of the older model, 1 to 6; fix: look "
-             "at its depths with -show"],
+            [
+                "[layer-unknown] got 'nomral.2'; expected layers of normal.1-3, sub1.1-3, sub2.1-3, "
+                "fc.1-3; fix: name layers as pathway.number or pathway.first-last; did you mean "
+                "'normal.2'?",
+                "[layer-unknown] got 'sub3.1'; expected layers of normal.1-3, sub1.1-3, sub2.1-3, "
+                "fc.1-3; fix: name layers as pathway.number or pathway.first-last; did you mean "
+                "'sub2.1'?",
+                "[layer-unknown] got -layers 8; expected depths of the older model, 1 to 6; fix: look "
+                "at its depths with -show",
+            ],
             id="all that are unknown",
         ),
         pytest.param(
             ("",),
-            ["[layer-unknown] got ''; expected layers of normal.1-3, sub1.1-3, sub2.1-3, fc.1-3; "
-             "fix: name layers as pathway.number or pathway.first-last"],
+            [
+                "[layer-unknown] got ''; expected layers of normal.1-3, sub1.1-3, sub2.1-3, fc.1-3; "
+                "fix: name layers as pathway.number or pathway.first-last"
+            ],
             id="an empty word",
         ),
     ],
-)  # fmt: skip
+)
 def test_layers_that_the_older_model_does_not_have_are_refused(words, problems):
     assert refusal(plan(), plan(), layers=words) == problems
 
@@ -132,22 +141,26 @@ def test_every_word_must_lead_to_a_layer_of_the_new_model():
     [
         pytest.param(
             {"sub4": "sub1"},
-            ["[pathway-unknown] got -pathways with 'sub4'; expected new model: normal, sub1, sub2, "
-             "sub3; fix: write new=older, such as sub2=sub1; did you mean 'sub3'?"],
+            [
+                "[pathway-unknown] got -pathways with 'sub4'; expected new model: normal, sub1, sub2, "
+                "sub3; fix: write new=older, such as sub2=sub1; did you mean 'sub3'?"
+            ],
             id="in the new model",
         ),
         pytest.param(
             {"sub3": "sub3", "fc": "noraml"},
-            ["[pathway-unknown] got -pathways with 'fc'; expected new model: normal, sub1, sub2, "
-             "sub3; fix: write new=older, such as sub2=sub1",
-             "[pathway-unknown] got -pathways with 'sub3'; expected older model: normal, sub1, "
-             "sub2; fix: write new=older, such as sub2=sub1; did you mean 'sub2'?",
-             "[pathway-unknown] got -pathways with 'noraml'; expected older model: normal, sub1, "
-             "sub2; fix: write new=older, such as sub2=sub1; did you mean 'normal'?"],
+            [
+                "[pathway-unknown] got -pathways with 'fc'; expected new model: normal, sub1, sub2, "
+                "sub3; fix: write new=older, such as sub2=sub1",
+                "[pathway-unknown] got -pathways with 'sub3'; expected older model: normal, sub1, "
+                "sub2; fix: write new=older, such as sub2=sub1; did you mean 'sub2'?",
+                "[pathway-unknown] got -pathways with 'noraml'; expected older model: normal, sub1, "
+                "sub2; fix: write new=older, such as sub2=sub1; did you mean 'normal'?",
+            ],
             id="in both",
         ),
     ],
-)  # fmt: skip
+)
 def test_pathways_that_a_model_does_not_have_are_refused(asked, problems):
     assert refusal(plan(), subsampled(3, 5, 7), pathways=asked) == problems
 
@@ -155,11 +168,19 @@ def test_pathways_that_a_model_does_not_have_are_refused(asked, problems):
 def test_further_pathways_are_fed_from_the_last_one_but_its_block_goes_to_one_only():
     matching = found(plan(), subsampled(3, 5, 7, 9))
     assert matching.pathways == {
-        "normal": "normal", "sub1": "sub1", "sub2": "sub2", "sub3": "sub2", "sub4": "sub2",
-    }  # fmt: skip
+        "normal": "normal",
+        "sub1": "sub1",
+        "sub2": "sub2",
+        "sub3": "sub2",
+        "sub4": "sub2",
+    }
     assert matching.blocks == {
-        "normal": "normal", "sub1": "sub1", "sub2": "sub2", "sub3": None, "sub4": None,
-    }  # fmt: skip
+        "normal": "normal",
+        "sub1": "sub1",
+        "sub2": "sub2",
+        "sub3": None,
+        "sub4": None,
+    }
 
 
 def test_without_subsampled_pathways_in_the_source_all_are_fed_from_the_normal_one():
@@ -244,7 +265,8 @@ def test_rules_that_exclude_each_other_are_refused():
     for rules, got, expected in [
         (
             {"width": "net2net", "depth": "first-common"},
-            "-depth first-common with -width net2net", "one of the two",
+            "-depth first-common with -width net2net",
+            "one of the two",
         ),
         (
             {"width": "net2net", "layers": ("1", "2")},
@@ -256,7 +278,7 @@ def test_rules_that_exclude_each_other_are_refused():
             "-layers fc.1 with -depth identity",
             "all layers, without which the function cannot be kept",
         ),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(DeepsegError) as error:
             TransferRules(**rules)
         assert str(error.value) == (

@@ -154,14 +154,14 @@ def test_all_layers_are_the_same_model_and_it_remembers_where_from(model_file, t
         "sha256": hashlib.sha256(old.read_bytes()).hexdigest(),
         "rules": {"layers": ["all"]},
         "tensors": f"{len(source.weights)} of {len(source.weights)}",
-        "layers": {
-            "normal.1": "normal.1 (3/3 x 2/2)",
-            "normal.2": "normal.2 (4/4 x 3/3)",
-            "sub1.1": "sub1.1 (3/3 x 2/2)",
-            "sub1.2": "sub1.2 (4/4 x 3/3)",
-            "fc.1": "fc.1 (5/5 x 8/8)",
-            "fc.2": "fc.2 (3/3 x 5/5)",
-        },
+        "layers": [
+            ["normal.1", "normal.1", "3/3", "2/2", ""],
+            ["normal.2", "normal.2", "4/4", "3/3", ""],
+            ["sub1.1", "sub1.1", "3/3", "2/2", ""],
+            ["sub1.2", "sub1.2", "4/4", "3/3", ""],
+            ["fc.1", "fc.1", "5/5", "8/8", ""],
+            ["fc.2", "fc.2", "3/3", "5/5", ""],
+        ],
     }
 
 

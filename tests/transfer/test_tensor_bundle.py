@@ -7,6 +7,7 @@ a checksum that goes bit by bit.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import pickle
 import struct
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from deepseg.errors import DeepsegError
+from deepseg.transfer.source import read_named_tensors
 from deepseg.transfer.sources import crc32c as crc32c_module
 from deepseg.transfer.sources.crc32c import crc32c
 from deepseg.transfer.sources.tensor_bundle import looks_like_bundle, read_bundle
@@ -755,3 +757,17 @@ def test_checkpoints_of_deepmedic_are_read_to_their_last_byte():
         weights = [array for name, array in found.items() if name.startswith("net/")]
         assert {array.dtype for array in weights} == {np.dtype(np.float32)}
         assert all(np.isfinite(array).all() for array in weights)
+
+
+def test_a_checkpoint_is_read_by_its_own_names_without_a_model(tmp_path):
+    tensors = {"net/W": np.ones((2, 3), np.float32), "step": np.array(7)}
+    prefix = written(tmp_path, tensors, shards=2)
+    data = b"".join(file.read_bytes() for file in sorted(tmp_path.glob("*.data-*")))
+    for file in (prefix, tmp_path / "m.ckpt.index", tmp_path / "m.ckpt.data-00000-of-00002"):
+        found = read_named_tensors(file)
+        assert (found.kind, found.config) == ("TensorFlow checkpoint", None)
+        assert found.sha256 == hashlib.sha256(data).hexdigest()
+        assert {name: tensor.tolist() for name, tensor in found.tensors.items()} == {
+            "net/W": [[1, 1, 1], [1, 1, 1]],
+            "step": 7,
+        }

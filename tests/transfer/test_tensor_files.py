@@ -5,6 +5,7 @@ import pickle
 import random
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,14 +112,31 @@ def test_two_tensors_never_become_one(folder):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("m.safetensors", True), ("m.pt", True), ("m.pth", True), ("m.bin", True),
-        ("m.ckpt", True), ("m.save", False), ("m.yaml", False), ("m", False),
+        ("m.safetensors", True),
+        ("m.pt", True),
+        ("m.pth", True),
+        ("m.bin", True),
+        ("m.ckpt", True),
+        ("m.save", False),
+        ("m.yaml", False),
+        ("m", False),
     ],
-)  # fmt: skip
-def test_files_are_told_by_their_names(folder, name, expected):
-    assert not is_tensor_file(folder / name)
-    (folder / name).touch()
-    assert is_tensor_file(folder / name) is expected
+)
+def test_files_are_told_by_their_names(name, expected):
+    assert is_tensor_file(Path("somewhere") / name) is expected
+
+
+def test_a_file_that_is_not_there_is_named_with_the_nearest_one(folder):
+    (folder / "model.pt").touch()
+    (folder / "modal.txt").touch()
+    expected = "expected a file of named tensors; fix: correct the path"
+    assert refusal(folder / "modal.pt") == (
+        f"[tensors-missing] modal.pt: got no such file; {expected}; did you mean 'model.pt'?"
+    )
+    (folder / "old.safetensors").mkdir()
+    assert refusal(folder / "old.safetensors").startswith(
+        f"[tensors-missing] old.safetensors: got a folder; {expected}"
+    )
 
 
 @pytest.mark.parametrize(

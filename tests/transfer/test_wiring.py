@@ -86,8 +86,10 @@ def test_blocks_stand_one_behind_the_other_and_each_begins_where_its_own_does():
     )
     assert wiring.rows == ({4: 1}, {5: 1}, None, None, None, {11: 0.5, 12: 0.5}, {})
     assert wiring.notes == (
-        "normal: the source has 2 maps", "inputs from sub1 are new", "sub2: mixed",
-    )  # fmt: skip
+        "normal: the source has 2 maps",
+        "inputs from sub1 are new",
+        "sub2: mixed",
+    )
 
 
 @given(parts=st.lists(st.tuples(sizes, sizes), min_size=1, max_size=4))
@@ -171,23 +173,35 @@ def test_upper_and_lower_case_are_one_where_only_one_name_fits():
     ("own", "source", "row", "note"),
     [
         pytest.param(
-            ["T1", "FLAIR"], ["channel1", "channel2"], ({0: 1}, {1: 1}),
-            ("channels by position: T1, FLAIR from channel1, channel2",), id="an old cfg file",
+            ["T1", "FLAIR"],
+            ["channel1", "channel2"],
+            ({0: 1}, {1: 1}),
+            ("channels by position: T1, FLAIR from channel1, channel2",),
+            id="an old cfg file",
         ),
         pytest.param(
-            ["channel1", "channel2", "channel3"], ["T1", "FLAIR"], ({0: 1}, {1: 1}, {}),
+            ["channel1", "channel2", "channel3"],
+            ["T1", "FLAIR"],
+            ({0: 1}, {1: 1}, {}),
             ("channels by position: channel1, channel2, channel3 from T1, FLAIR",),
             id="a new cfg file",
         ),
         pytest.param(
-            ["channel1", "channel2"], ["channel1", "channel2"], ({0: 1}, {1: 1}), (), id="both",
+            ["channel1", "channel2"],
+            ["channel1", "channel2"],
+            ({0: 1}, {1: 1}),
+            (),
+            id="both",
         ),
         pytest.param(
-            ["channel1", "channel2"], ["channel1"], ({0: 1}, {}),
-            ("channel2 is not in the source and starts at zero",), id="both, with one more",
+            ["channel1", "channel2"],
+            ["channel1"],
+            ({0: 1}, {}),
+            ("channel2 is not in the source and starts at zero",),
+            id="both, with one more",
         ),
     ],
-)  # fmt: skip
+)
 def test_channels_without_names_of_their_own_are_matched_by_position(own, source, row, note):
     wiring = channels(own, source, {})
     assert wiring.rows == row
@@ -198,8 +212,9 @@ def test_what_is_asked_goes_before_positions():
     wiring = channels(["T1", "FLAIR"], ["channel1", "channel2"], {"T1": "channel2"})
     assert wiring.rows == ({1: 1}, {})
     assert wiring.notes == (
-        "T1 is a copy of channel2", "FLAIR is not in the source and starts at zero",
-    )  # fmt: skip
+        "T1 is a copy of channel2",
+        "FLAIR is not in the source and starts at zero",
+    )
 
 
 def test_models_without_a_common_channel_need_a_word():

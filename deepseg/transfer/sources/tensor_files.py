@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepseg.errors import DeepsegError, Problem
+from deepseg.errors import DeepsegError, Problem, did_you_mean
 from deepseg.storage.container import GARBLED, container_fault
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
@@ -27,16 +27,18 @@ _HOLDERS = ("state_dict", "model_state_dict", "network_weights", "model")
 
 
 def is_tensor_file(file: Path) -> bool:
-    """Whether the name is that of a file of named tensors."""
-    return file.suffix in SUFFIXES and file.is_file()
+    """Whether the name is that of a file of named tensors, there or not."""
+    return file.suffix in SUFFIXES
 
 
 def read_tensors(file: Path) -> tuple[str, dict[str, Tensor]]:
     """Kind of file, and its tensors by name without the names of wrappers.
 
     Raises:
-        DeepsegError: ``tensors-damaged`` or ``tensors-refused``.
+        DeepsegError: ``tensors-missing``, ``tensors-damaged`` or ``tensors-refused``.
     """
+    if not file.is_file():
+        raise _missing(file)
     if file.suffix == ".safetensors":
         return "safetensors", _without_wrappers(_safetensors(file))
     return "torch state dict", _without_wrappers(_state_dict(file))
@@ -105,6 +107,19 @@ def _tensors_in(content: Any) -> dict[str, Tensor]:
             content = content[holder]
             break
     return {str(name): one for name, one in content.items() if isinstance(one, Tensor)}
+
+
+def _missing(file: Path) -> DeepsegError:
+    near = sorted(one.name for one in file.parent.glob("*") if one.suffix in SUFFIXES)
+    return DeepsegError(
+        Problem(
+            code="tensors-missing",
+            got="a folder" if file.is_dir() else "no such file",
+            expected="a file of named tensors",
+            fix="correct the path" + did_you_mean(file.name, near),
+            where=str(file),
+        )
+    )
 
 
 def _refused(file: Path, got: str) -> DeepsegError:
