@@ -63,7 +63,7 @@ class Model:
         return network
 
 
-def _misfits(config: ModelConfig, weights: Mapping[str, Tensor]) -> list[Problem]:
+def misfits(config: ModelConfig, weights: Mapping[str, Tensor]) -> list[Problem]:
     """Weights that are not those of the network that ``config`` describes."""
     network = Network(config, rng=torch.Generator())
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -80,7 +80,8 @@ def _misfits(config: ModelConfig, weights: Mapping[str, Tensor]) -> list[Problem
     ]
 
 
-def _broken(weights: Mapping[str, Tensor]) -> list[Problem]:
+def broken(weights: Mapping[str, Tensor]) -> list[Problem]:
+    """Weights that are infinite or undefined."""
     names = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if not names:
         return []
@@ -133,7 +134,7 @@ def read_model(path: Path | str) -> Model:
                 where=str(path),
             )
         ) from error
-    problems = _misfits(config, save.weights) or _broken(save.weights)
+    problems = misfits(config, save.weights) or broken(save.weights)
     if problems:
         raise DeepsegError(*problems).at(str(path))
     return Model(

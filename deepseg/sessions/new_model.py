@@ -7,9 +7,9 @@ from pathlib import Path
 
 from deepseg.config.loading import load
 from deepseg.config.model import ModelConfig
-from deepseg.errors import DeepsegError, Problem
+from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.report.console import Console
-from deepseg.sessions.models import Model, fresh, to_save
+from deepseg.sessions.models import Model, broken, fresh, misfits, to_save
 from deepseg.sessions.tables import network_table, transfer_table
 from deepseg.storage.atomic import write_json
 from deepseg.storage.save_file import write_save
@@ -111,7 +111,11 @@ def _planned(model: Model, pretrained: Path, rules: TransferRules | None, *, see
     config = settings_for(source, model.config)
     model = fresh(config, seed=seed, origin=model.origin)
     try:
-        return _Planned(model, make_plan(source, config, model.weights, rules))
+        if source.kind == "deepseg model" and source.config is not None:
+            raise_if_any(misfits(source.config, source.tensors))
+        plan = make_plan(source, config, model.weights, rules)
+        raise_if_any(broken({name: plan.source.tensors[name] for name in plan.sources}))
+        return _Planned(model, plan)
     except DeepsegError as error:
         raise error.at(str(source.file)) from error
 

@@ -129,6 +129,11 @@ class Plan:
         return [entry for entry in self.entries if entry.filled]
 
     @property
+    def sources(self) -> list[str]:
+        """Tensors of the older model that feed something, each once."""
+        return list(dict.fromkeys(one.copy.source for one in self.entries if one.copy is not None))
+
+    @property
     def target_only(self) -> tuple[str, ...]:
         """Tensors of the new model that stay entirely as initialised."""
         return tuple(entry.name for entry in self.entries if not entry.filled)

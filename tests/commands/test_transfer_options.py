@@ -279,6 +279,29 @@ def test_a_transfer_that_cannot_be_is_refused_and_leaves_nothing(refused, old, o
     assert refused(*build(*options, "-dryRun")) == [problem]
 
 
+def spoilt(place, change):
+    record = torch.load(place / "A.save", weights_only=True)
+    change(record["weights"])
+    torch.save(record, place / "A.save")
+
+
+def test_numbers_that_are_none_are_refused_where_they_would_be_taken(command, refused, place, old):
+    spoilt(place, lambda weights: weights["fc.1.conv.weight"].fill_(torch.inf))
+    assert refused(*build("-layers", "1", "4")) == [
+        "[weights-not-finite] A.save: got infinite or undefined numbers in fc.1.conv.weight; "
+        "expected finite numbers; fix: use an earlier file of the same session"
+    ]
+    assert command(*build("-layers", "1")).returncode == 0
+
+
+def test_an_older_model_whose_weights_are_not_its_own_is_refused(refused, place, old):
+    spoilt(place, lambda weights: weights.pop("normal.2.norm.bias"))
+    assert refused(*build("-layers", "1")) == [
+        "[weights-do-not-fit] A.save: got normal.2.norm.bias of shape absent; expected shape (3,); "
+        "fix: use the file that belongs to this model"
+    ]
+
+
 def test_a_transfer_never_writes_over_a_model(command, refused, place, old):
     shutil.copy(place / "A.save", place / "B.save")
     assert refused(*build("-layers", "1")) == [
