@@ -406,6 +406,25 @@ Schedule: TypeAlias = Annotated[
 ]
 
 
+class Steps(Settings):
+    """How gradients become steps."""
+
+    accumulate: Count = Field(
+        1,
+        description="Batches whose gradients are averaged for one step; as if batches were larger.",
+    )
+    clip_norm: Positive | None = Field(
+        None,
+        description="Longer gradients, of all weights together, are shortened to this length. "
+        "Default: none are.",
+    )
+    warm_up: NotNegative = Field(
+        0.0,
+        description="Epochs in which the learning rate rises to that of the schedule, by the same "
+        "amount every sub-epoch.",
+    )
+
+
 class Checkpoints(Settings):
     """Model files kept beside `last.save` and `best.save`."""
 
@@ -475,6 +494,7 @@ class TrainConfig(Settings):
     loss: Loss = Field(Loss(), description="What training makes small.")
     optimiser: Optimiser = Field(Rmsprop(), description="How weights follow the gradients.")
     schedule: Schedule = Field(Poly(), description="Learning rate over the epochs.")
+    steps: Steps = Field(Steps(), description="How gradients become steps.")
     freeze: FreezeBlocks = Field(
         Freeze(), description="Layers that are not trained; a list of blocks unfreezes in steps."
     )

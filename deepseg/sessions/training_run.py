@@ -29,7 +29,7 @@ from deepseg.sessions.records import (
 from deepseg.training.freezing import freeze, trainable
 from deepseg.training.groups import groups
 from deepseg.training.optimization import Optimizer
-from deepseg.training.schedule import learning_rate, momentum
+from deepseg.training.schedule import learning_rate, momentum, warm_up
 from deepseg.training.trainer import Outcome, Tally, train_on, validate_on
 
 
@@ -85,19 +85,19 @@ class TrainingRun:
         """The next epoch, sub-epoch after sub-epoch."""
         self._started = time.monotonic()
         self._unfreeze()
-        self._set_rates()
         epoch, epochs = self.progress.epoch, self.config.epochs
         tally = Tally(len(self.model.config.classes))
         steps = stream.steps * self.config.subepochs
         with self.folder.console.progress(f"epoch {epoch + 1} of {epochs}", steps) as advance:
             for subepoch in range(self.config.subepochs):
+                self._set_rates(subepoch)
                 # Dropout masks come from torch's generator, which is counted like all randomness.
                 torch.manual_seed(torch_seed(self.config.seed, Purpose.DROPOUT, epoch, subepoch))
                 train_on(
                     stream.subepoch(), self.network, self.optimizer, self.config.loss,
                     epoch=epoch, epochs=epochs, tally=tally,
                     on_step=lambda value: advance(note=f"loss {value:.4f}"),
-                    anchors=self.anchors,
+                    anchors=self.anchors, steps=self.config.steps,
                 )  # fmt: skip
         return tally.outcome()
 
@@ -150,12 +150,15 @@ class TrainingRun:
             self.frozen = frozen
             self.optimizer.hold(trainable(self.network))
 
-    def _set_rates(self) -> None:
+    def _set_rates(self, subepoch: int = 0) -> None:
         own, epoch, epochs = self.config, self.progress.epoch, self.config.epochs
-        self.optimizer.learning_rate = learning_rate(
+        scheduled = learning_rate(
             own.schedule, own.optimiser.learning_rate, epoch=epoch, epochs=epochs,
             history=self.progress.scores,
         )  # fmt: skip
+        self.optimizer.learning_rate = scheduled * warm_up(
+            epoch * own.subepochs + subepoch, subepochs=own.steps.warm_up * own.subepochs
+        )
         self.optimizer.momentum = momentum(own.schedule, own.optimiser, epoch=epoch, epochs=epochs)
 
     def _as_model(self) -> Model:

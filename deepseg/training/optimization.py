@@ -78,6 +78,16 @@ class Optimizer:
         for weight in self.weights.values():
             weight.grad = None
 
+    def average_gradients(self, batches: int) -> None:
+        """Make sums of gradients of so many backward passes means."""
+        gradients = [w.grad for w in self.weights.values() if w.grad is not None]
+        if batches > 1 and gradients:
+            torch._foreach_div_(gradients, batches)
+
+    def clip_gradients(self, norm: float) -> None:
+        """Shorten the gradient of all weights together to ``norm``, if it is longer."""
+        nn.utils.clip_grad_norm_(self.weights.values(), norm)
+
     @torch.no_grad()
     def step(self) -> None:
         """One update of every weight that has a gradient."""

@@ -59,6 +59,16 @@ def learning_rate(
             return end + (initial - end) * (1 + math.cos(math.pi * done)) / 2
 
 
+def warm_up(subepoch: int, *, subepochs: float) -> float:
+    """The share of the learning rate in a sub-epoch of the session, counted from 0.
+
+    Args:
+        subepoch: Since the beginning.
+        subepochs: In which the share rises by the same amount each, to 1 behind the last.
+    """
+    return min((subepoch + 1) / (subepochs + 1), 1.0)
+
+
 def momentum(schedule: Schedule, optimiser: Optimiser, *, epoch: int, epochs: int) -> float:
     """The momentum of ``epoch``; 0 for optimisers without one."""
     if not isinstance(optimiser, WithMomentum):

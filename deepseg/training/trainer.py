@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepseg.config.training import Loss
+from deepseg.config.training import Loss, Steps
 from deepseg.data.stream import Batch
 from deepseg.errors import NumericalFailure, Problem
 from deepseg.inference.metrics import Confusion
@@ -20,6 +20,7 @@ from deepseg.training.loss import class_weights, loss
 from deepseg.training.optimization import Optimizer
 
 NO_ANCHORS: Mapping[str, Tensor] = MappingProxyType({})
+ONE_EACH = Steps()
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,9 @@ def train_on(
     tally: Tally,
     on_step: Callable[[float], None],
     anchors: Mapping[str, Tensor] = NO_ANCHORS,
+    steps: Steps = ONE_EACH,
 ) -> None:
-    """One optimiser step for every batch.
+    """One optimiser step for every batch, or for as many as are accumulated; the rest is one too.
 
     A batch whose loss is not finite changes no weight.
 
@@ -110,6 +112,7 @@ def train_on(
         tally: Adds up the results.
         on_step: Called with the loss of every step.
         anchors: Where L2-SP pulls kernels, by name.
+        steps: How gradients become steps.
 
     Raises:
         NumericalFailure: ``loss-not-finite``, naming the cases of the batch;
@@ -118,6 +121,7 @@ def train_on(
     network.train()
     device = next(network.parameters()).device
     kernels, anchored = _penalised(network, anchors)
+    waiting = 0  # batches whose gradients are not used yet
     for batch_ in batches:
         batch = batch_.to(device)
         weights = class_weights(
@@ -127,12 +131,25 @@ def train_on(
         result = loss(logits, batch.labels, kernels, settings, weights, anchored=anchored)
         value = float(result.total.detach())
         _check_finite(value, batch, optimizer)
-        optimizer.clear_gradients()
+        if waiting == 0:
+            optimizer.clear_gradients()
         torch.autograd.backward(result.total)
-        optimizer.step()
+        waiting += 1
+        if waiting == steps.accumulate:
+            _step(optimizer, steps, waiting)
+            waiting = 0
         tally.add(value, result.parts, logits, batch)
         on_step(value)
+    if waiting:
+        _step(optimizer, steps, waiting)
     _check_weights(network, optimizer)
+
+
+def _step(optimizer: Optimizer, steps: Steps, batches: int) -> None:
+    optimizer.average_gradients(batches)
+    if steps.clip_norm is not None:
+        optimizer.clip_gradients(steps.clip_norm)
+    optimizer.step()
 
 
 @torch.inference_mode()

@@ -20,6 +20,10 @@ schedule: {type: predefined, epochs: [0]}
 loss: {l2_sp: 0.5}
 tensorboard: true
 """
+WARM_UP = """\
+schedule: {type: constant}
+steps: {warm_up: 2, accumulate: 2, clip_norm: 1}
+"""
 GROUPS = ["BatchNorm", "BatchNorm + head", "default", "head"]
 
 
@@ -158,3 +162,14 @@ def test_a_random_start_is_no_place_to_stay_near(command, place):
     result = command("-train", "tune.yaml")
     assert "pulled towards the start by l2_sp: nothing\n" in result.stdout
     assert command("-train", "tune.yaml").returncode == 0
+
+
+def test_the_rate_warms_up_over_the_sub_epochs(command, place):
+    text = (place / "train.yaml").read_text().replace("subepochs: 1", "subepochs: 2")
+    place.write("tune.yaml", text.replace("\nepochs: 2", "\nepochs: 3") + WARM_UP)
+    result = command("-train", "tune.yaml")
+    assert "epoch 0 of 3; learning rate 0.0002\n" in result.stdout
+    lines = (place / "runs/training/metrics.jsonl").read_text().splitlines()
+    # shares of 1, 2, then 3 and 4 fifths; the record has that of the last sub-epoch
+    rates = [json.loads(line)["learning_rate"] for line in lines]
+    assert rates == pytest.approx([0.4e-3, 0.8e-3, 1e-3])

@@ -185,3 +185,19 @@ def test_a_missing_matplotlib_is_said_with_what_to_install(tmp_path, monkeypatch
         "fix: pip install 'deepseg-pathways[plot]'"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_measured_before_training_stands_at_epoch_zero():
+    before = record(-1, validation_samples=measured(3.0, core=0.1))
+    after = record(0, training=measured(2.0, core=0.2), validation_samples=measured(1.0, core=0.3))
+    training, validation = panel([before, after], "Loss").curves
+    assert (training.points, validation.points) == (((1, 2.0),), ((0, 3.0), (1, 1.0)))
+
+
+def test_groups_of_weights_with_a_rate_of_their_own_have_a_curve():
+    rates = {"default": 0.1, "head": 0.5}
+    records = [record(0, learning_rate=0.1, learning_rates=rates), record(1, learning_rate=0.2)]
+    assert [(c.label, c.points) for c in panel(records, "Learning rate").curves] == [
+        ("learning rate", ((1, 0.1), (2, 0.2))),
+        ("head", ((1, 0.5),)),
+    ]

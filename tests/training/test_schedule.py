@@ -19,7 +19,7 @@ from deepseg.config.training import (
     Rmsprop,
     Sgd,
 )
-from deepseg.training.schedule import learning_rate, momentum
+from deepseg.training.schedule import learning_rate, momentum, warm_up
 
 
 def rate(schedule, epoch, epochs=35, initial=1.0, history=()):
@@ -199,3 +199,15 @@ def test_the_cosine_rate_is_half_a_period():
     schedule = Cosine(type="cosine")
     found = [rate(schedule, e, epochs=12) for e in range(13)]
     assert found == pytest.approx([(1 + math.cos(math.pi * e / 12)) / 2 for e in range(13)])
+
+
+@pytest.mark.parametrize(
+    ("subepochs", "expected"),
+    [
+        pytest.param(0, [1, 1, 1, 1, 1], id="none"),
+        pytest.param(1, [1 / 2, 1, 1, 1, 1], id="one sub-epoch"),
+        pytest.param(3, [1 / 4, 2 / 4, 3 / 4, 1, 1], id="three"),
+    ],
+)
+def test_the_rate_warms_up_by_equal_amounts(subepochs, expected):
+    assert [warm_up(n, subepochs=subepochs) for n in range(5)] == pytest.approx(expected)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deepseg.config.model import ModelConfig
-from deepseg.config.training import ClassWeights, Freeze, Loss, Sgd
+from deepseg.config.training import ClassWeights, Freeze, Loss, Sgd, Steps
 from deepseg.data.stream import Batch
 from deepseg.errors import NumericalFailure
 from deepseg.inference.metrics import Confusion
@@ -43,12 +43,12 @@ def batch(seed, segments=2, cases=("one", "two")):
     return Batch((torch.tensor(image, dtype=torch.float32),), torch.tensor(labels), cases)
 
 
-def learn(net, batches, settings=Loss(), optimizer=None, epoch=0, epochs=4):  # noqa: B008
+def learn(net, batches, settings=Loss(), optimizer=None, epoch=0, epochs=4, **how):  # noqa: B008
     optimizer = Optimizer(trainable(net), Sgd(name="sgd")) if optimizer is None else optimizer
     tally, values = Tally(3), []
     train_on(
         batches, net, optimizer, settings, epoch=epoch, epochs=epochs, tally=tally,
-        on_step=values.append,
+        on_step=values.append, **how,
     )  # fmt: skip
     return tally.outcome(), values
 
@@ -258,3 +258,50 @@ def test_a_pass_over_no_batches_has_an_outcome():
     outcome = Tally(3).outcome()
     assert (outcome.loss, outcome.parts) == (0, {})
     assert outcome.confusion.accuracy is None
+
+
+def test_accumulated_batches_are_as_one_larger_batch():
+    # Without batch normalisation, the mean gradient of two halves is that of the whole.
+    rule = Sgd(name="sgd", learning_rate=0.1, momentum=0)
+    halves, whole = network(batch_norm="none"), network(batch_norm="none")
+    parts = [batch(seed) for seed in (1, 2)]
+    both = Batch(
+        (torch.cat([part.inputs[0] for part in parts]),),
+        torch.cat([part.labels for part in parts]),
+        ("a", "b", "c", "d"),
+    )
+    one = Optimizer(trainable(halves), rule)
+    learn(halves, parts, Loss(l2=0.1), one, steps=Steps(accumulate=2))
+    learn(whole, [both], Loss(l2=0.1), Optimizer(trainable(whole), rule))
+    assert set(one.steps.values()) == {1}
+    for name, weight in halves.named_parameters():
+        torch.testing.assert_close(weight, whole.get_parameter(name), rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_left_over_at_the_end_is_a_step_of_its_own():
+    rule = Sgd(name="sgd", learning_rate=0.1, momentum=0)
+    net, twin = network(batch_norm="none"), network(batch_norm="none")
+    accumulating = Optimizer(trainable(net), rule)
+    learn(net, [batch(s) for s in (1, 2, 3)], Loss(), accumulating, steps=Steps(accumulate=2))
+    assert set(accumulating.steps.values()) == {2}
+    second = Optimizer(trainable(twin), rule)
+    learn(twin, [batch(1), batch(2)], Loss(), second, steps=Steps(accumulate=2))
+    learn(twin, [batch(3)], Loss(), second)
+    for name, weight in net.named_parameters():
+        assert torch.equal(weight, twin.get_parameter(name))
+
+
+@pytest.mark.parametrize("norm", [0.01, 1000.0])
+def test_long_gradients_are_shortened_and_short_ones_stay(norm):
+    net, twin = network(), network()
+    before = parameters(net)
+    rule = Sgd(name="sgd", learning_rate=1.0, momentum=0, nesterov=False)
+    learn(net, [batch(1)], Loss(), Optimizer(trainable(net), rule), steps=Steps(clip_norm=norm))
+    learn(twin, [batch(1)], Loss(), Optimizer(trainable(twin), rule))
+    own, free = (
+        torch.cat([(n.get_parameter(k) - w).detach().flatten() for k, w in before.items()])
+        for n in (net, twin)
+    )
+    assert 0.01 < free.norm() < 1000
+    expected = free if norm > free.norm() else free * norm / free.norm()
+    torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-6)
