@@ -18,10 +18,13 @@ from deepseg.config.reading import read_yaml, validated
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import (
     Augmentation,
+    Checkpoints,
+    EarlyStopping,
     FreezeBlocks,
     Loss,
     Optimiser,
     Sampling,
+    StopAt,
     TrainConfig,
 )
 
@@ -46,6 +49,9 @@ MODELS = {
         freeze=(FreezeBlocks | None, None),
         optimiser=(Optimiser | None, None),
         loss=(Loss | None, None),
+        early_stopping=(EarlyStopping | None, None),
+        stop_at=(StopAt | None, None),
+        checkpoints=(Checkpoints | None, None),
     ),
 }
 

@@ -17,6 +17,7 @@ Positive: TypeAlias = Annotated[float, Field(gt=0)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 EpochNumber: TypeAlias = Annotated[int, Field(ge=0, strict=True)]
+Metric: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
 SamplingType: TypeAlias = Literal["foreground_background", "uniform", "whole_image", "per_class"]
 
 
@@ -429,6 +430,47 @@ class Checkpoints(Settings):
     """Model files kept beside `last.save` and `best.save`."""
 
     every: Count | None = Field(None, description="Keep also the file of every N-th epoch.")
+    name: Name = Field(
+        "epoch-{epoch:04d}",
+        description="Name of these files: {epoch} counts from 1, {score} is what `best` is chosen "
+        "by, such as `{epoch:03d}-{score:.3f}`.",
+    )
+    best: Metric | None = Field(
+        None,
+        description="What `best.save` is chosen by, named as in metrics.jsonl, such as "
+        "`validation_volumes/dice/lesion` or `validation_samples/loss`. Default: `dice/mean` of "
+        "volumes, or of samples if no volumes are validated.",
+    )
+
+    @model_validator(mode="after")
+    def _names_files(self) -> Checkpoints:
+        try:
+            names = {self.name.format(epoch=epoch, score=0.5) for epoch in (1, 2)}
+        except (LookupError, ValueError, AttributeError):
+            names = set()
+        if len(names) != 2:
+            raise refusal(
+                "checkpoint-name",
+                got=f"the name {self.name!r}",
+                expected="a file name with {epoch}, and perhaps {score}",
+                fix="write it as in {epoch:03d}-{score:.3f}",
+            )
+        return self
+
+
+class EarlyStopping(Settings):
+    """Training ends when it has stopped getting better."""
+
+    patience: Count = Field(10, description="Scores in a row without improvement.")
+    min_improvement: NotNegative = Field(0.0, description="Smaller gains do not count.")
+    metric: Metric | None = Field(None, description="Default: that of `best.save`.")
+
+
+class StopAt(Settings):
+    """Training ends when it is good enough."""
+
+    metric: Metric = Field(description="Named as in metrics.jsonl.")
+    value: float = Field(description="To be reached; losses and distances from above.")
 
 
 class Freeze(Settings):
@@ -499,6 +541,12 @@ class TrainConfig(Settings):
         Freeze(), description="Layers that are not trained; a list of blocks unfreezes in steps."
     )
     checkpoints: Checkpoints = Field(Checkpoints(), description="Which model files are kept.")
+    early_stopping: EarlyStopping | None = Field(
+        None, description="End when nothing gets better any more. Default: never."
+    )
+    stop_at: StopAt | None = Field(
+        None, description="End when a metric reaches a value. Default: never."
+    )
     workers: Annotated[int, Field(ge=0, le=64, strict=True)] = Field(
         1, description="Processes that cut segments while the network computes."
     )
@@ -511,6 +559,18 @@ class TrainConfig(Settings):
     def folder(self) -> Path:
         """The session's own folder."""
         return self.output / self.name
+
+    @model_validator(mode="after")
+    def _has_scores(self) -> TrainConfig:
+        own = None if self.early_stopping is None else self.early_stopping.metric
+        if self.early_stopping is not None and own is None and self.validation is None:
+            raise refusal(
+                "stopping-needs-validation",
+                got="early_stopping without validation",
+                expected="validation cases, or a metric of training",
+                fix="add validation, or early_stopping.metric: training/loss",
+            )
+        return self
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> TrainConfig:

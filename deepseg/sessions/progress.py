@@ -11,10 +11,12 @@ import torch
 
 from deepseg.config.training import TrainConfig
 from deepseg.report.console import Console
+from deepseg.sessions.judging import best_metric, stopping_metric
 from deepseg.training.optimization import Optimizer
 from deepseg.version import VERSION
 
 WITHOUT_EFFECT = ("model", "workers", "output", "cache", "tensorboard")  # on what is learnt
+ENDING = ("early_stopping", "stop_at")
 
 
 @dataclass(frozen=True)
@@ -24,30 +26,41 @@ class Progress:
     Attributes:
         epoch: Epochs finished; the index of the next one.
         scores: Validation score of every epoch that schedules follow, None where it had none.
-        best: The best score so far of those that models are chosen by.
+        best: The best score so far of those that models are chosen by; higher is better.
+        watched: Score of every epoch that early stopping follows.
+        end: Why training ended before its last epoch; empty while it goes on.
     """
 
     epoch: int = 0
     scores: tuple[float | None, ...] = ()
     best: float | None = None
+    watched: tuple[float | None, ...] = ()
+    end: str = ""
 
-    def after(self, score: float | None, candidate: float | None) -> Progress:
-        """The progress when one more epoch has ended with these two scores."""
+    def after(
+        self, score: float | None, candidate: float | None, watched: float | None = None
+    ) -> Progress:
+        """The progress when one more epoch has ended with these scores."""
         is_best = candidate is not None and (self.best is None or candidate > self.best)
         return Progress(
             epoch=self.epoch + 1,
             scores=(*self.scores, score),
             best=candidate if is_best else self.best,
+            watched=(*self.watched, watched),
         )
 
     def saved(self, config: TrainConfig, optimizer: Optimizer) -> dict[str, Any]:
         """What a model file keeps so that the session can go on."""
         return {
             "session": config.name,
-            "settings": config.model_dump(mode="json"),
+            "settings": _plain(config),
             "epoch": self.epoch,
             "scores": list(self.scores),
             "best": self.best,
+            "best_metric": best_metric(config),
+            "watched": list(self.watched),
+            "watched_metric": stopping_metric(config),
+            "end": self.end,
             "optimizer": optimizer.saved(),
             "machine": machine_facts(next(iter(optimizer.weights.values())).device),
         }
@@ -62,7 +75,7 @@ def restored(
     """
     if training is None:
         return Progress()
-    old, new = flattened(training["settings"]), flattened(config.model_dump(mode="json"))
+    old, new = flattened(training["settings"]), flattened(_plain(config))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key) and key not in WITHOUT_EFFECT:
             console.warn(f"{key} changed since the last epoch: {old.get(key)} → {new.get(key)}")
@@ -75,7 +88,20 @@ def restored(
         optimizer.restore(training["optimizer"])
     else:
         console.warn(f"a new {config.optimiser.name} optimiser begins without the state of the old")
-    return Progress(training["epoch"], tuple(training["scores"]), training["best"])
+    same_best = training.get("best_metric") == best_metric(config)
+    same_watch = training.get("watched_metric") == stopping_metric(config)
+    same_end = all(training["settings"].get(key) == _plain(config).get(key) for key in ENDING)
+    return Progress(
+        epoch=training["epoch"],
+        scores=tuple(training["scores"]),
+        best=training["best"] if same_best else None,
+        watched=tuple(training["watched"]) if same_watch else (),
+        end=training["end"] if same_end else "",
+    )
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json")
 
 
 def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -68,17 +68,6 @@ def validation_record(
     return record
 
 
-def best_score(record: Mapping[str, Any], *, on_volumes: bool) -> float | None:
-    """What the best model is chosen by: mean Dice of the foreground classes on held-out cases.
-
-    Args:
-        record: Of the epoch.
-        on_volumes: Whether whole volumes decide; epochs in which none were segmented then do not
-            compete. Otherwise samples decide.
-    """
-    return _mean_dice(record.get("validation_volumes" if on_volumes else "validation_samples"))
-
-
 def schedule_score(record: Mapping[str, Any]) -> float | None:
     """What the plateau schedule follows: the same Dice, on samples where every epoch has them."""
     return _mean_dice(record.get("validation_samples", record.get("validation_volumes")))

@@ -11,6 +11,7 @@ from deepseg.data.stream import Stream
 from deepseg.sessions.cases import CheckedCases, training_and_held_out
 from deepseg.sessions.devices import chosen_device
 from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.judging import best_metric, lower_is_better
 from deepseg.sessions.models import Model
 from deepseg.sessions.records import BEFORE, announce
 from deepseg.sessions.sources import training_source, validation_source
@@ -68,7 +69,7 @@ def train(
         run = TrainingRun(folder, config, _with_preparation(model, config, training), computer)
         say_where_it_stands(run)
         if run.is_finished:
-            console.say("nothing is left to do; raise epochs to train on")
+            console.say(_why_finished(run))
             return folder.models / "last.save"
         source = training_source(training, model, config, cache=cache, console=console)
         judged = validation_source(held_out, model, config, cache=cache, console=console)
@@ -108,10 +109,24 @@ def _with_preparation(model: Model, config: TrainConfig, training: CheckedCases)
     )
 
 
+def _why_finished(run: TrainingRun) -> str:
+    if run.progress.end:
+        return f"nothing is left to do: {run.progress.end}"
+    return "nothing is left to do; raise epochs to train on"
+
+
 def _say_where_it_ended(run: TrainingRun) -> None:
-    best = run.folder.models / "best.save"
-    score = "" if run.progress.best is None else f" with Dice {run.progress.best:.3f}"
-    run.folder.console.say(
+    say, best = run.folder.console.say, run.folder.models / "best.save"
+    if run.progress.end:
+        say(f"training ends: {run.progress.end}")
+    metric = best_metric(run.config)
+    score = ""
+    if run.progress.best is not None and run.config.checkpoints.best is None:
+        score = f" with Dice {run.progress.best:.3f}"
+    elif run.progress.best is not None:
+        value = -run.progress.best if lower_is_better(metric) else run.progress.best
+        score = f" with {metric} {value:.4g}"
+    say(
         f"models in {run.folder.models}: last.save"
         + (f", best.save{score}; next: run.py -test TEST -model {best}" if best.exists() else "")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,11 +15,18 @@ from deepseg.data.stream import SegmentSource, Stream
 from deepseg.randomness import Purpose, torch_seed
 from deepseg.sessions.anchors import anchors
 from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.judging import (
+    best_metric,
+    is_reached,
+    score,
+    stopping_metric,
+    value,
+    waited_in_vain,
+)
 from deepseg.sessions.models import Model, to_save
-from deepseg.sessions.progress import restored
+from deepseg.sessions.progress import Progress, restored
 from deepseg.sessions.records import (
     BEFORE,
-    best_score,
     epoch_record,
     rates_text,
     schedule_score,
@@ -63,8 +71,8 @@ class TrainingRun:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all epochs are done."""
-        return self.progress.epoch >= self.config.epochs
+        """Whether all epochs are done, or a rule has ended training before."""
+        return self.progress.epoch >= self.config.epochs or bool(self.progress.end)
 
     @property
     def begins_trained(self) -> bool:
@@ -121,25 +129,37 @@ class TrainingRun:
             self.progress.epoch, seconds, self.optimizer, self.model.config,
             training, samples, volumes,
         )  # fmt: skip
+        metric, watched = best_metric(self.config), stopping_metric(self.config)
         reached = self.progress.after(
-            schedule_score(record), best_score(record, on_volumes=self._judges_volumes)
+            schedule_score(record),
+            score(record, metric),
+            None if watched is None else score(record, watched),
         )
         is_best = reached.best is not None and reached.best != self.progress.best
         every = self.config.checkpoints.every
         is_kept = every is not None and reached.epoch % every == 0
-        self.progress = reached
+        self.progress = replace(reached, end=self._end(reached, record))
         self.folder.keep(
             to_save(self._as_model()),
             {**record, "best": is_best},
             is_best=is_best,
-            name=f"epoch-{reached.epoch:04d}.save" if is_kept else None,
+            name=self._name(reached.epoch, value(record, metric)) if is_kept else None,
         )
         show_progress(self.folder, self.config)
 
-    @property
-    def _judges_volumes(self) -> bool:
-        validation = self.config.validation
-        return validation is not None and validation.volumes is not None
+    def _name(self, epoch: int, found: float | None) -> str:
+        name = self.config.checkpoints.name
+        return name.format(epoch=epoch, score=math.nan if found is None else found) + ".save"
+
+    def _end(self, reached: Progress, record: Mapping[str, Any]) -> str:
+        """Why training ends now, or nothing."""
+        stopping, stop = self.config.early_stopping, self.config.stop_at
+        if stopping is not None and waited_in_vain(stopping, reached.watched):
+            metric = stopping_metric(self.config)
+            return f"{metric} did not get better in {stopping.patience} epochs that have it"
+        if stop is not None and is_reached(stop, record):
+            return f"{stop.metric} has reached {stop.value:g}"
+        return ""
 
     def _unfreeze(self) -> None:
         """Let those layers learn that are frozen no longer; the others go on as they were."""

@@ -14,6 +14,7 @@ from deepseg.geometry.boxes import text
 from deepseg.inference.metrics import FOREGROUND
 from deepseg.model.layout import Layout, layout
 from deepseg.report.console import Console
+from deepseg.sessions.judging import metric_misfits
 from deepseg.sessions.models import Model
 from deepseg.training.freezing import frozen_layers
 from deepseg.training.groups import absent_types
@@ -41,6 +42,7 @@ def training_misfits(config: TrainConfig, model: ModelConfig) -> Iterator[Proble
     yield from _problems(lambda: frozen_layers(plan, config.freeze, epoch=0))
     yield from _problems(lambda: plan.addresses(config.optimiser.by_layer))
     yield from absent_types(plan, config.optimiser)
+    yield from metric_misfits(config, model)
     if config.validation is not None and config.validation.volumes is not None:
         yield from _saving_misfits(config.validation.volumes.save, model)
 

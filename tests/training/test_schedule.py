@@ -143,6 +143,7 @@ def test_epochs_without_a_score_do_not_count():
     assert plateau(with_gaps, patience=2) == 0.5
 
 
+@settings(deadline=None)  # torch's scheduler is slow when it is first used
 @given(
     history=st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), max_size=30),
     patience=st.integers(1, 5),
