@@ -424,6 +424,11 @@ class Steps(Settings):
         description="Epochs in which the learning rate rises to that of the schedule, by the same "
         "amount every sub-epoch.",
     )
+    average: Fraction | None = Field(
+        None,
+        description="Memory of a moving average of the weights, such as 0.999; the average is what "
+        "is validated and saved. Default: none.",
+    )
 
 
 class Checkpoints(Settings):

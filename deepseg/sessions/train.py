@@ -76,7 +76,7 @@ def train(
         if run.begins_trained:
             run.judge_before(
                 run.validate(judged),
-                validate_on_volumes(run.network, held_out, folder, config, epoch=BEFORE),
+                validate_on_volumes(run.judged, held_out, folder, config, epoch=BEFORE),
             )
         with Stream(
             source,
@@ -89,7 +89,7 @@ def train(
                 outcome = run.train(stream)
                 samples = run.validate(judged)
                 volumes = validate_on_volumes(
-                    run.network, held_out, folder, config, epoch=run.progress.epoch
+                    run.judged, held_out, folder, config, epoch=run.progress.epoch
                 )
                 run.keep(outcome, samples, volumes)
         _say_where_it_ended(run)

@@ -12,6 +12,7 @@ import torch
 
 from deepseg.config.training import TrainConfig
 from deepseg.data.stream import SegmentSource, Stream
+from deepseg.model.network import Network
 from deepseg.randomness import Purpose, torch_seed
 from deepseg.sessions.anchors import anchors
 from deepseg.sessions.folder import SessionFolder
@@ -34,6 +35,7 @@ from deepseg.sessions.records import (
     show_progress,
     validation_record,
 )
+from deepseg.training.averaging import Average
 from deepseg.training.freezing import freeze, trainable
 from deepseg.training.groups import groups
 from deepseg.training.optimization import Optimizer
@@ -48,6 +50,7 @@ class TrainingRun:
         network: On the device that computes.
         optimizer: Of everything that is not frozen.
         frozen: Addresses of the layers that keep their weights.
+        average: The network that follows this one slowly, or None.
         anchors: Where L2-SP pulls kernels, by name.
         progress: Epochs finished and their scores.
     """
@@ -58,12 +61,16 @@ class TrainingRun:
         self.folder = folder
         self.config = config
         self.model = model
-        self.network = model.network().to(device)
+        self.network = model.network()
+        if model.training is not None and "weights" in model.training:
+            self.network.load_state_dict(model.training["weights"])
+        self.network.to(device)
         epoch = 0 if model.training is None else model.training["epoch"]
         self.frozen = freeze(self.network, config.freeze, epoch=epoch)
         self.optimizer = Optimizer(
             trainable(self.network), config.optimiser, groups(self.network, config.optimiser)
         )
+        self.average = self._average()
         self.anchors = anchors(model, config.loss)
         self.progress = restored(model.training, config, self.optimizer, folder.console)
         folder.forget_from(BEFORE if self.progress.epoch == 0 else self.progress.epoch)
@@ -73,6 +80,11 @@ class TrainingRun:
     def is_finished(self) -> bool:
         """Whether all epochs are done, or a rule has ended training before."""
         return self.progress.epoch >= self.config.epochs or bool(self.progress.end)
+
+    @property
+    def judged(self) -> Network:
+        """The network that is validated and saved."""
+        return self.network if self.average is None else self.average.network
 
     @property
     def begins_trained(self) -> bool:
@@ -105,7 +117,7 @@ class TrainingRun:
                     stream.subepoch(), self.network, self.optimizer, self.config.loss,
                     epoch=epoch, epochs=epochs, tally=tally,
                     on_step=lambda value: advance(note=f"loss {value:.4f}"),
-                    anchors=self.anchors, steps=self.config.steps,
+                    anchors=self.anchors, steps=self.config.steps, on_update=self._follow,
                 )  # fmt: skip
         return tally.outcome()
 
@@ -117,7 +129,7 @@ class TrainingRun:
         batch_size = self.config.validation.samples.batch_size
         with Stream(source, batch_size=batch_size, workers=self.config.workers, first=0) as stream:
             return validate_on(
-                stream.subepoch(), self.network, self.config.loss, anchors=self.anchors
+                stream.subepoch(), self.judged, self.config.loss, anchors=self.anchors
             )
 
     def keep(
@@ -147,6 +159,19 @@ class TrainingRun:
         )
         show_progress(self.folder, self.config)
 
+    def _average(self) -> Average | None:
+        memory, training = self.config.steps.average, self.model.training
+        if memory is None:
+            return None
+        average = Average(self.network, memory)
+        if training is not None and "weights" in training:
+            average.restore(self.model.weights, training["averaged"])
+        return average
+
+    def _follow(self) -> None:
+        if self.average is not None:
+            self.average.follow()
+
     def _name(self, epoch: int, found: float | None) -> str:
         name = self.config.checkpoints.name
         return name.format(epoch=epoch, score=math.nan if found is None else found) + ".save"
@@ -164,6 +189,8 @@ class TrainingRun:
     def _unfreeze(self) -> None:
         """Let those layers learn that are frozen no longer; the others go on as they were."""
         frozen = freeze(self.network, self.config.freeze, epoch=self.progress.epoch)
+        if self.average is not None:
+            freeze(self.average.network, self.config.freeze, epoch=self.progress.epoch)
         if frozen != self.frozen:
             thawed = [address for address in self.frozen if address not in frozen]
             self.folder.console.say(f"learn from now on: {', '.join(thawed)}")
@@ -186,9 +213,12 @@ class TrainingRun:
         training = self.progress.saved(self.config, self.optimizer)
         if self.config.loss.l2_sp:
             training["anchors"] = self.anchors
+        if self.average is not None:
+            training["weights"] = dict(self.network.state_dict())
+            training["averaged"] = self.average.steps
         return replace(
             self.model,
-            weights=dict(self.network.state_dict()),
+            weights=dict(self.judged.state_dict()),
             training=training,
             provenance={**self.model.provenance, **trained},
         )

@@ -97,6 +97,7 @@ def train_on(
     on_step: Callable[[float], None],
     anchors: Mapping[str, Tensor] = NO_ANCHORS,
     steps: Steps = ONE_EACH,
+    on_update: Callable[[], None] = lambda: None,
 ) -> None:
     """One optimiser step for every batch, or for as many as are accumulated; the rest is one too.
 
@@ -113,6 +114,7 @@ def train_on(
         on_step: Called with the loss of every step.
         anchors: Where L2-SP pulls kernels, by name.
         steps: How gradients become steps.
+        on_update: Called whenever the weights have moved.
 
     Raises:
         NumericalFailure: ``loss-not-finite``, naming the cases of the batch;
@@ -137,11 +139,13 @@ def train_on(
         waiting += 1
         if waiting == steps.accumulate:
             _step(optimizer, steps, waiting)
+            on_update()
             waiting = 0
         tally.add(value, result.parts, logits, batch)
         on_step(value)
     if waiting:
         _step(optimizer, steps, waiting)
+        on_update()
     _check_weights(network, optimizer)
 
 

@@ -173,3 +173,23 @@ def test_the_rate_warms_up_over_the_sub_epochs(command, place):
     # shares of 1, 2, then 3 and 4 fifths; the record has that of the last sub-epoch
     rates = [json.loads(line)["learning_rate"] for line in lines]
     assert rates == pytest.approx([0.4e-3, 0.8e-3, 1e-3])
+
+
+def test_the_average_is_saved_and_a_session_with_it_goes_on_exactly(
+    command, place, model, same_weights
+):
+    plain = (place / "train.yaml").read_text()
+    place.write("train.yaml", plain + "steps: {average: 0.5}\n")
+    assert command("-train", "train.yaml").returncode == 0
+    saved_ = read_model(place / "runs/training/models/last.save")
+    raw = read_model(place / model).weights  # of the same session without an average
+    assert all(torch.equal(raw[n], t) for n, t in saved_.training["weights"].items())
+    assert not torch.equal(raw["fc.1.conv.weight"], saved_.weights["fc.1.conv.weight"])
+    assert saved_.training["averaged"] == 4
+
+    text = (place / "train.yaml").read_text().replace("name: training", "name: twice")
+    for epochs in (1, 2):
+        place.write("twice.yaml", text.replace("\nepochs: 2", f"\nepochs: {epochs}"))
+        assert command("-train", "twice.yaml").returncode == 0
+    models = [place / f"runs/{name}/models/last.save" for name in ("training", "twice")]
+    same_weights(*models)
