@@ -88,15 +88,15 @@ def restored(
         optimizer.restore(training["optimizer"])
     else:
         console.warn(f"a new {config.optimiser.name} optimiser begins without the state of the old")
-    same_best = training.get("best_metric") == best_metric(config)
+    same_best = training.get("best_metric", best_metric(config)) == best_metric(config)
     same_watch = training.get("watched_metric") == stopping_metric(config)
     same_end = all(training["settings"].get(key) == _plain(config).get(key) for key in ENDING)
     return Progress(
         epoch=training["epoch"],
         scores=tuple(training["scores"]),
         best=training["best"] if same_best else None,
-        watched=tuple(training["watched"]) if same_watch else (),
-        end=training["end"] if same_end else "",
+        watched=tuple(training.get("watched", ())) if same_watch else (),
+        end=training.get("end", "") if same_end else "",
     )
 
 

@@ -10,7 +10,8 @@ MODEL_KEYS = (
 )
 TRAIN_KEYS = (
     "name, output, model, seed, training, validation, preparation, epochs, subepochs, loss, "
-    "optimiser, schedule, freeze, checkpoints, workers, cache, tensorboard"
+    "optimiser, schedule, steps, freeze, checkpoints, early_stopping, stop_at, workers, cache, "
+    "tensorboard"
 )
 
 
