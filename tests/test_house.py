@@ -28,11 +28,11 @@ FLOORS = {
 DOOR = "deepseg/__init__.py"  # what `import deepseg` gives: it names rooms of every floor, lazily
 OPTIONAL = {
     "matplotlib",
-    "PIL",
+    "PIL",  # comes with matplotlib
     "tensorboardX",
     "nilearn",
     "safetensors",
-}  # PIL comes with matplotlib
+}
 LAZY = {("deepseg/cli/main.py", "deepseg.cli")}
 
 

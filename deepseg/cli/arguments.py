@@ -110,7 +110,9 @@ def _parser() -> _Parser:
     what.add_argument(
         "-compare", metavar="RUN", nargs="+", help="sessions and train files side by side"
     )
-    what.add_argument("-show", metavar="FILE", help="what is inside a model, weights or config file")
+    what.add_argument(
+        "-show", metavar="FILE", help="what is inside a model, weights or config file"
+    )
     what.add_argument("-demo", action="store_true", help="the whole story on generated brains")
     how = parser.add_argument_group("options")
     how.add_argument("-model", metavar="FILE", help="a .save, or a model file")

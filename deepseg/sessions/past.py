@@ -16,7 +16,7 @@ from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.report.comparison import Group, Run
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.progress import WITHOUT_EFFECT, flattened
-from deepseg.sessions.records import best_score
+from deepseg.sessions.records import mean_dice
 from deepseg.storage.save_file import read_save
 
 Metric = Literal["volumes", "samples"]
@@ -60,7 +60,7 @@ class PastSession:
     def scores(self, metric: Metric) -> dict[int, float]:
         """By epoch, counted from 1, where it was judged by ``metric``; 0 is before the first."""
         found = {
-            epoch + 1: best_score(record, on_volumes=metric == "volumes")
+            epoch + 1: mean_dice(record.get(f"validation_{metric}"))
             for epoch, record in self.records.items()
         }
         return {epoch: score for epoch, score in found.items() if score is not None}

@@ -70,10 +70,11 @@ def validation_record(
 
 def schedule_score(record: Mapping[str, Any]) -> float | None:
     """What the plateau schedule follows: the same Dice, on samples where every epoch has them."""
-    return _mean_dice(record.get("validation_samples", record.get("validation_volumes")))
+    return mean_dice(record.get("validation_samples", record.get("validation_volumes")))
 
 
-def _mean_dice(part: Mapping[str, Any] | None) -> float | None:
+def mean_dice(part: Mapping[str, Any] | None) -> float | None:
+    """Mean Dice of the foreground classes in a part of a record; None where there is none."""
     if part is None:
         return None
     dice = part["dice"].items()

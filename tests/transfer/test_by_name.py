@@ -135,7 +135,8 @@ def test_too_few_matching_tensors_stop_the_transfer(tmp_path):
     share = half - 1
     assert refusal(file) == (
         f"[weights-unmatched] m.pt: got {share} of {len(wanted)} tensors of the new model in the "
-        f"file ({wanted[share]} is not in the source); expected at least 50%; fix: give a file of the same "
+        f"file ({wanted[share]} is not in the source); expected at least 50%; fix: give a file "
+        "of the same "
         "network, or lower -minMatch"
     )
     assert len(plan(file, min_match=share / len(wanted)).touched) == share
@@ -151,7 +152,8 @@ def test_a_file_of_another_network_is_refused_whatever_is_asked(tmp_path):
     for share in (0.0, 0.5):
         assert refusal(file, min_match=share) == (
             f"[weights-unmatched] m.pt: got 0 of {wanted} tensors of the new model in the file "
-            "(normal.1.input_bias is not in the source); expected tensors of the same names; fix: give a file "
+            "(normal.1.input_bias is not in the source); expected tensors of the same names; "
+            "fix: give a file "
             "of the same network"
         )
     assert "did you mean 'normal.1.convs.weight'?" in refusal(

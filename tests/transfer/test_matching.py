@@ -80,7 +80,8 @@ def test_a_layer_of_the_head_alone_stays_new_by_default():
         pytest.param(
             ("7",),
             [
-                "[layer-unknown] got -layers 7; expected depths of the older model, 1 to 6; fix: look "
+                "[layer-unknown] got -layers 7; expected depths of the older model, 1 to 6; fix: "
+                "look "
                 "at its depths with -show"
             ],
             id="beyond the deepest",
@@ -97,13 +98,15 @@ def test_a_layer_of_the_head_alone_stays_new_by_default():
         pytest.param(
             ("1", "nomral.2", "sub3.1", "8"),
             [
-                "[layer-unknown] got 'nomral.2'; expected layers of normal.1-3, sub1.1-3, sub2.1-3, "
+                "[layer-unknown] got 'nomral.2'; expected layers of normal.1-3, sub1.1-3, "
+                "sub2.1-3, "
                 "fc.1-3; fix: name layers as pathway.number or pathway.first-last; did you mean "
                 "'normal.2'?",
                 "[layer-unknown] got 'sub3.1'; expected layers of normal.1-3, sub1.1-3, sub2.1-3, "
                 "fc.1-3; fix: name layers as pathway.number or pathway.first-last; did you mean "
                 "'sub2.1'?",
-                "[layer-unknown] got -layers 8; expected depths of the older model, 1 to 6; fix: look "
+                "[layer-unknown] got -layers 8; expected depths of the older model, 1 to 6; fix: "
+                "look "
                 "at its depths with -show",
             ],
             id="all that are unknown",
@@ -111,7 +114,8 @@ def test_a_layer_of_the_head_alone_stays_new_by_default():
         pytest.param(
             ("",),
             [
-                "[layer-unknown] got ''; expected layers of normal.1-3, sub1.1-3, sub2.1-3, fc.1-3; "
+                "[layer-unknown] got ''; expected layers of normal.1-3, sub1.1-3, sub2.1-3, "
+                "fc.1-3; "
                 "fix: name layers as pathway.number or pathway.first-last"
             ],
             id="an empty word",
@@ -142,7 +146,8 @@ def test_every_word_must_lead_to_a_layer_of_the_new_model():
         pytest.param(
             {"sub4": "sub1"},
             [
-                "[pathway-unknown] got -pathways with 'sub4'; expected new model: normal, sub1, sub2, "
+                "[pathway-unknown] got -pathways with 'sub4'; expected new model: normal, sub1, "
+                "sub2, "
                 "sub3; fix: write new=older, such as sub2=sub1; did you mean 'sub3'?"
             ],
             id="in the new model",
@@ -150,11 +155,13 @@ def test_every_word_must_lead_to_a_layer_of_the_new_model():
         pytest.param(
             {"sub3": "sub3", "fc": "noraml"},
             [
-                "[pathway-unknown] got -pathways with 'fc'; expected new model: normal, sub1, sub2, "
+                "[pathway-unknown] got -pathways with 'fc'; expected new model: normal, sub1, "
+                "sub2, "
                 "sub3; fix: write new=older, such as sub2=sub1",
                 "[pathway-unknown] got -pathways with 'sub3'; expected older model: normal, sub1, "
                 "sub2; fix: write new=older, such as sub2=sub1; did you mean 'sub2'?",
-                "[pathway-unknown] got -pathways with 'noraml'; expected older model: normal, sub1, "
+                "[pathway-unknown] got -pathways with 'noraml'; expected older model: normal, "
+                "sub1, "
                 "sub2; fix: write new=older, such as sub2=sub1; did you mean 'normal'?",
             ],
             id="in both",

@@ -224,6 +224,7 @@ def test_flipped_bits_in_an_old_file_never_break_the_reader(folder):
     as_old_torch(folder / "m.pth", TENSORS)
     content = (folder / "m.pth").read_bytes()
     rng = random.Random(0)
+    told = set()
     for _ in range(300):
         flipped = bytearray(content)
         flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
@@ -231,7 +232,8 @@ def test_flipped_bits_in_an_old_file_never_break_the_reader(folder):
         try:
             read_tensors(folder / "m.pth")
         except DeepsegError as error:
-            assert error.problems[0].code in ("tensors-damaged", "tensors-refused")
+            told |= {problem.code for problem in error.problems}
+    assert told <= {"tensors-damaged", "tensors-refused"}
 
 
 def test_a_missing_package_is_named(folder, monkeypatch):
