@@ -20,5 +20,5 @@ def without(column: str, table: Path) -> None:
 if __name__ == "__main__":
     tissue = HERE / "data" / "tissue"
     for table in write_cases(tissue, {"train": 12, "validation": 2}, seed=1, task="tissue"):
-        without("channel_FLAIR", table)
+        without("channel_T1", table)
     write_cases(HERE / "data" / "lesions", {"train": 2, "validation": 4}, seed=2, task="lesions")

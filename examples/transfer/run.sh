@@ -9,7 +9,7 @@ python=${PYTHON:-python}
 # Task A: grey and white matter, twelve cases, one contrast.
 "$python" ../../run.py -train tissue.yaml
 
-# A new model with the weights of A: T1 by its name, FLAIR from zero, a new classification layer.
+# A new model with the weights of A: FLAIR by its name, T1 from zero, a new classification layer.
 [ -e runs/models/lesions.pretrained.save ] ||
 	"$python" ../../run.py -newModel lesions_model.yaml -pretrained runs/tissue-training
 

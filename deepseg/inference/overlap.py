@@ -1,0 +1,75 @@
+"""Tiles that overlap, averaged with weights that fall off towards their borders.
+
+For networks with padding in their pathways: their voxels near the border of a tile see less than
+those in its middle, and count less here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepseg.geometry.boxes import Box, Int3, per_axis
+from deepseg.geometry.context import Vision
+from deepseg.geometry.tiles import starts
+
+DEVIATION = 1 / 8  # of the Gaussian, as a share of the tile; doi:10.1038/s41592-020-01008-z
+LEAST = 1e-3  # weight of a corner, so that voxels of one tile alone are kept
+
+
+def overlapping_tiles(shape: Int3, tile: Int3, vision: Vision, overlap: float) -> list[Box]:
+    """Segments whose predictions share at least ``overlap`` of their edge with the next one.
+
+    Args:
+        shape: Of the image.
+        tile: Size of a segment; cut down to the image with its margin.
+        vision: How the network looks at the image.
+        overlap: From 0 to below 1.
+    """
+    low, _ = vision.margin
+    padded = per_axis(lambda n, m: n + m, shape, vision.shrink)
+    size = per_axis(min, tile, padded)
+    predicted = vision.prediction(Box((0, 0, 0), size)).size
+    stride = per_axis(lambda n: max(1, int(n * (1 - overlap))), predicted)
+    x, y, z = (starts(n, t, s) for n, t, s in zip(padded, size, stride, strict=True))
+    return [Box((a - low[0], b - low[1], c - low[2]), size) for c, b, a in product(z, y, x)]
+
+
+def window(size: Int3) -> NDArray[np.float32]:
+    """``size``: a Gaussian that is 1 in the middle of a tile and never below a thousandth."""
+    axes = []
+    for n in size:
+        distance = (np.arange(n) - (n - 1) / 2) / (n * DEVIATION)
+        axes.append(np.exp(-0.5 * distance**2))
+    x, y, z = axes
+    weights = x[:, None, None] * y[:, None] * z
+    return np.asarray(np.maximum(weights / weights.max(), LEAST), np.float32)
+
+
+class WeightedSum:
+    """Class probabilities of tiles, added up with their weights.
+
+    Args:
+        classes: Number K of classes.
+        shape: Of the image.
+    """
+
+    def __init__(self, classes: int, shape: Int3) -> None:
+        self._sum = np.zeros((classes, *shape), np.float32)
+        self._weights = np.zeros(shape, np.float32)
+
+    def add(
+        self, box: Box, probabilities: Sequence[NDArray[np.float32]], weights: NDArray[np.float32]
+    ) -> None:
+        """Add the maps of all classes, each ``box.size``, with weights of the same size."""
+        for total, one in zip(self._sum, probabilities, strict=True):
+            total[box.slices] += one * weights
+        self._weights[box.slices] += weights
+
+    @property
+    def mean(self) -> NDArray[np.float32]:
+        """``(K, X, Y, Z)``; 0 where no tile was."""
+        return np.asarray(self._sum / np.maximum(self._weights, LEAST), np.float32)

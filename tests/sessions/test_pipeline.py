@@ -1,0 +1,72 @@
+"""Three stages at once: order, overlap in time, faults, and how much is held."""
+
+import threading
+
+import pytest
+
+from deepseg.errors import DeepsegError, Problem
+from deepseg.sessions.pipeline import in_stages
+
+WAIT_S = 20
+
+
+def fault(item):
+    return DeepsegError(Problem("a-code", f"{item}", "another", "change it"))
+
+
+def test_every_item_goes_through_every_stage_in_order():
+    found = in_stages(
+        [3, 1, 2], read=lambda n: n * 10, compute=lambda n: n + 1, write=lambda n: f"<{n}>"
+    )
+    assert list(found) == [(3, "<31>"), (1, "<11>"), (2, "<21>")]
+    assert list(in_stages([], read=str, compute=str, write=str)) == []
+
+
+def test_one_item_is_read_while_another_is_computed_and_a_third_is_written():
+    meeting = threading.Barrier(3, timeout=WAIT_S)
+
+    def meets(stage, own):
+        def act(item):
+            if item == own:
+                meeting.wait()  # passes only when the two other stages are here too
+            return item
+
+        return act
+
+    found = in_stages(
+        [0, 1, 2], read=meets("read", 2), compute=meets("compute", 1), write=meets("write", 0)
+    )
+    assert [item for item, _ in found] == [0, 1, 2]
+
+
+def test_no_more_than_one_item_is_read_ahead():
+    begun = []
+
+    def read(item):
+        begun.append(item)
+        return item
+
+    found = in_stages(range(5), read=read, compute=lambda n: n, write=lambda n: n)
+    next(found)
+    assert len(begun) <= 3
+
+
+@pytest.mark.parametrize("stage", ["read", "compute", "write"])
+def test_a_fault_in_any_stage_is_that_items_alone(stage):
+    def act(item):
+        if item == "b":
+            raise fault(item)
+        return item
+
+    acts = dict.fromkeys(("read", "compute", "write"), lambda item: item) | {stage: act}
+    found = dict(in_stages(["a", "b", "c"], **acts))
+    assert (found["a"], found["c"]) == ("a", "c")
+    assert isinstance(found["b"], DeepsegError)
+    assert found["b"].problems[0].got == "b"
+
+
+@pytest.mark.parametrize("stage", ["read", "compute", "write"])
+def test_a_bug_in_any_stage_ends_everything(stage):
+    acts = dict.fromkeys(("read", "compute", "write"), lambda item: item)
+    with pytest.raises(ZeroDivisionError):
+        list(in_stages([1, 0, 1], **(acts | {stage: lambda n: 1 // n})))
