@@ -1,0 +1,84 @@
+"""Cases that are done: a record of each, so that nobody does them again.
+
+``cases/<name>.json`` in the session's folder is written when all results of a case are there. It
+holds a key that changes with the model, the settings and the files of the case, and counts only as
+long as the key is the same and all its result files exist. Several processes may write here at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from deepseg.config.cases import Preparation
+from deepseg.config.testing import TestConfig
+from deepseg.data.cases import Case
+from deepseg.data.preparation import fingerprint
+from deepseg.storage.atomic import writable, write_json
+
+WITHOUT_EFFECT = {"name", "output", "model", "cases", "keep_going"}  # on the result of a case
+
+
+def case_key(
+    case: Case,
+    config: TestConfig,
+    models: Sequence[tuple[str, Preparation]],
+    channels: Sequence[str],
+) -> str:
+    """What the result of a case follows from, as a hash.
+
+    Args:
+        case: Its files count with path, size and time of their last change.
+        config: Settings of the session; those without effect on a single case do not count.
+        models: SHA-256 of each model file, and how it wants cases prepared.
+        channels: Of the models.
+    """
+    made_from = {
+        "settings": config.model_dump(mode="json", exclude=WITHOUT_EFFECT),
+        "models": [
+            [sha256, fingerprint(case, preparation, channels)] for sha256, preparation in models
+        ],
+    }
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+
+
+class FinishedCases:
+    """The records in a session's folder.
+
+    Args:
+        folder: The session's own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._session = folder
+        self._folder = folder / "cases"
+
+    def record(self, name: str, key: str) -> dict[str, Any] | None:
+        """What is known of a case; None if it has to be done."""
+        path = self._folder / f"{name}.json"
+        if not path.is_file():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        except ValueError:
+            return None
+        is_whole = all((self._session / file).is_file() for file in found.get("files", []))
+        return found if found.get("key") == key and is_whole else None
+
+    def keep(self, name: str, key: str, record: Mapping[str, Any]) -> None:
+        """Note that a case is done."""
+        with writable(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        write_json(self._folder / f"{name}.json", {"key": key, **record})
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While this is open, no other process reads all records to write them as a table."""
+        with writable(self._session), (self._session / "lock-cases").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
