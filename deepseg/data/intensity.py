@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from deepseg.geometry.boxes import Int3
 
 
 def normalised(
-    images: Sequence[NDArray[np.float32] | None],
+    images: Iterable[NDArray[np.float32] | None],
     roi: NDArray[np.bool_] | None,
     settings: ZScore | Literal["none"],
     names: Sequence[str],
@@ -28,7 +28,7 @@ def normalised(
         names: Of the channels.
         shape: Of the images.
     """
-    channels = np.zeros((len(images), *shape), np.float32)
+    channels = np.zeros((len(names), *shape), np.float32)
     for channel, image, name in zip(channels, images, names, strict=True):
         if image is None:
             continue
@@ -51,8 +51,12 @@ def z_score(
         kept = inside.astype(np.float64)
     if kept.min() == kept.max():
         return np.zeros_like(image)
-    centred = np.subtract(image, kept.mean(), dtype=np.float64)
-    return np.asarray(centred / kept.std(), dtype=np.float32)
+    mean, deviation = kept.mean(), kept.std()
+    del kept
+    scores = np.empty(image.shape, np.float32)
+    for x, plane in enumerate(image):  # one plane at a time in float64, to save memory
+        scores[x] = np.subtract(plane, mean, dtype=np.float64) / deviation
+    return scores
 
 
 def statistics_voxels(

@@ -67,28 +67,26 @@ def prepared(case: Case, preparation: Preparation, channels: Sequence[str]) -> P
         preparation: What to do.
         channels: The model's channel names.
     """
-    volumes = [
-        None if path is None else read_image(path, nan=case.nan, volume=volume)
-        for path, volume in case.images
-    ]
-    first = next(volume for volume in volumes if volume is not None)
+    number, first = _first_channel(case)
     roi = None if case.roi is None else read_mask(case.roi)
     labels = None if case.labels is None else read_labels(case.labels, dict(case.label_map))
     weights = [read_image(path) for path in case.weight_maps]
-    target = (
-        first.geometry
-        if preparation.spacing_mm is None
-        else resampled_geometry(first.geometry, preparation.spacing_mm)
-    )
     own = first.geometry
+    target = (
+        own if preparation.spacing_mm is None else resampled_geometry(own, preparation.spacing_mm)
+    )
 
     def fitted(volume: Volume, order: Literal[0, 1]) -> NDArray[Any]:
         # The files of one case share their voxels; the checks have judged their geometry.
         array = volume.array
         return array if target == own else resample(array, own, target, order=order)
 
+    def image(channel: int) -> NDArray[np.float32] | None:
+        volume = first if channel == number else _channel(case, channel)
+        return None if volume is None else fitted(volume, 1).astype(np.float32, copy=False)
+
     mask = None if roi is None else fitted(roi, 0).astype(bool)
-    images = [None if v is None else fitted(v, 1).astype(np.float32) for v in volumes]
+    images = map(image, range(len(case.images)))  # one after the other, to save memory
     return PreparedCase(
         name=case.name,
         channels=normalised(images, mask, preparation.z_score, channels, target.shape),
@@ -98,6 +96,19 @@ def prepared(case: Case, preparation: Preparation, channels: Sequence[str]) -> P
         geometry=target,
         source=first,
     )
+
+
+def _channel(case: Case, number: int) -> Volume | None:
+    path, volume = case.images[number]
+    return None if path is None else read_image(path, nan=case.nan, volume=volume)
+
+
+def _first_channel(case: Case) -> tuple[int, Volume]:
+    """The first image that the case has, and which of its channels it is."""
+    number = next(i for i, (path, _) in enumerate(case.images) if path is not None)
+    volume = _channel(case, number)
+    assert volume is not None
+    return number, volume
 
 
 def prepared_folder(

@@ -7,11 +7,16 @@ own, with its own context and its own border; the later one counts where two ove
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deepseg.data.preparation import PreparedCase
@@ -20,7 +25,8 @@ from deepseg.geometry.boxes import Box, Int3, per_axis, volume
 from deepseg.geometry.context import Lattice, Vision
 from deepseg.geometry.tiles import tiles
 from deepseg.inference.boxes import bounding_box, fc_boxes, longest_edge, normal_boxes
-from deepseg.inference.fast_network import FastNetwork
+from deepseg.inference.fast_layers import Part
+from deepseg.inference.fast_network import FastNetwork, Read
 from deepseg.inference.postprocess import Labels
 from deepseg.model.regions import Field, coarse_box
 
@@ -60,14 +66,34 @@ class Answer:
         )
         self.probabilities = {label: np.zeros(shape, np.float32) for label in wanted}
 
-    def put(self, box: Box, logits: Tensor) -> None:
-        """Note what ``logits``, ``(K, *box.size)``, say about a box."""
-        best = logits.argmax(0).cpu().numpy()
-        self.labels[box.slices] = best.astype(self.labels.dtype)
-        if self.probabilities:
-            shares = logits.softmax(0)
-            for label, array in self.probabilities.items():
-                array[box.slices] = shares[label].cpu().numpy()
+    def put(self, piece: Piece) -> None:
+        """Note what was found in a box."""
+        self.labels[piece.box.slices] = piece.labels
+        for label, values in piece.probabilities.items():
+            self.probabilities[label][piece.box.slices] = values
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What was found in a box of the image.
+
+    Attributes:
+        box: In the image.
+        labels: ``box.size``.
+        probabilities: ``box.size`` by label, of those wanted.
+    """
+
+    box: Box
+    labels: NDArray[np.integer[Any]]
+    probabilities: dict[int, NDArray[np.float32]]
+
+
+def _piece(box: Box, logits: Tensor, wanted: Sequence[int]) -> Piece:
+    best = logits.argmax(0).to(torch.int16).cpu().numpy()
+    if not wanted:
+        return Piece(box, best, {})
+    shares = logits.softmax(0).cpu().numpy()
+    return Piece(box, best, {label: shares[label].copy() for label in wanted})
 
 
 def jobs(
@@ -92,7 +118,9 @@ def jobs(
     lattices = global_lattices(vision, segment)
     whole = network.field([points.count for points in lattices])
     edge = longest_edge(
-        network.layout, memory=int(memory * SHARE_FOR_BOX), value_bytes=network.dtype.itemsize
+        network.layout,
+        memory=int(memory * SHARE_FOR_BOX) // workers(network),
+        value_bytes=network.dtype.itemsize,
     )
     layers = normal_boxes(case.roi, case.shape, network.layout, edge)
     return [Job(lattices, (0, 0, 0), whole, tuple(boxes)) for boxes in layers]
@@ -143,18 +171,38 @@ def segment_case(
         wanted: Labels of the classes whose probability maps are wanted.
         on_boxes: Called with the number of boxes just done.
     """
-    classes = network.layout.fc.outputs
-    answer = Answer(case.shape, classes, wanted)
-    with torch.inference_mode():
+    answer = Answer(case.shape, network.layout.fc.outputs, wanted)
+    with _workers(network) as pool:
+        submitted: deque[Future[list[Piece]]] = deque()
         for job in todo:
-            for box, logits in _computed(network, case, job):
-                answer.put(box, logits)
-            on_boxes(len(job.boxes))
+            context = pool.submit(_context, network, case, job)
+            for box in sorted(job.boxes, key=lambda one: -volume(one.size)):
+                submitted.append(pool.submit(_box, network, case, job, box, context, wanted))
+        while submitted:  # in their order: of overlapping tiles, the later one counts
+            for piece in submitted.popleft().result():
+                answer.put(piece)
+            on_boxes(1)
     return answer
 
 
-def _computed(network: FastNetwork, case: PreparedCase, job: Job) -> Iterator[tuple[Box, Tensor]]:
-    """The boxes of a job in slices, with their logits."""
+@contextmanager
+def _workers(network: FastNetwork) -> Iterator[ThreadPoolExecutor]:
+    """Threads that compute with one core each; many small steps then wait for nobody."""
+    number = workers(network)
+    alone = (1,) if network.device.type == "cpu" else (torch.get_num_threads(),)
+    with ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=alone) as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def workers(network: FastNetwork) -> int:
+    """Boxes that are computed at the same time."""
+    return torch.get_num_threads() if network.device.type == "cpu" else 1
+
+
+def _reader(network: FastNetwork, case: PreparedCase, job: Job) -> Read:
     margin = network.vision.margin
 
     def image(number: int, box: Box) -> Tensor:
@@ -162,23 +210,45 @@ def _computed(network: FastNetwork, case: PreparedCase, job: Job) -> Iterator[tu
         start = per_axis(lambda a, s, i: a + s * i, own.start, own.step, box.start)
         return torch.from_numpy(read(case.channels, Lattice(start, own.step, box.size), margin))
 
-    predictions = [box.moved(per_axis(lambda a: -a, job.origin)) for box in job.boxes]
-    factors = [pathway.sight.factor for pathway in network.layout.pathways]
-    shared = network.joined_box(job.whole, _hull(predictions))
-    context = [
-        network.context(i, job.whole, coarse_box(shared, f), image, piece=CONTEXT_PIECE)
-        for i, f in enumerate(factors)
-        if i > 0
+    return image
+
+
+@torch.inference_mode()
+def _context(network: FastNetwork, case: PreparedCase, job: Job) -> list[tuple[Part, Part]]:
+    """The outputs of the subsampled pathways for all boxes of a job, raw and activated."""
+    back = per_axis(lambda a: -a, job.origin)
+    shared = network.joined_box(job.whole, _hull([box.moved(back) for box in job.boxes]))
+    image = _reader(network, case, job)
+    found = []
+    for number, pathway in enumerate(network.layout.pathways):
+        if number > 0:
+            box = coarse_box(shared, pathway.sight.factor)
+            raw = network.context(number, job.whole, box, image, piece=CONTEXT_PIECE)
+            found.append((raw, network.activated(number, raw)))
+    return found
+
+
+@torch.inference_mode()
+def _box(
+    network: FastNetwork,
+    case: PreparedCase,
+    job: Job,
+    box: Box,
+    context: Future[list[tuple[Part, Part]]],
+    wanted: Sequence[int],
+) -> list[Piece]:
+    """What is found in a box of a job."""
+    coarse = context.result()
+    back = per_axis(lambda a: -a, job.origin)
+    needed = network.joined_box(job.whole, box.moved(back))
+    normal = network.pathway(0, job.whole, needed, _reader(network, case, job))
+    raw = [normal, *(part for part, _ in coarse)]
+    activated = [network.activated(0, normal), *(part for _, part in coarse)]
+    return [
+        _piece(own, network.logits(job.whole, own.moved(back), raw, activated), wanted)
+        for fc_box in fc_boxes(case.roi, box)
+        for own in slices_of(fc_box)
     ]
-    active = [network.activated(i, part) for i, part in enumerate(context, start=1)]
-    for prediction in predictions:
-        normal = network.pathway(0, job.whole, network.joined_box(job.whole, prediction), image)
-        raw = [normal, *context]
-        activated = [network.activated(0, normal), *active]
-        for fc_box in fc_boxes(case.roi, prediction.moved(job.origin).within(case.shape)):
-            for piece in slices_of(fc_box):
-                own = piece.moved(per_axis(lambda a: -a, job.origin))
-                yield piece, network.logits(job.whole, own, raw, activated)
 
 
 def slices_of(box: Box) -> Iterator[Box]:

@@ -20,7 +20,7 @@ from deepseg.data.preparation import PreparedCase, prepared
 from deepseg.data.resampling import resample
 from deepseg.data.volumes import Volume, read_labels, read_mask, write_volume
 from deepseg.errors import DeepsegError
-from deepseg.geometry.boxes import Int3
+from deepseg.geometry.boxes import Int3, volume
 from deepseg.inference import memory
 from deepseg.inference.fast_network import FastNetwork
 from deepseg.inference.fast_volume import Job, jobs, segment_case
@@ -35,6 +35,8 @@ from deepseg.sessions.cases import CheckedCases
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.wishes import wanted_feature_maps, wanted_probabilities
 from deepseg.storage.atomic import writable
+
+FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,13 @@ class Computing:
     tile: Int3
     batch_size: int
 
-    def jobs(self, ready: PreparedCase) -> list[Job]:
-        """What has to be computed of a case."""
+    def jobs(self, ready: PreparedCase, probabilities: int) -> list[Job]:
+        """What has to be computed of a case of which so many probability maps are wanted."""
         tiling = self.inference.tiling
         own = self.network.config.context_alignment
         is_local = tiling == "deepmedic" or (tiling is None and own == "deepmedic")
-        budget = memory.left(self.inference.memory_bytes)
+        answer = volume(ready.shape) * (1 + FLOAT_BYTES * probabilities)
+        budget = memory.left(self.inference.memory_bytes) - answer
         return jobs(self.fast, ready, memory=budget, tile=self.tile if is_local else None)
 
 
@@ -107,14 +110,15 @@ def segmented(
     is_own_grid = ready.geometry == ready.source.geometry
     wanted = wanted_probabilities(config.classes, save)
     every = range(len(config.classes))
-    todo = how.jobs(ready)
+    kept = wanted if is_own_grid else every
+    todo = how.jobs(ready, len(kept))
     with console.progress(case.name, sum(len(job.boxes) for job in todo)) as advance:
-        answer = segment_case(
-            how.fast, ready, todo, wanted=wanted if is_own_grid else every, on_boxes=advance
-        )
+        answer = segment_case(how.fast, ready, todo, wanted=kept, on_boxes=advance)
     roi = None if case.roi is None else read_mask(case.roi).array
     if is_own_grid:
-        labels = answer.labels if roi is None else np.where(roi, answer.labels, 0)
+        labels = answer.labels
+        if roi is not None:
+            labels[~roi] = 0
         probabilities = answer.probabilities
     else:
         stacked = np.stack([answer.probabilities[label] for label in every])
