@@ -114,13 +114,14 @@ def segmented(
     todo = how.jobs(ready, len(kept))
     with console.progress(case.name, sum(len(job.boxes) for job in todo)) as advance:
         answer = segment_case(how.fast, ready, todo, wanted=kept, on_boxes=advance)
-    roi = None if case.roi is None else read_mask(case.roi).array
     if is_own_grid:
+        roi = ready.roi
         labels = answer.labels
         if roi is not None:
             labels[~roi] = 0
         probabilities = answer.probabilities
     else:
+        roi = None if case.roi is None else read_mask(case.roi).array
         stacked = np.stack([answer.probabilities[label] for label in every])
         own = masked(_on_own_grid(stacked, ready), roi)
         labels = segmentation(own, roi)

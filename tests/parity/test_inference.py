@@ -12,6 +12,8 @@ from deepseg.config.cases import Preparation
 from deepseg.data.cases import Case
 from deepseg.data.preparation import prepared
 from deepseg.data.volumes import read_mask
+from deepseg.inference.fast_network import FastNetwork
+from deepseg.inference.fast_volume import jobs, segment_case
 from deepseg.inference.postprocess import masked, segmentation
 from deepseg.inference.volume import predict
 from deepseg.report.console import Console
@@ -68,7 +70,13 @@ def test_an_imported_model_says_what_deepmedic_says(case, tmp_path):
         network, ready, tile=network.config.segment_sizes["inference"], batch_size=4,
         feature_maps={address: slice(None) for address, _ in maps.values()},
     )  # fmt: skip
+    fast = FastNetwork(network)
+    todo = jobs(fast, ready, memory=1 << 30, tile=network.config.segment_sizes["inference"])
+    labels = range(len(network.config.classes))
+    quick = segment_case(fast, ready, todo, wanted=labels)
     roi = read_mask(own.roi).array
+    together = masked(np.stack([quick.probabilities[label] for label in labels]), roi)
+    assert np.abs(together - expected["probabilities"]).max() < PROBABILITIES
     probabilities = masked(found.probabilities, roi)
     assert np.abs(probabilities - expected["probabilities"]).max() < PROBABILITIES
     agreement = segmentation(probabilities, roi) == expected["segmentation"]
