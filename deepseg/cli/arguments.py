@@ -11,6 +11,7 @@ from typing import Literal, NoReturn
 
 from deepseg.cli import transfer_options
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
+from deepseg.sessions.parts import Part, part
 from deepseg.transfer.rules import TransferRules
 from deepseg.version import VERSION
 
@@ -33,6 +34,9 @@ OPTIONS: dict[str, tuple[Command, ...]] = {
     "reach": ("compare",),
     **dict.fromkeys(transfer_options.NAMES, ("newModel",)),
     "precision": ("test",),
+    "keepGoing": ("test",),
+    "part": ("test",),
+    "devices": ("test",),
 }
 
 EXAMPLES = """\
@@ -50,7 +54,7 @@ class Arguments:
     Attributes:
         command: What to do.
         file: The config or model file it is about; None for the demo and comparisons.
-        model: ``-load``, or else ``-model``.
+        models: ``-load``, or else ``-model``; several only for ``-test``.
         out: ``-out``.
         seed: ``-seed``.
         device: ``-dev``.
@@ -64,11 +68,14 @@ class Arguments:
         from_scratch: ``-fromScratch``.
         reach: ``-reach``.
         precision: ``-precision``, or None.
+        keep_going: ``-keepGoing``.
+        part: ``-part``, or None.
+        devices: ``-devices``, 1 where it is not given.
     """
 
     command: Command
     file: Path | None
-    model: Path | None
+    models: tuple[Path, ...]
     out: Path | None
     seed: int | None
     device: str
@@ -82,6 +89,14 @@ class Arguments:
     from_scratch: bool
     reach: float | None
     precision: Precision | None
+    keep_going: bool
+    part: Part | None
+    devices: int
+
+    @property
+    def model(self) -> Path | None:
+        """The one model of commands that take one."""
+        return self.models[0] if self.models else None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -115,7 +130,12 @@ def _parser() -> _Parser:
     )
     what.add_argument("-demo", action="store_true", help="the whole story on generated brains")
     how = parser.add_argument_group("options")
-    how.add_argument("-model", metavar="FILE", help="a .save, or a model file")
+    how.add_argument(
+        "-model",
+        metavar="FILE",
+        nargs="+",
+        help="a .save, or a model file; several .save files for the mean of their answers",
+    )
     how.add_argument("-load", metavar="FILE", help="a .save; wins over -model, as in DeepMedic")
     how.add_argument("-pretrained", metavar="FILE", help="older model that fills the new one")
     how.add_argument("-out", metavar="PATH", help="file of -newModel, folder of -compare, -demo")
@@ -142,6 +162,16 @@ def _parser() -> _Parser:
     how.add_argument("-reach", metavar="SCORE", type=_score, help="when -compare's sessions got it")
     how.add_argument("-dev", default="auto", help="cpu, cuda, cudaN or auto (auto)")
     how.add_argument("-precision", choices=PRECISIONS, help="of -test's arithmetic (float32)")
+    how.add_argument(
+        "-keepGoing",
+        action="store_const",
+        const=True,
+        help="of -test: a case that fails does not stop the others",
+    )
+    how.add_argument("-part", metavar="I/N", help="of -test: every N-th case, beginning with I")
+    how.add_argument(
+        "-devices", metavar="N", type=_count, help="of -test: processes that share the cases"
+    )
     how.add_argument("-quiet", action="store_true", help="say warnings and errors only")
     how.add_argument("-version", action="version", version=f"deepseg {VERSION}")
     how.add_argument("-help", "-h", action="help", help="this text")
@@ -182,7 +212,7 @@ def parsed(arguments: Sequence[str]) -> Arguments:
     return Arguments(
         command=command,
         file=Path(file) if file else None,
-        model=next((Path(one) for one in (found.load, found.model) if one is not None), None),
+        models=tuple(map(Path, (found.model or ()) if found.load is None else (found.load,))),
         out=None if found.out is None else Path(found.out),
         seed=found.seed,
         device=found.dev,
@@ -196,6 +226,9 @@ def parsed(arguments: Sequence[str]) -> Arguments:
         from_scratch=found.fromScratch is not None,
         reach=found.reach,
         precision=found.precision,
+        keep_going=found.keepGoing is not None,
+        part=None if found.part is None else part(found.part),
+        devices=1 if found.devices is None else found.devices,
     )
 
 
@@ -218,6 +251,11 @@ def _misspelt(arguments: Sequence[str], parser: _Parser) -> Iterator[Problem]:
 
 
 def _without_meaning(command: Command, found: argparse.Namespace) -> Iterator[Problem]:
+    if command != "test" and len(found.model or ()) > 1:
+        got = f"{len(found.model)} models with -{command}"
+        yield _problem(got, "one, or several with -test", fix="give one model")
+    if found.part is not None and found.devices is not None:
+        yield _problem("-part with -devices", "one of the two", fix="remove one of them")
     if command == "newModel":
         yield from transfer_options.without_meaning(found)
     for option, commands in OPTIONS.items():
@@ -242,6 +280,13 @@ def _score(text: str) -> float:
         expected = "a score above 0 and up to 1"
         raise DeepsegError(_problem(f"-reach {text}", expected, fix="choose another number"))
     return score
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        expected = "a whole number from 1 to 1024"
+        raise DeepsegError(_problem(f"-devices {text}", expected, fix="choose another number"))
+    return int(text)
 
 
 def _with_one_dash(argument: str) -> str:

@@ -11,6 +11,7 @@ from deepseg.sessions.compare import compare as compare_runs
 from deepseg.sessions.demo import demo as run_demo
 from deepseg.sessions.new_model import new_model as build_model
 from deepseg.sessions.new_model import plan_transfer
+from deepseg.sessions.sharing import share_cases
 from deepseg.sessions.show import show as show_file
 from deepseg.sessions.test import segment as segment_cases
 from deepseg.sessions.train import train as train_model
@@ -48,13 +49,30 @@ def train(given: Arguments) -> None:
 
 def test(given: Arguments) -> None:
     """``-test``."""
+    if given.devices > 1:
+        share_cases(
+            _file(given),
+            _options(given),
+            count=given.devices,
+            device=given.device,
+            console=Console(quiet=given.quiet),
+        )
     segment_cases(
         _file(given),
-        model_file=given.model,
+        model_file=given.models,
         device=given.device,
         precision=given.precision,
+        keep_going=True if given.keep_going else None,
+        part=given.part,
         quiet=given.quiet,
     )
+
+
+def _options(given: Arguments) -> list[str]:
+    """What parts of the cases are given too."""
+    options = ["-model", *map(str, given.models)] if given.models else []
+    options += ["-precision", given.precision] if given.precision else []
+    return options + (["-keepGoing"] if given.keep_going else [])
 
 
 def check(given: Arguments) -> None:

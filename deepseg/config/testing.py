@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from deepseg.config.cases import CasesConfig, Preparation
-from deepseg.config.model import Count, CubeOrBox, Name, Settings
+from deepseg.config.model import Count, CubeOrBox, Name, Settings, cube
 from deepseg.config.reading import ConfigPath
+from deepseg.config.refusal import refusal
 from deepseg.config.training import SavedResults
+from deepseg.geometry.boxes import Int3
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
@@ -41,6 +43,29 @@ class Inference(Settings):
         "Default: as the model's `context_alignment`.",
     )
 
+    mirror: tuple[Literal["x", "y", "z"], ...] = Field(
+        (),
+        description="Also segment the case mirrored along these axes, in every combination, and "
+        "take the mean of the probabilities: `[x]` takes twice the time.",
+    )
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = Field(
+        0.0,
+        description="With `tiling: deepmedic`: tiles share this part of their edge with the next, "
+        "and voxels in the middle of a tile weigh more. For networks with padding in their "
+        "pathways.",
+    )
+
+    @model_validator(mode="after")
+    def _tiles_can_overlap(self) -> Inference:
+        if self.overlap and self.tiling != "deepmedic":
+            raise refusal(
+                "overlap-without-tiles",
+                got=f"overlap {self.overlap:g} where nothing depends on tiles",
+                expected="overlap with tiling: deepmedic only",
+                fix="add tiling: deepmedic, or remove overlap",
+            )
+        return self
+
     @property
     def memory_bytes(self) -> int | None:
         """`memory` as a number."""
@@ -49,18 +74,39 @@ class Inference(Settings):
         return int(float(self.memory[:-2]) * {"M": 10**6, "G": 10**9}[self.memory[-2]])
 
 
+class ComponentRule(Settings):
+    """What happens to the connected components of a class."""
+
+    keep: Literal["all", "largest"] = Field("all", description="All of them, or the largest only.")
+    min_ml: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Components with less volume become background."
+    )
+    fill_holes: bool = Field(
+        False, description="Background that the class encloses becomes part of it."
+    )
+    touching: Literal["faces", "edges", "corners"] = Field(
+        "faces", description="What voxels of one component have in common at least."
+    )
+
+
 class TestConfig(Settings):
     """A testing session."""
 
     name: Name = Field("test", description="Name of the session and of its folder.")
     output: ConfigPath = Field(description="Folder that holds the session's folder.")
-    model: ConfigPath | None = Field(None, description="The `.save` to segment with.")
+    model: ConfigPath | tuple[ConfigPath, ...] | None = Field(
+        None,
+        description="The `.save` to segment with; of several, the mean of their probabilities.",
+    )
     cases: CasesConfig = Field(description="The cases; labels are optional and only scored.")
     save: SavedResults = Field(SavedResults(), description="What is written for every case.")
     groups: dict[Name, Annotated[tuple[Count, ...], Field(min_length=1)]] = Field(
         {},
         description="Classes that are also scored together, such as `{whole: [1, 2, 3, 4]}`; "
         "`foreground`, all labels above 0, always is.",
+    )
+    postprocess: dict[Name, ComponentRule] = Field(
+        {}, description="Rules for the components of classes, such as `{lesion: {min_ml: 0.1}}`."
     )
     inference: Inference = Field(Inference(), description="How whole cases are computed.")
     batch_size: Count = Field(
@@ -81,6 +127,18 @@ class TestConfig(Settings):
     )
 
     __test__ = False  # its name starts like a test's, and pytest would collect it
+
+    @property
+    def tile_size(self) -> Int3 | None:
+        """`tile` along X, Y and Z."""
+        return None if self.tile is None else cube(self.tile)
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        """The model files, none, one or several."""
+        if self.model is None:
+            return ()
+        return self.model if isinstance(self.model, tuple) else (self.model,)
 
     @property
     def folder(self) -> Path:

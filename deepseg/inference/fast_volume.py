@@ -23,10 +23,10 @@ from deepseg.data.preparation import PreparedCase
 from deepseg.data.voxels import read
 from deepseg.geometry.boxes import Box, Int3, per_axis, volume
 from deepseg.geometry.context import Lattice, Vision
-from deepseg.geometry.tiles import tiles
 from deepseg.inference.boxes import bounding_box, fc_boxes, longest_edge, normal_boxes
 from deepseg.inference.fast_layers import Part
 from deepseg.inference.fast_network import FastNetwork, Read
+from deepseg.inference.overlap import overlapping_tiles
 from deepseg.inference.postprocess import Labels
 from deepseg.model.regions import Field, coarse_box
 
@@ -102,6 +102,7 @@ def jobs(
     *,
     memory: int,
     tile: Int3 | None,
+    overlap: float = 0.0,
 ) -> list[Job]:
     """What has to be computed of a case.
 
@@ -110,10 +111,12 @@ def jobs(
         case: Prepared as the network's training cases were.
         memory: Bytes that may be used besides what is in use now.
         tile: Size of a segment in DeepMedic's way; None for the whole image as one.
+        overlap: Share of a tile's edge that it has in common with the next.
     """
     vision = network.vision
     if tile is not None:
-        return list(_tile_jobs(network, case, tile))
+        segments = overlapping_tiles(case.shape, tile, vision, overlap)
+        return list(_tile_jobs(network, case, segments))
     segment = vision.segment(Box((0, 0, 0), case.shape))
     lattices = global_lattices(vision, segment)
     whole = network.field([points.count for points in lattices])
@@ -126,8 +129,8 @@ def jobs(
     return [Job(lattices, (0, 0, 0), whole, tuple(boxes)) for boxes in layers]
 
 
-def _tile_jobs(network: FastNetwork, case: PreparedCase, tile: Int3) -> Iterator[Job]:
-    for segment in tiles(case.shape, tile, network.vision):
+def _tile_jobs(network: FastNetwork, case: PreparedCase, segments: Sequence[Box]) -> Iterator[Job]:
+    for segment in segments:
         prediction = network.vision.prediction(segment)
         box = bounding_box(case.roi, prediction.within(case.shape))
         if box is not None:
@@ -172,17 +175,32 @@ def segment_case(
         on_boxes: Called with the number of boxes just done.
     """
     answer = Answer(case.shape, network.layout.fc.outputs, wanted)
+    for _, piece in pieces(network, case, todo, wanted=wanted, on_boxes=on_boxes):
+        answer.put(piece)
+    return answer
+
+
+def pieces(
+    network: FastNetwork,
+    case: PreparedCase,
+    todo: Sequence[Job],
+    *,
+    wanted: Sequence[int],
+    on_boxes: Callable[[int], None] = lambda _: None,
+) -> Iterator[tuple[Job, Piece]]:
+    """What the jobs find, piece by piece and in their order; arguments as of `segment_case`."""
     with _workers(network) as pool:
-        submitted: deque[Future[list[Piece]]] = deque()
+        submitted: deque[tuple[Job, Future[list[Piece]]]] = deque()
         for job in todo:
             context = pool.submit(_context, network, case, job)
             for box in sorted(job.boxes, key=lambda one: -volume(one.size)):
-                submitted.append(pool.submit(_box, network, case, job, box, context, wanted))
-        while submitted:  # in their order: of overlapping tiles, the later one counts
-            for piece in submitted.popleft().result():
-                answer.put(piece)
+                found = pool.submit(_box, network, case, job, box, context, wanted)
+                submitted.append((job, found))
+        while submitted:
+            job, found = submitted.popleft()
+            for piece in found.result():
+                yield job, piece
             on_boxes(1)
-    return answer
 
 
 @contextmanager

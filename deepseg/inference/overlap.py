@@ -38,6 +38,12 @@ def overlapping_tiles(shape: Int3, tile: Int3, vision: Vision, overlap: float) -
     return [Box((a - low[0], b - low[1], c - low[2]), size) for c, b, a in product(z, y, x)]
 
 
+def predicted_size(shape: Int3, tile: Int3, vision: Vision) -> Int3:
+    """Voxels that a tile predicts of an image that may be smaller than the tile."""
+    padded = per_axis(lambda n, m: n + m, shape, vision.shrink)
+    return vision.prediction(Box((0, 0, 0), per_axis(min, tile, padded))).size
+
+
 def window(size: Int3) -> NDArray[np.float32]:
     """``size``: a Gaussian that is 1 in the middle of a tile and never below a thousandth."""
     axes = []

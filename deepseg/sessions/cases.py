@@ -25,6 +25,7 @@ from deepseg.errors import (
     raise_if_any,
 )
 from deepseg.report.console import Console
+from deepseg.sessions.parts import Part
 from deepseg.sessions.tables import cases_table
 from deepseg.sessions.wishes import training_misfits
 from deepseg.storage.atomic import writable, write_json
@@ -105,6 +106,7 @@ def checked_cases(
     resampled: bool = False,
     cache: Path | None = None,
     only_good: bool = False,
+    part: Part | None = None,
 ) -> CheckedCases:
     """List the cases, read every file of them once, and show what they are.
 
@@ -118,11 +120,14 @@ def checked_cases(
         resampled: Whether all cases are brought to one voxel size.
         cache: Folder that remembers what was found, as long as the files do not change.
         only_good: Leave out cases with problems, as long as there is one without.
+        part: Look at this part of the cases only.
 
     Raises:
         DeepsegError: All problems of all cases.
     """
     cases = list_cases(settings, model.channels)
+    if part is not None:
+        cases = list(part.of(cases))
     stamps = [_stamp(case, model, needs_labels) for case in cases]
     known = [_remembered(cache, stamp) for stamp in stamps]
     judge = partial(examine, class_count=len(model.classes), needs_labels=needs_labels)

@@ -12,7 +12,7 @@ from deepseg.config.training import TrainConfig
 from deepseg.errors import raise_if_any
 from deepseg.report.console import Console
 from deepseg.sessions.cases import checked_cases, training_and_held_out
-from deepseg.sessions.models import given_model
+from deepseg.sessions.models import given_model, given_models
 from deepseg.sessions.tables import network_table
 from deepseg.sessions.wishes import testing_misfits
 
@@ -59,10 +59,11 @@ def _check_train(config_file: Path, model_file: Path | None, console: Console) -
 def _check_test(config_file: Path, model_file: Path | None, console: Console) -> None:
     loaded = load(TestConfig, config_file)
     _say(console, loaded.warnings)
-    model = given_model(model_file, loaded.config.model, seed=0)
-    network_table(console, model.config)
-    raise_if_any(testing_misfits(loaded.config, model))
-    checked_cases(loaded.config.cases, model.config, console, needs_labels=False, what="cases")
+    typed = () if model_file is None else (model_file,)
+    models = given_models(typed, loaded.config.models, seed=0)
+    network_table(console, models[0].config)
+    raise_if_any(testing_misfits(loaded.config, models))
+    checked_cases(loaded.config.cases, models[0].config, console, needs_labels=False, what="cases")
 
 
 def _say(console: Console, warnings: tuple[str, ...]) -> None:

@@ -1,8 +1,9 @@
 """Cases that are done: a record of each, so that nobody does them again.
 
 ``cases/<name>.json`` in the session's folder is written when all results of a case are there. It
-holds a key that changes with the model, the settings and the files of the case, and counts only as
-long as the key is the same and all its result files exist. Several processes may write here at once.
+holds a key that changes with the model, the settings and the files of the case, and counts only
+while the key is the same and all its result files exist. Several processes may write here at
+once.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ class FinishedCases:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """While this is open, no other process reads all records to write them as a table."""
-        with writable(self._session), (self._session / "lock-cases").open("a") as file:
+        with writable(self._session):
+            file = (self._session / "lock-cases").open("a")
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

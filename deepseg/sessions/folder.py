@@ -1,6 +1,6 @@
 """The folder of a session: one process at a time, a log, results that appear only when whole.
 
-<output>/<name>/  log.txt  metrics.jsonl  progress.png  settings.json  outcome.json
+<output>/<name>/  log.txt  metrics.jsonl  progress.png  outcome.json
                   models/last.save  models/previous.save  models/best.save  models/epoch-0005.save
                   predictions/  cache/
 """
@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from deepseg.errors import DeepsegError, FolderInUse, Problem, raise_if_any
 from deepseg.report.console import Console
 from deepseg.sessions.outcome import exit_code, problems
+from deepseg.sessions.parts import Part
 from deepseg.storage.atomic import writable, write_json, write_text
 from deepseg.storage.save_file import SaveFile, read_save, write_save
 from deepseg.version import VERSION
@@ -31,6 +32,8 @@ class SessionFolder:
     Args:
         path: The folder; made if it does not exist.
         config_file: What problems without a place of their own are about, in outcome.json.
+        part: Share the folder with the processes that do other parts; log and outcome have names of
+            their own.
         quiet: Show nothing but warnings and errors.
 
     Raises:
@@ -38,16 +41,25 @@ class SessionFolder:
         OutputNotWritable: It cannot be made or written to.
     """
 
-    def __init__(self, path: Path, *, config_file: Path | None = None, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        config_file: Path | None = None,
+        part: Part | None = None,
+        quiet: bool = False,
+    ) -> None:
         self.path = path
         self._config_file = config_file
+        self._ending = "" if part is None else f"-{part}"
         self._quiet = quiet
 
     def __enter__(self) -> SessionFolder:
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.path)
-            self.console = Console(log_file=self.path / "log.txt", quiet=self._quiet)
+            self._locks = _locked(self.path, self._ending)
+            log_file = self.path / f"log{self._ending}.txt"
+            self.console = Console(log_file=log_file, quiet=self._quiet)
         return self
 
     def __exit__(
@@ -57,10 +69,11 @@ class SessionFolder:
         trace: TracebackType | None,
     ) -> None:
         try:
-            write_json(self.path / "outcome.json", self._outcome(error))
+            write_json(self.path / f"outcome{self._ending}.json", self._outcome(error))
         finally:
             self.console.close()
-            self._lock.close()
+            for lock in self._locks:
+                lock.close()
 
     def _outcome(self, error: BaseException | None) -> dict[str, Any]:
         place = "" if self._config_file is None else str(self._config_file)
@@ -150,10 +163,17 @@ class SessionFolder:
         write_text(self.path / "metrics.jsonl", from_text)
 
 
-def _locked(path: Path) -> TextIO:
-    file = (path / "lock").open("a+", encoding="utf-8")
+def _locked(path: Path, ending: str) -> list[TextIO]:
+    """The folder's lock; for a part, its own lock and a share of the folder's."""
+    if not ending:
+        return [_lock(path, "lock", fcntl.LOCK_EX)]
+    return [_lock(path, "lock", fcntl.LOCK_SH), _lock(path, f"lock{ending}", fcntl.LOCK_EX)]
+
+
+def _lock(path: Path, name: str, kind: int) -> TextIO:
+    file = (path / name).open("a+", encoding="utf-8")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError as error:
         file.seek(0)
         owner = file.read().strip() or "another process"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from deepseg.config.cases import Preparation
 from deepseg.config.loading import load
 from deepseg.config.model import ModelConfig
-from deepseg.errors import DeepsegError, Problem
+from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.geometry.context import Vision
 from deepseg.model.layout import layout
 from deepseg.model.network import Network
@@ -175,6 +175,40 @@ def given_model(typed: Path | None, configured: Path | None, *, seed: int) -> Mo
     if _holds_weights(path):
         return read_model(path)
     return fresh(load(ModelConfig, path).config, seed=seed, origin=f"{NEW}{path}")
+
+
+def given_models(
+    typed: Sequence[Path], configured: Sequence[Path], *, seed: int
+) -> tuple[Model, ...]:
+    """The models that a session asks, one or several; several have to be `.save` files.
+
+    Raises:
+        DeepsegError: ``models-differ`` in channels or classes, or what is wrong with a file.
+    """
+    paths = typed or configured
+    if len(paths) < 2:
+        first = typed[0] if typed else None
+        return (given_model(first, configured[0] if configured else None, seed=seed),)
+    models = tuple(read_model(path) for path in paths)
+    raise_if_any(_other_questions(models))
+    return models
+
+
+def _other_questions(models: Sequence[Model]) -> Iterator[Problem]:
+    first = models[0]
+    for model in models[1:]:
+        for what, own, wanted in (
+            ("channels", model.config.channels, first.config.channels),
+            ("classes", model.config.classes, first.config.classes),
+        ):
+            if own != wanted:
+                yield Problem(
+                    code="models-differ",
+                    got=f"{what} {', '.join(own)}",
+                    expected=f"{', '.join(wanted)}, as in {first.origin}",
+                    fix="average models of the same task only",
+                    where=model.origin,
+                )
 
 
 def _holds_weights(path: Path | None) -> bool:

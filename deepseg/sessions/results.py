@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,12 @@ class Results:
         self._cases: dict[str, dict[str, Any]] = {}
         self._scores: dict[str, dict[str, Scores]] = {}
 
-    def add(self, name: str, record: dict[str, Any], scores: dict[str, Scores] | None) -> None:
-        """Note the result of a case; without scores if its truth is not known."""
-        rows = None if scores is None else {row: asdict(one) for row, one in scores.items()}
-        self._cases[name] = {**record, "scores": rows}
-        if scores is not None:
-            self._scores[name] = scores
+    def add(self, name: str, record: Mapping[str, Any]) -> None:
+        """Note the record of a case; its scores are None if the truth is not known."""
+        self._cases[name] = {key: value for key, value in record.items() if key != "key"}
+        if record["scores"] is not None:
+            rows = record["scores"].items()
+            self._scores[name] = {row: Scores(**values) for row, values in rows}
 
     def write(self, folder: Path) -> None:
         """Write ``cases.json`` and ``cases.csv``."""

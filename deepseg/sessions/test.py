@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from deepseg.config.cases import Preparation
 from deepseg.config.loading import load
-from deepseg.config.model import cube
 from deepseg.config.testing import Precision, TestConfig
-from deepseg.data.cases import Case
+from deepseg.data.cases import Case, list_cases
 from deepseg.errors import DeepsegError, SomeCasesFailed, raise_if_any
 from deepseg.inference import memory
 from deepseg.report.console import Console
+from deepseg.sessions.answering import member
 from deepseg.sessions.cases import CheckedCases, checked_cases
 from deepseg.sessions.devices import chosen_device
+from deepseg.sessions.finished import FinishedCases
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.models import Model, given_model
+from deepseg.sessions.models import Model, given_models
+from deepseg.sessions.parts import Part
+from deepseg.sessions.pipeline import in_stages
 from deepseg.sessions.records import announce
 from deepseg.sessions.results import Results
-from deepseg.sessions.volumes import (
-    Computing,
-    case_scores,
-    computing,
-    segmented,
-    write_results,
-)
+from deepseg.sessions.segmenting import Segmenting, computing
 from deepseg.sessions.wishes import preparation_for, testing_misfits
 
 SAME_SPACING = 1.05  # ratio up to which voxel sizes count as the same
@@ -34,18 +30,22 @@ SAME_SPACING = 1.05  # ratio up to which voxel sizes count as the same
 def segment(
     config_file: Path | str,
     *,
-    model_file: Path | str | None = None,
+    model_file: Path | str | Sequence[Path | str] | None = None,
     device: str = "auto",
     precision: Precision | None = None,
+    keep_going: bool | None = None,
+    part: Part | None = None,
     quiet: bool = False,
 ) -> Path:
-    """Segment the cases of ``config_file``.
+    """Segment the cases of ``config_file`` that are not done yet.
 
     Args:
         config_file: A test file, YAML or DeepMedic's.
-        model_file: A `.save`; wins over the one in the test file.
+        model_file: A `.save`, or several whose answers are averaged; wins over the test file's.
         device: ``cpu``, ``cuda``, ``cudaN`` or ``auto``.
         precision: Of the arithmetic; wins over the one in the test file.
+        keep_going: Whether a case that fails stops the others; wins over the test file.
+        part: Do these cases only; other processes may do the others at the same time.
         quiet: Say warnings and errors only.
 
     Returns:
@@ -57,37 +57,46 @@ def segment(
     """
     config_file = Path(config_file)
     loaded = load(TestConfig, config_file)
-    config = loaded.config
+    config = _wished(loaded.config, precision=precision, keep_going=keep_going)
     computer = chosen_device(device)
-    inference = config.inference
-    if precision is not None:
-        inference = inference.model_copy(update={"precision": precision})
-    with SessionFolder(config.folder, config_file=config_file, quiet=quiet) as folder:
+    with SessionFolder(config.folder, config_file=config_file, part=part, quiet=quiet) as folder:
         console = folder.console
         announce(console, f"test {config.name}", loaded.warnings, computer)
-        model = _model(config, None if model_file is None else Path(model_file), console)
-        raise_if_any(testing_misfits(config, model))
-        preparation = preparation_for(config, model, console)
-        how = computing(
-            model.network().to(computer).eval(), inference,
-            tile=None if config.tile is None else cube(config.tile), batch_size=config.batch_size,
-        )  # fmt: skip
+        models = _models(_paths(model_file), config, console)
+        raise_if_any(testing_misfits(config, models))
+        ways = [preparation_for(config, model, console) for model in models]
+        work = Segmenting(
+            folder,
+            config,
+            computing(
+                config,
+                [
+                    member(model.network().to(computer).eval(), config.inference, way)
+                    for model, way in zip(models, ways, strict=True)
+                ],
+            ),
+            models,
+        )
         checked = checked_cases(
-            config.cases, model.config, console, needs_labels=False, what="cases",
-            cache=folder.path / "cache", only_good=config.keep_going,
-        )  # fmt: skip
-        _warn_of_spacing(checked, model, console)
+            config.cases,
+            models[0].config,
+            console,
+            needs_labels=False,
+            what="cases",
+            cache=folder.path / "cache",
+            only_good=config.keep_going,
+            part=part,
+        )
+        _warn_of_spacing(checked, models[0], console)
         results = Results(checked.left_out)
-        for case in checked.cases:
-            try:
-                _segment_one(folder, how, case, preparation, config, results)
-            except DeepsegError as error:
-                if not config.keep_going:
-                    raise
-                results.failures += error.at(case.name).problems
-                console.warn(f"no result for {case.name}; going on with the other cases")
-        results.write(folder.path)
-        results.show(console)
+        for case, outcome in in_stages(
+            _not_done(checked.cases, work, console),
+            read=work.read,
+            compute=work.compute,
+            write=work.write,
+        ):
+            _look_at(case, outcome, results, config, console)
+        _gather(list_cases(config.cases, models[0].config.channels), work, results, folder)
         console.say(f"most memory used: {memory.peak() / 1e9:.2f} GB")
         console.say(f"results in {folder.path}")
         if results.failures:
@@ -95,12 +104,64 @@ def segment(
         return folder.path
 
 
-def _model(config: TestConfig, model_file: Path | None, console: Console) -> Model:
-    model = given_model(model_file, config.model, seed=0)
-    console.say(f"weights: {model.origin}")
-    if model.training is None and "initialised" in model.provenance:
-        console.warn(f"{model.origin}: these weights are random, nothing has been learnt")
-    return model
+def _wished(
+    config: TestConfig, *, precision: Precision | None, keep_going: bool | None
+) -> TestConfig:
+    """The settings with what was asked for beside them."""
+    changes: dict[str, object] = {}
+    if precision is not None:
+        changes["inference"] = config.inference.model_copy(update={"precision": precision})
+    if keep_going is not None:
+        changes["keep_going"] = keep_going
+    return config.model_copy(update=changes)
+
+
+def _paths(given: Path | str | Sequence[Path | str] | None) -> tuple[Path, ...]:
+    if given is None:
+        return ()
+    return (Path(given),) if isinstance(given, (str, Path)) else tuple(map(Path, given))
+
+
+def _models(typed: Sequence[Path], config: TestConfig, console: Console) -> tuple[Model, ...]:
+    models = given_models(typed, config.models, seed=0)
+    for model in models:
+        console.say(f"weights: {model.origin}")
+        if model.training is None and "initialised" in model.provenance:
+            console.warn(f"{model.origin}: these weights are random, nothing has been learnt")
+    return models
+
+
+def _not_done(cases: Sequence[Case], work: Segmenting, console: Console) -> list[Case]:
+    todo = [case for case in cases if work.record(case) is None]
+    done = len(cases) - len(todo)
+    if done:
+        console.say(f"{done} of {len(cases)} cases are done already")
+    return todo
+
+
+def _look_at(
+    case: Case, outcome: object, results: Results, config: TestConfig, console: Console
+) -> None:
+    """End the session with the first case that failed, or note it and go on."""
+    if not isinstance(outcome, DeepsegError):
+        return
+    if not config.keep_going:
+        raise outcome
+    results.failures += outcome.at(case.name).problems
+    console.warn(f"no result for {case.name}; going on with the other cases")
+
+
+def _gather(
+    cases: Sequence[Case], work: Segmenting, results: Results, folder: SessionFolder
+) -> None:
+    """Write the results of all cases that are done, by this process or by others."""
+    with FinishedCases(folder.path).alone():
+        for case in cases:
+            record = work.record(case)
+            if record is not None:
+                results.add(case.name, record)
+        results.write(folder.path)
+    results.show(folder.console)
 
 
 def _warn_of_spacing(checked: CheckedCases, model: Model, console: Console) -> None:
@@ -123,27 +184,3 @@ def _warn_of_spacing(checked: CheckedCases, model: Model, console: Console) -> N
 
 def _mm(spacing: tuple[float, float, float]) -> str:
     return " x ".join(f"{mm:.3g}" for mm in spacing) + " mm"
-
-
-def _segment_one(
-    folder: SessionFolder, how: Computing, case: Case, preparation: Preparation,
-    config: TestConfig, results: Results,
-) -> None:  # fmt: skip
-    started = time.monotonic()
-    found = segmented(how, case, preparation, save=config.save, console=folder.console)
-    network = how.network
-    files = write_results(
-        found, case.name, folder.path / "predictions", network.config, config.save, folder.console
-    )
-    scores = None if found.truth is None else case_scores(found, network.config, config.groups)
-    voxel_ml = found.source.geometry.voxel_ml
-    record = {
-        "files": [str(file.relative_to(folder.path)) for file in files],
-        "volumes_ml": {
-            name: float((found.labels == label).sum()) * voxel_ml
-            for label, name in enumerate(network.config.classes)
-            if label > 0
-        },
-        "seconds": round(time.monotonic() - started, 2),
-    }
-    results.add(case.name, record, scores)

@@ -47,12 +47,28 @@ def training_misfits(config: TrainConfig, model: ModelConfig) -> Iterator[Proble
         yield from _saving_misfits(config.validation.volumes.save, model)
 
 
-def testing_misfits(config: TestConfig, whole: Model) -> Iterator[Problem]:
-    """Settings of a test file that do not fit the model."""
-    model = whole.config
+def testing_misfits(config: TestConfig, models: Sequence[Model]) -> Iterator[Problem]:
+    """Settings of a test file that do not fit the models, which have the same classes."""
+    model = models[0].config
     yield from _saving_misfits(config.save, model)
-    yield from _tile_misfits(config, model)
-    yield from _preparation_misfits(config.preparation, whole.preparation)
+    for one in models:
+        yield from _tile_misfits(config, one.config)
+        yield from _preparation_misfits(config.preparation, one.preparation)
+    if "variance" in config.save.uncertainty and len(models) == 1 and not config.inference.mirror:
+        yield Problem(
+            code="variance-of-one",
+            got="save.uncertainty with variance, and one answer per case",
+            expected="several answers, between which there can be variance",
+            fix="give several models or inference.mirror, or ask for entropy only",
+        )
+    for name in config.postprocess:
+        if name not in model.classes[1:]:
+            yield Problem(
+                code="class-unknown",
+                got=f"{name!r} in postprocess",
+                expected=f"classes of the model: {', '.join(model.classes[1:])}",
+                fix="correct the name" + did_you_mean(name, model.classes[1:]),
+            )
     last = len(model.classes) - 1
     for name, labels in config.groups.items():
         if max(labels) > last:

@@ -1,0 +1,130 @@
+"""What a testing session does with every case: read, answer, write, and note that it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from deepseg.config.testing import TestConfig
+from deepseg.data.cases import Case
+from deepseg.inference.components import Cleaning
+from deepseg.sessions.answering import (
+    Computing,
+    Member,
+    OpenCase,
+    Segmented,
+    open_case,
+    segmented,
+)
+from deepseg.sessions.finished import FinishedCases, case_key
+from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.models import Model
+from deepseg.sessions.volumes import case_scores, write_results
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """A case on its way through the stages, and when that began."""
+
+    opened: OpenCase
+    began: float
+    found: Segmented | None = None
+
+
+class Segmenting:
+    """The stages of a testing session.
+
+    Args:
+        folder: Where results go.
+        config: Of the session.
+        how: The models, and how they answer.
+        models: The same models, whose weights results follow from.
+    """
+
+    def __init__(
+        self, folder: SessionFolder, config: TestConfig, how: Computing, models: Sequence[Model]
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._how = how
+        self._weights = [_sha256(model) for model in models]
+        self._finished = FinishedCases(folder.path)
+
+    def record(self, case: Case) -> dict[str, Any] | None:
+        """What is known of a case that is done; None of one that is not, or lacks a file by now."""
+        try:
+            return self._finished.record(case.name, self._key(case))
+        except FileNotFoundError:
+            return None
+
+    def read(self, case: Case) -> _Timed:
+        """The first stage."""
+        began = time.monotonic()
+        return _Timed(open_case(self._how, case), began)
+
+    def compute(self, one: _Timed) -> _Timed:
+        """The second stage."""
+        found = segmented(self._how, one.opened, self._folder.console)
+        return _Timed(one.opened, one.began, found)
+
+    def write(self, one: _Timed) -> dict[str, Any]:
+        """The last stage: files, and the record of the case."""
+        assert one.found is not None
+        case, found, model = one.opened.case, one.found, self._how.members[0].network.config
+        predictions = self._folder.path / "predictions"
+        files = write_results(
+            found, case.name, predictions, model, self._config.save, self._folder.console
+        )
+        scores = None if found.truth is None else case_scores(found, model, self._config.groups)
+        voxel_ml = found.source.geometry.voxel_ml
+        record = {
+            "files": [str(file.relative_to(self._folder.path)) for file in files],
+            "volumes_ml": {
+                name: float((found.labels == label).sum()) * voxel_ml
+                for label, name in enumerate(model.classes)
+                if label > 0
+            },
+            "seconds": round(time.monotonic() - one.began, 2),
+            "scores": None
+            if scores is None
+            else {row: asdict(values) for row, values in scores.items()},
+        }
+        self._finished.keep(case.name, self._key(case), record)
+        return record
+
+    def _key(self, case: Case) -> str:
+        ways = [member.preparation for member in self._how.members]
+        channels = self._how.members[0].network.config.channels
+        return case_key(case, self._config, list(zip(self._weights, ways, strict=True)), channels)
+
+
+def cleaning_rules(config: TestConfig, classes: Sequence[str]) -> dict[int, Cleaning]:
+    """The rules for components, by label."""
+    return {
+        list(classes).index(name): Cleaning(**rule.model_dump())
+        for name, rule in config.postprocess.items()
+    }
+
+
+def computing(config: TestConfig, members: Sequence[Member]) -> Computing:
+    """How the cases of ``config`` are answered."""
+    return Computing(
+        members=tuple(members),
+        inference=config.inference,
+        save=config.save,
+        cleaning=cleaning_rules(config, members[0].network.config.classes),
+        tile=config.tile_size,
+        batch_size=config.batch_size,
+    )
+
+
+def _sha256(model: Model) -> str:
+    """Of settings and weights."""
+    digest = hashlib.sha256(model.config.model_dump_json().encode())
+    for name, tensor in model.weights.items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
