@@ -74,6 +74,15 @@ class LayerPlan:
             "xz": (self.outputs - 2 * third, (x, 1, z)),
         }
 
+    @property
+    def planes(self) -> dict[str, tuple[int, int]]:
+        """First output and number of outputs of each convolution by name."""
+        places, begin = {}, 0
+        for name, (outputs, _) in self.convolutions.items():
+            places[name] = (begin, outputs)
+            begin += outputs
+        return places
+
 
 @dataclass(frozen=True)
 class PathwayLayout:
@@ -108,6 +117,15 @@ class Layout:
     def __iter__(self) -> Iterator[LayerPlan]:
         for pathway in (*self.pathways, self.fc):
             yield from pathway.layers
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """Where the maps of each parallel pathway begin among those that the FC pathway reads."""
+        begins, begin = {}, 0
+        for pathway in self.pathways:
+            begins[pathway.name] = begin
+            begin += pathway.outputs
+        return begins
 
     @property
     def parameters(self) -> int:
@@ -159,7 +177,8 @@ class Layout:
         return tuple(address for address in known if address in chosen)
 
     def _ranges(self) -> list[str]:
-        return [f"{p.name}.1-{len(p.layers)}" for p in (*self.pathways, self.fc)]
+        counts = {pathway.name: len(pathway.layers) for pathway in (*self.pathways, self.fc)}
+        return [f"{name}.1-{n}" if n > 1 else f"{name}.1" for name, n in counts.items()]
 
 
 def _expanded(pattern: str, *, head: str) -> list[str]:

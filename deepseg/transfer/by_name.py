@@ -42,7 +42,10 @@ def plan_by_name(
         entries=tuple(entries.values()),
         rows=tuple(_row(layer.address, list(entries.values())) for layer in plan),
         source_only=tuple(name for name in source.tensors if name not in used),
-        notes=tuple(_skipped(source, entries, wanted)),
+        notes=(
+            "channels and classes go by position: the file does not name them",
+            *_skipped(source, entries, wanted),
+        ),
     )
 
 

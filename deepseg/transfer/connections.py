@@ -34,24 +34,10 @@ class Connection:
 
     def plane(self, source: LayerPlan, target: LayerPlan, name: str) -> Wiring:
         """The part of ``outgoing`` that belongs to one of three flat kernels."""
-        begin, size = _place(target, name)
-        old, count = _place(source, name)
-        rows = tuple(
-            row and {index - old: factor for index, factor in row.items()}
-            for row in self.outgoing.rows[begin : begin + size]
-        )
-        assert all(0 <= index < count for row in rows if row for index in row)
-        return Wiring(rows)
-
-
-def _place(layer: LayerPlan, plane: str) -> tuple[int, int]:
-    """First output and number of outputs of a flat kernel."""
-    begin = 0
-    for name, (outputs, _) in layer.convolutions.items():
-        if name == plane:
-            return begin, outputs
-        begin += outputs
-    raise KeyError(plane)
+        begin, size = target.planes[name]
+        old, _ = source.planes[name]
+        rows = self.outgoing.rows[begin : begin + size]
+        return Wiring(tuple(row and {i - old: factor for i, factor in row.items()} for row in rows))
 
 
 def connections(
@@ -100,41 +86,42 @@ def _overlapping(
             continue
         if own.reads_image:
             incoming = by_channel
-        elif own.address == first and old.address == first:
+        elif own.address == old.address == first:
             incoming = _joined(source, target, matching)
-        elif first in (own.address, old.address):  # a head behind hidden layers, or without them
-            incoming = Wiring((None,) * own.inputs, ("its inputs are others in the source",))
+        elif own.is_head and own.address != old.address:  # another number of hidden layers
+            incoming = Wiring((None,) * own.inputs, ("its inputs are other maps in the source",))
         else:
-            incoming = overlap(own.inputs, old.inputs)
+            incoming = overlap(own.inputs, old.inputs, "inputs")
         outgoing = by_class if own.is_head else _planes(old, own)
         found[own.address] = Connection(incoming, outgoing)
     return found
 
 
 def _joined(source: Layout, target: Layout, matching: Matching) -> Wiring:
-    starts, begin = {}, 0
-    for pathway in source.pathways:
-        starts[pathway.name] = (begin, pathway.outputs)
-        begin += pathway.outputs
+    old = {pathway.name: pathway for pathway in source.pathways}
+    begins = source.blocks
     blocks: list[tuple[str, int, Wiring | None, int]] = []
     for pathway in target.pathways:
-        old = matching.blocks[pathway.name]
-        if old is None:
+        name = matching.blocks[pathway.name]
+        if name is None:
             blocks.append((pathway.name, pathway.outputs, None, 0))
-        else:
-            begin, size = starts[old]
-            wiring = overlap(pathway.outputs, size)
-            blocks.append((pathway.name, pathway.outputs, wiring, begin))
+            continue
+        wiring = overlap(pathway.outputs, old[name].outputs, "inputs")
+        last, old_last = pathway.layers[-1].address, old[name].layers[-1].address
+        if len(pathway.layers) != len(old[name].layers):
+            note = f"reads {last}, in the source {old_last}"
+            wiring = Wiring(wiring.rows, (*wiring.notes, note))
+        blocks.append((pathway.name, pathway.outputs, wiring, begins[name]))
     return joined(blocks)
 
 
 def _planes(source: LayerPlan, target: LayerPlan) -> Wiring:
     """Outputs map by map; those of flat kernels within their plane."""
     if not target.is_low_rank:
-        return overlap(target.outputs, source.outputs)
+        return overlap(target.outputs, source.outputs, "kernels")
     return joined(
         [
-            (name, size, overlap(size, _place(source, name)[1]), _place(source, name)[0])
-            for name, (size, _) in target.convolutions.items()
+            (name, size, overlap(size, source.planes[name][1], "kernels"), source.planes[name][0])
+            for name, (_, size) in target.planes.items()
         ]
     )

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from deepseg.errors import Problem
+from deepseg.geometry.boxes import text
 from deepseg.model.layout import LayerPlan, Layout
-from deepseg.transfer.matching import Match, Matching
+from deepseg.transfer.matching import Match, Matching, ranges
 from deepseg.transfer.rules import TransferRules
 from deepseg.transfer.wiring import Wiring, repeated
 
@@ -62,14 +63,15 @@ class Growth:
         self.problems: list[Problem] = []
         self._rules = rules
         matches = {match.target.address: match for match in matching.layers}
-        starts = _starts(source)
+        self._channels_stay(channels, source.pathways[0].layers[0].inputs)
+        self._same_factors(source, target, matching)
         joined: list[int | None] = []
         for pathway in target.pathways:
             chain = [matches[layer.address] for layer in pathway.layers]
-            begin = starts.get(matching.blocks[pathway.name] or "")
+            begin = source.blocks.get(matching.blocks[pathway.name] or "")
             ends = self._walk(chain, _single(channels), channels, classes)
             joined += [None if index is None or begin is None else index + begin for index in ends]
-        self._all_pathways_feed(source, matching)
+        self._everything_feeds(source, matching)
         chain = [matches[layer.address] for layer in target.fc.layers]
         self._walk(chain, tuple(joined), repeated(joined), classes)
 
@@ -83,12 +85,13 @@ class Growth:
         before: Match | None = None
         for match in chain:
             wiring = incoming if before is None else repeated(spaces[-1])
+            earlier = spaces[-2] if match.target.adds_earlier_input else None
             if match.target.is_head:
                 if match.source is not None:
                     self._check(match, match.source)
+                    self._adds_alike(match.target, _single(classes), earlier, before)
                     self.layers[match.target.address] = Grown(wiring, _single(classes))
                 break
-            earlier = spaces[-2] if match.target.adds_earlier_input else None
             if match.source is None:
                 grown = self._inserted(match.target, wiring, spaces[-1], earlier, before)
             else:
@@ -116,18 +119,11 @@ class Growth:
                 "add -width net2net",
             )
         plain = _cycled(source, target)
-        if earlier is None:
+        if earlier is None or target.is_low_rank:
             outputs = plain
         else:
-            count = 0 if before is None or before.source is None else before.source.inputs
-            outputs = plain if target.is_low_rank else _with_residual(plain, earlier, count, source)
-            if not _adds_alike(outputs, earlier, count):
-                self._refuse(
-                    target,
-                    "a residual that would add other maps than in the source",
-                    "widths at which every map keeps its own earlier input",
-                    "widen all layers of the pathway by one factor, or drop -width net2net",
-                )
+            outputs = _with_residual(plain, earlier, _added_in_source(before), source)
+        self._adds_alike(target, outputs, earlier, before)
         self._covers(target, set(range(source.outputs)), outputs)
         return Grown(incoming, outputs)
 
@@ -186,6 +182,19 @@ class Growth:
                     f"give {target.address} the {what} of the source",
                 )
 
+    def _adds_alike(
+        self, target: LayerPlan, outputs: Maps, earlier: Maps | None, before: Match | None
+    ) -> None:
+        """A residual must bring every map of the source what it brought there, and no more."""
+        count = _added_in_source(before)
+        if earlier is not None and not _are_alike(outputs, earlier, count):
+            self._refuse(
+                target,
+                "a residual that would add other maps than in the source",
+                "widths at which every map keeps its own earlier input",
+                "widen all layers by one factor, leave the residual out, or drop the option",
+            )
+
     def _covers(self, target: LayerPlan, wanted: set[int], outputs: Maps) -> None:
         lost = wanted - set(outputs)
         if lost:
@@ -197,31 +206,53 @@ class Growth:
                 "give the layer more feature maps",
             )
 
-    def _all_pathways_feed(self, source: Layout, matching: Matching) -> None:
-        for pathway in source.pathways:
-            if pathway.name not in matching.blocks.values():
-                self.problems.append(
-                    Problem(
-                        "function-not-kept",
-                        got=f"no pathway for {pathway.name} of the source",
-                        expected="a pathway of the new model for each of the source",
-                        fix="add a pathway, or say with -pathways where it goes",
-                    )
+    def _channels_stay(self, channels: Wiring, count: int) -> None:
+        """Every channel of the source must be read as it was, and by one channel only."""
+        read = [next(iter(row)) for row in channels.rows if row and len(row) == 1]
+        mixed = any(row is None or len(row) > 1 for row in channels.rows)
+        if mixed or sorted(read) != list(range(count)):
+            self._add(
+                f"other channels ({'; '.join(channels.notes)})",
+                "each channel of the source once, and zero for new ones",
+                "give the new model all channels of the source, and no -channels",
+            )
+
+    def _same_factors(self, source: Layout, target: Layout, matching: Matching) -> None:
+        """Pathways that correspond must see the same, unless they do so in mm."""
+        factors = {pathway.name: pathway.sight.factor for pathway in source.pathways}
+        for pathway in target.pathways:
+            name = matching.blocks[pathway.name]
+            if name is None or self._rules.spacing_mm is not None:
+                continue
+            if factors[name] != pathway.sight.factor:
+                self._add(
+                    f"{pathway.name} with factor {text(pathway.sight.factor)}",
+                    f"{text(factors[name])}, as {name} of the source",
+                    "give the pathway this factor, or -spacing if the voxels have another size",
                 )
 
+    def _everything_feeds(self, source: Layout, matching: Matching) -> None:
+        for pathway in source.pathways:
+            if pathway.name not in matching.blocks.values():
+                self._add(
+                    f"no pathway for {pathway.name} of the source",
+                    "a pathway of the new model for each of the source",
+                    "add a pathway, or say with -pathways where it goes",
+                )
+        *hidden, _ = source
+        lost = [layer.address for layer in hidden if layer.address not in matching.sources()]
+        if lost:
+            self._add(
+                f"no layers for {', '.join(ranges(lost))} of the source",
+                "at least as many layers as in the source",
+                "add layers to the new model",
+            )
+
     def _refuse(self, layer: LayerPlan, got: str, expected: str, fix: str) -> None:
-        self.problems.append(
-            Problem("function-not-kept", f"{layer.address} with {got}", expected, fix)
-        )
+        self._add(f"{layer.address} with {got}", expected, fix)
 
-
-def _starts(source: Layout) -> dict[str, int]:
-    """Where the block of each pathway begins among the joined maps."""
-    starts, begin = {}, 0
-    for pathway in source.pathways:
-        starts[pathway.name] = begin
-        begin += pathway.outputs
-    return starts
+    def _add(self, got: str, expected: str, fix: str) -> None:
+        self.problems.append(Problem("function-not-kept", got, expected, fix))
 
 
 def _single(wiring: Wiring) -> Maps:
@@ -232,11 +263,9 @@ def _single(wiring: Wiring) -> Maps:
 def _cycled(source: LayerPlan, target: LayerPlan) -> tuple[int, ...]:
     """All maps of the source again and again; those of flat kernels within their plane."""
     outputs: list[int] = []
-    begin = 0
-    for plane, (size, _) in target.convolutions.items():
-        count = source.convolutions.get(plane, (source.outputs, ()))[0]
+    for plane, (_, size) in target.planes.items():
+        begin, count = source.planes.get(plane, (0, source.outputs))
         outputs += islice(cycle(range(begin, begin + count)), size)
-        begin += count
     return tuple(outputs)
 
 
@@ -256,12 +285,21 @@ def _with_residual(
     return outputs if len(outputs) == len(plain) else plain
 
 
-def _adds_alike(outputs: Maps, earlier: Maps, count: int) -> bool:
-    """Whether every output adds the earlier map of its own index, if and only if there is one."""
-    added = (*earlier, *[None] * len(outputs))
+def _added_in_source(before: Match | None) -> int:
+    """How many maps a residual adds in the source: the input of the layer before."""
+    return 0 if before is None or before.source is None else before.source.inputs
+
+
+def _are_alike(outputs: Maps, earlier: Maps, count: int) -> bool:
+    """Whether every output adds the earlier map of its own index, if and only if there is one.
+
+    Outputs that are not in the source, such as new classes, may add anything.
+    """
+    added: tuple[int | str | None, ...] = (*earlier, *["nothing"] * len(outputs))
     return all(
-        add == own if own is not None and own < count else add is None
+        add == (own if own < count else "nothing")
         for own, add in zip(outputs, added, strict=False)
+        if own is not None
     )
 
 
@@ -285,13 +323,12 @@ def identity(layer: LayerPlan, passes: Sequence[int | None], epsilon: float) -> 
         weights["input_bias"] = zeros
     if layer.activation == "prelu":
         weights["activation.weight"] = ones
-    begin = 0
     for plane, (outputs, kernel) in layer.convolutions.items():
         name = f"conv.{plane}.weight" if plane else "conv.weight"
         weights[name] = torch.zeros(outputs, layer.inputs, *kernel)
         middle = tuple((k - 1) // 2 for k in kernel)
-        for j, k in enumerate(passes[begin : begin + outputs]):
+        begin, count = layer.planes[plane]
+        for j, k in enumerate(passes[begin : begin + count]):
             if k is not None:
                 weights[name][(j, k, *middle)] = 1 / (1 - layer.dropout)
-        begin += outputs
     return weights

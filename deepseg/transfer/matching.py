@@ -19,6 +19,8 @@ from deepseg.transfer.rules import TransferRules
 
 SAME_RESOLUTION = 0.01  # relative difference below which two voxel sizes count as one
 
+STOPPED = "stopped here"
+
 Fate: TypeAlias = Literal["fed", "left", "missing", "inserted"]
 
 
@@ -242,56 +244,60 @@ def _layers(
             reason = "no pathway of the source sees at this resolution"
             yield from (_left(layer, reason) for layer in pathway.layers)
             continue
-        pairs = list(_pairs(pathway.layers, by_name[old], rules))
-        yield from _taken(pairs, rules, chosen, stops)
-    yield from _fc(source, target, rules, chosen, stops)
+        found = _walked(_pairs(pathway.layers, by_name[old], rules), rules)
+        stops += [match.target.address for match in found if match.why_not.startswith(STOPPED)]
+        yield from _chosen_only(found, rules, chosen)
+    yield from _chosen_only(_fc(source, target, rules, stops), rules, chosen)
 
 
-def _fc(
-    source: Layout, target: Layout, rules: TransferRules, chosen: set[str], stops: list[str]
-) -> Iterator[Match]:
+def _fc(source: Layout, target: Layout, rules: TransferRules, stops: Sequence[str]) -> list[Match]:
     """Hidden layers by their number, the head by its role."""
+    if stops:
+        return [_left(layer, _behind(stops)) for layer in target.fc.layers]
     *hidden, head = target.fc.layers
-    *_, old_head = source.fc.layers
-    if rules.depth == "first-common" and stops:
-        reason = f"behind {', '.join(stops)}, where the walk stopped"
-        yield from (_left(layer, reason) for layer in target.fc.layers)
-        return
-    yield from _taken(list(_pairs(hidden, source.fc, rules)), rules, chosen, stops)
-    yield from _taken([Match(head, old_head)], rules, chosen, stops)
+    pairs = [*_pairs(hidden, source.fc, rules), Match(head, source.fc.layers[-1])]
+    return _walked(pairs, rules)
 
 
-def _pairs(
-    layers: Sequence[LayerPlan], old: PathwayLayout, rules: TransferRules
-) -> Iterator[Match]:
+def _pairs(layers: Sequence[LayerPlan], old: PathwayLayout, rules: TransferRules) -> list[Match]:
     known = [layer for layer in old.layers if not layer.is_head]
-    for number, layer in enumerate(layers):
-        if number < len(known):
-            yield Match(layer, known[number])
-        else:
-            fate: Fate = "inserted" if rules.depth == "identity" else "missing"
-            yield Match(layer, None, fate, f"{old.name} of the source ends before it")
+    fate: Fate = "inserted" if rules.depth == "identity" else "missing"
+    missing = layers[len(known) :]
+    return [
+        *(Match(own, one) for own, one in zip(layers, known, strict=False)),
+        *(Match(own, None, fate, f"{old.name} of the source ends before it") for own in missing),
+    ]
 
 
-def _taken(
-    pairs: Sequence[Match], rules: TransferRules, chosen: set[str], stops: list[str]
-) -> Iterator[Match]:
-    """The pairs of one pathway that the rules let through; walks that stop are noted."""
-    stopped = ""
+def _walked(pairs: Sequence[Match], rules: TransferRules) -> list[Match]:
+    """The pairs of one pathway up to the first that differs, if the rules say so."""
+    if rules.depth != "first-common":
+        return list(pairs)
+    for number, match in enumerate(pairs):
+        reason = _stop(match)
+        if reason:
+            behind = _behind([match.target.address])
+            return [
+                *pairs[:number],
+                _left(match.target, f"{STOPPED}: {reason}"),
+                *(_left(later.target, behind) for later in pairs[number + 1 :]),
+            ]
+    return list(pairs)
+
+
+def _behind(stops: Sequence[str]) -> str:
+    return f"behind {', '.join(stops)}, where the walk stopped"
+
+
+def _chosen_only(pairs: Sequence[Match], rules: TransferRules, chosen: set[str]) -> Iterator[Match]:
+    """The pairs, those of layers that the user does not want without their source."""
     for match in pairs:
-        if rules.depth == "first-common" and not stopped:
-            stopped = _stop(match)
-            if stopped:
-                stops.append(match.target.address)
-                yield _left(match.target, f"stopped here: {stopped}")
-                continue
-        if stopped:
-            yield _left(match.target, f"behind {stops[-1]}, where the walk stopped")
-        elif match.source is not None and match.source.address not in chosen:
-            reason = "new classification layer" if match.target.is_head else "not asked for"
-            yield _left(match.target, reason)
-        else:
+        if match.source is None or match.source.address in chosen:
             yield match
+        elif match.target.is_head and rules.layers is None:
+            yield _left(match.target, "new classification layer")
+        else:
+            yield _left(match.target, "not asked for")
 
 
 def _stop(match: Match) -> str:
@@ -311,6 +317,8 @@ def difference(source: LayerPlan, target: LayerPlan) -> str:
         ("activation", source.activation, target.activation),
         ("normalisation", _norm(source), _norm(target)),
         ("kernel", text(source.kernel), text(target.kernel)),
+        ("padding", source.padding, target.padding),
+        ("residual", _yes(source.adds_earlier_input), _yes(target.adds_earlier_input)),
     ]
     if not target.is_head:
         facts.append(("feature maps", str(source.outputs), str(target.outputs)))
@@ -323,6 +331,10 @@ def difference(source: LayerPlan, target: LayerPlan) -> str:
 
 def _rank(layer: LayerPlan) -> str:
     return "low rank" if layer.is_low_rank else "whole"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def _norm(layer: LayerPlan) -> str:
@@ -372,7 +384,7 @@ def _without_effect(matching: Matching, rules: TransferRules) -> Iterator[Proble
                 expected=f"{option} with rules that take {layer}",
                 fix=f"leave {option} out, or change -layers",
             )
-    if not fed:
+    if not fed and not (rules.layers and rules.depth == "by-name"):
         reasons = dict.fromkeys(match.why_not for match in matching.layers)
         yield Problem(
             "nothing-taken",

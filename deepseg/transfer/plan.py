@@ -266,4 +266,7 @@ def _product(numbers: tuple[int, ...]) -> int:
 
 
 def _percent(part: int, whole: int) -> str:
-    return f"{part / whole:.0%}" if whole else "-"
+    """Nothing and everything are said only where they are true."""
+    if 0 < part < whole:
+        return f"{min(max(100 * part // whole, 1), 99)} %"
+    return "all" if part else "none"

@@ -11,7 +11,7 @@ from torch import Tensor
 from deepseg.config.model import BatchNorm, ModelConfig
 from deepseg.errors import Problem, raise_if_any
 from deepseg.geometry.boxes import text
-from deepseg.model.layout import LayerPlan, layout
+from deepseg.model.layout import LayerPlan, Layout, layout
 from deepseg.transfer.by_name import plan_by_name
 from deepseg.transfer.connections import Connection, connections
 from deepseg.transfer.grow import identity
@@ -40,6 +40,7 @@ def make_plan(
     """
     if source.config is None:
         return plan_by_name(source, config, weights, rules)
+    raise_if_any(_without_effect(rules))
     old, new = layout(source.config), layout(config)
     matching = matched(old, new, rules, source.spacing_mm)
     raise_if_any(_misfits(matching, rules))
@@ -59,8 +60,23 @@ def make_plan(
         entries=tuple(entries[name] for name in weights),
         rows=tuple(_row(match, wires.get(match.target.address)) for match in matching.layers),
         source_only=tuple(name for name in source.tensors if name not in used),
-        notes=(_feeding(matching), *differences),
+        notes=(
+            *_lent(source),
+            _feeding(old, new, matching, rules),
+            *differences,
+            *_kept(matching, wires, rules),
+        ),
     )
+
+
+def _without_effect(rules: TransferRules) -> Iterator[Problem]:
+    if rules.min_match != TransferRules().min_match:
+        yield Problem(
+            "transfer-rules",
+            got="-minMatch for an older model that knows its layers",
+            expected="-minMatch for files of named tensors only",
+            fix="leave it out",
+        )
 
 
 def _misfits(matching: Matching, rules: TransferRules) -> Iterator[Problem]:
@@ -112,7 +128,7 @@ def _unkept(differences: tuple[str, ...], rules: TransferRules) -> Iterator[Prob
             "function-not-kept",
             got=difference,
             expected="the same in both",
-            fix="write the older model's value into the new model file",
+            fix="write the older model's value, which -show tells, under this key of the new file",
         )
 
 
@@ -223,19 +239,45 @@ def _row(match: Match, connection: Connection | None) -> Row:
     if match.source is None:
         return Row(address, "", "", "", "passes its input on")
     incoming, outgoing = connection.incoming, connection.outgoing
-    notes = [
-        *(note.replace("maps", "kernels") for note in outgoing.notes),
-        *(note.replace("maps", "inputs") for note in incoming.notes),
-    ]
     return Row(
         layer=address,
         source=match.source.address,
         outputs=f"{outgoing.taken}/{len(outgoing.rows)}",
         inputs=f"{incoming.taken}/{len(incoming.rows)}",
-        new="; ".join(notes).replace("kernels; the source has", "kernels and"),
+        new="; ".join((*outgoing.notes, *incoming.notes)),
     )
 
 
-def _feeding(matching: Matching) -> str:
-    pairs = [f"{new} from {old or 'nothing'}" for new, old in matching.pathways.items()]
+def _lent(source: Source) -> Iterator[str]:
+    if source.lent:
+        keys = " and ".join(source.lent)
+        yield f"{keys} are those of the {source.kind}, whatever the model file says"
+
+
+def _feeding(old: Layout, new: Layout, matching: Matching, rules: TransferRules) -> str:
+    """Which pathway feeds which, and where they see at other factors."""
+    factors = {pathway.name: pathway.sight.factor for pathway in old.pathways}
+    pairs = []
+    for pathway in new.pathways:
+        name = matching.pathways[pathway.name]
+        pair = f"{pathway.name} from {name or 'nothing'}"
+        differs = name is not None and factors[name] != pathway.sight.factor
+        if name is not None and differs and rules.spacing_mm is None:
+            now, before = text(pathway.sight.factor), text(factors[name])
+            pair += f" (factor {now}, in the source {before})"
+        pairs.append(pair)
     return f"pathways: {', '.join(pairs)}"
+
+
+def _kept(
+    matching: Matching, wires: Mapping[str, Connection], rules: TransferRules
+) -> Iterator[str]:
+    """What the promise of growth means here."""
+    if not rules.keeps_function:
+        return
+    head = matching.layers[-1].target.address
+    if head not in wires:
+        yield "the function is kept up to the classification layer, which is new"
+        return
+    notes = wires[head].outgoing.notes
+    yield "the function is kept" + (f"; {'; '.join(notes)}" if notes else "")

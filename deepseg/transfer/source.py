@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -38,6 +39,7 @@ class Source:
         sha256: Of the file, or files, that hold the weights.
         config: Its settings; None for a file that holds named tensors only.
         spacing_mm: Voxel size of its training cases, where known.
+        lent: Settings that a model with these weights has to have, by key.
     """
 
     file: Path
@@ -46,6 +48,7 @@ class Source:
     sha256: str
     config: ModelConfig | None
     spacing_mm: tuple[float, float, float] | None = None
+    lent: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_source(file: Path, config: ModelConfig) -> Source:
@@ -115,30 +118,30 @@ def _deepmedic(file: Path, config: ModelConfig) -> Source:
         tensors = deepmedic.weights(arrays, layout(config))
     except DeepsegError as error:
         raise error.at(str(file)) from error
-    own = _as_in_deepmedic(config, tensors)
-    return Source(file, "DeepMedic checkpoint", tensors, _sha256(_data_files(file)), own)
+    lent = _of_deepmedic(config, tensors)
+    own = config.model_copy(update=lent)
+    sha256 = _sha256(_data_files(file))
+    return Source(file, "DeepMedic checkpoint", tensors, sha256, own, lent=lent)
 
 
 def settings_for(source: Source, config: ModelConfig) -> ModelConfig:
-    """The new model's settings; those of DeepMedic's weights where they are the source.
+    """The new model's settings, with those that belong to the source's weights."""
+    return config.model_copy(update=dict(source.lent))
 
-    Weights of DeepMedic were trained with its alignment of context, its window of batch-norm
-    statistics and no more than rounding added to variances; with others they compute something
-    else.
+
+def _of_deepmedic(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Settings without which DeepMedic's weights compute something else.
+
+    They were trained with its alignment of context, its window of batch-norm statistics and no more
+    than rounding added to variances.
     """
-    if source.kind != "DeepMedic checkpoint" or source.config is None:
-        return config
-    return source.config
-
-
-def _as_in_deepmedic(config: ModelConfig, tensors: Mapping[str, Tensor]) -> ModelConfig:
-    changes: dict[str, object] = {"context_alignment": "deepmedic"}
+    changes: dict[str, Any] = {"context_alignment": "deepmedic"}
     windows = [tensor for name, tensor in tensors.items() if name.endswith(".norm.window_mean")]
     if isinstance(config.batch_norm, BatchNorm) and windows:
         changes["batch_norm"] = BatchNorm(
             statistics="window", length=windows[0].shape[0], epsilon=DEEPMEDIC_EPSILON
         )
-    return config.model_copy(update=changes)
+    return changes
 
 
 def _data_files(prefix: Path) -> list[Path]:

@@ -87,10 +87,16 @@ def _span(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def overlap(size: int, source_size: int) -> Wiring:
-    """Map by map as far as both go; further ones stay as initialised."""
+def overlap(size: int, source_size: int, noun: str = "maps") -> Wiring:
+    """Map by map as far as both go; further ones stay as initialised, or behind.
+
+    Args:
+        size: Of the new model.
+        source_size: Of the older one.
+        noun: What notes call them.
+    """
     shared = min(size, source_size)
-    notes = (f"the source has {shared} maps",) if shared < size else ()
+    notes = (f"{source_size} {noun} in the source",) if source_size != size else ()
     return Wiring((*({i: 1.0} for i in range(shared)), *[None] * (size - shared)), notes)
 
 
@@ -129,13 +135,13 @@ def channels(own: Sequence[str], source: Sequence[str], asked: Mapping[str, str]
         DeepsegError: ``channel-unknown``, or ``channels-unmatched`` if no name is in both.
     """
     raise_if_any(_unknown("channel", asked, own, source, ("zero", "mean", "random")))
-    if not asked and _by_position(own, source):
-        wiring = overlap(len(own), len(source))
-        rows: list[Row] = [{} if row is None else row for row in wiring.rows]
-        note = f"channels by position: {', '.join(own)} from {', '.join(source)}"
-        return Wiring(tuple(rows), (note,))
-    found = [_channel(name, source, asked.get(name)) for name in own]
-    if not any(row for row, _ in found):
+    defaults, how = _defaults("channels", own, source)
+    found = [
+        _channel(name, source, asked.get(name), default)
+        for name, default in zip(own, defaults, strict=True)
+    ]
+    rows = [row for row, _ in found]
+    if not any(rows):
         raise DeepsegError(
             Problem(
                 "channels-unmatched",
@@ -144,10 +150,13 @@ def channels(own: Sequence[str], source: Sequence[str], asked: Mapping[str, str]
                 fix=f"say which feeds which, such as -channels {own[0]}={source[0]}",
             )
         )
-    return Wiring(tuple(row for row, _ in found), tuple(note for _, note in found if note))
+    notes = [*how, *(note for _, note in found if note), *_left_behind("channels", rows, source)]
+    return Wiring(tuple(rows), tuple(notes))
 
 
-def _channel(name: str, source: Sequence[str], wish: str | None) -> tuple[Row, str]:
+def _channel(
+    name: str, source: Sequence[str], wish: str | None, default: int | None
+) -> tuple[Row, str]:
     """Row of one channel, and what to say about it."""
     match wish:
         case "zero":
@@ -157,14 +166,12 @@ def _channel(name: str, source: Sequence[str], wish: str | None) -> tuple[Row, s
         case "mean":
             share = 1 / len(source)
             return dict.fromkeys(range(len(source)), share), f"{name} is the mean of all"
-        case None:
-            index = _position(name, source)
-            if index is None:
-                return {}, f"{name} is not in the source and starts at zero"
-            return {index: 1.0}, ""
-        case _:
+        case str():
             old = _origin("channel", wish)
             return {list(source).index(old): 1.0}, f"{name} is a copy of {old}"
+    if default is None:
+        return {}, f"{name} is not in the source and starts at zero"
+    return {default: 1.0}, ""
 
 
 def classes(own: Sequence[str], source: Sequence[str], asked: Mapping[str, str]) -> Wiring:
@@ -174,20 +181,37 @@ def classes(own: Sequence[str], source: Sequence[str], asked: Mapping[str, str])
         DeepsegError: ``class-unknown``.
     """
     raise_if_any(_unknown("class", asked, own, source, ()))
-    if not asked and _by_position(own, source):
-        note = f"classes by position: {', '.join(own)} from {', '.join(source)}"
-        return Wiring(overlap(len(own), len(source)).rows, (note,))
+    defaults, how = _defaults("classes", own, source)
+    defaults[0] = 0 if defaults[0] is None else defaults[0]
     rows: list[Row] = []
-    notes = []
-    for label, name in enumerate(own):
+    notes = [*how]
+    for name, default in zip(own, defaults, strict=True):
         old = asked.get(name)
-        index = list(source).index(old) if old is not None else _position(name, source)
-        if index is None and label == 0:
-            index = 0
+        index = default if old is None else list(source).index(old)
         rows.append(None if index is None else {index: 1.0})
         notes += [f"class {name} is new"] if index is None else []
         notes += [f"class {name} is a copy of {old}"] if old is not None else []
-    return Wiring(tuple(rows), tuple(notes))
+    return Wiring(tuple(rows), (*notes, *_left_behind("classes", rows, source)))
+
+
+def _defaults(
+    kind: str, own: Sequence[str], source: Sequence[str]
+) -> tuple[list[int | None], list[str]]:
+    """Where each name is in the older model unless the user says otherwise, and how it was found.
+
+    Names are compared, or, where one side has none of its own, their places.
+    """
+    nameless = [all(_GENERIC.fullmatch(name) for name in side) for side in (own, source)]
+    if nameless.count(True) != 1:
+        return [_position(name, source) for name in own], []
+    places = [place if place < len(source) else None for place in range(len(own))]
+    return places, [f"{kind} by position: {', '.join(own)} from {', '.join(source)}"]
+
+
+def _left_behind(kind: str, rows: Sequence[Row], source: Sequence[str]) -> list[str]:
+    taken = {index for row in rows if row for index in row}
+    left = [name for index, name in enumerate(source) if index not in taken]
+    return [f"{kind} left behind: {', '.join(left)}"] if left else []
 
 
 def _position(name: str, source: Sequence[str]) -> int | None:
@@ -196,12 +220,6 @@ def _position(name: str, source: Sequence[str]) -> int | None:
         return list(source).index(name)
     folded = [one.casefold() for one in source]
     return folded.index(name.casefold()) if folded.count(name.casefold()) == 1 else None
-
-
-def _by_position(own: Sequence[str], source: Sequence[str]) -> bool:
-    """Whether one side only has no names of its own."""
-    nameless = [all(_GENERIC.fullmatch(name) for name in side) for side in (own, source)]
-    return nameless.count(True) == 1
 
 
 def _unknown(

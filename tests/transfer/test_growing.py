@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
 
 from deepseg.config.model import ModelConfig
 from deepseg.data.preparation import PreparedCase
@@ -191,7 +193,8 @@ def test_larger_kernels_with_the_old_in_their_middle_compute_the_same():
         pytest.param(
             SMALL.replace("fc: {", "activation: relu\nfc: {"), {"width": "net2net"},
             "activation is prelu in the older model and relu in the new one; expected the same in "
-            "both; fix: write the older model's value into the new model file", id="activation",
+            "both; fix: write the older model's value, which -show tells, under this key of the "
+            "new file", id="activation",
         ),
         pytest.param(
             SMALL.replace("residuals: [3], ", ""), {"width": "net2net"},
@@ -218,8 +221,113 @@ def test_a_residual_that_would_reach_other_maps_is_refused():
     assert str(refusal.value) == (
         "[function-not-kept] got normal.3 with a residual that would add other maps than in the "
         "source; expected widths at which every map keeps its own earlier input; fix: widen all "
-        "layers of the pathway by one factor, or drop -width net2net"
+        "layers by one factor, leave the residual out, or drop the option"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "rules", "problem"),
+    [
+        pytest.param(
+            SMALL.replace("[3, 4, 4, 5]", "[3, 4, 4]").replace(", none, none]", ", none]"),
+            {"width": "net2net"},
+            "no layers for normal.4, sub1.4 of the source; expected at least as many layers as in "
+            "the source; fix: add layers to the new model",
+            id="fewer layers",
+        ),
+        pytest.param(
+            SMALL.replace("factors: [3]", "factors: [[3, 5, 3]]"),
+            {"width": "net2net"},
+            "sub1 with factor 3 x 5 x 3; expected 3 x 3 x 3, as sub1 of the source; fix: give the "
+            "pathway this factor, or -spacing if the voxels have another size",
+            id="another factor",
+        ),
+        pytest.param(
+            SMALL.replace("[FLAIR, T1c]", "[FLAIR, DWI]"),
+            {"width": "net2net"},
+            "other channels (DWI is not in the source and starts at zero; channels left behind: "
+            "T1c); expected each channel of the source once, and zero for new ones; fix: give the "
+            "new model all channels of the source, and no -channels",
+            id="a channel less",
+        ),
+        pytest.param(
+            SMALL.replace("[FLAIR, T1c]", "[FLAIR, T1c, DWI]"),
+            {"width": "net2net", "channels": {"DWI": "copy:T1c"}},
+            "other channels (DWI is a copy of T1c); expected each channel of the source once, and "
+            "zero for new ones; fix: give the new model all channels of the source, and no "
+            "-channels",
+            id="a channel twice",
+        ),
+    ],
+)
+def test_a_model_that_lacks_something_of_the_source_is_refused(text, rules, problem):
+    with pytest.raises(DeepsegError) as refusal:
+        grown(text, **rules)
+    assert f"[function-not-kept] got {problem}" in str(refusal.value).splitlines()
+
+
+def test_a_residual_that_would_bring_in_a_new_pathway_is_refused():
+    small = SMALL.replace("fc: {feature_maps: [7]", "fc: {feature_maps: [12], residuals: [2]")
+    small = small.replace("[background, lesion]", "[a, b, c, d, e, f, g, h, i, j, k, l]")
+    with pytest.raises(DeepsegError) as refusal:
+        grown(small.replace("factors: [3]", "factors: [3, 5]"), small, width="net2net")
+    assert "[function-not-kept]" in str(refusal.value)
+
+
+chains = st.lists(st.integers(2, 5), min_size=1, max_size=4)
+networks = st.builds(
+    lambda maps, sub, fc, fc_residuals, residuals, low_rank, channels: {
+        "channels": ["T1", "T2", "PD"][:channels],
+        "classes": ["background", "lesion"],
+        "normal": {
+            "feature_maps": maps,
+            "kernels": 1,
+            "residuals": sorted({n for n in residuals if n <= len(maps)}),
+            "low_rank": sorted({n for n in low_rank if n <= len(maps) and maps[n - 1] >= 3}),
+        },
+        **({"subsampled": {"factors": sub, "residuals": [], "low_rank": []}} if sub else {}),
+        "fc": {
+            "feature_maps": fc,
+            "kernels": 1,
+            "residuals": sorted({n for n in fc_residuals if n <= len(fc) + 1}),
+        },
+        "segments": {"train": 9},
+    },
+    maps=chains,
+    sub=st.sampled_from([[], [3], [3, 5], [5]]),
+    fc=st.lists(st.integers(2, 4), max_size=2),
+    fc_residuals=st.sets(st.integers(2, 3)),
+    residuals=st.sets(st.integers(2, 4)),
+    low_rank=st.sets(st.integers(1, 4), max_size=1),
+    channels=st.integers(1, 3),
+)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.filter_too_much])
+@given(old=networks, new=networks, rules=st.sampled_from(["width", "depth", "both"]))
+def test_any_network_grown_into_any_other_keeps_its_function_or_is_refused(old, new, rules):
+    asked = {
+        "width": {"width": "net2net"},
+        "depth": {"depth": "identity"},
+        "both": {"width": "net2net", "depth": "identity"},
+    }[rules]
+    try:
+        pair = grown(yaml.safe_dump(new), yaml.safe_dump(old), **asked)
+    except DeepsegError:
+        event("refused")
+        return
+    event("kept")
+    few, many = len(old["channels"]), len(new["channels"])
+    rng = torch.Generator().manual_seed(3)
+    inputs = [torch.randn(1, many, 9, 9, 9, generator=rng)]
+    for pathway in pair.large.layout.pathways[1:]:
+        n = -(-9 // pathway.sight.factor[0])
+        inputs.append(torch.randn(1, many, n, n, n, generator=rng))
+    larger = [x.clone() for x in inputs]
+    smaller = [x[:, :few] for x in inputs[: len(pair.small.layout.pathways)]]
+    with torch.no_grad():
+        difference = (pair.small(smaller) - pair.large(larger)).abs().max()
+    assert float(difference) < 1e-3
 
 
 @pytest.mark.parametrize(

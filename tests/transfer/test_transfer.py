@@ -353,27 +353,30 @@ def test_the_table_says_what_became_of_every_layer():
     plan = make_plan(older(), config(B), start, TransferRules(layers=("1", "2", "5")))
     assert plan.table() == [
         ["normal.1", "normal.1", "3/6", "2/3",
-         "the source has 3 kernels; DWI is not in the source and starts at zero"],
-        ["normal.2", "normal.2", "4/8", "3/6", "the source has 4 kernels and 3 inputs"],
+         "3 kernels in the source; DWI is not in the source and starts at zero"],
+        ["normal.2", "normal.2", "4/8", "3/6", "4 kernels in the source; 3 inputs in the source"],
         ["normal.3-4", "", "", "", "not asked for"],
         ["normal.5-8", "", "", "", "normal of the source ends before it"],
         ["sub1.1", "sub1.1", "2/4", "2/3",
-         "the source has 2 kernels; DWI is not in the source and starts at zero"],
-        ["sub1.2", "sub1.2", "3/6", "2/4", "the source has 3 kernels and 2 inputs"],
+         "2 kernels in the source; DWI is not in the source and starts at zero"],
+        ["sub1.2", "sub1.2", "3/6", "2/4", "3 kernels in the source; 2 inputs in the source"],
         ["sub1.3-4", "", "", "", "not asked for"],
         ["sub1.5-8", "", "", "", "sub1 of the source ends before it"],
         ["sub2.1", "sub1.1", "2/4", "2/3",
-         "the source has 2 kernels; DWI is not in the source and starts at zero"],
-        ["sub2.2", "sub1.2", "3/6", "2/4", "the source has 3 kernels and 2 inputs"],
+         "2 kernels in the source; DWI is not in the source and starts at zero"],
+        ["sub2.2", "sub1.2", "3/6", "2/4", "3 kernels in the source; 2 inputs in the source"],
         ["sub2.3-4", "", "", "", "not asked for"],
         ["sub2.5-8", "", "", "", "sub1 of the source ends before it"],
         ["fc.1", "fc.1", "7/14", "11/32",
-         "the source has 7 kernels; normal: the source has 6 inputs; sub1: the source has 5 "
-         "inputs; inputs from sub2 are new"],
-        ["fc.2", "", "", "", "not asked for"],
-        ["fc.3", "", "", "", "new classification layer"],
+         "7 kernels in the source; normal: 6 inputs in the source; normal: reads normal.8, in "
+         "the source normal.4; sub1: 5 inputs in the source; sub1: reads sub1.8, in the source "
+         "sub1.4; inputs from sub2 are new"],
+        ["fc.2-3", "", "", "", "not asked for"],
     ]  # fmt: skip
-    assert plan.notes == ("pathways: normal from normal, sub1 from sub1, sub2 from sub1",)
+    assert plan.notes == (
+        "pathways: normal from normal, sub1 from sub1, sub2 from sub1 (factor 5 x 5 x 5, in the "
+        "source 3 x 3 x 3)",
+    )
 
 
 def test_pathways_correspond_by_their_resolution_in_mm():

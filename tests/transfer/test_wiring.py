@@ -33,9 +33,10 @@ def test_maps_that_both_have_are_taken_one_by_one(size, source_size):
     assert wiring.taken == min(size, source_size)
 
 
-def test_only_a_smaller_source_is_worth_a_note():
-    assert overlap(7, 4).notes == ("the source has 4 maps",)
-    assert overlap(4, 4).notes == overlap(4, 7).notes == ()
+def test_a_source_of_another_size_is_worth_a_note():
+    assert overlap(7, 4).notes == ("4 maps in the source",)
+    assert overlap(4, 7, "kernels").notes == ("7 kernels in the source",)
+    assert overlap(4, 4).notes == ()
 
 
 @given(copies=maps)
@@ -86,7 +87,7 @@ def test_blocks_stand_one_behind_the_other_and_each_begins_where_its_own_does():
     )
     assert wiring.rows == ({4: 1}, {5: 1}, None, None, None, {11: 0.5, 12: 0.5}, {})
     assert wiring.notes == (
-        "normal: the source has 2 maps",
+        "normal: 2 maps in the source",
         "inputs from sub1 are new",
         "sub2: mixed",
     )
@@ -150,11 +151,11 @@ def test_channels_are_matched_by_name_wherever_they_are():
 @pytest.mark.parametrize(
     ("wish", "row", "note"),
     [
-        ("zero", {}, ("T2 starts at zero",)),
-        ("random", None, ("T2 is new",)),
+        ("zero", {}, ("T2 starts at zero", "channels left behind: T2, PD")),
+        ("random", None, ("T2 is new", "channels left behind: T2, PD")),
         ("mean", {0: 1 / 3, 1: 1 / 3, 2: 1 / 3}, ("T2 is the mean of all",)),
-        ("copy:PD", {2: 1}, ("T2 is a copy of PD",)),
-        ("PD", {2: 1}, ("T2 is a copy of PD",)),
+        ("copy:PD", {2: 1}, ("T2 is a copy of PD", "channels left behind: T2")),
+        ("PD", {2: 1}, ("T2 is a copy of PD", "channels left behind: T2")),
     ],
 )
 def test_a_channel_begins_as_asked(wish, row, note):
@@ -183,7 +184,10 @@ def test_upper_and_lower_case_are_one_where_only_one_name_fits():
             ["channel1", "channel2", "channel3"],
             ["T1", "FLAIR"],
             ({0: 1}, {1: 1}, {}),
-            ("channels by position: channel1, channel2, channel3 from T1, FLAIR",),
+            (
+                "channels by position: channel1, channel2, channel3 from T1, FLAIR",
+                "channel3 is not in the source and starts at zero",
+            ),
             id="a new cfg file",
         ),
         pytest.param(
@@ -208,12 +212,13 @@ def test_channels_without_names_of_their_own_are_matched_by_position(own, source
     assert wiring.notes == note
 
 
-def test_what_is_asked_goes_before_positions():
+def test_what_is_asked_goes_before_positions_which_hold_for_the_others():
     wiring = channels(["T1", "FLAIR"], ["channel1", "channel2"], {"T1": "channel2"})
-    assert wiring.rows == ({1: 1}, {})
+    assert wiring.rows == ({1: 1}, {1: 1})
     assert wiring.notes == (
+        "channels by position: T1, FLAIR from channel1, channel2",
         "T1 is a copy of channel2",
-        "FLAIR is not in the source and starts at zero",
+        "channels left behind: channel1",
     )
 
 
@@ -262,7 +267,10 @@ def test_a_class_can_be_fed_by_any_other():
 def test_classes_without_names_of_their_own_are_matched_by_position():
     wiring = classes(["background", "core", "rim"], ["background", "class1"], {})
     assert wiring.rows == ({0: 1}, {1: 1}, None)
-    assert wiring.notes == ("classes by position: background, core, rim from background, class1",)
+    assert wiring.notes == (
+        "classes by position: background, core, rim from background, class1",
+        "class rim is new",
+    )
     assert classes(["background", "class1"], ["background", "class1"], {}).notes == ()
 
 

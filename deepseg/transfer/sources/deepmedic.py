@@ -8,8 +8,8 @@ pathway, softmax. The architecture itself is not in its checkpoint; it is that o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -107,8 +107,16 @@ def weights(arrays: Mapping[str, NDArray[np.number[Any]]], layout: Layout) -> di
     surplus = own.keys() - {variable.name for variable in wanted}
     problems += [_surplus(name, own[name]) for name in sorted(surplus)]
     if problems:
-        raise DeepsegError(*problems)
+        raise DeepsegError(_together(problems))
     return found
+
+
+def _together(problems: Sequence[Problem]) -> Problem:
+    """The first misfit, and how many there are: one wrong layer shifts all names behind it."""
+    first, *others = problems
+    if not others:
+        return first
+    return replace(first, got=f"{first.got}, and {len(others)} more misfits")
 
 
 def _plain(name: str) -> str:
