@@ -191,11 +191,12 @@ class TrainingRun:
         frozen = freeze(self.network, self.config.freeze, epoch=self.progress.epoch)
         if self.average is not None:
             freeze(self.average.network, self.config.freeze, epoch=self.progress.epoch)
+        # Layers that stay frozen may let their norms learn from now on, so names decide.
+        self.optimizer.hold(trainable(self.network))
         if frozen != self.frozen:
             thawed = [address for address in self.frozen if address not in frozen]
             self.folder.console.say(f"learn from now on: {', '.join(thawed)}")
             self.frozen = frozen
-            self.optimizer.hold(trainable(self.network))
 
     def _set_rates(self, subepoch: int = 0) -> None:
         own, epoch, epochs = self.config, self.progress.epoch, self.config.epochs

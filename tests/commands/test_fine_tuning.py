@@ -135,7 +135,7 @@ def test_rules_that_match_nothing_are_told_together(refused, place, tuning):
     place.edit("tune.yaml", "stop_gradient: sub1.2", "stop_gradient: sup1.2")
     place.edit("tune.yaml", "{head:", "{haed:")
     place.edit("tune.yaml", "layers: [normal.1-2]", "layers: [normal.3]")
-    expected = "expected layers of normal.1-2, sub1.1-2, fc.1-1; fix: name layers as "
+    expected = "expected layers of normal.1-2, sub1.1-2, fc.1; fix: name layers as "
     how = "pathway.number or pathway.first-last"
     assert refused(*tuning, session="tuned") == [
         f"[layer-unknown] tune.yaml: got 'normal.3'; {expected}{how}; did you mean 'normal.2'?",
@@ -193,3 +193,17 @@ def test_the_average_is_saved_and_a_session_with_it_goes_on_exactly(
         assert command("-train", "twice.yaml").returncode == 0
     models = [place / f"runs/{name}/models/last.save" for name in ("training", "twice")]
     same_weights(*models)
+
+
+def test_norms_of_frozen_layers_learn_from_the_epoch_that_says_so(command, place, model):
+    blocks = "{layers: [normal.2], until_epoch: 1}, {layers: [normal.2], batch_norm: train}"
+    text = (place / "train.yaml").read_text().replace("model: model.yaml", "model: M.save")
+    place.write("tune.yaml", text + f"freeze: [{blocks}]\nschedule: {{type: constant}}\n")
+    place.edit("tune.yaml", "name: training", "name: tuned")
+    assert command("-train", "tune.yaml", "-resetOptimizer").returncode == 0
+    before, after = read_model(place / "M.save").weights, saved(place).weights
+    changed = {
+        n for n in after if n.startswith("normal.2.") and not torch.equal(after[n], before[n])
+    }
+    assert {"normal.2.norm.weight", "normal.2.norm.bias"} <= changed
+    assert "normal.2.conv.weight" not in changed
