@@ -213,7 +213,7 @@ def test_a_call_in_a_value_of_a_cfg_is_never_run(refused, place):
             "freeze: {layers: [norml.1]}\n",
             [
                 "[layer-unknown] train.yaml: got 'norml.1'; expected layers of normal.1-2, "
-                "sub1.1-2, fc.1-1; fix: name layers as pathway.number or pathway.first-last; "
+                "sub1.1-2, fc.1; fix: name layers as pathway.number or pathway.first-last; "
                 "did you mean 'normal.1'?"
             ],
             id="a layer that is not there",
@@ -241,7 +241,7 @@ def test_wishes_for_validation_are_judged_before_the_first_epoch(refused, place)
     )
     problem = (
         "[layer-unknown] train.yaml: got 'sub2.1'; expected layers of normal.1-2, sub1.1-2, "
-        "fc.1-1; fix: name layers as pathway.number or pathway.first-last; did you mean 'sub1.1'?"
+        "fc.1; fix: name layers as pathway.number or pathway.first-last; did you mean 'sub1.1'?"
     )
     assert refused("-train", "train.yaml", session="training") == [problem]
     assert refused("-check", "train.yaml") == [problem]
@@ -268,7 +268,7 @@ def test_wishes_for_validation_are_judged_before_the_first_epoch(refused, place)
             "pictures: false",
             "feature_maps: {sub2.1: all}",
             "[layer-unknown] test.yaml: got 'sub2.1'; expected layers of normal.1-2, sub1.1-2, "
-            "fc.1-1; fix: name layers as pathway.number or pathway.first-last; did you mean "
+            "fc.1; fix: name layers as pathway.number or pathway.first-last; did you mean "
             "'sub1.1'?",
             id="a layer that is not there",
         ),

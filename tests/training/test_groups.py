@@ -89,7 +89,7 @@ def test_a_rule_for_no_layer_is_refused_with_the_nearest_name():
         groups(network(), settings("sgd", by_layer={"nromal.1": {"learning_rate": 1}}))
     assert str(refusal.value) == (
         "[layer-unknown] got 'nromal.1'; expected layers of normal.1-2, sub1.1-2, sub2.1-2, "
-        "fc.1-1; fix: name layers as pathway.number or pathway.first-last; did you mean "
+        "fc.1; fix: name layers as pathway.number or pathway.first-last; did you mean "
         "'normal.1'?"
     )
 
