@@ -81,6 +81,24 @@ class OutOfMemory(DeepsegError):
     exit_code = 137
 
 
+class RankLost(DeepsegError):
+    """One of the processes that train together was killed, or fell silent."""
+
+    exit_code = 137
+
+
+class SaidByAnotherRank(DeepsegError):
+    """What another of the processes that train together has said; this one ends in silence."""
+
+    def __init__(self, *problems: Problem, exit_code: int) -> None:
+        super().__init__(*problems)
+        self.exit_code = exit_code
+
+    def at(self: Raised, _where: str) -> Raised:
+        """The same error: it has been shown already."""
+        return self
+
+
 def raise_if_any(problems: Iterable[Problem]) -> None:
     """Raise all ``problems`` as one `DeepsegError`; return silently if there are none."""
     found = tuple(problems)

@@ -36,7 +36,7 @@ OPTIONS: dict[str, tuple[Command, ...]] = {
     "precision": ("test",),
     "keepGoing": ("test",),
     "part": ("test",),
-    "devices": ("test",),
+    "devices": ("train", "test"),
 }
 
 EXAMPLES = """\
@@ -161,6 +161,12 @@ def _parser() -> _Parser:
     how.add_argument("-seeds", metavar="SEED", nargs="+", type=_seed, help="of -compare's sessions")
     how.add_argument("-reach", metavar="SCORE", type=_score, help="when -compare's sessions got it")
     how.add_argument("-dev", default="auto", help="cpu, cuda, cudaN or auto (auto)")
+    how.add_argument(
+        "-devices",
+        metavar="N",
+        type=_count,
+        help="work as N processes, each with its own GPU: -train together, -test a part each",
+    )
     how.add_argument("-precision", choices=PRECISIONS, help="of -test's arithmetic (float32)")
     how.add_argument(
         "-keepGoing",
@@ -169,9 +175,6 @@ def _parser() -> _Parser:
         help="of -test: a case that fails does not stop the others",
     )
     how.add_argument("-part", metavar="I/N", help="of -test: every N-th case, beginning with I")
-    how.add_argument(
-        "-devices", metavar="N", type=_count, help="of -test: processes that share the cases"
-    )
     how.add_argument("-quiet", action="store_true", help="say warnings and errors only")
     how.add_argument("-version", action="version", version=f"deepseg {VERSION}")
     how.add_argument("-help", "-h", action="help", help="this text")
@@ -271,6 +274,13 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 1024:
+        expected = "a whole number from 1 to 1024"
+        raise DeepsegError(_problem(f"-devices {text}", expected, fix="choose another number"))
+    return int(text)
+
+
 def _score(text: str) -> float:
     try:
         score = float(text)
@@ -280,13 +290,6 @@ def _score(text: str) -> float:
         expected = "a score above 0 and up to 1"
         raise DeepsegError(_problem(f"-reach {text}", expected, fix="choose another number"))
     return score
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        expected = "a whole number from 1 to 1024"
-        raise DeepsegError(_problem(f"-devices {text}", expected, fix="choose another number"))
-    return int(text)
 
 
 def _with_one_dash(argument: str) -> str:

@@ -9,6 +9,7 @@ from deepseg.report.console import Console
 from deepseg.sessions.check import check as check_config
 from deepseg.sessions.compare import compare as compare_runs
 from deepseg.sessions.demo import demo as run_demo
+from deepseg.sessions.launch import launch
 from deepseg.sessions.new_model import new_model as build_model
 from deepseg.sessions.new_model import plan_transfer
 from deepseg.sessions.sharing import share_cases
@@ -35,7 +36,10 @@ def new_model(given: Arguments) -> None:
 
 
 def train(given: Arguments) -> None:
-    """``-train``."""
+    """``-train``, by this process or by several."""
+    if given.devices > 1:
+        launch(_train_arguments(given), devices=given.devices, device=given.device)
+        return
     train_model(
         _file(given),
         model_file=given.model,
@@ -45,6 +49,20 @@ def train(given: Arguments) -> None:
         device=given.device,
         quiet=given.quiet,
     )
+
+
+def _train_arguments(given: Arguments) -> list[str]:
+    arguments = ["-train", str(_file(given)), "-dev", given.device]
+    if given.model is not None:
+        arguments += ["-model", str(given.model)]
+    if given.seed is not None:
+        arguments += ["-seed", str(given.seed)]
+    flags = {
+        "-resetOptimizer": given.reset_optimizer,
+        "-fromScratch": given.from_scratch,
+        "-quiet": given.quiet,
+    }
+    return arguments + [flag for flag, is_given in flags.items() if is_given]
 
 
 def test(given: Arguments) -> None:

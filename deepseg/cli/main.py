@@ -17,7 +17,7 @@ from types import FrameType
 from rich.text import Text
 
 from deepseg.cli.arguments import Arguments, parsed, short_help
-from deepseg.errors import DeepsegError, OutOfMemory
+from deepseg.errors import DeepsegError, OutOfMemory, SaidByAnotherRank
 from deepseg.report.streams import LenientStream, show, visible
 from deepseg.sessions.outcome import exit_code, is_out_of_memory, problems
 
@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say(short_help())
             return 2
         _run(parsed(given))
+    except SaidByAnotherRank as error:
+        return error.exit_code
     except DeepsegError as error:
         _show(error)
         return error.exit_code

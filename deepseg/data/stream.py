@@ -179,20 +179,29 @@ def _subepoch_draws(
 
 
 class _Places(Sampler[list[tuple[int, int]]]):
-    """The places of all batches from a sub-epoch on, for ever."""
+    """The places of a part of all batches from a sub-epoch on, for ever.
 
-    def __init__(self, first: int, segments: int, batch_size: int) -> None:
+    Where a batch has no such part, its first sample stands in for it.
+    """
+
+    def __init__(self, first: int, segments: int, batch_size: int, part: slice) -> None:
         self.first = first
         self.segments = segments
         self.batch_size = batch_size
+        self.part = part
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         subepoch = self.first
         while True:
-            for begin in range(0, self.segments, self.batch_size):
-                end = min(begin + self.batch_size, self.segments)
-                yield [(subepoch, index) for index in range(begin, end)]
+            for step in range(-(-self.segments // self.batch_size)):
+                batch = self.batch(step)
+                yield [(subepoch, index) for index in batch[self.part] or batch[:1]]
             subepoch += 1
+
+    def batch(self, step: int) -> range:
+        """The samples of one batch."""
+        begin = step * self.batch_size
+        return range(begin, min(begin + self.batch_size, self.segments))
 
 
 def joined(samples: Sequence[tuple[Segment, str]]) -> Batch:
@@ -208,20 +217,43 @@ def joined(samples: Sequence[tuple[Segment, str]]) -> Batch:
     )
 
 
+def _without_known_voxels(batch: Batch) -> Batch:
+    return Batch(batch.inputs, torch.full_like(batch.labels, -1), ())
+
+
 class Stream:
     """Hands out the batches of one sub-epoch after the other.
 
     Workers run ahead over the end of a sub-epoch, so the network does not wait for the next one.
     Use it as a context manager: leaving it ends the workers.
+
+    Args:
+        source: Cuts the segments.
+        batch_size: Of all ranks together.
+        workers: Processes that cut; 0 for this one.
+        first: The sub-epoch to begin with.
+        pin: Whether batches will be copied to a GPU.
+        rank: Which part of every batch to give: this sample and every ``ranks``-th one behind it. A
+            batch that is too small for that becomes one without cases and known voxels.
+        ranks: Into how many parts batches are split.
     """
 
     def __init__(
-        self, source: SegmentSource, *, batch_size: int, workers: int, first: int, pin: bool = False
+        self,
+        source: SegmentSource,
+        *,
+        batch_size: int,
+        workers: int,
+        first: int,
+        pin: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.steps = -(-source.rules.segments // batch_size)
+        self._places = _Places(first, source.rules.segments, batch_size, slice(rank, None, ranks))
         self._loader = DataLoader(
             source,
-            batch_sampler=_Places(first, source.rules.segments, batch_size),
+            batch_sampler=self._places,
             num_workers=workers,
             collate_fn=joined,
             pin_memory=pin,
@@ -236,8 +268,10 @@ class Stream:
         """The batches of the next sub-epoch."""
         if self._batches is None:
             self._batches = iter(self._loader)
-        for _ in range(self.steps):
-            yield next(self._batches)
+        for step in range(self.steps):
+            batch = next(self._batches)
+            has_part = bool(self._places.batch(step)[self._places.part])
+            yield batch if has_part else _without_known_voxels(batch)
 
     def __enter__(self) -> Stream:
         return self

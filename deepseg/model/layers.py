@@ -7,6 +7,8 @@ addresses: ``norm.weight``, ``activation.weight``, ``conv.weight``.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,8 @@ from deepseg.model.layout import LayerPlan
 
 PRELU_START = 0.01  # DeepMedic's; torch starts at 0.25
 
+Normalise: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
+
 
 class Norm(nn.Module):
     """Batch normalisation over ``(N, X, Y, Z)``; doi:10.48550/arXiv.1502.03167.
@@ -25,6 +29,11 @@ class Norm(nn.Module):
     In training it uses the batch's mean and biased variance, and gathers both for inference: as an
     exponential average, or as the plain mean over the last ``length`` steps (DeepMedic), which
     starts as if ``length`` steps of mean 0 and variance 1 had been seen.
+
+    Attributes:
+        is_frozen: Whether the statistics gathered before are used in training too.
+        across: Normalises ``x`` with weight, bias and epsilon in training, where ``x`` is only a
+            part of the batch; gives the mean and biased variance of the whole batch as well.
     """
 
     weight: nn.Parameter
@@ -39,6 +48,7 @@ class Norm(nn.Module):
         super().__init__()
         self.settings = settings
         self.is_frozen = False
+        self.across: Normalise | None = None
         self.weight = nn.Parameter(torch.ones(maps))
         self.bias = nn.Parameter(torch.zeros(maps))
         self.register_buffer("running_mean", torch.zeros(maps))
@@ -55,6 +65,10 @@ class Norm(nn.Module):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=epsilon
             )
+        if self.across is not None:
+            y, mean, variance = self.across(x, self.weight, self.bias, epsilon)
+            self._gather(mean, variance)
+            return y
         # With momentum 1, torch leaves the batch's own mean and unbiased variance here.
         mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
         y = F.batch_norm(

@@ -40,6 +40,7 @@ class Console:
         *,
         log_file: Path | None = None,
         quiet: bool = False,
+        silent: bool = False,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -48,6 +49,7 @@ class Console:
         Args:
             log_file: Lines are added to its end, each with date and time.
             quiet: Show warnings and errors only; the log file still gets everything.
+            silent: Show nothing at all.
             stream: Takes the normal lines in place of stdout.
             clock: Seconds from any fixed moment, for progress.
 
@@ -57,7 +59,8 @@ class Console:
         self.warnings: list[str] = []
         self._stream = LenientStream(sys.stdout if stream is None else stream)
         self._terminal = rich_terminal(self._stream)
-        self._quiet = quiet
+        self._quiet = quiet or silent
+        self._silent = silent
         self._clock = clock
         self._bars: Progress | None = None
         self._log = None if log_file is None else _opened(log_file)
@@ -155,6 +158,8 @@ class Console:
         """``text`` to stderr and to the log, with ``word`` before each of its lines."""
         marked = "\n".join(f"{word} {line}" for line in text.split("\n"))
         self._keep(marked)
+        if self._silent:
+            return
         stream = LenientStream(sys.stderr)
         show(stream, rich_terminal(stream), Text(visible(marked), style=style))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import torch
@@ -12,11 +13,15 @@ from deepseg.errors import DeepsegError, Problem
 def chosen_device(name: str) -> torch.device:
     """The device called ``cpu``, ``cuda``, ``cudaN`` or ``auto`` (a GPU where there is one).
 
+    Of several ranks on one machine, each has its own: rank 1 of the machine has ``cuda1``.
+
     Raises:
         DeepsegError: ``device-unknown`` or ``device-absent``.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda{os.environ['LOCAL_RANK']}"
     if name == "cpu":
         return torch.device("cpu")
     match = re.fullmatch(r"cuda:?(\d*)", name)

@@ -35,6 +35,8 @@ class SessionFolder:
         part: Share the folder with the processes that do other parts; log and outcome have names of
             their own.
         quiet: Show nothing but warnings and errors.
+        leads: Whether this process is the one of its session that writes and speaks; of several
+            that train together, one is.
 
     Raises:
         FolderInUse: Another process has it open.
@@ -48,13 +50,18 @@ class SessionFolder:
         config_file: Path | None = None,
         part: Part | None = None,
         quiet: bool = False,
+        leads: bool = True,
     ) -> None:
         self.path = path
+        self.leads = leads
         self._config_file = config_file
         self._ending = "" if part is None else f"-{part}"
         self._quiet = quiet
 
     def __enter__(self) -> SessionFolder:
+        if not self.leads:
+            self.console = Console(silent=True)
+            return self
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._locks = _locked(self.path, self._ending)
@@ -68,6 +75,8 @@ class SessionFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if not self.leads:
+            return
         try:
             write_json(self.path / f"outcome{self._ending}.json", self._outcome(error))
         finally:
@@ -129,6 +138,8 @@ class SessionFolder:
             is_best: Whether it is the best so far.
             name: Of a file that is kept for good, or None.
         """
+        if not self.leads:
+            return
         last = self.models / "last.save"
         if is_best:
             write_save(self.models / "best.save", save)
@@ -142,6 +153,8 @@ class SessionFolder:
 
     def note(self, record: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
+        if not self.leads:
+            return
         with writable(self.path), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -155,8 +168,8 @@ class SessionFolder:
 
     def forget_from(self, epoch: int) -> None:
         """Drop the records of epochs that will be done again."""
-        kept = [record for record in self.records() if record["epoch"] < epoch]
-        self._write_records(kept)
+        if self.leads:
+            self._write_records([one for one in self.records() if one["epoch"] < epoch])
 
     def _write_records(self, records: list[dict[str, Any]]) -> None:
         from_text = "".join(json.dumps(record) + "\n" for record in records)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from deepseg.config.training import TrainConfig
 from deepseg.report.console import Console
@@ -81,7 +82,7 @@ def restored(
             console.warn(f"{key} changed since the last epoch: {old.get(key)} → {new.get(key)}")
     facts = machine_facts(next(iter(optimizer.weights.values())).device)
     for key, value in facts.items():
-        before = training["machine"].get(key)
+        before = training["machine"].get(key, value)  # older files know less
         if before != value:
             console.warn(f"{key} was {before} and is {value}: results differ in the last digits")
     if training["optimizer"]["name"] == config.optimiser.name:
@@ -122,6 +123,7 @@ def machine_facts(device: torch.device) -> dict[str, str]:
         "torch": str(torch.__version__),  # a plain str: only such may be read back
         "device": device.type,
         "threads": str(torch.get_num_threads()),
+        "ranks": str(dist.get_world_size() if dist.is_initialized() else 1),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "processors": str(os.cpu_count()),
     }

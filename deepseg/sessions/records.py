@@ -23,9 +23,13 @@ from deepseg.version import VERSION
 BEFORE = -1  # the epoch of what is measured before the first one
 
 
-def announce(console: Console, title: str, warnings: Sequence[str], device: torch.device) -> None:
+def announce(
+    console: Console, title: str, warnings: Sequence[str], device: torch.device, ranks: int = 1
+) -> None:
     """The first line of every session: what runs where; then what its config files warn of."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    if ranks > 1:
+        where = f"{ranks} ranks, each on {where}"
     console.say(
         f"deepseg {VERSION}: {title} on {where} ({torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, Python {platform.python_version()})"

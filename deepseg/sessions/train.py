@@ -10,9 +10,9 @@ from deepseg.config.training import TrainConfig
 from deepseg.data.stream import Stream
 from deepseg.sessions.cases import CheckedCases, training_and_held_out
 from deepseg.sessions.devices import chosen_device
-from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.judging import best_metric, lower_is_better
 from deepseg.sessions.models import Model
+from deepseg.sessions.ranks import session_of_ranks
 from deepseg.sessions.records import BEFORE, announce
 from deepseg.sessions.sources import training_source, validation_source
 from deepseg.sessions.start import say_where_it_stands, starting_model, varied
@@ -53,30 +53,44 @@ def train(
     loaded = load(TrainConfig, config_file)
     config = varied(loaded.config, from_scratch=from_scratch, seed=seed)
     computer = chosen_device(device)
-    with SessionFolder(config.folder, config_file=config_file, quiet=quiet) as folder:
+    with session_of_ranks(config.folder, config_file=config_file, quiet=quiet, device=computer) as (
+        folder,
+        ranks,
+    ):
         console = folder.console
-        announce(console, f"train {config.name}", loaded.warnings, computer)
-        model = starting_model(
-            folder,
-            config,
-            None if model_file is None else Path(model_file),
-            reset_optimizer=reset_optimizer,
-            from_scratch=from_scratch,
+        announce(console, f"train {config.name}", loaded.warnings, computer, ranks.count)
+        model = ranks.from_leader(
+            lambda: starting_model(
+                folder,
+                config,
+                None if model_file is None else Path(model_file),
+                reset_optimizer=reset_optimizer,
+                from_scratch=from_scratch,
+            )
         )
         network_table(console, model.config)
         cache = folder.path / "cache" if config.cache is None else config.cache
-        training, held_out = training_and_held_out(config, model.config, console, cache=cache)
-        run = TrainingRun(folder, config, _with_preparation(model, config, training), computer)
+        training, held_out = ranks.from_leader(
+            lambda: training_and_held_out(config, model.config, console, cache=cache)
+        )
+        own = _with_preparation(model, config, training)
+        run = TrainingRun(folder, config, own, computer, ranks)
         say_where_it_stands(run)
         if run.is_finished:
             console.say(_why_finished(run))
             return folder.models / "last.save"
-        source = training_source(training, model, config, cache=cache, console=console)
-        judged = validation_source(held_out, model, config, cache=cache, console=console)
+        source, judged = ranks.from_leader(
+            lambda: (
+                training_source(training, model, config, cache=cache, console=console),
+                validation_source(held_out, model, config, cache=cache, console=console),
+            )
+        )
         if run.begins_trained:
             run.judge_before(
                 run.validate(judged),
-                validate_on_volumes(run.judged, held_out, folder, config, epoch=BEFORE),
+                ranks.from_leader(
+                    lambda: validate_on_volumes(run.judged, held_out, folder, config, epoch=BEFORE)
+                ),
             )
         with Stream(
             source,
@@ -84,12 +98,16 @@ def train(
             workers=config.workers,
             first=run.progress.epoch * config.subepochs,
             pin=computer.type == "cuda",
+            rank=ranks.rank,
+            ranks=ranks.count,
         ) as stream:
             while not run.is_finished:
                 outcome = run.train(stream)
                 samples = run.validate(judged)
-                volumes = validate_on_volumes(
-                    run.judged, held_out, folder, config, epoch=run.progress.epoch
+                volumes = ranks.from_leader(
+                    lambda: validate_on_volumes(
+                        run.judged, held_out, folder, config, epoch=run.progress.epoch
+                    )
                 )
                 run.keep(outcome, samples, volumes)
         _say_where_it_ended(run)

@@ -36,6 +36,7 @@ from deepseg.sessions.records import (
     validation_record,
 )
 from deepseg.training.averaging import Average
+from deepseg.training.distributed import ALONE, Ranks, normalise_together
 from deepseg.training.freezing import freeze, trainable
 from deepseg.training.groups import groups
 from deepseg.training.optimization import Optimizer
@@ -56,11 +57,17 @@ class TrainingRun:
     """
 
     def __init__(
-        self, folder: SessionFolder, config: TrainConfig, model: Model, device: torch.device
+        self,
+        folder: SessionFolder,
+        config: TrainConfig,
+        model: Model,
+        device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.folder = folder
         self.config = config
         self.model = model
+        self.ranks = ranks
         self.network = model.network()
         if model.training is not None and "weights" in model.training:
             self.network.load_state_dict(model.training["weights"])
@@ -71,6 +78,7 @@ class TrainingRun:
             trainable(self.network), config.optimiser, groups(self.network, config.optimiser)
         )
         self.average = self._average()
+        normalise_together(self.network, ranks)
         self.anchors = anchors(model, config.loss)
         self.progress = restored(model.training, config, self.optimizer, folder.console)
         folder.forget_from(BEFORE if self.progress.epoch == 0 else self.progress.epoch)
@@ -112,12 +120,14 @@ class TrainingRun:
             for subepoch in range(self.config.subepochs):
                 self._set_rates(subepoch)
                 # Dropout masks come from torch's generator, which is counted like all randomness.
-                torch.manual_seed(torch_seed(self.config.seed, Purpose.DROPOUT, epoch, subepoch))
+                counters = (epoch, subepoch, *self.ranks.others)
+                torch.manual_seed(torch_seed(self.config.seed, Purpose.DROPOUT, *counters))
                 train_on(
                     stream.subepoch(), self.network, self.optimizer, self.config.loss,
                     epoch=epoch, epochs=epochs, tally=tally,
                     on_step=lambda value: advance(note=f"loss {value:.4f}"),
                     anchors=self.anchors, steps=self.config.steps, on_update=self._follow,
+                    ranks=self.ranks,
                 )  # fmt: skip
         return tally.outcome()
 
@@ -127,10 +137,14 @@ class TrainingRun:
             return None
         assert self.config.validation.samples is not None
         batch_size = self.config.validation.samples.batch_size
-        with Stream(source, batch_size=batch_size, workers=self.config.workers, first=0) as stream:
+        with Stream(
+            source, batch_size=batch_size, workers=self.config.workers, first=0,
+            rank=self.ranks.rank, ranks=self.ranks.count,
+        ) as stream:  # fmt: skip
             return validate_on(
-                stream.subepoch(), self.judged, self.config.loss, anchors=self.anchors
-            )
+                stream.subepoch(), self.judged, self.config.loss, anchors=self.anchors,
+                ranks=self.ranks,
+            )  # fmt: skip
 
     def keep(
         self, training: Outcome, samples: Outcome | None, volumes: Mapping[str, Any] | None
@@ -157,7 +171,8 @@ class TrainingRun:
             is_best=is_best,
             name=self._name(reached.epoch, value(record, metric)) if is_kept else None,
         )
-        show_progress(self.folder, self.config)
+        if self.ranks.leads:
+            show_progress(self.folder, self.config)
 
     def _average(self) -> Average | None:
         memory, training = self.config.steps.average, self.model.training

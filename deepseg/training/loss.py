@@ -1,8 +1,8 @@
 """What training makes small: cross-entropy, soft Dice, soft intersection over union, penalties.
 
 Probabilities are ``(N, K, X, Y, Z)``, labels ``(N, X, Y, Z)`` int64. Voxels with label -1 are
-unknown and count nowhere. Sums run over the batch and space; formulas and constants are
-DeepMedic's, so a training file means the same here.
+unknown and count nowhere. Sums run over the batch (the parts of all ranks) and space; formulas and
+constants are DeepMedic's, so a training file means the same here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deepseg.config.training import ClassWeights, Loss
+from deepseg.training.distributed import ALONE, Ranks
 
 LOG_FLOOR = 1e-6  # keeps the logarithm finite
 OVERLAP_FLOOR = 1e-5  # keeps an absent class at an overlap of 1
@@ -41,6 +42,7 @@ def loss(
     weights: Tensor,
     *,
     anchored: Sequence[tuple[Tensor, Tensor]] = (),
+    ranks: Ranks = ALONE,
 ) -> LossParts:
     """The weighted sum of all parts that `settings` asks for.
 
@@ -52,19 +54,20 @@ def loss(
         weights: ``(K,)`` class weights of the cross-entropy, from `class_weights`.
         anchored: Further convolution weights, each with the place to which L2-SP pulls it instead
             of L2; doi:10.48550/arXiv.1802.01483.
+        ranks: Those that have the other parts of the batch.
     """
     probabilities = logits.float().softmax(1)
     known = labels >= 0
     parts = {}
     if settings.cross_entropy:
-        parts["cross_entropy"] = cross_entropy(probabilities, labels, known, weights)
+        parts["cross_entropy"] = cross_entropy(probabilities, labels, known, weights, ranks)
     if settings.dice or settings.iou:
         truth = one_hot(labels, known, probabilities.shape[1])
         masked = probabilities * known.unsqueeze(1)
         if settings.dice:
-            parts["dice"] = dice_loss(masked, truth)
+            parts["dice"] = dice_loss(masked, truth, ranks)
         if settings.iou:
-            parts["iou"] = iou_loss(masked, truth)
+            parts["iou"] = iou_loss(masked, truth, ranks)
     kernels = list(kernels)
     every = [*kernels, *(kernel for kernel, _ in anchored)]
     if settings.l1 and every:
@@ -78,22 +81,25 @@ def loss(
     return LossParts(total, {name: part.detach() for name, part in parts.items()})
 
 
-def cross_entropy(probabilities: Tensor, labels: Tensor, known: Tensor, weights: Tensor) -> Tensor:
+def cross_entropy(
+    probabilities: Tensor, labels: Tensor, known: Tensor, weights: Tensor, ranks: Ranks = ALONE
+) -> Tensor:
     """``-sum w[y] log(p[y] + 1e-6) / voxels``; weights do not enter the denominator."""
     own = probabilities.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1)
     losses = -(own + LOG_FLOOR).log() * weights[labels.clamp(min=0)] * known
-    return losses.sum() / known.sum().clamp(min=1)
+    total, voxels = ranks.summed(losses.sum(), known.sum())
+    return total / voxels.clamp(min=1)
 
 
-def dice_loss(probabilities: Tensor, truth: Tensor) -> Tensor:
+def dice_loss(probabilities: Tensor, truth: Tensor, ranks: Ranks = ALONE) -> Tensor:
     """``1 - mean over classes of 2 sum(py) / (sum p + sum y)``; doi:10.1109/3DV.2016.79."""
-    overlap, predicted, true = _sums(probabilities, truth)
+    overlap, predicted, true = ranks.summed(*_sums(probabilities, truth))
     return 1 - ((2 * overlap + OVERLAP_FLOOR) / (predicted + true + OVERLAP_FLOOR)).mean()
 
 
-def iou_loss(probabilities: Tensor, truth: Tensor) -> Tensor:
+def iou_loss(probabilities: Tensor, truth: Tensor, ranks: Ranks = ALONE) -> Tensor:
     """``1 - mean over classes of sum(py) / (sum p(1 - y) + sum y)``."""
-    overlap, predicted, true = _sums(probabilities, truth)
+    overlap, predicted, true = ranks.summed(*_sums(probabilities, truth))
     union = predicted - overlap + true
     return 1 - ((overlap + OVERLAP_FLOOR) / (union + OVERLAP_FLOOR)).mean()
 
@@ -109,7 +115,13 @@ def _sums(probabilities: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def class_weights(
-    labels: Tensor, classes: int, settings: ClassWeights | None, *, epoch: int, epochs: int
+    labels: Tensor,
+    classes: int,
+    settings: ClassWeights | None,
+    *,
+    epoch: int,
+    epochs: int,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """``(K,)``: weights of the cross-entropy in an epoch, counted from 0.
 
@@ -122,7 +134,8 @@ def class_weights(
     if settings.weights is not None:
         full = torch.tensor(settings.weights, device=labels.device)
     else:
-        counts = torch.bincount(labels[labels >= 0].flatten(), minlength=classes)
+        own = torch.bincount(labels[labels >= 0].flatten(), minlength=classes)
+        (counts,) = ranks.summed(own)
         full = (counts.sum() / classes) / (counts + LOG_FLOOR)
     first, last = (0, epochs) if settings.fade is None else settings.fade
     faded = (min(max(epoch, first), last) - first) / (last - first)

@@ -13,8 +13,9 @@ from torch import Tensor
 from deepseg.config.training import Loss, Steps
 from deepseg.data.stream import Batch
 from deepseg.errors import NumericalFailure, Problem
-from deepseg.inference.metrics import Confusion
+from deepseg.inference.metrics import Confusion, Counts
 from deepseg.model.network import Network
+from deepseg.training.distributed import ALONE, Ranks
 from deepseg.training.groups import weight_type
 from deepseg.training.loss import class_weights, loss
 from deepseg.training.optimization import Optimizer
@@ -62,18 +63,24 @@ class Tally:
         self.losses: list[float] = []
         self.parts: dict[str, float] = {}
 
-    def add(self, total: float, parts: Mapping[str, Tensor], logits: Tensor, batch: Batch) -> None:
-        """Count one batch."""
+    def add(
+        self,
+        total: float,
+        parts: Mapping[str, Tensor],
+        logits: Tensor,
+        batch: Batch,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """Count one batch, with the parts of it that other ranks have."""
         self.losses.append(total)
         for name, value in parts.items():
             self.parts[name] = self.parts.get(name, 0.0) + float(value)
-        self.confusion = self.confusion.add(
-            Confusion.of(
-                logits.detach().argmax(1).cpu().numpy(),
-                batch.labels.cpu().numpy(),
-                number_of_classes=self.classes,
-            )
+        own = Confusion.of(
+            logits.detach().argmax(1).cpu().numpy(),
+            batch.labels.cpu().numpy(),
+            number_of_classes=self.classes,
         )
+        self.confusion = self.confusion.add(_of_all(own, ranks))
 
     def outcome(self) -> Outcome:
         """Means over the batches added."""
@@ -98,6 +105,7 @@ def train_on(
     anchors: Mapping[str, Tensor] = NO_ANCHORS,
     steps: Steps = ONE_EACH,
     on_update: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """One optimiser step for every batch, or for as many as are accumulated; the rest is one too.
 
@@ -115,6 +123,7 @@ def train_on(
         anchors: Where L2-SP pulls kernels, by name.
         steps: How gradients become steps.
         on_update: Called whenever the weights have moved.
+        ranks: Those that have the other parts of the batches.
 
     Raises:
         NumericalFailure: ``loss-not-finite``, naming the cases of the batch;
@@ -126,30 +135,35 @@ def train_on(
     waiting = 0  # batches whose gradients are not used yet
     for batch_ in batches:
         batch = batch_.to(device)
+        ranks.has_part = bool(batch.cases)
         weights = class_weights(
-            batch.labels, tally.classes, settings.class_weights, epoch=epoch, epochs=epochs
-        )
+            batch.labels, tally.classes, settings.class_weights,
+            epoch=epoch, epochs=epochs, ranks=ranks,
+        )  # fmt: skip
         logits = network(batch.inputs)
-        result = loss(logits, batch.labels, kernels, settings, weights, anchored=anchored)
+        result = loss(
+            logits, batch.labels, kernels, settings, weights, anchored=anchored, ranks=ranks
+        )
         value = float(result.total.detach())
-        _check_finite(value, batch, optimizer)
+        _check_finite(value, batch, optimizer, ranks)
         if waiting == 0:
             optimizer.clear_gradients()
         torch.autograd.backward(result.total)
         waiting += 1
         if waiting == steps.accumulate:
-            _step(optimizer, steps, waiting)
+            _step(optimizer, steps, waiting, ranks)
             on_update()
             waiting = 0
-        tally.add(value, result.parts, logits, batch)
+        tally.add(value, result.parts, logits, batch, ranks)
         on_step(value)
     if waiting:
-        _step(optimizer, steps, waiting)
+        _step(optimizer, steps, waiting, ranks)
         on_update()
     _check_weights(network, optimizer)
 
 
-def _step(optimizer: Optimizer, steps: Steps, batches: int) -> None:
+def _step(optimizer: Optimizer, steps: Steps, batches: int, ranks: Ranks) -> None:
+    ranks.average([w.grad for w in optimizer.weights.values() if w.grad is not None])
     optimizer.average_gradients(batches)
     if steps.clip_norm is not None:
         optimizer.clip_gradients(steps.clip_norm)
@@ -164,6 +178,7 @@ def validate_on(
     *,
     anchors: Mapping[str, Tensor] = NO_ANCHORS,
     on_batch: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Loss and counts on validation samples, in evaluation mode, all classes weighing the same."""
     network.eval()
@@ -175,8 +190,8 @@ def validate_on(
         batch = batch_.to(device)
         logits = network(batch.inputs)
         ones = torch.ones(classes, device=device)
-        result = loss(logits, batch.labels, kernels, settings, ones, anchored=anchored)
-        tally.add(float(result.total), result.parts, logits, batch)
+        result = loss(logits, batch.labels, kernels, settings, ones, anchored=anchored, ranks=ranks)
+        tally.add(float(result.total), result.parts, logits, batch, ranks)
         on_batch()
     return tally.outcome()
 
@@ -197,13 +212,22 @@ def _penalised(
     return plain, anchored
 
 
-def _check_finite(value: float, batch: Batch, optimizer: Optimizer) -> None:
+def _of_all(own: Confusion, ranks: Ranks) -> Confusion:
+    """The counts of all ranks."""
+    counts = iter(ranks.totals([n for one in own.classes for n in vars(one).values()]))
+    return Confusion(
+        tuple(Counts(*four) for four in zip(counts, counts, counts, counts, strict=True))
+    )
+
+
+def _check_finite(value: float, batch: Batch, optimizer: Optimizer, ranks: Ranks) -> None:
     if value - value == 0:
         return
+    cases = ranks.together(batch.cases)  # the loss is that of all ranks: they all come here
     raise NumericalFailure(
         Problem(
             code="loss-not-finite",
-            got=f"a loss of {value} on segments of {', '.join(sorted(set(batch.cases)))}",
+            got=f"a loss of {value} on segments of {', '.join(sorted(set(cases)))}",
             expected="a finite number",
             fix=f"lower the learning rate (now {optimizer.learning_rate:g}) or look at these "
             "cases; the model of the last finished epoch is kept",

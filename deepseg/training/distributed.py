@@ -1,0 +1,207 @@
+"""Several processes that train one network together, and what they add up.
+
+Every rank computes a part of each batch. All numbers that a step depends on are sums over the whole
+batch (of losses, voxels, overlaps, and for batch normalisation of every feature map), so each rank
+computes the same loss, and the mean of the gradients of all ranks is that of one process with the
+whole batch, whatever the sizes of the parts. With one rank, nothing is added and no bit changes.
+
+torch's DistributedDataParallel is not used: it would have to be made anew whenever layers begin to
+learn, and told about accumulated gradients, and its mean is wrong for parts of different sizes. One
+sum over all gradients does the same; nothing here knows files, processes or how ranks are started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from deepseg.model.layers import Norm
+from deepseg.model.network import Network
+
+Item = TypeVar("Item")
+
+MAPS_LAST = (0, 2, 3, 4)  # every axis of (N, C, X, Y, Z) but that of the feature maps
+
+
+class Unanswered(Exception):
+    """Another rank takes part no longer. No RuntimeError: those are tried again elsewhere."""
+
+
+@dataclass
+class Ranks:
+    """One of the processes that train together.
+
+    Attributes:
+        rank: Which one, from 0.
+        count: Of all.
+        has_part: Whether this rank has segments of the present batch, not a stand-in without known
+            voxels, which is there because all ranks must take part in every sum.
+    """
+
+    rank: int = 0
+    count: int = 1
+    has_part: bool = True
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that speaks and writes."""
+        return self.rank == 0
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        """What counters of randomness need so that ranks differ; nothing for the leader."""
+        return () if self.leads else (self.rank,)
+
+    def summed(self, *parts: Tensor) -> tuple[Tensor, ...]:
+        """Each tensor summed over all ranks; gradients flow back to all of them."""
+        if self.count == 1:
+            return parts
+        whole = _sum(torch.cat([part.flatten() for part in parts]))
+        sums = torch.split(whole, [part.numel() for part in parts])
+        return tuple(one.view(part.shape) for one, part in zip(sums, parts, strict=True))
+
+    def totals(self, counts: Sequence[int]) -> list[int]:
+        """Each count summed over all ranks."""
+        if self.count == 1:
+            return list(counts)
+        totals: list[int] = _added(torch.tensor(counts, dtype=torch.int64)).tolist()
+        return totals
+
+    def average(self, gradients: Sequence[Tensor]) -> None:
+        """Replace gradients by their means over all ranks."""
+        if self.count == 1 or not gradients:
+            return
+        flat = _added(torch.cat([one.flatten() for one in gradients])).div_(self.count)
+        means = torch.split(flat, [one.numel() for one in gradients])
+        pairs = zip(means, gradients, strict=True)
+        torch._foreach_copy_(list(gradients), [mean.view(one.shape) for mean, one in pairs])
+
+    def together(self, items: Sequence[Item]) -> list[Item]:
+        """The items of all ranks."""
+        if self.count == 1:
+            return list(items)
+        found: list[Any] = [None] * self.count
+        _answered(lambda: dist.all_gather_object(found, list(items)))
+        return [item for own in found for item in own]
+
+    def from_leader(self, make: Callable[[], Item]) -> Item:
+        """What rank 0 makes, while the others wait."""
+        if self.count == 1:
+            return make()
+        box: list[Any] = [make() if self.leads else None]
+        _answered(lambda: dist.broadcast_object_list(box, device=torch.device("cpu")))
+        made: Item = box[0]
+        return made
+
+    def wait(self) -> None:
+        """Go on when all ranks have come here."""
+        self.totals([1])
+
+    def normalised(
+        self, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Batch normalisation of a part of the batch by the statistics of the whole.
+
+        Args:
+            x: ``(N, C, X, Y, Z)``.
+            weight: ``(C,)``.
+            bias: ``(C,)``.
+            epsilon: Added to the variance.
+
+        Returns:
+            The normalised part; mean and biased variance of the whole, ``(C,)``.
+        """
+        return _normalise(x, weight, bias, epsilon, self)
+
+
+ALONE = Ranks()
+
+
+def normalise_together(network: Network, ranks: Ranks) -> None:
+    """Let batch normalisation use the statistics of the whole batch, of which ranks have parts."""
+    if ranks.count == 1:
+        return
+    for layer in network.layers():
+        if isinstance(layer.norm, Norm):
+            layer.norm.across = ranks.normalised
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(_context: Any, x: Tensor) -> Tensor:
+        return _added(x.clone())
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        return _added(gradient.clone())
+
+
+class _Normalise(torch.autograd.Function):
+    """As torch's SyncBatchNorm, which is for GPUs only."""
+
+    @staticmethod
+    def forward(
+        context: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, ranks: Ranks
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        variance, mean = torch.var_mean(x, MAPS_LAST, correction=0)
+        voxels = x.numel() // x.shape[1] * ranks.has_part
+        own = torch.cat([mean, variance, mean.new_tensor([voxels])])
+        every = own.new_zeros(ranks.count, own.numel())
+        every[ranks.rank] = own
+        _added(every)
+        means, variances, counts = torch.split(every, [x.shape[1], x.shape[1], 1], 1)
+        shares = counts / counts.sum()
+        mean = (shares * means).sum(0)
+        variance = (shares * (variances + (means - mean).square())).sum(0)
+        root = (variance + epsilon).rsqrt()
+        context.save_for_backward(x, weight, mean, root)
+        context.ranks, context.has_part, context.voxels = ranks, ranks.has_part, counts.sum()
+        context.mark_non_differentiable(mean, variance)
+        return _scaled(x, mean, root) * _maps(weight) + _maps(bias), mean, variance
+
+    @staticmethod
+    def backward(
+        context: Any, gradient: Tensor, _mean: Tensor, _variance: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        x, weight, mean, root = context.saved_tensors
+        scaled = _scaled(x, mean, root)
+        own = torch.cat([gradient.sum(MAPS_LAST), (gradient * scaled).sum(MAPS_LAST)])
+        by_bias, by_weight = own.chunk(2)
+        if context.has_part:
+            shift, slope = (_added(own.clone()) / context.voxels).chunk(2)
+            gradient = gradient - _maps(shift) - scaled * _maps(slope)
+        else:  # a stand-in has not entered the statistics
+            _added(own.clone())
+        return gradient * _maps(weight * root), by_weight, by_bias, None, None
+
+
+_sum: Callable[[Tensor], Tensor] = _Sum.apply
+_normalise: Callable[[Tensor, Tensor, Tensor, float, Ranks], tuple[Tensor, Tensor, Tensor]] = (
+    _Normalise.apply
+)
+
+
+def _scaled(x: Tensor, mean: Tensor, root: Tensor) -> Tensor:
+    return (x - _maps(mean)) * _maps(root)
+
+
+def _maps(x: Tensor) -> Tensor:
+    return x.view(-1, 1, 1, 1)
+
+
+def _added(x: Tensor) -> Tensor:
+    """``x`` summed over all ranks, in its own place."""
+    _answered(lambda: dist.all_reduce(x))
+    return x
+
+
+def _answered(ask: Callable[[], object]) -> None:
+    try:
+        ask()
+    except RuntimeError as error:
+        raise Unanswered(str(error)) from error
