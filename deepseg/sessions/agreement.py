@@ -253,7 +253,7 @@ class Agreement:
         return lost(speaker, "the end of the process that holds the ranks together")
 
     def _end_if_stuck(self, failure: Failure) -> None:
-        if self._done.wait(GRACE_S):
+        if self._done.wait(grace_s()):
             return
         error = SaidByAnotherRank(*failure.problems, exit_code=failure.exit_code)
         self.when_stuck(error)
@@ -273,6 +273,11 @@ def board_of(store: Store) -> Board:
     """The board of these ranks; each new attempt of torchrun has its own."""
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return Board(PrefixStore(f"deepseg/{attempt}", store))
+
+
+def grace_s() -> float:
+    """How long a process may take to end by itself."""
+    return min(GRACE_S, _patience_s())
 
 
 def _patience_s() -> float:

@@ -19,18 +19,18 @@ import torch
 import deepseg
 from deepseg.errors import DeepsegError, Problem, RankLost, SaidByAnotherRank
 from deepseg.sessions.agreement import (
-    GRACE_S,
     LAUNCHER,
     Board,
     Failure,
     board_of,
+    grace_s,
     lost,
     store_of,
 )
 from deepseg.sessions.devices import chosen_device
 
 LOOK_S = 0.1
-END_S = GRACE_S + 10  # for ranks to end by themselves
+MORE_S = 5.0  # for ranks to end, than they give themselves
 HERE = "127.0.0.1"
 
 
@@ -113,13 +113,14 @@ def _environment(rank: int, count: int, port: int) -> dict[str, str]:
 
 def _watched(ranks: Sequence[subprocess.Popen[bytes]], board: Board) -> Failure | None:
     """Wait for the end of all ranks, or the bad end of one."""
-    while any(rank.poll() is None for rank in ranks):
-        for number, rank in enumerate(ranks):
-            if rank.returncode:
-                return board.fail(lost(LAUNCHER, _how_it_ended(number, rank.returncode)))
+    while True:
+        codes = [rank.poll() for rank in ranks]
+        for number, code in enumerate(codes):
+            if code:
+                return board.fail(lost(LAUNCHER, _how_it_ended(number, code)))
+        if None not in codes:
+            return None
         time.sleep(LOOK_S)
-    bad = [(number, rank.returncode) for number, rank in enumerate(ranks) if rank.returncode]
-    return board.fail(lost(LAUNCHER, _how_it_ended(*bad[0]))) if bad else None
 
 
 def _how_it_ended(rank: int, code: int) -> str:
@@ -136,7 +137,7 @@ def _signal(ranks: Sequence[subprocess.Popen[bytes]], number: signal.Signals) ->
 
 def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
     """Give ranks time to end by themselves, then kill them."""
-    until = time.monotonic() + END_S
+    until = time.monotonic() + grace_s() + MORE_S
     try:
         while any(rank.poll() is None for rank in ranks) and time.monotonic() < until:
             time.sleep(LOOK_S)

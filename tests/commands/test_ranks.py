@@ -1,0 +1,282 @@
+"""Several processes that train together: as one would, and with one end for all of them."""
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepseg.sessions.models import read_model
+
+CHECKOUT = Path(__file__).parents[2]
+TRAIN = ("-train", "train.yaml", "-dev", "cpu")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+LONG_S = 120  # of what takes seconds, on a busy machine
+
+# Read by Python at its start, in all processes; only rank 1 is touched.
+SPOILT = """\
+import os
+if os.environ.get("RANK") == "1":
+    import torch
+    from deepseg.data import stream
+    from deepseg.errors import DeepsegError, Problem
+    joined = stream.joined
+    def spoilt(samples):
+        batch = joined(samples)
+        {what}
+        return batch
+    stream.joined = spoilt
+"""
+NOT_FINITE = "batch.inputs[0].fill_(float('nan'))"
+RAISES = "raise DeepsegError(Problem('file-missing', 'no file', 'a file', 'add it', 'b/T1.nii.gz'))"
+BUG = "raise ZeroDivisionError('a division')"
+
+
+@pytest.fixture
+def ranks(start):
+    """Start two ranks, by torchrun or by ``-devices``."""
+
+    def given(by, *arguments, **how):
+        if by == "torchrun":
+            run = str(CHECKOUT / "run.py")
+            return start(*TRAIN, *arguments, program=(*TORCHRUN, run), **how)
+        return start(*TRAIN, "-devices", "2", *arguments, **how)
+
+    return given
+
+
+def ended(process):
+    """Exit code and stderr without what torchrun says; no process may be left."""
+    out, err = (said.decode("utf-8", "replace") for said in process.communicate(timeout=LONG_S))
+    return process.returncode, [line for line in err.splitlines() if line.startswith("ERROR")], out
+
+
+def processes_of(parent):
+    """Processes that this one has started, in their order."""
+    found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return sorted(int(one) for one in found)
+
+
+def begun(place, process):
+    """Wait until an epoch is over; gives the processes of the two ranks."""
+    until = time.monotonic() + LONG_S
+    while not (place / "runs/training/models/last.save").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return processes_of(process.pid)
+
+
+def is_alive(process):
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def outcome(place):
+    return json.loads((place / "runs/training/outcome.json").read_text())
+
+
+def records(place, session="training"):
+    lines = (place / f"runs/{session}/metrics.jsonl").read_text().splitlines()
+    return [{**json.loads(line), "seconds": 0} for line in lines]
+
+
+def weights(place, session="training"):
+    return read_model(place / f"runs/{session}/models/last.save").weights
+
+
+def for_long(place):
+    place.edit("train.yaml", "\nepochs: 2", "\nepochs: 5000")
+
+
+def spoil(place, what):
+    place.write("sitecustomize.py", SPOILT.format(what=what))
+    return {"PYTHONPATH": f"{place.path}{os.pathsep}{CHECKOUT}"}
+
+
+def test_two_ranks_learn_what_one_learns_and_the_same_bits_each_time(place, command, ranks):
+    # Batches of 4, 4 and 1: the ranks have parts of different sizes, one has none at last.
+    place.edit("train.yaml", "segments_per_subepoch: 8", "segments_per_subepoch: 9")
+    place.edit("train.yaml", "  samples:\n    segments: 4", "  samples:\n    segments: 3")
+    assert command(*TRAIN).returncode == 0
+    alone, scores = weights(place), records(place)
+    (place / "runs/training").rename(place / "runs/alone")
+    assert ended(ranks("torchrun"))[:2] == (0, [])
+    together = weights(place)
+    for name, weight in alone.items():
+        torch.testing.assert_close(together[name], weight, rtol=1e-4, atol=1e-5)
+    for mine, others in zip(scores, records(place), strict=True):
+        assert others["training"]["loss"] == pytest.approx(mine["training"]["loss"], rel=1e-5)
+        assert others["validation_samples"]["loss"] == pytest.approx(
+            mine["validation_samples"]["loss"], rel=1e-5
+        )
+        assert others["learning_rate"] == mine["learning_rate"]
+    first = records(place)
+    (place / "runs/training").rename(place / "runs/first")
+    assert ended(ranks("devices"))[:2] == (0, [])
+    assert all(torch.equal(weight, together[name]) for name, weight in weights(place).items())
+    assert records(place) == first
+    log = (place / "runs/training/log.txt").read_text()
+    assert len(re.findall("train training on 2 ranks, each on CPU", log)) == 1
+
+
+@pytest.mark.parametrize(("by", "code"), [("torchrun", 1), ("devices", 137)])
+def test_when_a_rank_is_killed_all_end_and_one_line_says_so(place, ranks, by, code):
+    for_long(place)
+    process = ranks(by)
+    alive = begun(place, process)
+    os.kill(alive[1], signal.SIGKILL)
+    at = time.monotonic()
+    returned, errors, _ = ended(process)
+    assert time.monotonic() - at < 60
+    assert returned == code
+    assert len(errors) == 1
+    assert re.match(r"ERROR \[rank-lost\] .*rank 1", errors[0])
+    assert not any(is_alive(one) for one in alive)
+    assert outcome(place)["exit_code"] == 137
+    assert outcome(place)["errors"][0]["code"] == "rank-lost"
+
+
+def test_after_a_rank_was_killed_the_same_command_ends_with_the_same_bits(place, ranks):
+    place.edit("train.yaml", "\nepochs: 2", "\nepochs: 30")
+    assert ended(ranks("devices", "-seed", "1"))[:2] == (0, [])
+    (place / "runs/training-seed1").rename(place / "runs/whole")
+    (place / "runs/training").symlink_to("training-seed1")
+    process = ranks("devices", "-seed", "1")
+    os.kill(begun(place, process)[0], signal.SIGKILL)
+    assert ended(process)[0] == 137
+    assert ended(ranks("devices", "-seed", "1"))[:2] == (0, [])
+    whole = weights(place, "whole")
+    assert all(torch.equal(weight, whole[name]) for name, weight in weights(place).items())
+    assert records(place) == records(place, "whole")
+
+
+@pytest.mark.parametrize(("by", "code"), [("torchrun", 1), ("devices", 2)])
+def test_an_error_of_one_rank_is_said_once_and_ends_all(place, ranks, by, code):
+    returned, errors, _ = ended(ranks(by, env=spoil(place, RAISES)))
+    assert returned == code
+    assert errors == ["ERROR [file-missing] b/T1.nii.gz: got no file; expected a file; fix: add it"]
+    assert outcome(place)["exit_code"] == 2
+    assert [error["where"] for error in outcome(place)["errors"]] == ["b/T1.nii.gz"]
+
+
+def test_a_bug_in_one_rank_is_one_line_too(place, ranks):
+    returned, errors, _ = ended(ranks("devices", env=spoil(place, BUG)))
+    assert returned == 1
+    assert len(errors) == 1
+    assert errors[0].startswith("ERROR [bug] ZeroDivisionError: a division; please report it with")
+
+
+def test_what_one_rank_computes_wrong_ends_all_and_names_the_cases_of_the_whole_batch(place, ranks):
+    returned, errors, _ = ended(ranks("devices", env=spoil(place, NOT_FINITE)))
+    assert returned == 4
+    assert len(errors) == 1
+    assert "got a loss of nan on segments of a, b;" in errors[0]
+    assert outcome(place)["exit_code"] == 4
+
+
+def test_a_rank_that_is_silent_is_named(place, ranks):
+    for_long(place)
+    process = ranks("devices", env={"DEEPSEG_RANK_TIMEOUT": "5"})
+    alive = begun(place, process)
+    os.kill(alive[1], signal.SIGSTOP)
+    returned, errors, _ = ended(process)
+    assert returned == 137
+    (line,) = errors
+    assert line.startswith("ERROR [rank-lost] train.yaml: got no sign of life of rank 1 in 5 s;")
+    assert not any(is_alive(one) for one in alive)
+    assert outcome(place)["exit_code"] == 137
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_an_interruption_ends_all_ranks_with_one_line(place, ranks, number, code, word):
+    for_long(place)
+    process = ranks("devices")
+    alive = begun(place, process)
+    process.send_signal(number)
+    returned, errors, _ = ended(process)
+    assert returned == code
+    assert len(errors) == 1
+    assert errors[0].startswith(f"ERROR [{word}] ")
+    assert not any(is_alive(one) for one in alive)
+    assert outcome(place)["exit_code"] == code
+
+
+def test_ranks_end_when_the_process_that_started_them_is_killed(place, ranks):
+    for_long(place)
+    process = ranks("devices", env={"DEEPSEG_RANK_TIMEOUT": "3"})
+    alive = begun(place, process)
+    process.kill()
+    until = time.monotonic() + 60
+    while any(is_alive(one) for one in alive):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert outcome(place)["exit_code"] == 137
+
+
+def test_what_is_wrong_at_the_start_is_said_once(place, ranks):
+    (place / "data/b/T1.nii.gz").unlink()
+    returned, errors, _ = ended(ranks("devices"))
+    assert returned == 2
+    assert len(errors) == 1
+    assert errors[0].startswith("ERROR [file-missing] ")
+
+
+def test_another_number_of_ranks_is_a_warning(place, command, ranks):
+    assert ended(ranks("devices"))[0] == 0
+    place.edit("train.yaml", "\nepochs: 2", "\nepochs: 3")
+    result = command(*TRAIN)
+    assert "WARNING ranks was 2 and is 1: results differ in the last digits" in result.warnings
+    assert len(records(place)) == 3
+
+
+def test_two_trainings_at_once_do_not_disturb_each_other(place, ranks):
+    processes = [ranks(by, "-seed", seed) for by, seed in [("torchrun", "1"), ("devices", "2")]]
+    assert [ended(process)[:2] for process in processes] == [(0, []), (0, [])]
+
+
+def test_a_second_training_in_the_same_folder_is_refused(place, ranks):
+    for_long(place)
+    process = ranks("devices")
+    begun(place, process)
+    returned, errors, _ = ended(ranks("devices"))
+    assert returned == 6
+    assert len(errors) == 1
+    assert errors[0].startswith("ERROR [folder-in-use] ")
+    process.send_signal(signal.SIGINT)
+    ended(process)
+
+
+@pytest.mark.parametrize("number", ["0", "two", "-1", "1.5"])
+def test_a_wrong_number_of_devices_is_refused(refused, number):
+    (line,) = refused(*TRAIN, f"-devices={number}")
+    assert line == (
+        f"[command-line] got -devices {number}; expected a whole number from 1 to 1024; "
+        "fix: choose another number"
+    )
+
+
+def test_devices_mean_nothing_in_a_rank_of_torchrun(refused, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    (line,) = refused(*TRAIN, "-devices", "2")
+    assert line == (
+        "[launched-twice] train.yaml: got -devices in a process that torchrun has started as one "
+        "of its ranks; expected one way to start ranks; fix: leave out -devices, or start run.py "
+        "without torchrun"
+    )
+
+
+def test_more_devices_than_gpus_are_refused(refused, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    (line,) = refused("-train", "train.yaml", "-dev", "cuda", "-devices", "2")
+    assert line == (
+        "[device-absent] train.yaml: got -devices 2 on a machine where torch finds 1 GPUs; "
+        "expected a GPU for every rank; fix: say -devices 1, or -dev cpu"
+    )
