@@ -28,6 +28,7 @@ from deepseg.sessions.agreement import (
     store_of,
 )
 from deepseg.sessions.devices import chosen_device
+from deepseg.sessions.outcome import exit_code
 
 LOOK_S = 0.1
 MORE_S = 5.0  # for ranks to end, than they give themselves
@@ -56,11 +57,9 @@ def launch(arguments: Sequence[str], *, devices: int, device: str) -> None:
     try:
         failure = _watched(ranks, board)
     except (KeyboardInterrupt, SystemExit) as stop:
+        board.fail(Failure(LAUNCHER, exit_code(stop), ()))  # so that no rank says it too
         _signal(ranks, signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
-        _end(ranks)
-        if board.failure() is None:  # no rank was there yet to say it
-            raise
-        failure = board.failure()
+        raise
     finally:
         _end(ranks)
     if failure is None:

@@ -117,3 +117,22 @@ def test_unaugmented_segments_are_cut_from_the_prepared_arrays(folders):
     for block, name in zip(batch.inputs[0].numpy(), batch.cases, strict=True):
         voxel = block[0, 4, 3, 3]
         assert (images[name][0] == voxel).any()
+
+
+def test_ranks_share_every_batch_and_stand_ins_have_no_known_voxels(folders):
+    # 9 segments in batches of 4, 4 and 1 for two ranks: the second has no part of the last one.
+    source = SegmentSource(folders, rules(segments=9))
+    whole, first, second = (
+        list(Stream(source, batch_size=4, workers=0, first=0, rank=rank, ranks=ranks).subepoch())
+        for rank, ranks in [(0, 1), (0, 2), (1, 2)]
+    )
+    for batch, *parts in zip(whole[:2], first, second, strict=False):
+        for rank, part in enumerate(parts):
+            assert part.cases == batch.cases[rank::2]
+            assert torch.equal(part.labels, batch.labels[rank::2])
+            for x, own in zip(batch.inputs, part.inputs, strict=True):
+                assert torch.equal(own, x[rank::2])
+    assert torch.equal(first[2].labels, whole[2].labels)
+    assert second[2].cases == ()
+    assert second[2].labels.shape == whole[2].labels.shape
+    assert bool((second[2].labels == -1).all())

@@ -1,0 +1,170 @@
+"""Parts of a batch on several ranks against the whole batch on one: the same step.
+
+The ranks are processes of this machine that come together in a file.
+"""
+
+import copy
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from deepseg.config.model import ModelConfig
+from deepseg.config.training import Freeze, Loss, Sgd, Steps
+from deepseg.data.stream import Batch
+from deepseg.model.network import Network
+from deepseg.training.distributed import ALONE, Ranks, normalise_together
+from deepseg.training.freezing import freeze, trainable
+from deepseg.training.optimization import Optimizer
+from deepseg.training.trainer import Tally, train_on, validate_on
+
+CONFIG = {
+    "channels": ["T1"],
+    "classes": ["background", "core", "rim"],
+    "normal": {"feature_maps": [4, 5], "residuals": [2]},
+    "subsampled": {"factors": [3]},
+    "fc": {"feature_maps": [6], "dropout": [0, 0]},
+    "segments": {"train": [13, 15, 17]},
+}
+SIZES = (5, 3, 1)  # of batches; two ranks have 3 + 2, 2 + 1 and 1 + 0
+CASES = {
+    "cross-entropy": ({}, {}),
+    "weights by frequency": ({"class_weights": {"type": "frequency"}}, {}),
+    "overlaps": ({"cross_entropy": 0, "dice": 1, "iou": 0.5}, {}),
+    "strong penalties": ({"l1": 0.01, "l2": 0.1}, {}),
+    "clipped": ({}, {"clip_norm": 0.1}),
+    "accumulated": ({"dice": 1}, {"accumulate": 2}),
+}
+FROZEN = Freeze(layers=("normal.1", "sub1.*"))
+
+
+def network(**changes):
+    config = ModelConfig.model_validate({**CONFIG, **changes})
+    return Network(config, rng=torch.Generator().manual_seed(1))
+
+
+def batches(net):
+    """Of different sizes, with brighter segments first and some unknown voxels."""
+    rng = torch.Generator().manual_seed(2)
+    made = []
+    for size in SIZES:
+        bright = torch.linspace(3, -1, size).view(-1, 1, 1, 1, 1)
+        image = torch.randn(size, 1, 13, 15, 17, generator=rng) + bright
+        coarse = torch.randn(size, 1, 7, 8, 9, generator=rng) * bright
+        shape = net([image, coarse]).shape[2:] if made == [] else made[0].labels.shape[1:]
+        labels = torch.randint(-1, 3, (size, *shape), generator=rng)
+        made.append(Batch((image, coarse), labels, tuple(f"case{n}" for n in range(size))))
+    return made
+
+
+def part(batch, ranks):
+    """What `Stream` gives this rank."""
+    own = slice(ranks.rank, None, ranks.count)
+    if not batch.cases[own]:
+        unknown = torch.full_like(batch.labels[:1], -1)
+        return Batch(tuple(x[:1] for x in batch.inputs), unknown, ())
+    return Batch(tuple(x[own] for x in batch.inputs), batch.labels[own], batch.cases[own])
+
+
+def learnt(net, ranks, loss, steps, freeze_as=None):
+    """Weights and statistics after a step per batch, and what training and validation say."""
+    net = copy.deepcopy(net)
+    if freeze_as is not None:
+        freeze(net, freeze_as)
+    normalise_together(net, ranks)
+    rule = Sgd(name="sgd", learning_rate=0.1, momentum=0.5)
+    settings, tally, values = Loss.model_validate(loss), Tally(3), []
+    own = [part(batch, ranks) for batch in batches(net)]
+    train_on(
+        own, net, Optimizer(trainable(net), rule), settings, epoch=0, epochs=4, tally=tally,
+        on_step=values.append, steps=Steps.model_validate(steps), ranks=ranks,
+    )  # fmt: skip
+    judged = validate_on(own, net, settings, ranks=ranks)
+    return dict(net.state_dict()), values, tally.outcome(), judged
+
+
+def everything(ranks):
+    """Everything that both one rank and two compute."""
+    found = {name: learnt(network(), ranks, *how) for name, how in CASES.items()}
+    found["frozen"] = learnt(network(), ranks, {}, {}, FROZEN)
+    window = {"batch_norm": {"statistics": "window", "length": 2}}
+    found["window"] = learnt(network(**window), ranks, {}, {})
+    found["without norm"] = learnt(network(batch_norm="none"), ranks, {}, {})
+    return found
+
+
+def one_rank(rank, folder):
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group(
+        "gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=300)
+    )
+    ranks = Ranks(rank, 2)
+    made = ranks.from_leader(lambda: f"by rank {rank}")
+    torch.save(
+        {"learnt": everything(ranks), "made": made, "together": ranks.together([rank, 5])},
+        f"{folder}/{rank}.pt",
+    )
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What each of two ranks has computed."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(one_rank, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return everything(ALONE)
+
+
+HOW = [*CASES, "frozen", "window", "without norm"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_two_ranks_make_the_steps_of_one_with_the_whole_batch(two, alone, how):
+    weights, values, training, judged = alone[how]
+    found, others, trained, validated = two[0]["learnt"][how]
+    for name, weight in weights.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=2e-6, msg=name)
+    assert others == pytest.approx(values, rel=1e-5)
+    assert trained.confusion == training.confusion
+    assert validated.confusion == judged.confusion
+    assert validated.loss == pytest.approx(judged.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_all_ranks_have_the_same_bits(two, how):
+    (first, *others), (second, *same) = (one["learnt"][how] for one in two)
+    assert all(torch.equal(weight, second[name]) for name, weight in first.items())
+    assert others == same
+
+
+def test_frozen_layers_stay_as_they_are_on_all_ranks(two):
+    begun = network().state_dict()
+    for one in two:
+        weights = one["learnt"]["frozen"][0]
+        still = [name for name in begun if name.startswith(("normal.1.", "sub1."))]
+        assert len(still) == 10
+        assert all(torch.equal(weights[name], begun[name]) for name in still)
+        assert not torch.equal(weights["normal.2.conv.weight"], begun["normal.2.conv.weight"])
+
+
+def test_the_leader_makes_for_all_and_items_come_in_the_order_of_ranks(two):
+    assert [one["made"] for one in two] == ["by rank 0"] * 2
+    assert [one["together"] for one in two] == [[0, 5, 1, 5]] * 2
+
+
+def test_alone_nothing_is_added():
+    one = torch.ones(2)
+    assert ALONE.summed(one)[0] is one
+    assert ALONE.totals([3, 4]) == [3, 4]
+    assert ALONE.together(["a"]) == ["a"]
+    net = network()
+    normalise_together(net, ALONE)
+    assert all(getattr(layer.norm, "across", None) is None for layer in net.layers())
