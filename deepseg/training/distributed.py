@@ -19,13 +19,12 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional as F
 
 from deepseg.model.layers import Norm
 from deepseg.model.network import Network
 
 Item = TypeVar("Item")
-
-MAPS_LAST = (0, 2, 3, 4)  # every axis of (N, C, X, Y, Z) but that of the feature maps
 
 
 class Unanswered(Exception):
@@ -142,52 +141,48 @@ class _Sum(torch.autograd.Function):
 
 
 class _Normalise(torch.autograd.Function):
-    """As torch's SyncBatchNorm, which is for GPUs only."""
+    """As torch's SyncBatchNorm, which is for GPUs only, with torch's own sums over a part."""
 
     @staticmethod
     def forward(
         context: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, ranks: Ranks
     ) -> tuple[Tensor, Tensor, Tensor]:
-        variance, mean = torch.var_mean(x, MAPS_LAST, correction=0)
-        voxels = x.numel() // x.shape[1] * ranks.has_part
-        own = torch.cat([mean, variance, mean.new_tensor([voxels])])
-        every = own.new_zeros(ranks.count, own.numel())
-        every[ranks.rank] = own
-        _added(every)
-        means, variances, counts = torch.split(every, [x.shape[1], x.shape[1], 1], 1)
+        maps = x.shape[1]
+        unused = weight.new_zeros(2, maps)
+        mean, variance = torch.batch_norm_update_stats(x, unused[0], unused[1], 1.0)
+        every = mean.new_zeros(ranks.count, 2 * maps + 1)
+        voxels = x.numel() // maps * ranks.has_part
+        every[ranks.rank] = torch.cat([mean, variance, mean.new_tensor([voxels])])
+        means, variances, counts = torch.split(_added(every), [maps, maps, 1], 1)
         shares = counts / counts.sum()
         mean = (shares * means).sum(0)
         variance = (shares * (variances + (means - mean).square())).sum(0)
-        root = (variance + epsilon).rsqrt()
-        context.save_for_backward(x, weight, mean, root)
-        context.ranks, context.has_part, context.voxels = ranks, ranks.has_part, counts.sum()
+        context.save_for_backward(x, weight, mean, variance, counts.sum())
+        context.epsilon, context.has_part = epsilon, ranks.has_part
         context.mark_non_differentiable(mean, variance)
-        return _scaled(x, mean, root) * _maps(weight) + _maps(bias), mean, variance
+        return F.batch_norm(x, mean, variance, weight, bias, eps=epsilon), mean, variance
 
     @staticmethod
     def backward(
         context: Any, gradient: Tensor, _mean: Tensor, _variance: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        x, weight, mean, root = context.saved_tensors
-        scaled = _scaled(x, mean, root)
-        own = torch.cat([gradient.sum(MAPS_LAST), (gradient * scaled).sum(MAPS_LAST)])
-        by_bias, by_weight = own.chunk(2)
-        if context.has_part:
-            shift, slope = (_added(own.clone()) / context.voxels).chunk(2)
-            gradient = gradient - _maps(shift) - scaled * _maps(slope)
-        else:  # a stand-in has not entered the statistics
-            _added(own.clone())
-        return gradient * _maps(weight * root), by_weight, by_bias, None, None
+        x, weight, mean, variance, voxels = context.saved_tensors
+        # As if the statistics were constants ...
+        by_x, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, variance, None, None, False, context.epsilon, [True] * 3
+        )
+        slope, shift = (_added(torch.cat([by_weight, by_bias])) / voxels).chunk(2)
+        if context.has_part:  # ... and how they change; a stand-in has not entered them
+            root = (variance + context.epsilon).rsqrt()
+            by_x.addcmul_(x, _maps(-weight * root * root * slope))
+            by_x.add_(_maps(weight * root * (mean * root * slope - shift)))
+        return by_x, by_weight, by_bias, None, None
 
 
 _sum: Callable[[Tensor], Tensor] = _Sum.apply
 _normalise: Callable[[Tensor, Tensor, Tensor, float, Ranks], tuple[Tensor, Tensor, Tensor]] = (
     _Normalise.apply
 )
-
-
-def _scaled(x: Tensor, mean: Tensor, root: Tensor) -> Tensor:
-    return (x - _maps(mean)) * _maps(root)
 
 
 def _maps(x: Tensor) -> Tensor:
