@@ -120,7 +120,8 @@ def checked_cases(
         resampled: Whether all cases are brought to one voxel size.
         cache: Folder that remembers what was found, as long as the files do not change.
         only_good: Leave out cases with problems, as long as there is one without.
-        part: Look at this part of the cases only.
+        part: Look at this part of the cases only; what is wrong with all of them together may be
+            right with those of the other parts.
 
     Raises:
         DeepsegError: All problems of all cases.
@@ -148,6 +149,8 @@ def checked_cases(
         facts, classes=model.classes, needs_labels=needs_labels,
         allow_missing_classes=allow_missing_classes, resampled=resampled,
     )  # fmt: skip
+    if part is not None:
+        problems = list(dict.fromkeys(problem for one in facts for problem in one.problems))
     for warning in warnings:
         console.warn(warning)
     raise_if_any(problems)

@@ -180,7 +180,12 @@ def _locked(path: Path, ending: str) -> list[TextIO]:
     """The folder's lock; for a part, its own lock and a share of the folder's."""
     if not ending:
         return [_lock(path, "lock", fcntl.LOCK_EX)]
-    return [_lock(path, "lock", fcntl.LOCK_SH), _lock(path, f"lock{ending}", fcntl.LOCK_EX)]
+    share = _lock(path, "lock", fcntl.LOCK_SH)
+    try:
+        return [share, _lock(path, f"lock{ending}", fcntl.LOCK_EX)]
+    except FolderInUse:
+        share.close()
+        raise
 
 
 def _lock(path: Path, name: str, kind: int) -> TextIO:

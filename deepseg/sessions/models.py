@@ -182,10 +182,17 @@ def given_models(
 ) -> tuple[Model, ...]:
     """The models that a session asks, one or several; several have to be `.save` files.
 
+    Args:
+        typed: On the command line; win, unless that is one model file that only describes the
+            architecture of the `.save` files in the config file.
+        configured: In the config file.
+        seed: Of a fresh model's weights.
+
     Raises:
         DeepsegError: ``models-differ`` in channels or classes, or what is wrong with a file.
     """
-    paths = typed or configured
+    only_describes = len(typed) == 1 and not _holds_weights(typed[0])
+    paths = configured if only_describes or not typed else typed
     if len(paths) < 2:
         first = typed[0] if typed else None
         return (given_model(first, configured[0] if configured else None, seed=seed),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from deepseg.config.testing import TestConfig
@@ -27,9 +27,10 @@ from deepseg.sessions.volumes import case_scores, write_results
 
 @dataclass(frozen=True)
 class _Timed:
-    """A case on its way through the stages, and when that began."""
+    """A case on its way through the stages, with its key and the time when that began."""
 
     opened: OpenCase
+    key: str
     began: float
     found: Segmented | None = None
 
@@ -57,18 +58,18 @@ class Segmenting:
         """What is known of a case that is done; None of one that is not, or lacks a file by now."""
         try:
             return self._finished.record(case.name, self._key(case))
-        except FileNotFoundError:
+        except OSError:
             return None
 
     def read(self, case: Case) -> _Timed:
         """The first stage."""
-        began = time.monotonic()
-        return _Timed(open_case(self._how, case), began)
+        began, key = time.monotonic(), self._key(case)  # files may change from here on
+        return _Timed(open_case(self._how, case), key, began)
 
     def compute(self, one: _Timed) -> _Timed:
         """The second stage."""
         found = segmented(self._how, one.opened, self._folder.console)
-        return _Timed(one.opened, one.began, found)
+        return replace(one, found=found)
 
     def write(self, one: _Timed) -> dict[str, Any]:
         """The last stage: files, and the record of the case."""
@@ -92,7 +93,7 @@ class Segmenting:
             if scores is None
             else {row: asdict(values) for row, values in scores.items()},
         }
-        self._finished.keep(case.name, self._key(case), record)
+        self._finished.keep(case.name, one.key, record)
         return record
 
     def _key(self, case: Case) -> str:

@@ -44,8 +44,8 @@ def share_cases(
                 console.warn(f"part {part} ended with exit code {code}")
     finally:
         for process in running:
-            if process.poll() is None:
-                process.terminate()
+            process.terminate()
+            process.wait()
 
 
 def _started(
@@ -58,4 +58,5 @@ def _started(
         name = f"cuda{(part.number - 1) % torch.cuda.device_count()}"
     command = [sys.executable, "-m", "deepseg.cli.main", "-test", str(config_file), *options]
     command += ["-part", f"{part.number}/{part.count}", "-dev", name, "-quiet"]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    surroundings = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(command, env={**os.environ, **surroundings})

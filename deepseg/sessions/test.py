@@ -87,7 +87,8 @@ def segment(
             only_good=config.keep_going,
             part=part,
         )
-        _warn_of_spacing(checked, models[0], console)
+        for model in models:
+            _warn_of_spacing(checked, model, console)
         results = Results(checked.left_out)
         for case, outcome in in_stages(
             _not_done(checked.cases, work, console),

@@ -179,6 +179,48 @@ def test_help_names_every_command_on_stdout(command):
             id="folders of no session",
         ),
         pytest.param(
+            ["-train", "train.yaml", "-model", "A.save", "B.save"],
+            [
+                "[command-line] got 2 models with -train; expected one, or several with -test; "
+                "fix: give one model"
+            ],
+            id="several models to train",
+        ),
+        pytest.param(
+            ["-test", "test.yaml", "-part", "3/2"],
+            [
+                "[command-line] got -part 3/2; expected i/n with i from 1 to n, such as 2/5; "
+                "fix: correct it"
+            ],
+            id="a part behind the last",
+        ),
+        pytest.param(
+            ["-test", "test.yaml", "-devices", "0"],
+            [
+                "[command-line] got -devices 0; expected a whole number from 1 to 1024; "
+                "fix: choose another number"
+            ],
+            id="no device",
+        ),
+        pytest.param(
+            ["-test", "test.yaml", "-part", "1/2", "-devices", "2"],
+            [
+                "[command-line] got -part with -devices; expected one of the two; "
+                "fix: remove one of them"
+            ],
+            id="a part on several devices",
+        ),
+        pytest.param(
+            ["-train", "train.yaml", "-keepGoing", "-part", "1/2"],
+            [
+                "[command-line] got -keepGoing with -train; expected -keepGoing with -test; "
+                "fix: remove -keepGoing",
+                "[command-line] got -part with -train; expected -part with -test; "
+                "fix: remove -part",
+            ],
+            id="parts of a training",
+        ),
+        pytest.param(
             ["-train", "train.yaml", "-dev", "tpu"],
             [
                 "[device-unknown] -dev: got 'tpu'; expected cpu, cuda, cuda0, cuda1, … or auto; "

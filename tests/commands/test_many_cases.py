@@ -1,0 +1,311 @@
+"""Cases that are done and not done again; cases in parts, side by side, and on several devices."""
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+import deepseg.sessions.answering
+import deepseg.sessions.folder
+from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.parts import Part
+
+TEST = ("-test", "test.yaml", "-model", "M.save")
+NAMES = ("d", "c", "a")
+IN_USE = (
+    "ERROR [folder-in-use] HERE/runs/results: got a session that is already running (process {} "
+    "on {}); expected one session per folder; fix: wait for it, end it, or give this session "
+    "another name\n"
+)
+
+
+@pytest.fixture
+def three(place, model):
+    """The test file lists d, c and a; gives the folder of its session."""
+    rows = {}
+    for part in ("train", "validation", "test"):
+        for row in (place / f"data/{part}.csv").read_text().splitlines()[1:]:
+            rows[row[0]] = row
+    head = "case,channel_T1,channel_FLAIR,labels,roi"
+    place.write("data/test.csv", "\n".join([head, *(rows[name] for name in NAMES)]) + "\n")
+    return place / "runs/results"
+
+
+def results(folder):
+    """Every result file with the time of its last change."""
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "predictions").iterdir()}
+
+
+def changed(before, after):
+    """Names of the cases whose results are new."""
+    return {name[0] for name in after if before.get(name) != after[name]}
+
+
+def numbers(folder):
+    """Everything in cases.json but how long it took."""
+    found = json.loads((folder / "cases.json").read_text())
+    for record in found["cases"].values():
+        del record["seconds"]
+    return found
+
+
+def contents(folder):
+    files = (folder / "predictions").iterdir()
+    return {path.name: path.read_bytes() for path in files if path.suffix == ".gz"}
+
+
+def test_a_second_run_does_no_case_again(command, three):
+    first = command(*TEST)
+    assert (first.returncode, "done already" in first.stdout) == (0, False)
+    before, tables = results(three), (three / "cases.csv").read_bytes()
+    second = command(*TEST)
+    assert (second.returncode, second.stderr) == (0, "")
+    assert "3 of 3 cases are done already\n" in second.stdout
+    assert "mean scores of 3 cases" in second.stdout
+    assert results(three) == before
+    assert (three / "cases.csv").read_bytes() == tables
+
+
+def another_model(place):
+    return ("-model", "other.save")
+
+
+def another_setting(place):
+    place.edit("test.yaml", "save:", "postprocess: {rim: {keep: largest}}\nsave:")
+    return ("-model", "M.save")
+
+
+def another_image(place):
+    place.store("c/T1.nii.gz", place.array("c/T1.nii.gz") + 1)
+    return ("-model", "M.save")
+
+
+def other_labels(place):
+    place.store("a/labels.nii.gz", place.array("a/labels.nii.gz")[::-1])
+    return ("-model", "M.save")
+
+
+def a_result_less(place):
+    (place / "runs/results/predictions/d_Segm.nii.gz").unlink()
+    return ("-model", "M.save")
+
+
+def a_damaged_record(place):
+    place.damage("runs/results/cases/d.json", lambda content: content[:-9])
+    return ("-model", "M.save")
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (another_model, "acd"),
+        (another_setting, "acd"),
+        (another_image, "c"),
+        (other_labels, "a"),
+        (a_result_less, "d"),
+        (a_damaged_record, "d"),
+    ],
+)
+def test_a_case_whose_result_would_be_another_is_done_again(command, place, three, change, again):
+    assert command("-newModel", "model.yaml", "-out", "other.save", "-seed", "5").returncode == 0
+    assert command(*TEST).returncode == 0
+    before = results(three)
+    options = change(place)
+    result = command("-test", "test.yaml", *options)
+    assert result.returncode == 0, result.stderr
+    assert changed(before, results(three)) == set(again)
+    done = len(NAMES) - len(again)
+    assert (f"{done} of 3 cases are done already\n" in result.stdout) == (done > 0)
+
+
+def test_a_model_of_another_name_with_the_same_weights_is_the_same(command, place, three):
+    assert command(*TEST).returncode == 0
+    shutil.copy(place / "M.save", place / "N.save")
+    result = command("-test", "test.yaml", "-model", "N.save", "-keepGoing")
+    assert "3 of 3 cases are done already\n" in result.stdout
+
+
+def test_a_new_case_is_done_and_the_others_are_not(command, place, three):
+    rows = (place / "data/test.csv").read_text().splitlines(keepends=True)
+    place.write("data/test.csv", "".join(rows[:3]))
+    assert command(*TEST).returncode == 0
+    before = results(three)
+    place.write("data/test.csv", "".join(rows))
+    assert "2 of 3 cases are done already\n" in command(*TEST).stdout
+    assert changed(before, results(three)) == {"a"}
+    assert list(numbers(three)["cases"]) == list(NAMES)
+
+
+def test_with_keep_going_a_case_that_failed_is_done_next_time(command, place, three):
+    (three / "predictions/c_Segm.nii.gz/in the way").mkdir(parents=True)
+    failed = command(*TEST, "-keepGoing")
+    assert (failed.returncode, failed.stderr) == (
+        3,
+        "WARNING no result for c; going on with the other cases\n"
+        "ERROR [output-not-writable] HERE/runs/results/predictions/c_Segm.nii.gz: got a folder "
+        "of this name; expected a place where this file can be written; fix: choose another "
+        "output name\n",
+    )
+    assert list(numbers(three)["cases"]) == ["d", "a"]
+    shutil.rmtree(three / "predictions/c_Segm.nii.gz")
+    before = results(three)
+    assert "2 of 3 cases are done already\n" in command(*TEST).stdout
+    assert changed(before, results(three)) == {"c"}
+    assert list(numbers(three)["cases"]) == list(NAMES)
+
+
+def test_with_keep_going_a_path_through_a_file_costs_only_its_case(command, place, three):
+    place.edit("data/test.csv", "c/T1.nii.gz", "c/T1.nii.gz/T1.nii.gz")
+    result = command(*TEST, "-keepGoing")
+    assert result.returncode == 3, result.stderr
+    assert list(numbers(three)["cases"]) == ["d", "a"]
+
+
+def test_without_keep_going_a_failed_case_ends_the_session_and_the_others_stay_done(command, three):
+    (three / "predictions/c_Segm.nii.gz/in the way").mkdir(parents=True)
+    assert command(*TEST).returncode == 5
+    assert (three / "cases/d.json").is_file()
+    assert not (three / "cases/c.json").exists()
+
+
+def test_a_case_that_is_being_written_is_whole_before_the_session_ends(command, three, monkeypatch):
+    (three / "predictions/c_Segm.nii.gz/in the way").mkdir(parents=True)
+    ends = []
+    leave, write = SessionFolder.__exit__, deepseg.sessions.segmenting.write_results
+
+    def slowly(found, name, *others):
+        if name == "a":
+            time.sleep(0.5)
+        return write(found, name, *others)
+
+    def leaving(*arguments):
+        ends.append(sorted(path.name for path in (three / "cases").iterdir()))
+        return leave(*arguments)
+
+    monkeypatch.setattr("deepseg.sessions.segmenting.write_results", slowly)
+    monkeypatch.setattr(SessionFolder, "__exit__", leaving)
+    assert command(*TEST).returncode == 5
+    assert ends == [["a.json", "d.json"]]
+
+
+def test_an_image_that_changes_while_its_case_is_computed_is_done_again(
+    command, place, three, monkeypatch
+):
+    with monkeypatch.context() as patch:
+
+        def changing(how, opened, console):
+            if opened.case.name == "c":
+                place.store("c/T1.nii.gz", place.array("c/T1.nii.gz") + 1)
+            return deepseg.sessions.answering.segmented(how, opened, console)
+
+        patch.setattr("deepseg.sessions.segmenting.segmented", changing)
+        assert command(*TEST).returncode == 0
+    before = results(three)
+    assert command(*TEST).returncode == 0
+    assert changed(before, results(three)) == {"c"}
+
+
+def test_a_kill_between_two_cases_keeps_the_first(start, wait, command, place, three):
+    stopper = (
+        "-c",
+        "import os, signal, sys\n"
+        "import deepseg.sessions.segmenting as module\n"
+        "write = module.write_results\n"
+        "def deadly(found, name, *others):\n"
+        "    if name == 'c':\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return write(found, name, *others)\n"
+        "module.write_results = deadly\n"
+        "from deepseg.cli.main import main\n"
+        "sys.exit(main())\n",
+    )
+    killed = wait(start(*TEST, program=stopper))
+    assert (killed.returncode, killed.stderr) == (-signal.SIGKILL, "")
+    before = results(three)
+    result = command(*TEST)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "1 of 3 cases are done already\n" in result.stdout
+    assert changed(before, results(three)) == {"c", "a"}
+
+
+def test_parts_together_give_what_one_run_gives(command, place, three):
+    assert command(*TEST).returncode == 0
+    whole, table, images = numbers(three), (three / "cases.csv").read_bytes(), contents(three)
+    shutil.rmtree(three)
+    first = command(*TEST, "-part", "1/2")
+    assert list(numbers(three)["cases"]) == ["d", "a"]
+    second = command(*TEST, "-part", "2/2")
+    assert (first.returncode, second.returncode, second.stderr) == (0, 0, "")
+    assert numbers(three) == whole
+    assert (three / "cases.csv").read_bytes() == table
+    assert contents(three) == images
+    for part in ("1of2", "2of2"):
+        assert json.loads((three / f"outcome-{part}.json").read_text())["exit_code"] == 0
+        assert "results in " in (three / f"log-{part}.txt").read_text()
+    assert not (three / "outcome.json").exists()
+    assert "3 of 3 cases are done already\n" in command(*TEST).stdout
+
+
+def test_parts_at_the_same_time_do_not_disturb_each_other(start, wait, command, place, three):
+    parts = [start(*TEST, "-part", f"{number}/3") for number in (1, 2, 3)]
+    ends = [wait(process) for process in parts]
+    assert [(end.returncode, end.stderr) for end in ends] == [(0, "")] * 3
+    images, table = contents(three), (three / "cases.csv").read_bytes()
+    shutil.rmtree(three)
+    assert command(*TEST).returncode == 0
+    assert (three / "cases.csv").read_bytes() == table
+    assert contents(three) == images
+
+
+def test_a_part_without_a_case_does_nothing(command, three):
+    result = command(*TEST, "-part", "4/4")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_channel_that_only_other_parts_have_is_no_fault(command, place, three):
+    place.edit("data/test.csv", "c/FLAIR.nii.gz", "-")
+    assert command(*TEST, "-part", "2/3").returncode == 0
+
+
+def in_use():
+    return IN_USE.format(os.getpid(), os.uname().nodename)
+
+
+def test_a_whole_run_waits_for_no_part_and_a_part_for_no_whole_run(command, place, three):
+    with SessionFolder(three, part=Part(1, 2), quiet=True):
+        refused = command(*TEST)
+        other = command(*TEST, "-part", "2/2")
+        same = command(*TEST, "-part", "1/2")
+    assert (refused.returncode, refused.stderr) == (6, in_use())
+    assert (other.returncode, other.stderr) == (0, "")
+    assert (same.returncode, same.stderr) == (6, in_use())
+    with SessionFolder(three, quiet=True):
+        refused = command(*TEST, "-part", "1/2")
+    assert (refused.returncode, refused.stderr) == (6, in_use())
+    assert command(*TEST).returncode == 0
+
+
+def test_two_devices_give_what_one_gives(run, command, place, three):
+    assert command(*TEST).returncode == 0
+    images, table = contents(three), (three / "cases.csv").read_bytes()
+    shutil.rmtree(three)
+    surroundings = {"PYTHONPATH": ""}  # run.py is not installed, and called from elsewhere
+    result = run(*TEST, "-dev", "cpu", "-devices", "2", env=surroundings)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "3 of 3 cases are done already\n" in result.stdout
+    assert (three / "log-1of2.txt").is_file()
+    assert (three / "log-2of2.txt").is_file()
+    assert (three / "cases.csv").read_bytes() == table
+    assert contents(three) == images
+
+
+def test_several_devices_go_on_with_the_other_cases_too(run, place, three):
+    place.damage("data/c/T1.nii.gz", lambda content: content[:-8])
+    result = run(*TEST, "-dev", "cpu", "-devices", "2", "-keepGoing")
+    assert result.returncode == 3
+    assert "WARNING part 2of2 ended with exit code 2\n" in result.stderr
+    assert "part 1of2" not in result.stderr
+    assert list(numbers(three)["cases"]) == ["d", "a"]

@@ -1,0 +1,231 @@
+"""Cases through several models, mirrored, tile by tile: against one answer at a time, and numpy."""
+
+from dataclasses import replace
+from itertools import product
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from deepseg.config.cases import Preparation
+from deepseg.config.model import ModelConfig
+from deepseg.config.testing import Inference
+from deepseg.config.training import SavedResults
+from deepseg.data.cases import Case
+from deepseg.data.preparation import PreparedCase
+from deepseg.data.volumes import Geometry, new_volume
+from deepseg.inference.components import Cleaning
+from deepseg.model.network import Network
+from deepseg.report.console import Console
+from deepseg.sessions.answering import Computing, OpenCase, member, open_case, segmented
+
+SHAPE = (13, 11, 12)
+AFFINE = np.diag([1.5, 2.0, 1.0, 1.0])
+ALL = SavedResults(probabilities=True)
+
+
+def network(seed=0, **changes):
+    settings = {
+        "channels": ["T1", "FLAIR"],
+        "classes": ["background", "a", "b"],
+        "normal": {"feature_maps": [3, 4]},
+        "subsampled": {"factors": [3]},
+        "fc": {"feature_maps": [5]},
+        "segments": {"train": 11},
+        **changes,
+    }
+    rng = torch.Generator().manual_seed(seed)
+    own = Network(ModelConfig.model_validate(settings), rng=rng).eval()
+    for name, tensor in own.state_dict().items():
+        if "running" in name or name.endswith("bias") or tensor.ndim == 1:
+            tensor.uniform_(0.5, 1.5, generator=rng)
+    return own
+
+
+def opened(members=1, channels=None):
+    if channels is None:
+        channels = np.random.default_rng(1).normal(size=(2, *SHAPE)).astype(np.float32)
+    geometry = Geometry(SHAPE, AFFINE)
+    ready = PreparedCase(
+        "case", channels, None, None, None, geometry, new_volume(channels[0], geometry)
+    )
+    case = Case("case", (), None, None, (), (), False, "cases.csv:2")
+    return OpenCase(case, (ready,) * members, None)
+
+
+def computing(*networks, save=ALL, cleaning=None, tile=None, **inference):
+    settings = Inference(**inference)
+    members = tuple(member(one, settings, Preparation()) for one in networks)
+    return Computing(members, settings, save, cleaning or {}, tile, 4)
+
+
+def answer(how, case):
+    return segmented(how, case, Console(quiet=True))
+
+
+def stacked(found):
+    return np.stack([found.probabilities[label] for label in sorted(found.probabilities)])
+
+
+def test_several_models_answer_with_their_mean():
+    networks = [network(seed) for seed in range(3)]
+    singles = [stacked(answer(computing(one), opened())) for one in networks]
+    together = answer(computing(*networks), opened(3))
+    expected = np.mean(singles, axis=0)
+    np.testing.assert_allclose(stacked(together), expected, atol=1e-6)
+    assert np.array_equal(together.labels, expected.argmax(0))
+    assert np.abs(singles[0] - expected).max() > 0.01
+
+
+def test_feature_maps_are_those_of_the_first_model():
+    save = SavedResults(feature_maps={"normal.2": "all"})
+    first, second = network(0), network(1)
+    alone = answer(computing(first, save=save), opened()).feature_maps["normal.2"]
+    together = answer(computing(first, second, save=save, mirror=["y"]), opened(2)).feature_maps
+    assert np.array_equal(together["normal.2"], alone)
+
+
+@pytest.mark.parametrize(("mirror", "axes"), [(["y"], (1,)), (["x", "z"], (0, 2))])
+def test_mirror_images_answer_with_their_mean(mirror, axes):
+    own, case = network(), opened()
+    answers = []
+    for turned in product((False, True), repeat=len(axes)):
+        flips = [1 + axis for axis, flip in zip(axes, turned, strict=True) if flip]
+        channels = np.ascontiguousarray(np.flip(case.ready[0].channels, flips))
+        found = stacked(answer(computing(own), opened(channels=channels)))
+        answers.append(np.flip(found, flips))
+    together = answer(computing(own, mirror=mirror), case)
+    np.testing.assert_allclose(stacked(together), np.mean(answers, axis=0), atol=1e-6)
+    assert len(answers) == 2 ** len(axes)
+
+
+def test_a_symmetric_network_says_the_same_of_a_symmetric_case_mirrored_or_not():
+    own = network(subsampled=None)
+    for tensor in own.state_dict().values():
+        if tensor.ndim == 5:
+            tensor.copy_((tensor + tensor.flip(2)) / 2)
+    half = opened().ready[0].channels
+    case = opened(channels=(half + half[:, ::-1]) / 2)
+    plain = stacked(answer(computing(own), case))
+    np.testing.assert_allclose(plain, plain[:, ::-1], atol=1e-6)
+    mirrored = stacked(answer(computing(own, mirror=["x"]), case))
+    np.testing.assert_allclose(mirrored, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("tile", [(9, 8, 10), (9, 30, 30)], ids=["smaller", "larger"])
+def test_overlapping_tiles_answer_with_their_weighted_mean(tile):
+    own = network(
+        normal={"feature_maps": [3, 4], "padding": ["zero", "none"]}, subsampled=None,
+        fc={"feature_maps": [5], "kernels": [3, 1], "padding": ["zero", "none"]},
+    )  # fmt: skip
+    case = opened()
+    padded = np.pad(case.ready[0].channels, [(0, 0), (1, 1), (1, 1), (1, 1)], mode="reflect")
+    size = np.minimum(tile, padded.shape[1:])  # of a segment, which predicts 2 voxels less
+    starts = []
+    for length, n in zip(padded.shape[1:], size, strict=True):
+        step = (n - 2) // 2
+        starts.append([*range(0, length - n, step), length - n])
+    axes = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in size - 2]
+    window = axes[0][:, None, None] * axes[1][:, None] * axes[2]
+    window = np.maximum(window / window.max(), 1e-3)
+    total, weights = np.zeros((3, *SHAPE)), np.zeros(SHAPE)
+    for start in product(*starts):
+        cut = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
+        segment = torch.from_numpy(padded[(slice(None), *cut)].copy())[None]
+        with torch.inference_mode():
+            shares = own([segment])[0].softmax(0).numpy()
+        box = tuple(slice(a, a + n - 2) for a, n in zip(start, size, strict=True))
+        total[(slice(None), *box)] += shares * window
+        weights[box] += window
+    how = computing(own, tiling="deepmedic", overlap=0.5, tile=tile)
+    found = stacked(answer(how, case))
+    np.testing.assert_allclose(found, total / weights, atol=1e-5)
+    plain = stacked(answer(replace(how, inference=Inference(tiling="deepmedic")), case))
+    assert np.abs(plain - found).max() > 1e-3
+
+
+def test_the_maps_of_doubt_are_those_of_the_mean_and_between_the_answers():
+    networks = [network(seed) for seed in range(2)]
+    singles = np.stack([stacked(answer(computing(one), opened())) for one in networks])
+    save = SavedResults(uncertainty=["entropy", "variance"])
+    doubt = answer(computing(*networks, save=save), opened(2)).uncertainty
+    mean = singles.mean(0).astype(float)
+    entropy = -(mean * np.log(mean)).sum(0) / np.log(3)
+    np.testing.assert_allclose(doubt["entropy"], entropy, atol=1e-5)
+    np.testing.assert_allclose(doubt["variance"], singles.var(0).mean(0), atol=1e-6)
+
+
+def test_one_answer_has_an_entropy_too():
+    own, save = network(), SavedResults(uncertainty=["entropy"])
+    (name,) = answer(computing(own, save=save), opened()).uncertainty
+    assert name == "entropy"
+
+
+def test_rules_for_components_change_labels_and_nothing_else():
+    own, case = network(), opened()
+    plain = answer(computing(own), case)
+    label = int(plain.labels.max())
+    voxel_ml = 1.5 * 2.0 * 1.0 / 1000
+    rule = {label: Cleaning(min_ml=(plain.labels.size + 0.5) * voxel_ml)}
+    cleaned = answer(computing(own, cleaning=rule), case)
+    assert label > 0
+    assert np.array_equal(cleaned.labels, np.where(plain.labels == label, 0, plain.labels))
+    assert np.array_equal(stacked(cleaned), stacked(plain))
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    rng = np.random.default_rng(2)
+    for name in ("T1", "FLAIR"):
+        image = nibabel.Nifti1Image(rng.normal(5, 3, SHAPE).astype(np.float32), AFFINE)
+        nibabel.save(image, tmp_path / f"{name}.nii.gz")
+    roi = np.zeros(SHAPE, np.uint8)
+    roi[2:-1, 1:-2, 3:] = 1
+    nibabel.save(nibabel.Nifti1Image(roi, AFFINE), tmp_path / "roi.nii.gz")
+    images = (tmp_path / "T1.nii.gz", tmp_path / "FLAIR.nii.gz")
+    return Case("case", images, None, tmp_path / "roi.nii.gz", (), (), False, "cases.csv:2")
+
+
+def test_every_model_sees_the_case_prepared_its_own_way(on_disk):
+    ways = [Preparation(z_score="none"), Preparation(), Preparation(resample=(2.0, 2.0, 1.5))]
+    members = [
+        replace(one, preparation=way)
+        for one, way in zip(computing(*map(network, range(3))).members, ways, strict=True)
+    ]
+    every = SavedResults(probabilities=True, uncertainty=["entropy"])
+    how = replace(computing(network(), save=every), members=tuple(members))
+    case = open_case(how, on_disk)
+    assert [ready.geometry.spacing_mm for ready in case.ready] == [
+        (1.5, 2.0, 1.0), (1.5, 2.0, 1.0), (2.0, 2.0, 1.5),
+    ]  # fmt: skip
+    singles = []
+    for one in members:
+        alone = replace(how, members=(one,), save=ALL)
+        singles.append(stacked(answer(alone, open_case(alone, on_disk))))
+    together = answer(how, case)
+    np.testing.assert_allclose(stacked(together), np.mean(singles, axis=0), atol=1e-6)
+    outside = np.asarray(nibabel.load(on_disk.roi).dataobj) == 0
+    assert not stacked(together)[:, outside].any()
+    assert not together.labels[outside].any()
+    assert not together.uncertainty["entropy"][outside].any()
+
+
+def test_a_case_is_prepared_once_for_models_that_want_the_same(on_disk):
+    case = open_case(computing(network(0), network(1)), on_disk)
+    assert case.ready[0] is case.ready[1]
+
+
+def test_a_resampled_case_that_is_mirrored_comes_back_to_its_own_grid(on_disk):
+    way = Preparation(resample=(2.0, 2.0, 1.5))
+    how = computing(network())
+    how = replace(how, members=(replace(how.members[0], preparation=way),))
+    case = open_case(how, on_disk)
+    plain = stacked(answer(how, case))
+    mirrored = stacked(answer(replace(how, inference=Inference(mirror=["x"])), case))
+    assert mirrored.shape == plain.shape == (3, *SHAPE)
+    inside = plain.sum(0) > 0
+    # Most of an answer is the same from both sides, were it not turned back it would be far off.
+    away = np.abs(mirrored - plain)[:, inside].mean()
+    turned = np.abs(mirrored - plain[:, ::-1])[:, inside].mean()
+    assert away < turned

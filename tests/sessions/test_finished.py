@@ -1,0 +1,103 @@
+"""Records of finished cases: what makes a case count as done, and what not."""
+
+from dataclasses import replace
+
+import pytest
+
+from deepseg.config.cases import Preparation
+from deepseg.config.testing import TestConfig
+from deepseg.data.cases import Case
+from deepseg.sessions.finished import FinishedCases, case_key
+
+RECORD = {"files": ["predictions/a.nii.gz"], "scores": None}
+
+
+@pytest.fixture
+def records(tmp_path):
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions/a.nii.gz").write_text("voxels")
+    finished = FinishedCases(tmp_path)
+    finished.keep("a", "key", RECORD)
+    return finished
+
+
+def test_a_record_is_given_back_while_its_key_is_the_same(records):
+    assert records.record("a", "key") == {"key": "key", **RECORD}
+    assert records.record("a", "another key") is None
+    assert records.record("b", "key") is None
+
+
+def test_a_record_does_not_count_without_its_files(records, tmp_path):
+    (tmp_path / "predictions/a.nii.gz").unlink()
+    assert records.record("a", "key") is None
+
+
+def test_a_record_that_is_no_json_does_not_count(records, tmp_path):
+    (tmp_path / "cases/a.json").write_text('{"key": "key", "fil')
+    assert records.record("a", "key") is None
+
+
+@pytest.fixture
+def case(tmp_path):
+    image = tmp_path / "a.nii.gz"
+    image.write_text("voxels")
+    return Case("a", (image,), None, None, (), (), False, "cases.csv:2")
+
+
+def config(**changes):
+    cases = {"table": "cases.csv"}
+    return TestConfig.model_validate({"output": "runs", "cases": cases, **changes})
+
+
+def key(case, own=None, models=None):
+    settings = config() if own is None else own
+    return case_key(case, settings, models or [("sha", Preparation())], ["T1"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "another"},
+        {"output": "elsewhere"},
+        {"model": "other.save"},  # its weights count, not its name
+        {"cases": {"table": "other.csv"}},
+        {"keep_going": True},
+    ],
+)
+def test_settings_without_effect_on_a_case_do_not_count(case, changes):
+    assert key(case, config(**changes)) == key(case)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inference": {"mirror": ["x"]}},
+        {"inference": {"precision": "bfloat16"}},
+        {"postprocess": {"a": {"min_ml": 1}}},
+        {"save": {"probabilities": True}},
+        {"groups": {"both": [1, 2]}},
+    ],
+)
+def test_settings_with_an_effect_count(case, changes):
+    assert key(case, config(**changes)) != key(case)
+
+
+def test_weights_preparation_and_number_of_models_count(case):
+    way = Preparation()
+    keys = [
+        key(case, models=models)
+        for models in (
+            [("sha", way)],
+            [("other", way)],
+            [("sha", Preparation(z_score="none"))],
+            [("sha", way), ("other", way)],
+        )
+    ]
+    assert len(set(keys)) == 4
+
+
+def test_files_and_label_map_of_the_case_count(case):
+    before = key(case)
+    assert key(replace(case, label_map=((4, 1),))) != before
+    case.channels[0].write_text("other voxels")
+    assert key(case) != before
