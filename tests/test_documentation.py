@@ -15,7 +15,7 @@ from deepseg.cli.arguments import parsed
 from deepseg.config.cases import CasesConfig, Preparation
 from deepseg.config.model import ModelConfig, Settings
 from deepseg.config.reading import read_yaml, validated
-from deepseg.config.testing import TestConfig
+from deepseg.config.testing import ComponentRule, Inference, TestConfig
 from deepseg.config.training import (
     Augmentation,
     Checkpoints,
@@ -24,6 +24,7 @@ from deepseg.config.training import (
     Loss,
     Optimiser,
     Sampling,
+    SavedResults,
     StopAt,
     TrainConfig,
 )
@@ -52,6 +53,9 @@ MODELS = {
         early_stopping=(EarlyStopping | None, None),
         stop_at=(StopAt | None, None),
         checkpoints=(Checkpoints | None, None),
+        inference=(Inference | None, None),
+        postprocess=(dict[str, ComponentRule] | None, None),
+        save=(SavedResults | None, None),
     ),
 }
 

@@ -44,7 +44,9 @@ def training_misfits(config: TrainConfig, model: ModelConfig) -> Iterator[Proble
     yield from absent_types(plan, config.optimiser)
     yield from metric_misfits(config, model)
     if config.validation is not None and config.validation.volumes is not None:
-        yield from _saving_misfits(config.validation.volumes.save, model)
+        save, key = config.validation.volumes.save, "validation.volumes.save"
+        yield from _saving_misfits(save, model)
+        yield from _variance_of_one(save, key, "ask for entropy only")
 
 
 def testing_misfits(config: TestConfig, models: Sequence[Model]) -> Iterator[Problem]:
@@ -54,13 +56,9 @@ def testing_misfits(config: TestConfig, models: Sequence[Model]) -> Iterator[Pro
     for one in models:
         yield from _tile_misfits(config, one.config)
         yield from _preparation_misfits(config.preparation, one.preparation)
-    if "variance" in config.save.uncertainty and len(models) == 1 and not config.inference.mirror:
-        yield Problem(
-            code="variance-of-one",
-            got="save.uncertainty with variance, and one answer per case",
-            expected="several answers, between which there can be variance",
-            fix="give several models or inference.mirror, or ask for entropy only",
-        )
+    if len(models) == 1 and not config.inference.mirror:
+        fix = "give several models or inference.mirror, or ask for entropy only"
+        yield from _variance_of_one(config.save, "save", fix)
     for name in config.postprocess:
         if name not in model.classes[1:]:
             yield Problem(
@@ -172,6 +170,16 @@ def _channel_misfits(preparation: Preparation, model: ModelConfig) -> Iterator[P
 def _saving_misfits(settings: SavedResults, model: ModelConfig) -> Iterator[Problem]:
     yield from _problems(lambda: wanted_probabilities(model.classes, settings))
     yield from _problems(lambda: wanted_feature_maps(layout(model), settings))
+
+
+def _variance_of_one(settings: SavedResults, key: str, fix: str) -> Iterator[Problem]:
+    if "variance" in settings.uncertainty:
+        yield Problem(
+            code="variance-of-one",
+            got=f"{key}.uncertainty with variance, and one answer per case",
+            expected="several answers, between which there can be variance",
+            fix=fix,
+        )
 
 
 def _tile_misfits(config: TestConfig, model: ModelConfig) -> Iterator[Problem]:

@@ -103,6 +103,15 @@ def test_the_variance_of_one_answer_is_refused(refused, place, models):
     ]
 
 
+def test_a_validation_has_one_answer_per_case_too(refused, place):
+    place.edit("train.yaml", "every: 2", "every: 2\n    save: {uncertainty: [variance]}")
+    assert refused("-train", "train.yaml", session="training") == [
+        "[variance-of-one] train.yaml: got validation.volumes.save.uncertainty with variance, and "
+        "one answer per case; expected several answers, between which there can be variance; "
+        "fix: ask for entropy only"
+    ]
+
+
 @pytest.mark.parametrize(("tiling", "answered"), [("deepmedic", True), ("global", False)])
 def test_tiles_overlap_only_where_there_are_any(command, place, models, tiling, answered):
     text = (place / "test.yaml").read_text()
