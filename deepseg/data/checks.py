@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from deepseg.data.across import find_problems
 from deepseg.data.cases import Case
 from deepseg.data.facts import Facts, Intensity
+from deepseg.data.intensity import mean_and_deviation
 from deepseg.data.label_values import strange_labels, value_counts
 from deepseg.data.listing import is_there
 from deepseg.data.volumes import (
@@ -247,9 +248,10 @@ def _grid(case: Case) -> tuple[Geometry | None, Path | None]:
 
 def _intensity(image: Array, roi: Array | None) -> Intensity:
     inside = image[roi] if roi is not None and roi.shape == image.shape and roi.any() else image
+    mean, deviation = mean_and_deviation(inside)
     return Intensity(
-        mean=float(inside.mean(dtype=np.float64)),
-        deviation=float(inside.std(dtype=np.float64)),
+        mean=mean,
+        deviation=deviation,
         minimum=float(inside.min()),
         maximum=float(inside.max()),
     )

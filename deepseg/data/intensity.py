@@ -2,61 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepseg.config.cases import ZScore
-from deepseg.geometry.boxes import Int3
+
+SLAB = 1 << 18  # voxels that are float64 at the same time
 
 
-def normalised(
-    images: Iterable[NDArray[np.float32] | None],
+def normalise(
+    image: NDArray[np.float32],
     roi: NDArray[np.bool_] | None,
     settings: ZScore | Literal["none"],
-    names: Sequence[str],
-    shape: Int3,
-) -> NDArray[np.float32]:
-    """``(C, X, Y, Z)``: the channels, normalised; a missing one is 0, the mean of normalised ones.
+    name: str,
+) -> None:
+    """Normalise a channel in place, if that is wanted of it.
 
     Args:
-        images: ``(X, Y, Z)`` each, or None for a channel that the case lacks.
+        image: ``(X, Y, Z)``.
         roi: Voxels that count; None for all.
         settings: Which voxels give mean and deviation, and which channels are normalised.
-        names: Of the channels.
-        shape: Of the images.
+        name: Of the channel.
     """
-    channels = np.zeros((len(names), *shape), np.float32)
-    for channel, image, name in zip(channels, images, names, strict=True):
-        if image is None:
-            continue
-        wanted = settings != "none" and (settings.channels is None or name in settings.channels)
-        channel[:] = z_score(image, roi, settings) if wanted and settings != "none" else image
-    return channels
+    if settings != "none" and (settings.channels is None or name in settings.channels):
+        z_score(image, roi, settings, out=image)
 
 
 def z_score(
-    image: NDArray[np.float32], roi: NDArray[np.bool_] | None, settings: ZScore
+    image: NDArray[np.float32],
+    roi: NDArray[np.bool_] | None,
+    settings: ZScore,
+    *,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """``(I - mean) / deviation`` for all voxels; 0 where the ROI is constant.
 
     The mean and the population deviation are those of the voxels that `statistics_voxels` keeps,
     or of the whole ROI where these are none or all the same. An empty ROI counts as none given.
+
+    Args:
+        image: ``(X, Y, Z)``.
+        roi: Voxels that count; None for all.
+        settings: Which voxels give mean and deviation.
+        out: Where the scores go, ``image`` itself perhaps; None for a new array.
     """
     inside = image[roi] if roi is not None and roi.any() else image.ravel()
-    kept = inside[statistics_voxels(inside, image, settings)].astype(np.float64)
+    kept = inside
+    if settings.cutoff_percentiles or settings.cutoff_deviations or settings.above_mean:
+        kept = inside[statistics_voxels(inside, image, settings)]
     if kept.size == 0 or kept.min() == kept.max():
-        kept = inside.astype(np.float64)
+        kept = inside
+    scores = np.empty_like(image) if out is None else out
     if kept.min() == kept.max():
-        return np.zeros_like(image)
-    mean, deviation = kept.mean(), kept.std()
-    del kept
-    scores = np.empty(image.shape, np.float32)
+        scores[:] = 0
+        return scores
+    mean, deviation = mean_and_deviation(kept)
     for x, plane in enumerate(image):  # one plane at a time in float64, to save memory
         scores[x] = np.subtract(plane, mean, dtype=np.float64) / deviation
     return scores
+
+
+def mean_and_deviation(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """Mean and population deviation of all values, added up in float64 slab by slab."""
+    flat = values.ravel()
+    slabs = [flat[begin : begin + SLAB] for begin in range(0, flat.size, SLAB)]
+    mean = sum(float(slab.sum(dtype=np.float64)) for slab in slabs) / flat.size
+    squares = (np.square(np.subtract(slab, mean, dtype=np.float64)) for slab in slabs)
+    return mean, (sum(float(one.sum()) for one in squares) / flat.size) ** 0.5
 
 
 def statistics_voxels(
@@ -69,7 +83,7 @@ def statistics_voxels(
         kept &= (inside > low) & (inside < high)
     if settings.cutoff_deviations is not None:
         below, above = settings.cutoff_deviations
-        mean, deviation = inside.mean(dtype=np.float64), inside.std(dtype=np.float64)
+        mean, deviation = mean_and_deviation(inside)
         kept &= (inside > mean - below * deviation) & (inside < mean + above * deviation)
     if settings.above_mean:
         kept &= (inside > image.mean(dtype=np.float64)) & (inside < image.max())

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import shutil
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Literal
 
 import numpy as np
@@ -21,12 +24,20 @@ from numpy.typing import NDArray
 
 from deepseg.config.cases import Preparation
 from deepseg.data.cases import Case
-from deepseg.data.intensity import normalised
+from deepseg.data.intensity import normalise
 from deepseg.data.resampling import resample, resampled_geometry
-from deepseg.data.volumes import Geometry, Volume, read_image, read_labels, read_mask
+from deepseg.data.volumes import (
+    Geometry,
+    Volume,
+    read_geometry,
+    read_image,
+    read_labels,
+    read_mask,
+)
 from deepseg.geometry.boxes import Int3
-from deepseg.storage.atomic import replacing_folder, write_json
+from deepseg.storage.atomic import replacing_folder, writable, write_json
 
+FLOAT_BYTES = 4
 CACHE_FORMAT = 1  # raise it whenever a prepared case of today would differ from one of yesterday
 
 
@@ -41,8 +52,10 @@ class PreparedCase:
         roi: ``(X, Y, Z)`` bool, or None where the whole image counts.
         weights: ``(categories, X, Y, Z)`` sampling weights, or None.
         geometry: Of these arrays.
-        source: The first channel as it was read, on whose grid results are written; None for a
-            case opened from the cache.
+        source: The first channel, on whose grid results are written; where that is the grid of
+            ``channels``, its voxels are those of the channel. None for a case opened from the
+            cache.
+        mapping: What ``channels`` lie in if that is a file; None in memory.
     """
 
     name: str
@@ -52,23 +65,32 @@ class PreparedCase:
     weights: NDArray[np.float32] | None
     geometry: Geometry
     source: Volume | None = None
+    mapping: mmap.mmap | None = None
 
     @property
     def shape(self) -> Int3:
         """Voxels along X, Y, Z."""
         return self.geometry.shape
 
+    def forget(self) -> None:
+        """Give back the memory of voxels that can be read from the file again."""
+        if self.mapping is not None:
+            self.mapping.madvise(mmap.MADV_DONTNEED)
 
-def prepared(case: Case, preparation: Preparation, channels: Sequence[str]) -> PreparedCase:
-    """``case`` made ready in memory.
+
+def prepared(
+    case: Case, preparation: Preparation, channels: Sequence[str], *, scratch: Path | None = None
+) -> PreparedCase:
+    """``case`` made ready.
 
     Args:
         case: Where its files are.
         preparation: What to do.
         channels: The model's channel names.
+        scratch: Folder for a nameless file that holds the channels; None for memory.
     """
-    number, first = _first_channel(case)
     roi = None if case.roi is None else read_mask(case.roi)
+    number, first = _first_channel(case)
     labels = None if case.labels is None else read_labels(case.labels, dict(case.label_map))
     weights = [read_image(path) for path in case.weight_maps]
     own = first.geometry
@@ -81,21 +103,80 @@ def prepared(case: Case, preparation: Preparation, channels: Sequence[str]) -> P
         array = volume.array
         return array if target == own else resample(array, own, target, order=order)
 
-    def image(channel: int) -> NDArray[np.float32] | None:
-        volume = first if channel == number else _channel(case, channel)
-        return None if volume is None else fitted(volume, 1).astype(np.float32, copy=False)
+    mask = None if roi is None else fitted(roi, 0).astype(bool, copy=False)
+    source, waiting = first, [first]
+    if target == own:
+        source = replace(first, array=np.empty(0))
+    del first
 
-    mask = None if roi is None else fitted(roi, 0).astype(bool)
-    images = map(image, range(len(case.images)))  # one after the other, to save memory
+    def image(channel: int) -> NDArray[np.float32] | None:
+        volume = waiting.pop() if channel == number else _channel(case, channel)
+        if volume is None:
+            return None
+        array = fitted(volume, 1).astype(np.float32, copy=False)
+        normalise(array, mask, preparation.z_score, channels[channel])
+        return array
+
+    size = (len(channels), *target.shape)
+    stacked, mapping = _in_memory(image, size) if scratch is None else _mapped(image, size, scratch)
     return PreparedCase(
         name=case.name,
-        channels=normalised(images, mask, preparation.z_score, channels, target.shape),
+        channels=stacked,
         labels=None if labels is None else fitted(labels, 0),
         roi=mask,
         weights=np.stack([fitted(v, 1) for v in weights]).astype(np.float32) if weights else None,
         geometry=target,
-        source=first,
+        source=replace(source, array=stacked[number]) if target == own else source,
+        mapping=mapping,
     )
+
+
+ReadImage = Callable[[int], NDArray[np.float32] | None]  # channel → (X, Y, Z), or None if missing
+
+
+def _in_memory(image: ReadImage, size: tuple[int, ...]) -> tuple[NDArray[np.float32], None]:
+    """The channels as one array; a missing one is 0, the mean of normalised ones."""
+    stacked = np.zeros(size, np.float32)
+
+    def put(number: int) -> None:
+        found = image(number)
+        if found is not None:
+            stacked[number] = found
+
+    for number in range(size[0]):  # no more than one image beside the array
+        put(number)
+    return stacked, None
+
+
+def _mapped(
+    image: ReadImage, size: tuple[int, ...], scratch: Path
+) -> tuple[NDArray[np.float32], mmap.mmap]:
+    """The same in a file that is gone when nothing uses it any more."""
+    each = FLOAT_BYTES * prod(size[1:])
+    with writable(scratch):
+        scratch.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=scratch) as file:
+
+            def put(number: int) -> None:
+                found = image(number)
+                if found is not None:
+                    file.seek(number * each)
+                    file.write(np.ascontiguousarray(found).data)
+
+            file.truncate(each * size[0])  # what is not written reads as 0
+            for number in range(size[0]):
+                put(number)
+            file.flush()
+            # Copy on write: torch wants writable memory, and nothing reaches the disk.
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    return np.frombuffer(mapping, np.float32).reshape(size), mapping
+
+
+def channel_bytes(case: Case, channels: Sequence[str]) -> int:
+    """Memory of the channels of ``case`` as they are in their files."""
+    path, volume = next(one for one in case.images if one[0] is not None)
+    assert path is not None
+    return FLOAT_BYTES * len(channels) * prod(read_geometry(path, volume=volume).shape)
 
 
 def _channel(case: Case, number: int) -> Volume | None:

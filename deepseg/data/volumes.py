@@ -132,7 +132,8 @@ def read_image(
     if stored.array.dtype.kind == "u" and stored.array.dtype.itemsize == 8:
         raise DeepsegError(dtype_problem(path, "uint64"))
     array = as_float32(stored)
-    bad = ~np.isfinite(array)
+    bad = np.isfinite(array)
+    np.logical_not(bad, out=bad)
     if not bad.any():
         return Volume(array, stored.grid.geometry, stored.grid.header, stored.grid.warnings)
     which = "" if volume is None else f" of volume {volume}"

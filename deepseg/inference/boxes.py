@@ -27,6 +27,8 @@ STEP = 8  # voxels between the planes at which a box may be cut
 WORTH_A_CUT = 0.999
 VOXELS_PER_CALL = 1000  # of the FC pathway, that cost as much as beginning one more piece
 ALIVE = 4  # maps of a layer that exist together: raw, activated, convolved, and a copy
+CONTEXTS = 2  # that exist together: of the slices computed now and of the next ones
+RAW_AND_ACTIVATED = 2
 
 
 def bounding_box(roi: Roi | None, within: Box) -> Box | None:
@@ -125,9 +127,37 @@ def _normal_cost(plan: Layout) -> Cost:
     return cost
 
 
-def longest_edge(plan: Layout, *, memory: int, value_bytes: int) -> int:
-    """The longest side of a box whose maps need at most ``memory`` bytes."""
+def longest_edge(
+    plan: Layout, size: Int3, *, memory: int, value_bytes: int, at_once: int = 1
+) -> int:
+    """The longest side of a box such that all maps need at most ``memory`` bytes.
+
+    Args:
+        plan: Of the network.
+        size: Of what is computed in all; context is kept for slices of it across X.
+        memory: Bytes.
+        value_bytes: Of a number in a map.
+        at_once: Boxes computed at the same time.
+    """
+
+    def needed(edge: int) -> int:
+        slab = (min(edge, size[0]), *size[1:])
+        kept = CONTEXTS * context_numbers(plan, slab)
+        return value_bytes * (at_once * box_numbers(plan, edge) + kept)
+
+    return next((edge for edge in EDGES if needed(edge) <= memory), EDGES[-1])
+
+
+def box_numbers(plan: Layout, edge: int) -> int:
+    """Numbers in the maps that exist together while a box is computed."""
     widest = max(layer.outputs for layer in plan.pathways[0].layers)
-    per_voxel = ALIVE * widest * value_bytes
-    fitting = (e for e in EDGES if per_voxel * prod(e + n for n in plan.shrink) <= memory)
-    return next(fitting, EDGES[-1])
+    return ALIVE * widest * prod(edge + n for n in plan.shrink)
+
+
+def context_numbers(plan: Layout, size: Int3) -> int:
+    """Numbers in the outputs of the subsampled pathways for ``size`` voxels of the image."""
+    total = 0
+    for pathway in plan.pathways[1:]:
+        coarse = per_axis(lambda n, f: -(-n // f) + 2, size, pathway.sight.factor)
+        total += RAW_AND_ACTIVATED * pathway.outputs * prod(coarse)
+    return total

@@ -110,7 +110,8 @@ class _Join:
 
     def activated(self, number: int, part: Part) -> Part:
         """What the layer's norm and activation make of the output of one pathway."""
-        return replace(part, values=self._activations[number](self._affines[number](part.values)))
+        values = self._affines[number](part.values.to(self._dtype))
+        return replace(part, values=self._activations[number](values))
 
 
 class FastNetwork:
@@ -197,9 +198,6 @@ class FastNetwork:
         """
         plans = self.layout.fc.layers
         boxes = boxes_needed(plans, whole.fc, prediction)
-        only_head = len(plans) == 1
-        if only_head:
-            activated = [replace(part, values=part.values.float()) for part in activated]
         y = self._join(activated, boxes[1], whole.fc[0])
         last = _through(self._fc, [y], boxes[1:], whole.fc[1:], before=raw, before_size=whole.fc[0])
         return last.values[0, : plans[-1].outputs].float() + self._class_bias

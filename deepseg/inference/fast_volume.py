@@ -21,7 +21,7 @@ from torch import Tensor
 
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.voxels import read
-from deepseg.geometry.boxes import Box, Int3, per_axis, volume
+from deepseg.geometry.boxes import Box, Int3, per_axis, text, volume
 from deepseg.geometry.context import Lattice, Vision
 from deepseg.inference.boxes import bounding_box, fc_boxes, longest_edge, normal_boxes
 from deepseg.inference.fast_layers import Part
@@ -30,9 +30,11 @@ from deepseg.inference.overlap import overlapping_tiles
 from deepseg.inference.postprocess import Labels
 from deepseg.model.regions import Field, coarse_box
 
+OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)  # of the device, and of numpy
 CONTEXT_PIECE = 64  # coarse voxels along an axis that a subsampled pathway computes at once
 FC_VOXELS = 1 << 14  # voxels whose FC maps exist at once
-SHARE_FOR_BOX = 0.5  # of the memory; the rest is for context, FC maps and what is being read
+SMALLEST = 8  # voxels along an axis, below which nothing is cut when memory is exhausted
+SHARE_FOR_MAPS = 0.6  # of the memory; the rest is for FC maps, scratch and what is being read
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,14 @@ class Job:
         origin: The first predicted voxel of the segment, in the image.
         whole: Sizes of the segment's maps.
         boxes: To be predicted, in the image.
+        piece: Coarse voxels along an axis that a subsampled pathway computes at once.
     """
 
     lattices: tuple[Lattice, ...]
     origin: Int3
     whole: Field
     boxes: tuple[Box, ...]
+    piece: int = CONTEXT_PIECE
 
 
 class Answer:
@@ -120,13 +124,19 @@ def jobs(
     segment = vision.segment(Box((0, 0, 0), case.shape))
     lattices = global_lattices(vision, segment)
     whole = network.field([points.count for points in lattices])
+    around = bounding_box(case.roi, Box((0, 0, 0), case.shape))
+    if around is None:
+        return []
     edge = longest_edge(
         network.layout,
-        memory=int(memory * SHARE_FOR_BOX) // workers(network),
+        around.size,
+        memory=int(memory * SHARE_FOR_MAPS),
         value_bytes=network.dtype.itemsize,
+        at_once=workers(network),
     )
     layers = normal_boxes(case.roi, case.shape, network.layout, edge)
-    return [Job(lattices, (0, 0, 0), whole, tuple(boxes)) for boxes in layers]
+    piece = min(edge, CONTEXT_PIECE)
+    return [Job(lattices, (0, 0, 0), whole, tuple(boxes), piece) for boxes in layers]
 
 
 def _tile_jobs(network: FastNetwork, case: PreparedCase, segments: Sequence[Box]) -> Iterator[Job]:
@@ -164,6 +174,7 @@ def segment_case(
     *,
     wanted: Sequence[int],
     on_boxes: Callable[[int], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Answer:
     """Labels of every voxel of ``case`` that the jobs cover, and the wanted probabilities.
 
@@ -173,9 +184,10 @@ def segment_case(
         todo: Of `jobs`.
         wanted: Labels of the classes whose probability maps are wanted.
         on_boxes: Called with the number of boxes just done.
+        say: Called with a line where memory is exhausted and smaller boxes are computed.
     """
     answer = Answer(case.shape, network.layout.fc.outputs, wanted)
-    for _, piece in pieces(network, case, todo, wanted=wanted, on_boxes=on_boxes):
+    for _, piece in pieces(network, case, todo, wanted=wanted, on_boxes=on_boxes, say=say):
         answer.put(piece)
     return answer
 
@@ -187,19 +199,26 @@ def pieces(
     *,
     wanted: Sequence[int],
     on_boxes: Callable[[int], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[tuple[Job, Piece]]:
     """What the jobs find, piece by piece and in their order; arguments as of `segment_case`."""
+    exhausted: deque[Box] = deque()
     with _workers(network) as pool:
         submitted: deque[tuple[Job, Future[list[Piece]]]] = deque()
         for job in todo:
             context = pool.submit(_context, network, case, job)
             for box in sorted(job.boxes, key=lambda one: -volume(one.size)):
-                found = pool.submit(_box, network, case, job, box, context, wanted)
+                found = pool.submit(
+                    _box_or_halves, network, case, job, box, context, wanted, exhausted
+                )
                 submitted.append((job, found))
         while submitted:
             job, found = submitted.popleft()
             for piece in found.result():
                 yield job, piece
+            while exhausted:
+                size = text(exhausted.popleft().size)
+                say(f"memory is exhausted; {size} voxels are computed in two parts")
             on_boxes(1)
 
 
@@ -241,9 +260,58 @@ def _context(network: FastNetwork, case: PreparedCase, job: Job) -> list[tuple[P
     for number, pathway in enumerate(network.layout.pathways):
         if number > 0:
             box = coarse_box(shared, pathway.sight.factor)
-            raw = network.context(number, job.whole, box, image, piece=CONTEXT_PIECE)
+            raw = _smaller_pieces(network, number, job, box, image)
             found.append((raw, network.activated(number, raw)))
+            case.forget()
     return found
+
+
+def _smaller_pieces(
+    network: FastNetwork, number: int, job: Job, box: Box, image: Read, piece: int | None = None
+) -> Part:
+    """A subsampled pathway's output, in pieces as small as memory demands."""
+    piece = job.piece if piece is None else piece
+    try:
+        return network.context(number, job.whole, box, image, piece=piece)
+    except OUT_OF_MEMORY:
+        if piece <= SMALLEST:
+            raise
+    return _smaller_pieces(network, number, job, box, image, piece // 2)
+
+
+def _box_or_halves(
+    network: FastNetwork,
+    case: PreparedCase,
+    job: Job,
+    box: Box,
+    context: Future[list[tuple[Part, Part]]],
+    wanted: Sequence[int],
+    exhausted: deque[Box],
+) -> list[Piece]:
+    """What is found in a box; in halves of it where memory is exhausted, which is noted."""
+    longest = max(box.size)
+    try:
+        return _box(network, case, job, box, context, wanted)
+    except OUT_OF_MEMORY:
+        if longest <= SMALLEST:
+            raise
+    exhausted.append(box)  # outside of the handler, which keeps what was computed alive
+    if network.device.type == "cuda":
+        torch.cuda.empty_cache()
+    axis = box.size.index(longest)
+    first = per_axis(lambda n, cut: n // 2 if cut else n, box.size, _at(axis))
+    shift = per_axis(lambda n, cut: n if cut else 0, first, _at(axis))
+    rest = per_axis(lambda n, d: n - d, box.size, shift)
+    halves = (Box(box.start, first), Box(box.moved(shift).start, rest))
+    return [
+        piece
+        for half in halves
+        for piece in _box_or_halves(network, case, job, half, context, wanted, exhausted)
+    ]
+
+
+def _at(axis: int) -> tuple[bool, bool, bool]:
+    return axis == 0, axis == 1, axis == 2
 
 
 @torch.inference_mode()
@@ -262,6 +330,7 @@ def _box(
     normal = network.pathway(0, job.whole, needed, _reader(network, case, job))
     raw = [normal, *(part for part, _ in coarse)]
     activated = [network.activated(0, normal), *(part for _, part in coarse)]
+    case.forget()
     return [
         _piece(own, network.logits(job.whole, own.moved(back), raw, activated), wanted)
         for fc_box in fc_boxes(case.roi, box)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from deepseg.config.cases import Preparation
 from deepseg.config.testing import Inference
 from deepseg.config.training import SavedResults
 from deepseg.data.cases import Case
-from deepseg.data.preparation import PreparedCase, prepared
+from deepseg.data.preparation import PreparedCase, channel_bytes, prepared
 from deepseg.data.resampling import resample
 from deepseg.data.volumes import Volume, read_labels, read_mask
 from deepseg.geometry.boxes import Int3, per_axis, volume
@@ -36,6 +37,7 @@ from deepseg.report.console import Console
 from deepseg.sessions.wishes import wanted_feature_maps, wanted_probabilities
 
 FLOAT_BYTES = 4
+SHARE_FOR_CHANNELS = 0.25  # of the memory; the channels of larger cases stay on the disk
 
 Maps = Mapping[int, NDArray[np.float32]]
 
@@ -133,14 +135,28 @@ class OpenCase:
         return source
 
 
-def open_case(how: Computing, case: Case) -> OpenCase:
-    """Read a case and prepare it as the training cases of each model were."""
+def is_large(how: Computing, case: Case) -> bool:
+    """Whether the channels of a case take too much of the memory to be held in it."""
+    needed = channel_bytes(case, how.members[0].network.config.channels)
+    return needed > SHARE_FOR_CHANNELS * memory.left(how.inference.memory_bytes)
+
+
+def open_case(how: Computing, case: Case, scratch: Path | None = None) -> OpenCase:
+    """Read a case and prepare it as the training cases of each model were.
+
+    Args:
+        how: The models, and what memory they may use.
+        case: Where its files are.
+        scratch: Folder for the channels of a large case; None to hold all in memory.
+    """
+    disk = scratch if scratch is not None and is_large(how, case) else None
     ways: list[Preparation] = []
     made: list[PreparedCase] = []
     for one in how.members:
         if one.preparation not in ways:
             ways.append(one.preparation)
-            made.append(prepared(case, one.preparation, one.network.config.channels))
+            channels = one.network.config.channels
+            made.append(prepared(case, one.preparation, channels, scratch=disk))
     return OpenCase(
         case=case,
         ready=tuple(made[ways.index(one.preparation)] for one in how.members),
@@ -187,7 +203,9 @@ def _labels_alone(how: Computing, opened: OpenCase, console: Console) -> Segment
     wanted = wanted_probabilities(how.classes, how.save)
     todo = how.jobs(one, ready, len(wanted))
     with console.progress(opened.case.name, sum(len(job.boxes) for job in todo)) as advance:
-        answer = segment_case(one.fast, ready, todo, wanted=wanted, on_boxes=advance)
+        answer = segment_case(
+            one.fast, ready, todo, wanted=wanted, on_boxes=advance, say=console.warn
+        )
     if ready.roi is not None:
         answer.labels[~ready.roi] = 0
     probabilities = {

@@ -1,13 +1,14 @@
 """Many items in three stages at once: one is read, another computed, and a third written.
 
 Reading and writing have a thread each; computing stays in the thread of the caller. No more than
-one item waits in front of a stage, so memory holds a few of them, however many there are.
+one item waits in front of a stage, so memory holds a few of them, however many there are. An item
+that does not fit beside others is read when those before it are done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from deepseg.errors import DeepsegError
@@ -24,6 +25,7 @@ def in_stages(
     read: Callable[[Item], Read],
     compute: Callable[[Read], Computed],
     write: Callable[[Computed], Written],
+    fits_beside: Callable[[Item], bool] = lambda _: True,
 ) -> Iterator[tuple[Item, Written | DeepsegError]]:
     """Items in their order, each with what writing gave, or with what went wrong on the way.
 
@@ -31,27 +33,26 @@ def in_stages(
     """
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         before: list[tuple[Item, Future[Written]]] = []
-        for item, reading in zip(items, _one_ahead(reader, read, items), strict=True):
+        coming: list[Future[Read]] = []
+        for number, item in enumerate(items):
+            if not coming:
+                wait([writing for _, writing in before])
+            reading = coming.pop() if coming else reader.submit(read, item)
+            wait([reading])
+            coming += [
+                reader.submit(read, following)
+                for following in items[number + 1 : number + 2]
+                if fits_beside(following)
+            ]
             writing: Future[Written] = Future()
             try:
                 writing = writer.submit(write, compute(reading.result()))
             except DeepsegError as error:
                 writing.set_exception(error)
+            del reading
             yield from map(_outcome, before)
             before = [(item, writing)]
         yield from map(_outcome, before)
-
-
-def _one_ahead(
-    reader: Executor, read: Callable[[Item], Read], items: Sequence[Item]
-) -> Iterator[Future[Read]]:
-    """The next item begins to be read when the one before it is asked for."""
-    coming = [reader.submit(read, item) for item in items[:1]]
-    for following in items[1:]:
-        current = coming.pop()
-        coming.append(reader.submit(read, following))
-        yield current
-    yield from coming
 
 
 def _outcome(done: tuple[Item, Future[Written]]) -> tuple[Item, Written | DeepsegError]:

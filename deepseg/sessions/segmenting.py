@@ -10,12 +10,14 @@ from typing import Any
 
 from deepseg.config.testing import TestConfig
 from deepseg.data.cases import Case
+from deepseg.errors import DeepsegError
 from deepseg.inference.components import Cleaning
 from deepseg.sessions.answering import (
     Computing,
     Member,
     OpenCase,
     Segmented,
+    is_large,
     open_case,
     segmented,
 )
@@ -64,7 +66,14 @@ class Segmenting:
     def read(self, case: Case) -> _Timed:
         """The first stage."""
         began, key = time.monotonic(), self._key(case)  # files may change from here on
-        return _Timed(open_case(self._how, case), key, began)
+        return _Timed(open_case(self._how, case, self._folder.path / "cache"), key, began)
+
+    def fits_beside(self, case: Case) -> bool:
+        """Whether memory allows to read this case while the one before it is computed."""
+        try:
+            return not is_large(self._how, case)
+        except DeepsegError:  # reading it will say what is wrong
+            return True
 
     def compute(self, one: _Timed) -> _Timed:
         """The second stage."""

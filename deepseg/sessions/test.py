@@ -95,6 +95,7 @@ def segment(
             read=work.read,
             compute=work.compute,
             write=work.write,
+            fits_beside=work.fits_beside,
         ):
             _look_at(case, outcome, results, config, console)
         _gather(list_cases(config.cases, models[0].config.channels), work, results, folder)

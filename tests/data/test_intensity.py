@@ -1,12 +1,20 @@
 """Normalisation: against hand arithmetic and the formula of each cut-off."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deepseg.config.cases import ZScore
-from deepseg.data.intensity import normalised, statistics_voxels, z_score
+from deepseg.data import intensity
+from deepseg.data.intensity import (
+    mean_and_deviation,
+    normalise,
+    statistics_voxels,
+    z_score,
+)
 
 SHAPE = (2, 3, 4)
 
@@ -142,38 +150,40 @@ def test_cutoffs_that_leave_nothing_to_measure_count_as_none(values, settings):
     assert found.any()
 
 
-NAMES = ("FLAIR", "T1c", "T2")
-
-
-def channels(settings, roi=None):
-    rng = np.random.default_rng(3)
-    images = [rng.normal(5, 2, SHAPE).astype(np.float32), None, np.full(SHAPE, 3, np.float32)]
-    return images, normalised(images, roi, settings, NAMES, SHAPE)
-
-
-def test_every_channel_is_normalised_by_itself_and_a_missing_one_is_0():
-    images, found = channels(ZScore())
-    assert found.shape == (3, *SHAPE)
-    assert found.dtype == np.float32
-    assert np.array_equal(found[0], z_score(images[0], None, ZScore()))
-    assert not found[1].any()
-    assert not found[2].any()
-
-
 def test_only_the_named_channels_are_normalised():
-    images, found = channels(ZScore(channels=("T2",)))
-    assert np.array_equal(found[0], images[0])
-    assert not found[2].any()
+    one = np.random.default_rng(3).normal(5, 2, SHAPE).astype(np.float32)
+    for settings, name, expected in [
+        (ZScore(), "T1", z_score(one, None, ZScore())),
+        (ZScore(channels=("T2",)), "T1", one),
+        (ZScore(channels=("T2",)), "T2", z_score(one, None, ZScore())),
+        ("none", "T1", one),
+    ]:
+        found = one.copy()
+        normalise(found, None, settings, name)
+        assert np.array_equal(found, expected)
 
 
-def test_normalisation_can_be_left_out():
-    images, found = channels("none")
-    assert np.array_equal(found[0], images[0])
-    assert not found[1].any()
-    assert np.array_equal(found[2], images[2])
+def test_an_image_is_normalised_in_place_where_that_is_wished():
+    ramp = np.arange(24, dtype=np.float32).reshape(SHAPE)
+    expected = z_score(ramp, None, ZScore())
+    assert z_score(ramp, None, ZScore(), out=ramp) is ramp
+    assert np.array_equal(ramp, expected)
 
 
-def test_the_roi_is_that_of_all_channels():
-    roi = np.arange(24).reshape(SHAPE) % 5 == 0
-    images, found = channels(ZScore(), roi)
-    assert np.array_equal(found[0], z_score(images[0], roi, ZScore()))
+def test_mean_and_deviation_do_not_depend_on_slabs(monkeypatch):
+    values = np.random.default_rng(0).normal(1e4, 1, (7, 11, 13)).astype(np.float32)
+    expected = values.mean(dtype=np.float64), values.std(dtype=np.float64)
+    for slab in (1, 10, 5000):
+        monkeypatch.setattr(intensity, "SLAB", slab)
+        assert mean_and_deviation(values) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("settings", [ZScore(), ZScore(above_mean=True)])
+def test_normalising_makes_no_float64_copy(settings, monkeypatch):
+    monkeypatch.setattr(intensity, "SLAB", 1 << 14)
+    image = np.random.default_rng(0).normal(size=(64, 128, 128)).astype(np.float32)
+    tracemalloc.start()
+    z_score(image, None, settings, out=image)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1.3 * image.nbytes  # the voxels kept and a mask, or next to nothing

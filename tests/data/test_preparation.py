@@ -8,7 +8,13 @@ import pytest
 
 from deepseg.config.cases import Preparation, ZScore
 from deepseg.data.cases import Case
-from deepseg.data.preparation import fingerprint, open_prepared, prepared, prepared_folder
+from deepseg.data.preparation import (
+    channel_bytes,
+    fingerprint,
+    open_prepared,
+    prepared,
+    prepared_folder,
+)
 
 SHAPE = (9, 12, 7)
 NAMES = ("T1", "FLAIR")
@@ -101,6 +107,25 @@ def test_what_comes_from_the_cache_is_what_was_prepared(case, tmp_path):
     assert back.geometry == direct.geometry
     assert back.name == "p1"
     assert isinstance(back.channels, np.memmap)
+
+
+def test_channels_may_lie_in_a_file_without_a_name(case, tmp_path):
+    without = dataclasses.replace(case, channels=(*case.channels, None))
+    names = (*NAMES, "T2")
+    direct = prepared(without, Preparation(), names)
+    found = prepared(without, Preparation(), names, scratch=tmp_path / "scratch")
+    assert found.mapping is not None
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert np.array_equal(found.channels, direct.channels)
+    found.forget()
+    assert np.array_equal(found.channels, direct.channels)
+    assert np.array_equal(found.source.array, direct.channels[0])
+
+
+def test_the_channels_of_a_case_take_four_bytes_per_voxel(case):
+    assert channel_bytes(case, NAMES) == prepared(case, Preparation(), NAMES).channels.nbytes
+    without = dataclasses.replace(case, channels=(None, case.channels[1]))
+    assert channel_bytes(without, NAMES) == 2 * 9 * 12 * 7 * 4
 
 
 def test_channels_may_be_volumes_of_one_file(case, tmp_path):

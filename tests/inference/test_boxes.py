@@ -1,5 +1,7 @@
 """Boxes around a region of interest: they hold it, and cutting pays."""
 
+from math import prod
+
 import numpy as np
 
 from deepseg.config.model import ModelConfig
@@ -90,6 +92,23 @@ def test_sides_become_even_inside_the_image():
 
 def test_the_memory_decides_how_long_a_side_may_be():
     # 20 maps of 4 bytes, four times: 320 bytes a voxel; 4 voxels of border for 2 layers.
-    assert longest_edge(PLAN, memory=320 * 44**3, value_bytes=4) == 40
-    assert longest_edge(PLAN, memory=320 * 44**3 - 1, value_bytes=4) == 32
-    assert longest_edge(PLAN, memory=0, value_bytes=4) == 16
+    size = (500, 500, 500)
+    assert longest_edge(PLAN, size, memory=320 * 44**3, value_bytes=4) == 40
+    assert longest_edge(PLAN, size, memory=320 * 44**3 - 1, value_bytes=4) == 32
+    assert longest_edge(PLAN, size, memory=2 * 320 * 44**3, value_bytes=4, at_once=2) == 40
+    assert longest_edge(PLAN, size, memory=0, value_bytes=4) == 16
+
+
+def test_context_across_the_image_is_counted():
+    settings = {
+        "channels": ["T1"],
+        "classes": ["background", "a"],
+        "normal": {"feature_maps": [3, 20]},
+        "subsampled": {"factors": [[3, 3, 5]]},
+        "segments": {"train": 25},
+    }
+    plan = layout(ModelConfig.model_validate(settings))
+    context = 4 * 2 * 2 * 20 * 16 * 169 * 82  # of 40 x 500 x 400 voxels, 2 more along an axis
+    memory = context + 320 * prod(40 + n for n in plan.shrink)
+    assert longest_edge(plan, (500, 500, 400), memory=memory, value_bytes=4) == 40
+    assert longest_edge(plan, (500, 500, 400), memory=memory - 1, value_bytes=4) == 32

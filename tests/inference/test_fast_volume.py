@@ -1,5 +1,7 @@
 """The fast network against the plain one on the whole image as one segment, and tile by tile."""
 
+from functools import partialmethod
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ import torch
 from deepseg.config.model import ModelConfig
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.volumes import Geometry
-from deepseg.inference import boxes
+from deepseg.geometry.boxes import volume
+from deepseg.inference import boxes, fast_volume
 from deepseg.inference.fast_network import FastNetwork
 from deepseg.inference.fast_volume import jobs, segment_case
 from deepseg.inference.volume import predict
@@ -137,11 +140,54 @@ def test_only_the_wanted_probabilities_are_kept():
     assert list(found.probabilities) == [2]
 
 
-def test_bfloat16_says_nearly_the_same():
-    own, ready = network(), case()
+@pytest.mark.parametrize("name", ["two resolutions", "only the head"])
+def test_bfloat16_says_nearly_the_same(name):
+    own, ready = network(**NETWORKS[name]), case()
     exact, rough = answer(own, ready), answer(own, ready, dtype=torch.bfloat16)
     assert 0 < np.abs(stacked(exact) - stacked(rough)).max() < 0.1
     assert (exact.labels == rough.labels).mean() > 0.95
+
+
+class Exhausted:
+    """Computes no box or piece of more than some voxels, as a small GPU would."""
+
+    def __init__(self, function, most):
+        self.function, self.most = function, most
+
+    def __call__(self, fast, number, whole, output, read):
+        if volume(output.size) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self.function(fast, number, whole, output, read)
+
+
+def test_where_memory_is_exhausted_halves_are_computed_and_it_is_said(monkeypatch):
+    own, ready, lines = network(), case(), []
+    expected = answer(own, ready)
+    exhausted = Exhausted(FastNetwork.pathway, volume((19, 12, 17)))
+    monkeypatch.setattr(FastNetwork, "pathway", partialmethod(exhausted))
+    fast = FastNetwork(own)
+    todo = jobs(fast, ready, memory=1 << 30, tile=None)
+    found = segment_case(fast, ready, todo, wanted=(0, 1, 2), say=lines.append)
+    np.testing.assert_allclose(stacked(found), stacked(expected), atol=1e-5)
+    assert lines == ["memory is exhausted; 19 x 23 x 17 voxels are computed in two parts"]
+
+
+def test_context_is_computed_in_smaller_pieces_where_memory_is_exhausted(monkeypatch):
+    own, ready = network(fc={"feature_maps": [5], "kernels": [1, 1]}), case()
+    expected = answer(own, ready)
+    exhausted = Exhausted(FastNetwork.pathway, 300)
+    monkeypatch.setattr(
+        FastNetwork, "pathway",
+        lambda *given: (exhausted if given[1] > 0 else exhausted.function)(*given),
+    )  # fmt: skip
+    monkeypatch.setattr(fast_volume, "SMALLEST", 4)
+    np.testing.assert_allclose(stacked(answer(own, ready)), stacked(expected), atol=1e-5)
+
+
+def test_memory_that_no_box_is_small_enough_for_is_an_error(monkeypatch):
+    monkeypatch.setattr(FastNetwork, "pathway", partialmethod(Exhausted(None, 0)))
+    with pytest.raises(torch.OutOfMemoryError):
+        answer(network(), case())
 
 
 def test_less_memory_means_more_boxes_and_the_same_result():

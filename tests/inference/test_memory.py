@@ -1,5 +1,6 @@
 """Memory of the process: plausible, and never nothing."""
 
+from deepseg.inference import memory
 from deepseg.inference.memory import LEAST, available, left, peak, resident
 
 
@@ -22,3 +23,10 @@ def test_without_a_limit_half_of_what_is_free_may_be_taken():
 
 def test_a_limit_that_is_exceeded_already_leaves_a_little():
     assert left(1) == LEAST
+
+
+def test_without_the_files_of_linux_the_peak_and_the_whole_machine_count(monkeypatch, tmp_path):
+    now, free = resident(), available()
+    monkeypatch.setattr(memory, "PROC", tmp_path)
+    assert resident() == peak() >= now - (8 << 20)
+    assert available() > free

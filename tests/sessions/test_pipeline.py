@@ -51,6 +51,21 @@ def test_no_more_than_one_item_is_read_ahead():
     assert len(begun) <= 3
 
 
+def test_an_item_that_does_not_fit_beside_others_is_read_when_they_are_done():
+    events = []
+
+    def noted(stage):
+        def act(item):
+            events.append(f"{stage} {item}")
+            return item
+
+        return act
+
+    stages = {stage: noted(stage) for stage in ("read", "compute", "write")}
+    list(in_stages(["a", "b"], **stages, fits_beside=lambda item: item != "b"))
+    assert events == ["read a", "compute a", "write a", "read b", "compute b", "write b"]
+
+
 @pytest.mark.parametrize("stage", ["read", "compute", "write"])
 def test_a_fault_in_any_stage_is_that_items_alone(stage):
     def act(item):

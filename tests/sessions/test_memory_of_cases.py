@@ -1,0 +1,81 @@
+"""A whole testing session: no more numbers per voxel in memory than its results need."""
+
+import os
+import tracemalloc
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import deepseg
+from deepseg.report.console import Console
+from deepseg.sessions import answering
+from deepseg.sessions.test import segment
+
+SHAPE = (150, 160, 170)
+VOXELS = 150 * 160 * 170
+MODEL = """\
+channels: [T1, FLAIR]
+classes: [background, a, b, c, d]
+normal: {feature_maps: [3, 4]}
+subsampled: {factors: [3]}
+fc: {feature_maps: [5]}
+segments: {train: 11}
+"""
+TEST = """\
+name: test
+output: .
+cases: {table: cases.csv}
+inference: {memory: 1 MB}
+save: {pictures: false}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Two large cases with a small region of interest, and a model with random weights."""
+    rng = np.random.default_rng(0)
+    roi = np.zeros(SHAPE, np.uint8)
+    roi[70:80, 30:40, 90:99] = 1
+    rows = ["case,channel_T1,channel_FLAIR,roi"]
+    for case in ("one", "two"):
+        arrays = {"roi": roi} | {
+            channel: rng.integers(0, 900, SHAPE, np.int16) for channel in ("T1", "FLAIR")
+        }
+        for name, array in arrays.items():
+            nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{case}_{name}.nii")
+        rows.append(f"{case},{case}_T1.nii,{case}_FLAIR.nii,{case}_roi.nii")
+    (tmp_path / "cases.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "test.yaml").write_text(TEST)
+    (tmp_path / "model.yaml").write_text(MODEL)
+    quiet = Console(quiet=True)
+    deepseg.new_model(tmp_path / "model.yaml", out=tmp_path / "model.save", console=quiet)
+    return tmp_path
+
+
+def segmented(folder: Path) -> list[np.ndarray]:
+    done = segment(folder / "test.yaml", model_file=folder / "model.save", device="cpu", quiet=True)
+    files = sorted((done / "predictions").glob("*_Segm.nii.gz"))
+    return [np.asarray(nib.load(file).dataobj) for file in files]
+
+
+def test_large_cases_are_segmented_with_few_bytes_per_voxel(folder, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # cases are checked one by one
+    tracemalloc.start()
+    found = segmented(folder)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [one.shape for one in found] == [SHAPE, SHAPE]
+    # A stored channel (2), the same as float32 (4), what is not finite (1), the mask (1), and what
+    # does not grow with the image; probabilities of five classes would be 20 more.
+    assert most < 14 * VOXELS
+    assert list((folder / "test/cache").glob("tmp*")) == []
+
+
+def test_channels_on_disk_give_the_same_segmentation(folder, monkeypatch):
+    on_disk = segmented(folder)
+    monkeypatch.setattr(answering, "is_large", lambda *_: False)
+    (folder / "test").rename(folder / "before")
+    assert all(map(np.array_equal, on_disk, segmented(folder)))
+    assert any(one.any() for one in on_disk)
