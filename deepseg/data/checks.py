@@ -57,6 +57,7 @@ def examine(case: Case, *, class_count: int, needs_labels: bool) -> Facts:
         image = reader.array(path, partial(read_image, nan=case.nan, volume=volume))
         intensity.append(None if image is None else _intensity(image, roi))
         digests.append("" if path is None else None if image is None else _digest(image))
+        del image  # before the next one is read
         reader.note_constant(path, volume, intensity[-1])
     for path in case.weight_maps:
         reader.check_weights(path)

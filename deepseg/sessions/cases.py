@@ -107,6 +107,7 @@ def checked_cases(
     cache: Path | None = None,
     only_good: bool = False,
     part: Part | None = None,
+    threads: int = MOST_THREADS,
 ) -> CheckedCases:
     """List the cases, read every file of them once, and show what they are.
 
@@ -122,6 +123,7 @@ def checked_cases(
         only_good: Leave out cases with problems, as long as there is one without.
         part: Look at this part of the cases only; what is wrong with all of them together may be
             right with those of the other parts.
+        threads: Cases that are looked at together, each whole in memory.
 
     Raises:
         DeepsegError: All problems of all cases.
@@ -133,7 +135,7 @@ def checked_cases(
     known = [_remembered(cache, stamp) for stamp in stamps]
     judge = partial(examine, class_count=len(model.classes), needs_labels=needs_labels)
     todo = [case for case, facts in zip(cases, known, strict=True) if facts is None]
-    found = iter(_each(judge, todo, console, f"checking {what}"))
+    found = iter(_each(judge, todo, console, f"checking {what}", threads=threads))
     facts = [next(found) if one is None else one for one in known]
     for stamp, one in zip(stamps, facts, strict=True):
         _remember(cache, stamp, one)
@@ -179,7 +181,12 @@ Result = TypeVar("Result")
 
 
 def _each(
-    function: Callable[[Item], Result], items: Sequence[Item], console: Console, title: str
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    console: Console,
+    title: str,
+    *,
+    threads: int = MOST_THREADS,
 ) -> list[Result]:
     """``function`` of every item, in their order; reading and unpacking files leaves Python free.
 
@@ -188,7 +195,7 @@ def _each(
     if not items:
         return []
     results = []
-    count = min(len(items), os.cpu_count() or 1, MOST_THREADS)
+    count = min(len(items), os.cpu_count() or 1, threads)
     with console.progress(title, len(items)) as advance, ThreadPoolExecutor(count) as pool:
         for result in pool.map(function, items):
             results.append(result)

@@ -12,7 +12,7 @@ from deepseg.errors import DeepsegError, SomeCasesFailed, raise_if_any
 from deepseg.inference import memory
 from deepseg.report.console import Console
 from deepseg.sessions.answering import member
-from deepseg.sessions.cases import CheckedCases, checked_cases
+from deepseg.sessions.cases import MOST_THREADS, CheckedCases, checked_cases
 from deepseg.sessions.devices import chosen_device
 from deepseg.sessions.finished import FinishedCases
 from deepseg.sessions.folder import SessionFolder
@@ -86,6 +86,8 @@ def segment(
             cache=folder.path / "cache",
             only_good=config.keep_going,
             part=part,
+            # A limit is kept by reading one case at a time.
+            threads=MOST_THREADS if config.inference.memory is None else 1,
         )
         for model in models:
             _warn_of_spacing(checked, model, console)

@@ -1,6 +1,5 @@
 """A whole testing session: no more numbers per voxel in memory than its results need."""
 
-import os
 import tracemalloc
 from pathlib import Path
 
@@ -60,8 +59,7 @@ def segmented(folder: Path) -> list[np.ndarray]:
     return [np.asarray(nib.load(file).dataobj) for file in files]
 
 
-def test_large_cases_are_segmented_with_few_bytes_per_voxel(folder, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # cases are checked one by one
+def test_large_cases_are_segmented_with_few_bytes_per_voxel(folder):
     tracemalloc.start()
     found = segmented(folder)
     _, most = tracemalloc.get_traced_memory()
