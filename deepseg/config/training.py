@@ -445,6 +445,11 @@ class Checkpoints(Settings):
         description="Name of these files: {epoch} counts from 1, {score} is what `best` is chosen "
         "by, such as `{epoch:03d}-{score:.3f}`.",
     )
+    seconds: NotNegative = Field(
+        60.0,
+        description="After so many seconds, the end of a sub-epoch is kept too: in `running.save`, "
+        "from which the session goes on if it is stopped in the middle of an epoch.",
+    )
     best: Metric | None = Field(
         None,
         description="What `best.save` is chosen by, named as in metrics.jsonl, such as "

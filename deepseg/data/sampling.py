@@ -137,8 +137,8 @@ def _centres_inside(shape: Int3, segment: Int3, prediction: Int3) -> NDArray[np.
 
 
 def keep_candidates(found: Candidates, file: Path) -> None:
-    """Write ``found`` so that `open_candidates` maps it into memory."""
-    parts = {"voxels": found.voxels, "ends": found.ends, "weights": found.running_weight}
+    """Write ``found`` so that `open_candidates` maps it into memory; the ends come last."""
+    parts = {"voxels": found.voxels, "weights": found.running_weight, "ends": found.ends}
     for name, array in parts.items():
         if array is not None:
             with replacing(file.with_name(f"{file.name}-{name}.npy")) as temporary:

@@ -6,9 +6,17 @@ the session's seed, the sub-epoch and i.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 
@@ -30,11 +38,13 @@ from deepseg.data.sampling import (
     subepoch_draws,
 )
 from deepseg.data.segments import Segment, box_around, cut, reach
+from deepseg.errors import OutOfMemory, Problem
 from deepseg.geometry.boxes import Int3, text
 from deepseg.geometry.context import Vision
 from deepseg.randomness import Purpose, generator
 
 OPEN_CASES = 64  # prepared cases that one process keeps mapped
+ATTEMPTS = 3  # to get a batch, whose workers are killed
 
 
 @dataclass(frozen=True)
@@ -179,7 +189,7 @@ def _subepoch_draws(
 
 
 class _Places(Sampler[list[tuple[int, int]]]):
-    """The places of a part of all batches from a sub-epoch on, for ever.
+    """The places of a part of all batches from one on, counted over all sub-epochs, for ever.
 
     Where a batch has no such part, its first sample stands in for it.
     """
@@ -191,12 +201,11 @@ class _Places(Sampler[list[tuple[int, int]]]):
         self.part = part
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        subepoch = self.first
-        while True:
-            for step in range(-(-self.segments // self.batch_size)):
-                batch = self.batch(step)
-                yield [(subepoch, index) for index in batch[self.part] or batch[:1]]
-            subepoch += 1
+        steps = -(-self.segments // self.batch_size)
+        for number in itertools.count(self.first):
+            subepoch, step = divmod(number, steps)
+            batch = self.batch(step)
+            yield [(subepoch, index) for index in batch[self.part] or batch[:1]]
 
     def batch(self, step: int) -> range:
         """The samples of one batch."""
@@ -225,7 +234,8 @@ class Stream:
     """Hands out the batches of one sub-epoch after the other.
 
     Workers run ahead over the end of a sub-epoch, so the network does not wait for the next one.
-    Use it as a context manager: leaving it ends the workers.
+    If one is killed, new ones go on with the batch that is missing. Use it as a context manager:
+    leaving it ends the workers.
 
     Args:
         source: Cuts the segments.
@@ -236,6 +246,7 @@ class Stream:
         rank: Which part of every batch to give: this sample and every ``ranks``-th one behind it. A
             batch that is too small for that becomes one without cases and known voxels.
         ranks: Into how many parts batches are split.
+        warn: Told of workers that were killed.
     """
 
     def __init__(
@@ -248,14 +259,19 @@ class Stream:
         pin: bool = False,
         rank: int = 0,
         ranks: int = 1,
+        warn: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.steps = -(-source.rules.segments // batch_size)
-        self._places = _Places(first, source.rules.segments, batch_size, slice(rank, None, ranks))
+        self._warn = warn
+        self._next = first * self.steps  # batch
+        part = slice(rank, None, ranks)
+        self._places = _Places(self._next, source.rules.segments, batch_size, part)
         self._loader = DataLoader(
             source,
             batch_sampler=self._places,
             num_workers=workers,
             collate_fn=joined,
+            worker_init_fn=partial(_end_with, os.getpid()),
             pin_memory=pin,
             prefetch_factor=8 if workers else None,
             # Without its own generator, the loader would draw a number from the one that dropout
@@ -263,15 +279,60 @@ class Stream:
             generator=torch.Generator(),
         )
         self._batches: Iterator[Batch] | None = None
+        self._workers: list[BaseProcess] = []
 
     def subepoch(self) -> Iterator[Batch]:
         """The batches of the next sub-epoch."""
-        if self._batches is None:
-            self._batches = iter(self._loader)
         for step in range(self.steps):
-            batch = next(self._batches)
+            batch = self._batch()
             has_part = bool(self._places.batch(step)[self._places.part])
             yield batch if has_part else _without_known_voxels(batch)
+
+    def go_back(self, subepoch: int) -> None:
+        """Give this sub-epoch next, whatever came before it."""
+        self._next = subepoch * self.steps
+        self._batches = None
+
+    def _batch(self) -> Batch:
+        attempt = 1
+        while True:
+            if self._batches is None:
+                self._batches = self._begun()
+            try:
+                batch = next(self._batches)
+            except (RuntimeError, OSError, EOFError) as error:
+                self._bury(attempt, error)
+                attempt += 1
+                continue
+            self._next += 1
+            return batch
+
+    def _begun(self) -> Iterator[Batch]:
+        """All batches from the next one on, cut by new workers."""
+        self._places.first = self._next
+        others, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
+        batches = iter(self._loader)
+        self._workers = [one for one in multiprocessing.active_children() if one not in others]
+        if threading.current_thread() is threading.main_thread():
+            # The loader's own would raise wherever this process is when a worker dies. Without it,
+            # waiting for a batch finds out, within seconds.
+            signal.signal(signal.SIGCHLD, handler)
+        return batches
+
+    def _bury(self, attempt: int, error: Exception) -> None:
+        """Give up the workers if some were killed; anything else is no business of the stream.
+
+        Batches that a killed worker has cut already can be lost too, with its connections.
+        """
+        for worker in self._workers:
+            worker.join(0.1)  # connections break a moment before a process is known to be dead
+        killed = [_death(worker) for worker in self._workers if worker.exitcode]
+        if not killed:
+            raise error
+        if attempt == ATTEMPTS:
+            raise _workers_killed(killed) from error
+        self._warn(f"[worker-killed] {', '.join(killed)}; new workers go on")
+        self._batches = None
 
     def __enter__(self) -> Stream:
         return self
@@ -283,3 +344,36 @@ class Stream:
         trace: TracebackType | None,
     ) -> None:
         self._batches = None
+
+
+def _end_with(parent: int, _worker: int) -> None:
+    """End this worker soon after its parent, however that ended and whatever the worker waits for.
+
+    The loader's own watch misses a parent that is killed before it begins.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _death(worker: BaseProcess) -> str:
+    """``process 17 was ended by SIGKILL``."""
+    code = worker.exitcode or 0
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return f"process {worker.pid} {how}"
+
+
+def _workers_killed(killed: Sequence[str]) -> OutOfMemory:
+    """Who kills workers is mostly the system, for their memory."""
+    return OutOfMemory(
+        Problem(
+            code="worker-killed",
+            got=f"{ATTEMPTS} times workers that were killed over one batch ({', '.join(killed)})",
+            expected="workers that live as long as the session",
+            fix="lower workers or segments if memory ran out; the same command goes on",
+        )
+    )

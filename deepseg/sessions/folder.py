@@ -2,6 +2,7 @@
 
 <output>/<name>/  log.txt  metrics.jsonl  progress.png  outcome.json
                   models/last.save  models/previous.save  models/best.save  models/epoch-0005.save
+                  models/running.save
                   predictions/  cache/
 """
 
@@ -24,6 +25,9 @@ from deepseg.sessions.parts import Part
 from deepseg.storage.atomic import writable, write_json, write_text
 from deepseg.storage.save_file import SaveFile, read_save, write_save
 from deepseg.version import VERSION
+
+RUNNING = "running.save"
+GOING_ON = (RUNNING, "last.save", "previous.save")  # files from which a session can go on
 
 
 class SessionFolder:
@@ -101,36 +105,41 @@ class SessionFolder:
         return self.path / "models"
 
     def latest(self) -> Path | None:
-        """The newest whole model file of this session, or None before the first epoch ended.
+        """The whole model file of this session that has come furthest, or None before the first.
 
-        A damaged newest file is named in a warning and the one before it is taken.
+        Damaged files are named in warnings.
 
         Raises:
             DeepsegError: None is whole; starting anew would throw the session away.
         """
         problems: list[Problem] = []
-        for name in ("last.save", "previous.save"):
-            path = self.models / name
+        reached: dict[Path, tuple[int, int]] = {}
+        for path in (self.models / name for name in GOING_ON):
             if not path.exists():
                 continue
             try:
-                read_save(path)
+                training = read_save(path).training or {}
             except DeepsegError as error:
                 if any(problem.code == "model-newer" for problem in error.problems):
                     raise
                 problems += error.problems
                 continue
-            for problem in problems:
-                self.console.warn(f"{problem}; continuing from {path}")
-            return path
-        fix = "copy the file again, or remove it to begin the session anew"
-        raise_if_any(replace(problem, fix=fix) for problem in problems)
-        return None
+            reached[path] = (training.get("epoch", 0), training.get("subepoch", 0))
+        if not reached:
+            fix = "copy the file again, or remove it to begin the session anew"
+            raise_if_any(replace(problem, fix=fix) for problem in problems)
+            return None
+        furthest = max(reached, key=reached.__getitem__)
+        for problem in problems:
+            self.console.warn(f"{problem}; continuing from {furthest}")
+        return furthest
 
     def keep(
         self, save: SaveFile, record: Mapping[str, Any], *, is_best: bool, name: str | None
     ) -> None:
-        """Write the model files of an epoch and add its line to metrics.jsonl.
+        """Add the line of an epoch to metrics.jsonl and write its model files.
+
+        `last.save` comes last: with it the epoch is over, without it the epoch is done again.
 
         Args:
             save: The model.
@@ -140,6 +149,7 @@ class SessionFolder:
         """
         if not self.leads:
             return
+        self.note(record)
         last = self.models / "last.save"
         if is_best:
             write_save(self.models / "best.save", save)
@@ -149,14 +159,18 @@ class SessionFolder:
             with writable(self.models):
                 last.replace(self.models / "previous.save")
         write_save(last, save)
-        self.note(record)
+        with writable(self.models):
+            (self.models / RUNNING).unlink(missing_ok=True)
+
+    def keep_running(self, save: SaveFile) -> None:
+        """Write the model in the middle of an epoch."""
+        if self.leads:
+            write_save(self.models / RUNNING, save)
 
     def note(self, record: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
-        if not self.leads:
-            return
-        with writable(self.path), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        if self.leads:
+            self._write_records([*self.records(), dict(record)])
 
     def records(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
@@ -209,4 +223,6 @@ def _lock(path: Path, name: str, kind: int) -> TextIO:
     file.truncate()
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
+    # Workers that outlive a killed session for seconds would keep the next one out.
+    os.register_at_fork(after_in_child=file.close)
     return file

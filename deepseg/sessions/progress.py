@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from deepseg.sessions.judging import best_metric, stopping_metric
 from deepseg.training.optimization import Optimizer
 from deepseg.version import VERSION
 
-WITHOUT_EFFECT = ("model", "workers", "output", "cache", "tensorboard")  # on what is learnt
+# on what is learnt
+WITHOUT_EFFECT = ("model", "workers", "output", "cache", "tensorboard", "checkpoints.seconds")
 ENDING = ("early_stopping", "stop_at")
+RATES = ("optimiser", "schedule", "steps")
 
 
 @dataclass(frozen=True)
@@ -26,25 +28,31 @@ class Progress:
 
     Attributes:
         epoch: Epochs finished; the index of the next one.
+        subepoch: Sub-epochs of the next epoch that are finished too.
         scores: Validation score of every epoch that schedules follow, None where it had none.
         best: The best score so far of those that models are chosen by; higher is better.
         watched: Score of every epoch that early stopping follows.
         end: Why training ended before its last epoch; empty while it goes on.
+        slowing: What the learning rates of the schedule are multiplied by.
     """
 
     epoch: int = 0
+    subepoch: int = 0
     scores: tuple[float | None, ...] = ()
     best: float | None = None
     watched: tuple[float | None, ...] = ()
     end: str = ""
+    slowing: float = 1.0
 
     def after(
         self, score: float | None, candidate: float | None, watched: float | None = None
     ) -> Progress:
         """The progress when one more epoch has ended with these scores."""
         is_best = candidate is not None and (self.best is None or candidate > self.best)
-        return Progress(
+        return replace(
+            self,
             epoch=self.epoch + 1,
+            subepoch=0,
             scores=(*self.scores, score),
             best=candidate if is_best else self.best,
             watched=(*self.watched, watched),
@@ -56,12 +64,14 @@ class Progress:
             "session": config.name,
             "settings": _plain(config),
             "epoch": self.epoch,
+            "subepoch": self.subepoch,
             "scores": list(self.scores),
             "best": self.best,
             "best_metric": best_metric(config),
             "watched": list(self.watched),
             "watched_metric": stopping_metric(config),
             "end": self.end,
+            "slowing": self.slowing,
             "optimizer": optimizer.saved(),
             "machine": machine_facts(next(iter(optimizer.weights.values())).device),
         }
@@ -91,13 +101,18 @@ def restored(
         console.warn(f"a new {config.optimiser.name} optimiser begins without the state of the old")
     same_best = training.get("best_metric", best_metric(config)) == best_metric(config)
     same_watch = training.get("watched_metric") == stopping_metric(config)
-    same_end = all(training["settings"].get(key) == _plain(config).get(key) for key in ENDING)
+    same_end, same_rates = (
+        all(training["settings"].get(key) == _plain(config).get(key) for key in keys)
+        for keys in (ENDING, RATES)
+    )
     return Progress(
         epoch=training["epoch"],
+        subepoch=training.get("subepoch", 0),
         scores=tuple(training["scores"]),
         best=training["best"] if same_best else None,
         watched=tuple(training.get("watched", ())) if same_watch else (),
         end=training.get("end", "") if same_end else "",
+        slowing=training.get("slowing", 1.0) if same_rates else 1.0,
     )
 
 

@@ -110,5 +110,8 @@ def say_where_it_stands(run: TrainingRun) -> None:
         say(f"pulled towards the start by l2_sp: {', '.join(run.anchors) or 'nothing'}")
     count, origin = len(run.model.weights), run.model.origin
     weights = origin if origin.startswith(NEW) else f"{count}/{count} tensors from {origin}"
+    done = f"epoch {run.progress.epoch} of {run.config.epochs}"
+    if run.progress.subepoch:
+        done += f", {run.progress.subepoch} of {run.config.subepochs} sub-epochs"
     rate = "" if run.is_finished else f"; {run.rates_text()}"
-    say(f"weights: {weights}; epoch {run.progress.epoch} of {run.config.epochs}{rate}")
+    say(f"weights: {weights}; {done}{rate}")

@@ -96,10 +96,11 @@ def train(
             source,
             batch_size=config.training.batch_size,
             workers=config.workers,
-            first=run.progress.epoch * config.subepochs,
+            first=run.next_subepoch,
             pin=computer.type == "cuda",
             rank=ranks.rank,
             ranks=ranks.count,
+            warn=console.warn,
         ) as stream:
             while not run.is_finished:
                 outcome = run.train(stream)

@@ -1,10 +1,14 @@
-"""A network in training: what changes from epoch to epoch, and how an epoch begins and ends."""
+"""A network in training: what changes from epoch to epoch, and how an epoch begins and ends.
+
+Training can stand still between two sub-epochs only. A sub-epoch that fails leaves nothing behind.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +16,7 @@ import torch
 
 from deepseg.config.training import TrainConfig
 from deepseg.data.stream import SegmentSource, Stream
+from deepseg.errors import NumericalFailure
 from deepseg.model.network import Network
 from deepseg.randomness import Purpose, torch_seed
 from deepseg.sessions.anchors import anchors
@@ -43,6 +48,8 @@ from deepseg.training.optimization import Optimizer
 from deepseg.training.schedule import learning_rate, momentum, warm_up
 from deepseg.training.trainer import Outcome, Tally, train_on, validate_on
 
+SLOWER = 0.5  # times the learning rates, after a loss or weights that were not finite
+
 
 class TrainingRun:
     """The state of a training session.
@@ -54,6 +61,7 @@ class TrainingRun:
         average: The network that follows this one slowly, or None.
         anchors: Where L2-SP pulls kernels, by name.
         progress: Epochs finished and their scores.
+        tally: Of the epoch so far.
     """
 
     def __init__(
@@ -81,13 +89,22 @@ class TrainingRun:
         normalise_together(self.network, ranks)
         self.anchors = anchors(model, config.loss)
         self.progress = restored(model.training, config, self.optimizer, folder.console)
-        folder.forget_from(BEFORE if self.progress.epoch == 0 else self.progress.epoch)
+        unfinished = {} if model.training is None else model.training.get("unfinished", {})
+        self.tally = self._tally(unfinished)
+        self._seconds: float = unfinished.get("seconds", 0.0)  # of the epoch, in earlier processes
+        self._written = time.monotonic()
+        folder.forget_from(BEFORE if self.next_subepoch == 0 else self.progress.epoch)
         self._set_rates()
 
     @property
     def is_finished(self) -> bool:
         """Whether all epochs are done, or a rule has ended training before."""
         return self.progress.epoch >= self.config.epochs or bool(self.progress.end)
+
+    @property
+    def next_subepoch(self) -> int:
+        """Counted from the beginning of the session."""
+        return self.progress.epoch * self.config.subepochs + self.progress.subepoch
 
     @property
     def judged(self) -> Network:
@@ -97,7 +114,7 @@ class TrainingRun:
     @property
     def begins_trained(self) -> bool:
         """Whether the first epoch is still to come, for weights that can do something already."""
-        return self.progress.epoch == 0 and not self.model.is_random
+        return self.next_subepoch == 0 and not self.model.is_random
 
     def rates_text(self) -> str:
         """The learning rates of the next step, for people."""
@@ -110,26 +127,15 @@ class TrainingRun:
         show_before(self.folder, record)
 
     def train(self, stream: Stream) -> Outcome:
-        """The next epoch, sub-epoch after sub-epoch."""
+        """The next epoch, or what is left of it, sub-epoch after sub-epoch."""
         self._started = time.monotonic()
         self._unfreeze()
-        epoch, epochs = self.progress.epoch, self.config.epochs
-        tally = Tally(len(self.model.config.classes))
-        steps = stream.steps * self.config.subepochs
-        with self.folder.console.progress(f"epoch {epoch + 1} of {epochs}", steps) as advance:
-            for subepoch in range(self.config.subepochs):
-                self._set_rates(subepoch)
-                # Dropout masks come from torch's generator, which is counted like all randomness.
-                counters = (epoch, subepoch, *self.ranks.others)
-                torch.manual_seed(torch_seed(self.config.seed, Purpose.DROPOUT, *counters))
-                train_on(
-                    stream.subepoch(), self.network, self.optimizer, self.config.loss,
-                    epoch=epoch, epochs=epochs, tally=tally,
-                    on_step=lambda value: advance(note=f"loss {value:.4f}"),
-                    anchors=self.anchors, steps=self.config.steps, on_update=self._follow,
-                    ranks=self.ranks,
-                )  # fmt: skip
-        return tally.outcome()
+        title = f"epoch {self.progress.epoch + 1} of {self.config.epochs}"
+        steps = stream.steps * (self.config.subepochs - self.progress.subepoch)
+        with self.folder.console.progress(title, steps) as advance:
+            while self.progress.subepoch < self.config.subepochs:
+                self._try_subepoch(stream, lambda value: advance(note=f"loss {value:.4f}"))
+        return self.tally.outcome()
 
     def validate(self, source: SegmentSource | None) -> Outcome | None:
         """Loss and counts on validation samples; None where there are none."""
@@ -139,7 +145,7 @@ class TrainingRun:
         batch_size = self.config.validation.samples.batch_size
         with Stream(
             source, batch_size=batch_size, workers=self.config.workers, first=0,
-            rank=self.ranks.rank, ranks=self.ranks.count,
+            rank=self.ranks.rank, ranks=self.ranks.count, warn=self.folder.console.warn,
         ) as stream:  # fmt: skip
             return validate_on(
                 stream.subepoch(), self.judged, self.config.loss, anchors=self.anchors,
@@ -150,9 +156,8 @@ class TrainingRun:
         self, training: Outcome, samples: Outcome | None, volumes: Mapping[str, Any] | None
     ) -> None:
         """End the epoch: write its model, its line and its curves."""
-        seconds = time.monotonic() - self._started
         record = epoch_record(
-            self.progress.epoch, seconds, self.optimizer, self.model.config,
+            self.progress.epoch, self._seconds_of_epoch(), self.optimizer, self.model.config,
             training, samples, volumes,
         )  # fmt: skip
         metric, watched = best_metric(self.config), stopping_metric(self.config)
@@ -165,14 +170,87 @@ class TrainingRun:
         every = self.config.checkpoints.every
         is_kept = every is not None and reached.epoch % every == 0
         self.progress = replace(reached, end=self._end(reached, record))
+        self.tally, self._seconds = self._tally({}), 0.0
         self.folder.keep(
             to_save(self._as_model()),
             {**record, "best": is_best},
             is_best=is_best,
             name=self._name(reached.epoch, value(record, metric)) if is_kept else None,
         )
+        self._written = time.monotonic()
         if self.ranks.leads:
             show_progress(self.folder, self.config)
+
+    def _try_subepoch(self, stream: Stream, on_step: Callable[[float], None]) -> None:
+        """One sub-epoch; as if it had not been, if it fails and may be tried again."""
+        before = copy.deepcopy(self._standing())
+        try:
+            self._train_subepoch(stream, on_step)
+        except NumericalFailure as failure:
+            self._slow_down(failure)
+            self._stand(before)
+            stream.go_back(self.next_subepoch)
+        else:
+            self.progress = replace(self.progress, subepoch=self.progress.subepoch + 1)
+            self._keep_running()
+
+    def _train_subepoch(self, stream: Stream, on_step: Callable[[float], None]) -> None:
+        self._set_rates()
+        epoch, subepoch = self.progress.epoch, self.progress.subepoch
+        # Dropout masks come from torch's generator, which is counted like all randomness.
+        counters = (epoch, subepoch, *self.ranks.others)
+        torch.manual_seed(torch_seed(self.config.seed, Purpose.DROPOUT, *counters))
+        train_on(
+            stream.subepoch(), self.network, self.optimizer, self.config.loss,
+            epoch=epoch, epochs=self.config.epochs, tally=self.tally, on_step=on_step,
+            anchors=self.anchors, steps=self.config.steps, on_update=self._follow,
+            ranks=self.ranks,
+        )  # fmt: skip
+
+    def _standing(self) -> dict[str, Any]:
+        """Everything that a sub-epoch changes."""
+        return {
+            "weights": self.network.state_dict(),
+            "optimizer": self.optimizer.saved(),
+            "tally": self.tally.saved(),
+            "average": None
+            if self.average is None
+            else (self.average.network.state_dict(), self.average.steps),
+        }
+
+    def _stand(self, before: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(before["weights"])
+        self.optimizer.restore(before["optimizer"])
+        self.tally = Tally.of(before["tally"])
+        if self.average is not None:
+            self.average.restore(*before["average"])
+
+    def _slow_down(self, failure: NumericalFailure) -> None:
+        """Lower the learning rates, once in a session."""
+        if self.progress.slowing < 1:
+            raise failure
+        self.progress = replace(self.progress, slowing=SLOWER)
+        (problem,) = failure.problems
+        self.folder.console.warn(
+            f"[{problem.code}] {problem.got}; sub-epoch {self.progress.subepoch + 1} of epoch "
+            f"{self.progress.epoch + 1} begins again, with {SLOWER:g} times the learning rates "
+            "from now on"
+        )
+
+    def _keep_running(self) -> None:
+        """Keep the middle of the epoch, if it is long since anything was kept."""
+        if time.monotonic() - self._written >= self.config.checkpoints.seconds:
+            self.folder.keep_running(to_save(self._as_model()))
+            self._written = time.monotonic()
+
+    def _seconds_of_epoch(self) -> float:
+        return self._seconds + time.monotonic() - self._started
+
+    def _tally(self, unfinished: Mapping[str, Any]) -> Tally:
+        """What is counted already of the epoch that begins or goes on."""
+        if unfinished:
+            return Tally.of(unfinished["tally"])
+        return Tally(len(self.model.config.classes))
 
     def _average(self) -> Average | None:
         memory, training = self.config.steps.average, self.model.training
@@ -213,15 +291,17 @@ class TrainingRun:
             self.folder.console.say(f"learn from now on: {', '.join(thawed)}")
             self.frozen = frozen
 
-    def _set_rates(self, subepoch: int = 0) -> None:
+    def _set_rates(self) -> None:
         own, epoch, epochs = self.config, self.progress.epoch, self.config.epochs
+        subepoch = min(self.progress.subepoch, own.subepochs - 1)  # the last one is over: its rate
         scheduled = learning_rate(
             own.schedule, own.optimiser.learning_rate, epoch=epoch, epochs=epochs,
             history=self.progress.scores,
         )  # fmt: skip
-        self.optimizer.learning_rate = scheduled * warm_up(
+        share = warm_up(
             epoch * own.subepochs + subepoch, subepochs=own.steps.warm_up * own.subepochs
         )
+        self.optimizer.learning_rate = scheduled * share * self.progress.slowing
         self.optimizer.momentum = momentum(own.schedule, own.optimiser, epoch=epoch, epochs=epochs)
 
     def _as_model(self) -> Model:
@@ -232,6 +312,9 @@ class TrainingRun:
         if self.average is not None:
             training["weights"] = dict(self.network.state_dict())
             training["averaged"] = self.average.steps
+        if self.progress.subepoch:
+            seconds = self._seconds_of_epoch()
+            training["unfinished"] = {"tally": self.tally.saved(), "seconds": seconds}
         return replace(
             self.model,
             weights=dict(self.judged.state_dict()),

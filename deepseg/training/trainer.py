@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -63,6 +64,23 @@ class Tally:
         self.losses: list[float] = []
         self.parts: dict[str, float] = {}
 
+    @staticmethod
+    def of(saved: Mapping[str, Any]) -> Tally:
+        """What `saved` gave."""
+        tally = Tally(len(saved["voxels"]))
+        tally.losses = list(saved["losses"])
+        tally.parts = dict(saved["parts"])
+        tally.confusion = Confusion(tuple(Counts(*counts) for counts in saved["voxels"]))
+        return tally
+
+    def saved(self) -> dict[str, Any]:
+        """Everything from which the sums go on, as plain numbers."""
+        return {
+            "losses": list(self.losses),
+            "parts": dict(self.parts),
+            "voxels": [list(vars(counts).values()) for counts in self.confusion.classes],
+        }
+
     def add(
         self,
         total: float,
@@ -109,7 +127,8 @@ def train_on(
 ) -> None:
     """One optimiser step for every batch, or for as many as are accumulated; the rest is one too.
 
-    A batch whose loss is not finite changes no weight.
+    A batch whose loss is not finite changes no weight. Weights that a step has broken are told from
+    a batch that is broken itself.
 
     Args:
         batches: The segments.
@@ -126,13 +145,14 @@ def train_on(
         ranks: Those that have the other parts of the batches.
 
     Raises:
-        NumericalFailure: ``loss-not-finite``, naming the cases of the batch;
-            ``weights-not-finite``, if the last steps left such weights or statistics.
+        NumericalFailure: ``loss-not-finite``, or ``weights-not-finite`` if steps left such weights,
+            statistics or sums of the optimiser; with the cases of the batch.
     """
     network.train()
     device = next(network.parameters()).device
     kernels, anchored = _penalised(network, anchors)
     waiting = 0  # batches whose gradients are not used yet
+    learnt: tuple[str, ...] = ()  # cases of the batch before
     for batch_ in batches:
         batch = batch_.to(device)
         ranks.has_part = bool(batch.cases)
@@ -145,7 +165,11 @@ def train_on(
             logits, batch.labels, kernels, settings, weights, anchored=anchored, ranks=ranks
         )
         value = float(result.total.detach())
-        _check_finite(value, batch, optimizer, ranks)
+        if not math.isfinite(value):
+            # The batch has entered the statistics already, but no weight.
+            _check_weights(dict(network.named_parameters()), optimizer, learnt)
+            # The loss is that of all ranks: they all come here.
+            raise _loss_not_finite(value, ranks.together(batch.cases), optimizer)
         if waiting == 0:
             optimizer.clear_gradients()
         torch.autograd.backward(result.total)
@@ -156,10 +180,11 @@ def train_on(
             waiting = 0
         tally.add(value, result.parts, logits, batch, ranks)
         on_step(value)
+        learnt = batch.cases
     if waiting:
         _step(optimizer, steps, waiting, ranks)
         on_update()
-    _check_weights(network, optimizer)
+    _check_weights(network.state_dict(), optimizer, learnt)
 
 
 def _step(optimizer: Optimizer, steps: Steps, batches: int, ranks: Ranks) -> None:
@@ -220,32 +245,48 @@ def _of_all(own: Confusion, ranks: Ranks) -> Confusion:
     )
 
 
-def _check_finite(value: float, batch: Batch, optimizer: Optimizer, ranks: Ranks) -> None:
-    if value - value == 0:
-        return
-    cases = ranks.together(batch.cases)  # the loss is that of all ranks: they all come here
-    raise NumericalFailure(
+def _loss_not_finite(value: float, cases: Sequence[str], optimizer: Optimizer) -> NumericalFailure:
+    return NumericalFailure(
         Problem(
             code="loss-not-finite",
-            got=f"a loss of {value} on segments of {', '.join(sorted(set(cases)))}",
+            got=f"a loss of {value} on segments of {_names(cases)}",
             expected="a finite number",
             fix=f"lower the learning rate (now {optimizer.learning_rate:g}) or look at these "
-            "cases; the model of the last finished epoch is kept",
+            "cases; the last good model is kept",
         )
     )
 
 
-def _check_weights(network: Network, optimizer: Optimizer) -> None:
-    """A step can break weights that no later batch of the epoch would bring to light."""
-    broken = [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]
+def _check_weights(
+    weights: Mapping[str, Tensor], optimizer: Optimizer, cases: tuple[str, ...]
+) -> None:
+    """A step can break weights that no later batch of the epoch would bring to light.
+
+    Args:
+        weights: By name; statistics too, where they matter.
+        optimizer: Its sums can break where weights do not.
+        cases: Of the last step.
+    """
+    sums = {
+        f"{kind} of {name}": tensor
+        for name, kinds in optimizer.state.items()
+        for kind, tensor in kinds.items()
+    }
+    every = {**weights, **sums}
+    broken = [name for name, tensor in every.items() if not tensor.isfinite().all()]
     if broken:
         raise NumericalFailure(
             Problem(
                 code="weights-not-finite",
                 got=f"infinite or undefined numbers in {', '.join(broken[:3])}"
-                + (f" and {len(broken) - 3} more" if len(broken) > 3 else ""),
+                + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
+                + (f" after segments of {_names(cases)}" if cases else ""),
                 expected="finite numbers",
-                fix=f"lower the learning rate (now {optimizer.learning_rate:g}); the model of the "
-                "last finished epoch is kept",
+                fix=f"lower the learning rate (now {optimizer.learning_rate:g}) or look at these "
+                "cases; the last good model is kept",
             )
         )
+
+
+def _names(cases: tuple[str, ...]) -> str:
+    return ", ".join(sorted(set(cases)))

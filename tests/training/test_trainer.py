@@ -1,6 +1,7 @@
 """Training and validation on batches: one step by hand, a problem that is learnt, and failures."""
 
 import copy
+import json
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from deepseg.config.model import ModelConfig
-from deepseg.config.training import ClassWeights, Freeze, Loss, Sgd, Steps
+from deepseg.config.training import Adam, ClassWeights, Freeze, Loss, Sgd, Steps
 from deepseg.data.stream import Batch
 from deepseg.errors import NumericalFailure
 from deepseg.inference.metrics import Confusion
@@ -193,8 +194,8 @@ def test_a_loss_that_is_not_finite_names_the_cases_and_changes_no_weight(bad, te
         learn(net, [poisoned], optimizer=optimizer)
     assert str(failure.value) == (
         f"[loss-not-finite] got a loss of {text} on segments of Ada, Zoe; expected a finite "
-        "number; fix: lower the learning rate (now 0.025) or look at these cases; the model of "
-        "the last finished epoch is kept"
+        "number; fix: lower the learning rate (now 0.025) or look at these cases; the last "
+        "good model is kept"
     )
     assert failure.value.exit_code == 4
     assert all(torch.equal(weight, before[name]) for name, weight in net.named_parameters())
@@ -218,8 +219,9 @@ def test_weights_that_the_last_step_broke_are_found_before_they_are_saved():
         learn(net, [batch(1)], optimizer=Optimizer(trainable(net), rule))
     assert str(failure.value) == (
         "[weights-not-finite] got infinite or undefined numbers in normal.1.input_bias, "
-        "normal.1.conv.weight, normal.2.input_bias and 6 more; expected finite numbers; fix: "
-        "lower the learning rate (now 1e+300); the model of the last finished epoch is kept"
+        "normal.1.conv.weight, normal.2.input_bias and 15 more after segments of one, two; "
+        "expected finite numbers; fix: lower the learning rate (now 1e+300) or look at these "
+        "cases; the last good model is kept"
     )
 
 
@@ -232,9 +234,36 @@ def test_statistics_that_are_not_finite_are_named():
         learn(net, [])
     assert str(failure.value) == (
         "[weights-not-finite] got infinite or undefined numbers in normal.2.norm.running_var, "
-        "fc.1.bias; expected finite numbers; fix: lower the learning rate (now 0.001); the model "
-        "of the last finished epoch is kept"
+        "fc.1.bias; expected finite numbers; fix: lower the learning rate (now 0.001) or look at "
+        "these cases; the last good model is kept"
     )
+
+
+def test_weights_that_a_step_broke_are_not_laid_to_the_next_batch():
+    net = network(batch_norm="none")
+    rule = Sgd(name="sgd", learning_rate=1e300, nesterov=False)
+    batches = [batch(1, cases=("Zoe", "Zoe")), batch(2, cases=("Ada", "Ada"))]
+    with pytest.raises(NumericalFailure, match=r" and 15 more after segments of Zoe; "):
+        learn(net, batches, optimizer=Optimizer(trainable(net), rule))
+
+
+def test_sums_of_the_optimiser_are_looked_at_too():
+    net = network()
+    optimizer = Optimizer(trainable(net), Adam(name="adam"))
+    optimizer.state["fc.1.bias"]["square"][1] = math.inf  # this bias would not move any more
+    with pytest.raises(NumericalFailure, match=r"numbers in square of fc.1.bias after segments"):
+        learn(net, [batch(1)], optimizer=optimizer)
+
+
+def test_a_tally_goes_on_from_what_was_saved():
+    whole, first = Tally(3), Tally(3)
+    logits = torch.tensor(np.random.default_rng(0).normal(size=(2, 3, 3, 4, 5)))
+    for tally in (whole, first):
+        tally.add(0.1, {"dice": torch.tensor(0.7), "l1": torch.tensor(3.0)}, logits, batch(1))
+    second = Tally.of(json.loads(json.dumps(first.saved())))
+    for tally in (whole, second):
+        tally.add(0.2, {"dice": torch.tensor(0.4), "l1": torch.tensor(5.0)}, -logits, batch(2))
+    assert second.outcome() == whole.outcome() != first.outcome()
 
 
 def test_the_record_of_an_outcome_names_the_classes():
