@@ -288,5 +288,5 @@ def _check_weights(
         )
 
 
-def _names(cases: tuple[str, ...]) -> str:
+def _names(cases: Sequence[str]) -> str:
     return ", ".join(sorted(set(cases)))
