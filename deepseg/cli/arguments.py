@@ -275,7 +275,7 @@ def _seed(text: str) -> int:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) <= 1024:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
         expected = "a whole number from 1 to 1024"
         raise DeepsegError(_problem(f"-devices {text}", expected, fix="choose another number"))
     return int(text)

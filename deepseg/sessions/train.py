@@ -88,8 +88,8 @@ def train(
         if run.begins_trained:
             run.judge_before(
                 run.validate(judged),
-                ranks.from_leader(
-                    lambda: validate_on_volumes(run.judged, held_out, folder, config, epoch=BEFORE)
+                validate_on_volumes(
+                    run.judged, held_out, folder, config, epoch=BEFORE, ranks=ranks
                 ),
             )
         with Stream(
@@ -105,10 +105,8 @@ def train(
             while not run.is_finished:
                 outcome = run.train(stream)
                 samples = run.validate(judged)
-                volumes = ranks.from_leader(
-                    lambda: validate_on_volumes(
-                        run.judged, held_out, folder, config, epoch=run.progress.epoch
-                    )
+                volumes = validate_on_volumes(
+                    run.judged, held_out, folder, config, epoch=run.progress.epoch, ranks=ranks
                 )
                 run.keep(outcome, samples, volumes)
         _say_where_it_ended(run)

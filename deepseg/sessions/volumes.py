@@ -23,6 +23,7 @@ from deepseg.sessions.cases import CheckedCases
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.wishes import wanted_feature_maps, wanted_probabilities
 from deepseg.storage.atomic import writable
+from deepseg.training.distributed import ALONE, Ranks
 
 
 def write_results(
@@ -90,8 +91,12 @@ def validate_on_volumes(
     config: TrainConfig,
     *,
     epoch: int,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any] | None:
-    """Mean scores on whole held-out cases, in the epochs in which that is due and in the last."""
+    """Mean scores on whole held-out cases, in the epochs in which that is due and in the last.
+
+    Ranks share the cases; each writes the results of its own.
+    """
     if config.validation is None or config.validation.volumes is None or held_out is None:
         return None
     own = config.validation.volumes
@@ -101,12 +106,12 @@ def validate_on_volumes(
     per_case = {}
     answering = member(network, Inference(), config.preparation)
     how = Computing((answering,), Inference(), own.save, {}, None, own.batch_size)
-    for case in held_out.cases:
+    for case in held_out.cases[ranks.rank :: ranks.count]:
         result = segmented(how, open_case(how, case), folder.console)
         predictions = folder.path / "predictions"
         write_results(result, case.name, predictions, network.config, own.save, folder.console)
         per_case[case.name] = case_scores(result, network.config, {})
-    means = summary(per_case)
+    means = summary(dict(ranks.together(list(per_case.items()))))
     return {
         measure: {row: values[measure]["mean"] for row, values in means.items()}
         for measure in ("dice", "sensitivity", "precision", "hausdorff95_mm")

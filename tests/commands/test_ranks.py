@@ -12,9 +12,12 @@ import torch
 
 from deepseg.sessions.models import read_model
 
+pytestmark = pytest.mark.slow  # each starts several processes
+
 CHECKOUT = Path(__file__).parents[2]
 TRAIN = ("-train", "train.yaml", "-dev", "cpu")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+D = "d,d/T1.nii.gz,d/FLAIR.nii.gz,d/labels.nii.gz,d/roi.nii.gz\n"
 LONG_S = 120  # of what takes seconds, on a busy machine
 
 # Read by Python at its start, in all processes; only rank 1 is touched.
@@ -102,6 +105,7 @@ def test_two_ranks_learn_what_one_learns_and_the_same_bits_each_time(place, comm
     # Batches of 4, 4 and 1: the ranks have parts of different sizes, one has none at last.
     place.edit("train.yaml", "segments_per_subepoch: 8", "segments_per_subepoch: 9")
     place.edit("train.yaml", "  samples:\n    segments: 4", "  samples:\n    segments: 3")
+    place.write("data/validation.csv", (place / "data/validation.csv").read_text() + D)
     assert command(*TRAIN).returncode == 0
     alone, scores = weights(place), records(place)
     (place / "runs/training").rename(place / "runs/alone")
@@ -115,6 +119,9 @@ def test_two_ranks_learn_what_one_learns_and_the_same_bits_each_time(place, comm
             mine["validation_samples"]["loss"], rel=1e-5
         )
         assert others["learning_rate"] == mine["learning_rate"]
+        assert others.keys() == mine.keys()
+    written = {path.name for path in (place / "runs/training/predictions").iterdir()}
+    assert written >= {"c_Segm.nii.gz", "d_Segm.nii.gz"}
     first = records(place)
     (place / "runs/training").rename(place / "runs/first")
     assert ended(ranks("devices"))[:2] == (0, [])
