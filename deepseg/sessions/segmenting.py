@@ -88,6 +88,8 @@ class Segmenting:
         files = write_results(
             found, case.name, predictions, model, self._config.save, self._folder.console
         )
+        for ready in one.opened.ready:
+            ready.forget()
         scores = None if found.truth is None else case_scores(found, model, self._config.groups)
         voxel_ml = found.source.geometry.voxel_ml
         record = {
