@@ -5,16 +5,63 @@ For small maps and for kernels of one voxel, torch's own choice is one that is t
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+LAST = torch.channels_last_3d
+FAST_TYPES = (torch.float32, torch.bfloat16)
 
 
 def convolved(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``(N, C, X, Y, Z)`` to ``(N, F, X', Y', Z')``, both channels last; no gradients."""
+    """``(N, C, X, Y, Z)`` to ``(N, F, X', Y', Z')``, both channels last."""
     if kernel.shape[2:] == (1, 1, 1):
+        if bias is None:
+            product: Tensor = _Pointwise.apply(x, kernel)
+            return product
         voxels = x.permute(0, 2, 3, 4, 1)
         return F.linear(voxels, kernel.flatten(1), bias).permute(0, 4, 1, 2, 3)
-    if x.device.type == "cpu" and torch._C._has_mkldnn:
+    if x.device.type == "cpu" and x.dtype in FAST_TYPES and torch._C._has_mkldnn:
         return torch.mkldnn_convolution(x, kernel, bias, (0, 0, 0), (1, 1, 1), (1, 1, 1), 1)
     return F.conv3d(x, kernel, bias)
+
+
+class _Pointwise(torch.autograd.Function):
+    """A product of matrices, into maps that may be changed in place."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
+        y = torch.empty(
+            (len(x), len(kernel), *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=LAST
+        )
+        torch.mm(_rows(x), kernel.flatten(1).t(), out=_rows(y))
+        ctx.save_for_backward(x, kernel)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, kernel = ctx.saved_tensors
+        gradient = _rows(gradients[0])
+        of_x = of_kernel = None
+        if ctx.needs_input_grad[0]:
+            of_x = torch.empty_like(x, memory_format=LAST)
+            torch.mm(gradient, kernel.flatten(1), out=_rows(of_x))
+        if ctx.needs_input_grad[1]:
+            of_kernel = (gradient.t() @ _rows(x)).view(kernel.shape)
+        return of_x, of_kernel
+
+
+def _rows(x: Tensor) -> Tensor:
+    """``(voxels, C)``, a view of channels-last maps."""
+    x = x.contiguous(memory_format=LAST)
+    return x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])
+
+
+class Convolution(nn.Conv3d):
+    """A convolution without bias that computes in the type of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, X, Y, Z)`` to ``(N, F, X', Y', Z')``."""
+        return convolved(x.contiguous(memory_format=LAST), self.weight.to(x.dtype))

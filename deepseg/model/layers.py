@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from deepseg.config.model import Activation, BatchNorm, FanIn, ModelConfig, Padding
 from deepseg.geometry.boxes import Int3, volume
+from deepseg.model.convolution import LAST, Convolution, convolved
 from deepseg.model.layout import LayerPlan
+from deepseg.model.preactivation import Statistics, kept_by_dropout, preactivated
 
 PRELU_START = 0.01  # DeepMedic's; torch starts at 0.25
 
@@ -61,7 +63,7 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalised ``x``, of the same shape."""
         epsilon = self.settings.epsilon
-        if not self.training or self.is_frozen:
+        if not self.uses_batch:
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=epsilon
             )
@@ -75,11 +77,32 @@ class Norm(nn.Module):
             x, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=epsilon
         )
         count = x.numel() // x.shape[1]
-        self._gather(mean, variance * ((count - 1) / count))
+        self.gather(mean, variance * ((count - 1) / count))
         return y
 
+    @property
+    def uses_batch(self) -> bool:
+        """Whether it normalises with the statistics of the batch."""
+        return self.training and not self.is_frozen
+
+    def statistics(self, x: Tensor) -> Statistics:
+        """With which ``x`` is normalised now; those of a batch are not gathered here."""
+        if not self.uses_batch:
+            return self.gathered(slice(None))
+        # The running averages that torch would move make it compute in their type.
+        unused = torch.zeros_like(self.running_mean)
+        mean, variance = torch.batch_norm_update_stats(x.detach(), unused, unused, 1.0)
+        return Statistics(mean, variance, self.settings.epsilon, are_of_batch=True)
+
+    def gathered(self, maps: slice) -> Statistics:
+        """What was gathered for inference, of some of the maps."""
+        return Statistics(
+            self.running_mean[maps], self.running_var[maps], self.settings.epsilon, False
+        )
+
     @torch.no_grad()
-    def _gather(self, mean: Tensor, variance: Tensor) -> None:
+    def gather(self, mean: Tensor, variance: Tensor) -> None:
+        """Take in mean and biased variance of a batch."""
         if self.settings.statistics == "exponential":
             self.running_mean.lerp_(mean, self.settings.momentum)
             self.running_var.lerp_(variance, self.settings.momentum)
@@ -162,7 +185,7 @@ class LowRankConvolution(nn.Module):
         super().__init__()
         self.kernel = plan.kernel
         for plane, (outputs, kernel) in plan.convolutions.items():
-            self.add_module(plane, nn.Conv3d(plan.inputs, outputs, kernel, bias=False))
+            self.add_module(plane, Convolution(plan.inputs, outputs, kernel, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, X, Y, Z)`` to ``(N, F, X-kx+1, Y-ky+1, Z-kz+1)``."""
@@ -192,29 +215,82 @@ class Layer(nn.Module):
         self.conv: nn.Module = (
             LowRankConvolution(plan)
             if plan.is_low_rank
-            else nn.Conv3d(plan.inputs, plan.outputs, plan.kernel, bias=False)
+            else Convolution(plan.inputs, plan.outputs, plan.kernel, bias=False)
         )
         if plan.is_head:
             self.bias = nn.Parameter(torch.zeros(plan.outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, X, Y, Z)`` to ``(N, F, X', Y', Z')``; the class bias is added by the pathway."""
-        x = x + self.input_bias.view(-1, 1, 1, 1) if self.norm is None else self.norm(x)
-        x = self.activation(x)
-        x = self._dropped(x)
+        if self.training and self._only_convolves and isinstance(self.conv, Convolution):
+            # A bias in front of a convolution is one behind it: there, no gradient of x is needed.
+            weight = self.conv.weight
+            bias = weight.sum((2, 3, 4)) @ self.input_bias
+            return convolved(x.contiguous(memory_format=LAST), weight.to(x.dtype), bias.to(x.dtype))
+        x = self.activated(x)
         y: Tensor = self.conv(padded(x, self.plan.kernel, self.plan.padding))
         return y
 
-    def _dropped(self, x: Tensor) -> Tensor:
+    @property
+    def _only_convolves(self) -> bool:
+        plan = self.plan
+        return plan.reads_image and plan.padding == "none" and plan.dropout == 0
+
+    @property
+    def drops_now(self) -> bool:
+        """Whether dropout switches activations off."""
+        return self.plan.dropout > 0 and self.training and self.drops
+
+    def activated(self, x: Tensor) -> Tensor:
+        """Normalised, activated and dropped ``x``, of the same shape."""
+        if self.activates_quickly(x):
+            return self._quickly_activated(x)
+        if self.norm is None:
+            x = x + self.input_bias.to(x.dtype).view(-1, 1, 1, 1)
+        else:
+            x = self.norm(x)
+        x = self.activation(x)
+        if self.drops_now:
+            x = F.dropout(x, self.plan.dropout) * (1 - self.plan.dropout)
+        return self._scaled(x)
+
+    def _quickly_activated(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=LAST)
+        kept = kept_by_dropout(x, self.plan.dropout) if self.drops_now else None
+        if isinstance(self.norm, Norm):
+            found, weight, bias = self.norm.statistics(x), self.norm.weight, self.norm.bias
+            if found.are_of_batch:
+                self.norm.gather(found.mean, found.variance)
+        else:
+            bias = self.input_bias
+            weight = torch.ones_like(bias)
+            found = Statistics(torch.zeros_like(bias), weight, 0.0, are_of_batch=False)
+        return self._scaled(preactivated(x, found, weight, bias, self.slopes, kept))
+
+    def activates_quickly(self, x: Tensor) -> bool:
+        """Whether norm, activation and dropout of ``x`` are one step."""
+        return isinstance(self.activation, PRelu) and x.device.type == "cpu"
+
+    @property
+    def slopes(self) -> Tensor:
+        """``(C,)``, of a PReLU."""
+        assert isinstance(self.activation, PRelu)
+        return self.activation.weight
+
+    def activation_of(self, x: Tensor, maps: slice) -> Tensor:
+        """Activated ``x``, which are some of the maps."""
+        if isinstance(self.activation, PRelu):
+            return F.prelu(x, self.activation.weight[maps])
+        y: Tensor = self.activation(x)
+        return y
+
+    def _scaled(self, x: Tensor) -> Tensor:
         """Dropout in its first form: masked in training, scaled by the kept share otherwise.
 
         torch scales in training instead. The same functions can be learnt, but with another step
         size, and DeepMedic's weights and learning rates belong to this form; JMLR 15:1929-1958.
         """
-        rate = self.plan.dropout
-        if rate == 0:
-            return x
-        return F.dropout(x, rate, self.training and self.drops) * (1 - rate)
+        return x if self.plan.dropout == 0 or self.drops_now else x * (1 - self.plan.dropout)
 
 
 def initialise(layer: Layer, config: ModelConfig, *, rng: torch.Generator) -> None:

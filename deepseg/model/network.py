@@ -7,7 +7,7 @@ business of ``data/``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from deepseg.config.model import ModelConfig
 from deepseg.geometry.boxes import Int3
 from deepseg.geometry.context import Vision
+from deepseg.model.convolution import LAST
+from deepseg.model.joining import Joined, can_join, size_of, with_middle
 from deepseg.model.layers import Layer, cropped, initialise
 from deepseg.model.layout import Layout, PathwayLayout, layout
 
@@ -36,17 +38,26 @@ class Pathway(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, X, Y, Z)`` to the last layer's ``(N, F, X', Y', Z')``."""
-        before = x
-        for layer in self.layers():
-            y = layer(x)
-            if layer.plan.adds_earlier_input:
+        return through(self.layers(), x, x)
+
+
+def through(layers: Iterable[Layer], before: Tensor | Joined, x: Tensor) -> Tensor:
+    """What a chain of layers makes of ``x``; ``before`` is the input of the layer before them."""
+    for layer in layers:
+        y = layer(x)
+        if layer.plan.adds_earlier_input:
+            if isinstance(before, Joined):
+                y = before.added_to(y)
+            else:
                 y = with_residual(y, before)
-            before, x = x, y
-        return x
+        before, x = x, y
+    return x
 
 
 def with_residual(y: Tensor, earlier: Tensor) -> Tensor:
     """``y`` plus the middle of ``earlier``; missing feature maps count as 0, surplus is cut."""
+    if torch.is_grad_enabled():
+        return with_middle(y, earlier, 0, (1, 1, 1), size_of(earlier))
     maps = min(y.shape[1], earlier.shape[1])
     earlier = cropped(earlier[:, :maps], (y.shape[2], y.shape[3], y.shape[4]))
     if maps == y.shape[1]:
@@ -101,15 +112,32 @@ class Network(nn.Module):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Logits ``(N, K, X', Y', Z')`` from a tensor ``(N, C, X, Y, Z)`` per parallel pathway."""
         *parallel, fc = self.pathways()
-        outputs = [pathway(x) for pathway, x in zip(parallel, inputs, strict=True)]
+        outputs = [
+            pathway(x.contiguous(memory_format=LAST))
+            for pathway, x in zip(parallel, inputs, strict=True)
+        ]
+        layers = list(fc.layers())
+        if self.training and can_join(layers[0]):
+            maps = self._joined_coarsely(outputs, fc)
+        else:
+            maps = self._joined(outputs, fc)
+        logits: Tensor = maps.to(torch.promote_types(maps.dtype, torch.float32)) + layers[-1].bias.view(-1, 1, 1, 1)
+        return logits
+
+    def _joined_coarsely(self, outputs: Sequence[Tensor], fc: Pathway) -> Tensor:
+        first, *others = fc.layers()
+        before = Joined(outputs, [pathway.sight.factor for pathway in self.layout.pathways])
+        x = before.convolved(first)
+        return through(others, before, x)
+
+    def _joined(self, outputs: Sequence[Tensor], fc: Pathway) -> Tensor:
         size = (outputs[0].shape[2], outputs[0].shape[3], outputs[0].shape[4])
         joined = torch.cat(
             [
-                repeated(y, pathway.plan.sight.factor, size)
-                for pathway, y in zip(parallel, outputs, strict=True)
+                repeated(y, pathway.sight.factor, size)
+                for pathway, y in zip(self.layout.pathways, outputs, strict=True)
             ],
             1,
         )
-        *_, head = fc.layers()
-        logits: Tensor = fc(joined) + head.bias.view(-1, 1, 1, 1)
-        return logits
+        maps: Tensor = fc(joined)
+        return maps

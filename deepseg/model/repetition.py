@@ -20,6 +20,27 @@ from deepseg.geometry.repetition import Border, Group, groups
 from deepseg.model.convolution import convolved
 
 
+def repeated_sums(y: Tensor, where: Sequence[Group], factor: Int3) -> Tensor:
+    """The sum over all fine voxels of each coarse one; what `add_runs` does, turned round.
+
+    Args:
+        y: ``(N, F, X, Y, Z)``, channels last.
+        where: The groups along X, Y and Z whose voxels count.
+        factor: How often a coarse voxel is repeated along each axis.
+    """
+    found = y.new_zeros(
+        (*y.shape[:2], *(len(group.coarse) for group in where)),
+        dtype=torch.promote_types(y.dtype, torch.float32),
+    ).contiguous(memory_format=torch.channels_last_3d)
+    for runs in product(*(group.runs for group in where)):
+        place, source = found, y
+        for axis, (run, f, group) in enumerate(zip(runs, factor, where, strict=True), start=2):
+            source = _every(source, axis, run.first, run.count, f)
+            place = place.narrow(axis, run.coarse - group.coarse.start, run.count)
+        place += source
+    return found.to(y.dtype)
+
+
 def merged_kernel(weight: Tensor, where: Sequence[Group]) -> Tensor:
     """``(F, C, tx, ty, tz)``: the taps of ``weight`` that fall on one coarse voxel, summed.
 
@@ -70,7 +91,7 @@ class RepeatedConvolution:
                 seen = group.coarse.start + group.first_offset - first
                 part = part.narrow(axis, seen, len(group.coarse) + group.taps - 1)
             added = convolved(part, self._kernel(where))
-            _add_runs(y, added, where, self._factor, tuple(group.coarse.start for group in where))
+            add_runs(y, added, where, self._factor, tuple(group.coarse.start for group in where))
 
     def _groups(self, output: Box, size: Int3) -> Iterator[tuple[Group, ...]]:
         kernel = self._weight.shape[2:]
@@ -105,10 +126,10 @@ def add_repeated(y: Tensor, output: Box, x: Tensor, begin: Int3, factor: Int3) -
         groups(a, b, factor=f, size=b, kernel=1, border="none")[0]
         for a, b, f in zip(output.start, output.stop, factor, strict=True)
     ]
-    _add_runs(y, x, where, factor, begin)
+    add_runs(y, x, where, factor, begin)
 
 
-def _add_runs(
+def add_runs(
     y: Tensor, x: Tensor, where: Sequence[Group], factor: Int3, begin: Sequence[int]
 ) -> None:
     """Add the coarse voxels of ``x``, the first of which are ``begin``, to all fine ones."""

@@ -1,0 +1,178 @@
+"""A training step in its quick form against the plain one: logits, all gradients, statistics."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from deepseg.config.model import ModelConfig
+from deepseg.geometry.boxes import Box
+from deepseg.model.layers import LowRankConvolution, Norm, PRelu, cropped, padded
+from deepseg.model.network import Network, repeated
+
+
+def plain_logits(network, inputs):
+    """Repeat, join, and one simple operation after the other."""
+    *parallel, fc = network.pathways()
+    outputs = [plain_pathway(pathway, x) for pathway, x in zip(parallel, inputs, strict=True)]
+    size = tuple(outputs[0].shape[2:])
+    joined = [
+        repeated(y, pathway.plan.sight.factor, size)
+        for pathway, y in zip(parallel, outputs, strict=True)
+    ]
+    *_, head = fc.layers()
+    return plain_pathway(fc, torch.cat(joined, 1)) + head.bias.view(-1, 1, 1, 1)
+
+
+def plain_pathway(pathway, x):
+    before = x
+    for layer in pathway.layers():
+        y = plain_layer(layer, x)
+        if layer.plan.adds_earlier_input:
+            maps = min(y.shape[1], before.shape[1])
+            middle = cropped(before[:, :maps], tuple(y.shape[2:]))
+            y = y + F.pad(middle, (0,) * 7 + (y.shape[1] - maps,))
+        before, x = x, y
+    return x
+
+
+def plain_layer(layer, x):
+    if layer.norm is None:
+        x = x + layer.input_bias.view(-1, 1, 1, 1)
+    else:
+        x = plain_norm(layer.norm, x)
+    x = F.prelu(x, layer.activation.weight) if isinstance(layer.activation, PRelu) else (
+        layer.activation(x)
+    )
+    x = padded(x * (1 - layer.plan.dropout), layer.plan.kernel, layer.plan.padding)
+    if not isinstance(layer.conv, LowRankConvolution):
+        return F.conv3d(x, layer.conv.weight)
+    parts = []
+    for flat in layer.conv.children():
+        y = F.conv3d(x, flat.weight)
+        for axis, k in zip((2, 3, 4), layer.plan.kernel, strict=True):
+            if y.shape[axis] == x.shape[axis]:
+                y = y.narrow(axis, (k - 1) // 2, x.shape[axis] - k + 1)
+        parts.append(y)
+    return torch.cat(parts, 1)
+
+
+def plain_norm(norm: Norm, x):
+    mean, variance = norm.running_mean, norm.running_var
+    if norm.training and not norm.is_frozen:
+        mean, variance = x.mean((0, 2, 3, 4)), x.var((0, 2, 3, 4), correction=0)
+        norm.gather(mean.detach(), variance.detach())
+    own = lambda one: one.view(-1, 1, 1, 1)  # noqa: E731
+    y = (x - own(mean)) / torch.sqrt(own(variance) + norm.settings.epsilon)
+    return y * own(norm.weight) + own(norm.bias)
+
+
+def network_of(**changes) -> Network:
+    settings = {
+        "channels": ["FLAIR", "T1c"],
+        "classes": ["background", "a", "b"],
+        "normal": {"feature_maps": [3, 4, 5], "residuals": [3]},
+        "subsampled": {"factors": [3, [2, 1, 4]]},
+        "fc": {
+            "feature_maps": [11, 6],
+            "kernels": [3, 1, 1],
+            "padding": ["mirror", "none", "none"],
+            "residuals": [2],
+        },
+        "segments": {"train": [13, 11, 15]},
+        **changes,
+    }
+    rng = torch.Generator().manual_seed(3)
+    network = Network(ModelConfig.model_validate(settings), rng=rng).double()
+    for name, tensor in network.named_parameters():
+        if ".conv." not in name:
+            tensor.data.normal_(0.4, 0.5, generator=rng)
+    for name, tensor in network.named_buffers():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2, generator=rng)
+        elif name.endswith("running_mean"):
+            tensor.normal_(generator=rng)
+    for layer in network.layers():
+        layer.drops = False
+    return network
+
+
+def inputs_of(network, segment=(13, 11, 15)):
+    rng = torch.Generator().manual_seed(7)
+    points = network.vision.lattices(Box((0, 0, 0), segment))
+    return [torch.randn(2, 2, *one.count, generator=rng).double() for one in points]
+
+
+def step(network, forward, inputs):
+    """Logits, all gradients and all statistics."""
+    logits = forward(network, inputs)
+    rng = torch.Generator().manual_seed(8)
+    (logits * torch.randn(logits.shape, generator=rng).to(logits)).sum().backward()
+    gradients = {name: p.grad for name, p in network.named_parameters() if p.requires_grad}
+    return {"logits": logits.detach(), **gradients, **dict(network.named_buffers())}
+
+
+def quick(network, inputs):
+    return network(inputs)
+
+
+def compare(network, **tolerance):
+    kind = next(network.parameters()).dtype
+    inputs = [x.to(kind) for x in inputs_of(network)]
+    expected = step(copy.deepcopy(network), plain_logits, inputs)
+    found = step(network, quick, inputs)
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], msg=lambda m, n=name: f"{n}: {m}", **tolerance)
+
+
+FC = {"feature_maps": [11, 6], "residuals": [2]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="odd, even and anisotropic factors"),
+        pytest.param({"subsampled": {"factors": [3, 5]}}, id="factors that leave a part over"),
+        pytest.param({"subsampled": None}, id="one pathway"),
+        pytest.param({"fc": {**FC, "kernels": [3, 1, 1]}}, id="unpadded"),
+        pytest.param({"fc": {**FC, "kernels": [3, 3, 1], "residuals": [2]}}, id="cropped residual"),
+        pytest.param({"fc": {**FC, "kernels": [[3, 5, 1], 1, 1], "padding": "zero"}}, id="zero"),
+        pytest.param({"fc": {**FC, "kernels": [[5, 7, 3], 1, 1], "padding": "mirror"}}, id="wide"),
+        pytest.param({"fc": {"feature_maps": []}}, id="only a head"),
+        pytest.param({"fc": {**FC, "feature_maps": [40, 6]}}, id="a narrow residual"),
+        pytest.param(
+            {"normal": {"feature_maps": [3, 4, 5], "low_rank": [2, 3], "residuals": [3]}},
+            id="low rank",
+        ),
+        pytest.param(
+            {"normal": {"feature_maps": [3, 4, 5], "padding": ["zero", "zero", "mirror"]}},
+            id="padding beside context",
+        ),
+        pytest.param({"fc": {**FC, "dropout": [0.25, 0.5, 0.5]}}, id="scaling of dropout"),
+        *[
+            pytest.param({"activation": one}, id=one)
+            for one in ("linear", "relu", "elu", "selu")
+        ],
+        pytest.param({"batch_norm": "none"}, id="biases"),
+        pytest.param({"batch_norm": {"statistics": "window", "length": 3}}, id="window"),
+    ],
+)
+def test_the_quick_step_is_the_plain_one(changes):
+    compare(network_of(**changes), rtol=1e-9, atol=1e-9)
+
+
+def test_frozen_layers_use_their_statistics_and_have_no_gradients():
+    network = network_of()
+    for layer in network.layers():
+        if layer.plan.address in ("normal.1", "normal.2", "fc.1"):
+            layer.requires_grad_(False)
+            if layer.norm is not None:
+                layer.norm.is_frozen = True
+    compare(network, rtol=1e-9, atol=1e-9)
+    assert network.fc.get_submodule("1").conv.weight.grad is None
+
+
+def test_the_quick_step_is_the_plain_one_in_float32():
+    compare(network_of().float(), rtol=2e-3, atol=2e-4)
