@@ -33,7 +33,7 @@ OPTIONS: dict[str, tuple[Command, ...]] = {
     "seeds": ("compare",),
     "reach": ("compare",),
     **dict.fromkeys(transfer_options.NAMES, ("newModel",)),
-    "precision": ("test",),
+    "precision": ("train", "test"),
     "keepGoing": ("test",),
     "part": ("test",),
     "devices": ("train", "test"),
@@ -167,7 +167,7 @@ def _parser() -> _Parser:
         type=_count,
         help="work as N processes, each with its own GPU: -train together, -test a part each",
     )
-    how.add_argument("-precision", choices=PRECISIONS, help="of -test's arithmetic (float32)")
+    how.add_argument("-precision", choices=PRECISIONS, help="of the arithmetic (float32)")
     how.add_argument(
         "-keepGoing",
         action="store_const",

@@ -46,6 +46,7 @@ def train(given: Arguments) -> None:
         reset_optimizer=given.reset_optimizer,
         from_scratch=given.from_scratch,
         seed=given.seed,
+        precision=given.precision,
         device=given.device,
         quiet=given.quiet,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -12,10 +12,8 @@ from deepseg.config.cases import CasesConfig, Preparation
 from deepseg.config.model import Count, CubeOrBox, Name, Settings, cube
 from deepseg.config.reading import ConfigPath
 from deepseg.config.refusal import refusal
-from deepseg.config.training import SavedResults
+from deepseg.config.training import Precision, SavedResults
 from deepseg.geometry.boxes import Int3
-
-Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
 def _memory(text: str) -> str:

@@ -412,6 +412,9 @@ Schedule: TypeAlias = Annotated[
 ]
 
 
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+
+
 class Steps(Settings):
     """How gradients become steps."""
 
@@ -552,6 +555,11 @@ class TrainConfig(Settings):
     optimiser: Optimiser = Field(Rmsprop(), description="How weights follow the gradients.")
     schedule: Schedule = Field(Poly(), description="Learning rate over the epochs.")
     steps: Steps = Field(Steps(), description="How gradients become steps.")
+    precision: Precision = Field(
+        "float32",
+        description="Of the arithmetic in steps; `bfloat16` is quicker where the processor has it. "
+        "Weights, statistics, loss and optimiser stay in float32.",
+    )
     freeze: FreezeBlocks = Field(
         Freeze(), description="Layers that are not trained; a list of blocks unfreezes in steps."
     )

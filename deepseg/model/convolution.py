@@ -5,6 +5,7 @@ For small maps and for kernels of one voxel, torch's own choice is one that is t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ def convolved(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """``(N, C, X, Y, Z)`` to ``(N, F, X', Y', Z')``, both channels last."""
     if kernel.shape[2:] == (1, 1, 1):
         if bias is None:
-            product: Tensor = _Pointwise.apply(x, kernel)
-            return product
+            apply: Callable[..., Tensor] = _Pointwise.apply
+            return apply(x, kernel)
         voxels = x.permute(0, 2, 3, 4, 1)
         return F.linear(voxels, kernel.flatten(1), bias).permute(0, 4, 1, 2, 3)
     if x.device.type == "cpu" and x.dtype in FAST_TYPES and torch._C._has_mkldnn:

@@ -1,15 +1,16 @@
 """Maps of several resolutions joined in training, without repeating the coarse ones.
 
-Repeating, joining, normalising and convolving come to the same when norm, activation and convolution
-act on the coarse maps, and only their results are repeated; batch statistics count every coarse
-voxel as often as it would have been repeated. Gradients are those of the plain way, up to rounding.
+Repeating, joining, normalising and convolving come to the same when norm, activation and
+convolution act on the coarse maps, and only their results are repeated; batch statistics count
+every coarse voxel as often as it would have been repeated. Gradients are those of the plain way, up
+to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -23,12 +24,17 @@ from deepseg.model.layers import Layer, Norm, crop_offset, padded
 from deepseg.model.preactivation import Statistics, preactivated
 from deepseg.model.repetition import add_runs, repeated_sums
 
+ALL = (slice(None), slice(None))  # of the axes in front of X, Y and Z
 Groups = tuple[list[Group], list[Group], list[Group]]
 
 
 def can_join(layer: Layer) -> bool:
-    """Whether the first FC layer treats all copies of a voxel alike: dropout does not."""
-    return isinstance(layer.conv, Convolution) and not layer.drops_now
+    """Whether the first FC layer treats all copies of a voxel alike: dropout does not.
+
+    Nor can statistics of which other processes have a part count a voxel several times.
+    """
+    asks_others = isinstance(layer.norm, Norm) and layer.norm.asks_others
+    return isinstance(layer.conv, Convolution) and not layer.drops_now and not asks_others
 
 
 class Joined:
@@ -82,13 +88,15 @@ class Joined:
         """The statistics with which each part is normalised."""
         norm = layer.norm
         if not isinstance(norm, Norm):
-            zeros = [part.new_zeros(part.shape[1], dtype=layer.input_bias.dtype) for part in self.parts]
+            zeros = [
+                part.new_zeros(part.shape[1], dtype=layer.input_bias.dtype) for part in self.parts
+            ]
             return [Statistics(zero, zero + 1, 0.0, are_of_batch=False) for zero in zeros]
         if not norm.uses_batch:
             ends = [0]
             for part in self.parts:
                 ends.append(ends[-1] + part.shape[1])
-            return [norm.gathered(slice(a, b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+            return [norm.gathered(slice(a, b)) for a, b in pairwise(ends)]
         found = [
             norm.statistics(part)
             if factor == (1, 1, 1) and layer.activates_quickly(part)
@@ -117,8 +125,8 @@ def with_middle(y: Tensor, x: Tensor, first: int, factor: Int3, size: Int3) -> T
         return y
     offset = per_axis(crop_offset, size, size_of(y))
     where = _groups(offset, size_of(y), factor, size, (1, 1, 1), "none")
-    added: Tensor = _AddedRepeated.apply(y, x[:, :maps], first, where, factor)
-    return added
+    apply: Callable[..., Tensor] = _AddedRepeated.apply
+    return apply(y, x[:, :maps], first, where, factor)
 
 
 def size_of(x: Tensor) -> Int3:
@@ -156,8 +164,8 @@ def _activated(x: Tensor, layer: Layer, found: Statistics, maps: slice) -> Tenso
         weight = torch.ones_like(bias)
     if found.mean.requires_grad or not layer.activates_quickly(x):
         scale = weight / torch.sqrt(found.variance + found.epsilon)
-        shift = bias - found.mean * scale
-        y = x * scale.view(-1, 1, 1, 1) + shift.view(-1, 1, 1, 1)
+        centred = x - found.mean.view(-1, 1, 1, 1)
+        y = centred * scale.view(-1, 1, 1, 1) + bias.view(-1, 1, 1, 1)
         y = layer.activation_of(y, maps).to(x.dtype)
     else:
         y = preactivated(x, found, weight, bias, layer.slopes[maps])
@@ -194,8 +202,8 @@ def with_repeated_convolution(
         sums = merging(own, kernel.shape[axis]).to(kernel)
         merged = torch.tensordot(merged, sums, dims=([axis], [1])).movedim(-1, axis)
     merged = merged.to(x.dtype)
-    added: Tensor = _AddedConvolution.apply(y, x, merged, where, factor)
-    return added
+    apply: Callable[..., Tensor] = _AddedConvolution.apply
+    return apply(y, x, merged, where, factor)
 
 
 def merging(found: Sequence[Group], taps: int) -> Tensor:
@@ -238,7 +246,7 @@ def _small_convolutions(where: Groups) -> Iterator[_Small]:
             begin += group.taps
         placed.append(row)
     for x, y, z in product(*placed):
-        yield _Small((x[0], y[0], z[0]), (x[1], y[1], z[1]), (x[2], y[2], z[2]))
+        yield _Small((x[0], y[0], z[0]), (*ALL, x[1], y[1], z[1]), (*ALL, x[2], y[2], z[2]))
 
 
 class _AddedConvolution(torch.autograd.Function):
@@ -248,8 +256,8 @@ class _AddedConvolution(torch.autograd.Function):
     ) -> Tensor:
         x = x.contiguous(memory_format=LAST)
         for small in _small_convolutions(where):
-            kernel = merged[:, :, *small.taps].contiguous(memory_format=LAST)
-            part = x[:, :, *small.seen].contiguous(memory_format=LAST)
+            kernel = merged[small.taps].contiguous(memory_format=LAST)
+            part = x[small.seen].contiguous(memory_format=LAST)
             add_runs(y, convolved(part, kernel), small.where, factor, small.begin)
         ctx.mark_dirty(y)
         ctx.save_for_backward(x, merged)
@@ -264,23 +272,21 @@ class _AddedConvolution(torch.autograd.Function):
         of_x = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
         of_merged = torch.empty_like(merged)
         for small in _small_convolutions(ctx.where):
-            kernel = merged[:, :, *small.taps].contiguous(memory_format=LAST)
-            part = x[:, :, *small.seen].contiguous(memory_format=LAST)
+            kernel = merged[small.taps].contiguous(memory_format=LAST)
+            part = x[small.seen].contiguous(memory_format=LAST)
             own = repeated_sums(g, small.where, ctx.factor)
             of_part, of_kernel, _ = torch.ops.aten.convolution_backward(
                 own, part, kernel, None, (1, 1, 1), (0, 0, 0), (1, 1, 1), False, (0, 0, 0), 1,
                 (True, True, False),
             )  # fmt: skip
-            of_x[:, :, *small.seen] += of_part
-            of_merged[:, :, *small.taps] = of_kernel
+            of_x[small.seen] += of_part
+            of_merged[small.taps] = of_kernel
         return g, of_x.to(x.dtype), of_merged, None, None
 
 
 class _AddedRepeated(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, y: Tensor, x: Tensor, first: int, where: Groups, factor: Int3
-    ) -> Tensor:
+    def forward(ctx: Any, y: Tensor, x: Tensor, first: int, where: Groups, factor: Int3) -> Tensor:
         (a,), (b,), (c,) = where
         add_runs(y[:, first : first + x.shape[1]], x, (a, b, c), factor, (0, 0, 0))
         ctx.mark_dirty(y)

@@ -69,7 +69,7 @@ class Norm(nn.Module):
             )
         if self.across is not None:
             y, mean, variance = self.across(x, self.weight, self.bias, epsilon)
-            self._gather(mean, variance)
+            self.gather(mean, variance)
             return y
         # With momentum 1, torch leaves the batch's own mean and unbiased variance here.
         mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
@@ -84,6 +84,11 @@ class Norm(nn.Module):
     def uses_batch(self) -> bool:
         """Whether it normalises with the statistics of the batch."""
         return self.training and not self.is_frozen
+
+    @property
+    def asks_others(self) -> bool:
+        """Whether it normalises with statistics of which ``x`` is only a part."""
+        return self.uses_batch and self.across is not None
 
     def statistics(self, x: Tensor) -> Statistics:
         """With which ``x`` is normalised now; those of a batch are not gathered here."""
@@ -245,10 +250,7 @@ class Layer(nn.Module):
         """Normalised, activated and dropped ``x``, of the same shape."""
         if self.activates_quickly(x):
             return self._quickly_activated(x)
-        if self.norm is None:
-            x = x + self.input_bias.to(x.dtype).view(-1, 1, 1, 1)
-        else:
-            x = self.norm(x)
+        x = x + self.input_bias.to(x.dtype).view(-1, 1, 1, 1) if self.norm is None else self.norm(x)
         x = self.activation(x)
         if self.drops_now:
             x = F.dropout(x, self.plan.dropout) * (1 - self.plan.dropout)
@@ -258,7 +260,9 @@ class Layer(nn.Module):
         x = x.contiguous(memory_format=LAST)
         kept = kept_by_dropout(x, self.plan.dropout) if self.drops_now else None
         if isinstance(self.norm, Norm):
-            found, weight, bias = self.norm.statistics(x), self.norm.weight, self.norm.bias
+            found = self.norm.statistics(x)
+            weight: Tensor = self.norm.weight
+            bias: Tensor = self.norm.bias
             if found.are_of_batch:
                 self.norm.gather(found.mean, found.variance)
         else:
@@ -269,7 +273,8 @@ class Layer(nn.Module):
 
     def activates_quickly(self, x: Tensor) -> bool:
         """Whether norm, activation and dropout of ``x`` are one step."""
-        return isinstance(self.activation, PRelu) and x.device.type == "cpu"
+        is_alone = not (isinstance(self.norm, Norm) and self.norm.asks_others)
+        return is_alone and isinstance(self.activation, PRelu) and x.device.type == "cpu"
 
     @property
     def slopes(self) -> Tensor:

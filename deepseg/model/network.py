@@ -46,10 +46,7 @@ def through(layers: Iterable[Layer], before: Tensor | Joined, x: Tensor) -> Tens
     for layer in layers:
         y = layer(x)
         if layer.plan.adds_earlier_input:
-            if isinstance(before, Joined):
-                y = before.added_to(y)
-            else:
-                y = with_residual(y, before)
+            y = before.added_to(y) if isinstance(before, Joined) else with_residual(y, before)
         before, x = x, y
     return x
 
@@ -121,7 +118,9 @@ class Network(nn.Module):
             maps = self._joined_coarsely(outputs, fc)
         else:
             maps = self._joined(outputs, fc)
-        logits: Tensor = maps.to(torch.promote_types(maps.dtype, torch.float32)) + layers[-1].bias.view(-1, 1, 1, 1)
+        logits: Tensor = maps.to(torch.promote_types(maps.dtype, torch.float32)) + layers[
+            -1
+        ].bias.view(-1, 1, 1, 1)
         return logits
 
     def _joined_coarsely(self, outputs: Sequence[Tensor], fc: Pathway) -> Tensor:

@@ -7,7 +7,7 @@ again from the input. Where the statistics come from is not known here, nor is p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,10 +53,10 @@ def preactivated(
         slope: ``(C,)``.
         kept: Like ``x``, bool: what dropout leaves; None for all.
     """
-    y: Tensor = _PreActivation.apply(
+    apply: Callable[..., Tensor] = _PreActivation.apply
+    return apply(
         x.contiguous(memory_format=torch.channels_last_3d), statistics, weight, bias, slope, kept
     )
-    return y
 
 
 def kept_by_dropout(x: Tensor, rate: float) -> Tensor:
@@ -122,13 +122,12 @@ class _PreActivation(torch.autograd.Function):
     ) -> Tensor:
         rows = _Rows(x)
         deviation = torch.sqrt(statistics.variance + statistics.epsilon)
-        scale = weight / deviation
-        shift = rows.each(bias - statistics.mean * scale)
-        scale, slopes = rows.each(scale), rows.each(slope)
+        mean, scale = rows.each(statistics.mean), rows.each(weight / deviation)
+        shift, slopes = rows.each(bias), rows.each(slope)
         y = torch.empty_like(x)
         source, target = rows.of(x), rows.of(y)
         for piece in rows.pieces():
-            z = torch.addcmul(shift, source[piece].to(rows.dtype), scale)
+            z = torch.addcmul(shift, source[piece] - mean, scale)
             z = F.prelu(z, slopes)
             if kept is not None:
                 z *= rows.of(kept)[piece].to(rows.dtype)
@@ -196,8 +195,8 @@ def _finish(
         return
     voxels = rows.count * rows.together
     linear = -scale * of_weight / ctx.deviation / voxels
-    constant = rows.each(-scale * of_bias / voxels - ctx.statistics.mean * linear)
-    linear = rows.each(linear)
+    mean, linear = rows.each(ctx.statistics.mean), rows.each(linear)
+    constant = rows.each(-scale * of_bias / voxels)
     for piece in rows.pieces():
-        offset = torch.addcmul(constant, source[piece].to(rows.dtype), linear)
+        offset = torch.addcmul(constant, source[piece] - mean, linear)
         target[piece] = offset.addcmul_(target[piece].to(rows.dtype), each)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepseg.config.loading import load
-from deepseg.config.testing import Precision, TestConfig
+from deepseg.config.testing import TestConfig
+from deepseg.config.training import Precision
 from deepseg.data.cases import Case, list_cases
 from deepseg.errors import DeepsegError, SomeCasesFailed, raise_if_any
 from deepseg.inference import memory

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deepseg.config.loading import load
-from deepseg.config.training import TrainConfig
+from deepseg.config.training import Precision, TrainConfig
 from deepseg.data.stream import Stream
 from deepseg.sessions.cases import CheckedCases, training_and_held_out
 from deepseg.sessions.devices import chosen_device
@@ -28,6 +28,7 @@ def train(
     reset_optimizer: bool = False,
     from_scratch: bool = False,
     seed: int | None = None,
+    precision: Precision | None = None,
     device: str = "auto",
     quiet: bool = False,
 ) -> Path:
@@ -40,6 +41,7 @@ def train(
             everything else anew.
         from_scratch: Take only the architecture of the model, in a session ``<name>-scratch``.
         seed: Instead of the one in the train file, in a session ``<name>-seed<seed>``.
+        precision: Of the arithmetic; wins over the one in the train file.
         device: ``cpu``, ``cuda``, ``cudaN`` or ``auto``.
         quiet: Say warnings and errors only.
 
@@ -52,6 +54,8 @@ def train(
     config_file = Path(config_file)
     loaded = load(TrainConfig, config_file)
     config = varied(loaded.config, from_scratch=from_scratch, seed=seed)
+    if precision is not None:
+        config = config.model_copy(update={"precision": precision})
     computer = chosen_device(device)
     with session_of_ranks(config.folder, config_file=config_file, quiet=quiet, device=computer) as (
         folder,

@@ -49,6 +49,7 @@ from deepseg.training.schedule import learning_rate, momentum, warm_up
 from deepseg.training.trainer import Outcome, Tally, train_on, validate_on
 
 SLOWER = 0.5  # times the learning rates, after a loss or weights that were not finite
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class TrainingRun:
@@ -204,7 +205,7 @@ class TrainingRun:
             stream.subepoch(), self.network, self.optimizer, self.config.loss,
             epoch=epoch, epochs=self.config.epochs, tally=self.tally, on_step=on_step,
             anchors=self.anchors, steps=self.config.steps, on_update=self._follow,
-            ranks=self.ranks,
+            ranks=self.ranks, dtype=PRECISIONS[self.config.precision],
         )  # fmt: skip
 
     def _standing(self) -> dict[str, Any]:

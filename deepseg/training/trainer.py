@@ -19,6 +19,7 @@ from deepseg.model.network import Network
 from deepseg.training.distributed import ALONE, Ranks
 from deepseg.training.groups import weight_type
 from deepseg.training.loss import class_weights, loss
+from deepseg.training.memory import keep_freed_memory
 from deepseg.training.optimization import Optimizer
 
 NO_ANCHORS: Mapping[str, Tensor] = MappingProxyType({})
@@ -124,6 +125,7 @@ def train_on(
     steps: Steps = ONE_EACH,
     on_update: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """One optimiser step for every batch, or for as many as are accumulated; the rest is one too.
 
@@ -143,12 +145,14 @@ def train_on(
         steps: How gradients become steps.
         on_update: Called whenever the weights have moved.
         ranks: Those that have the other parts of the batches.
+        dtype: Of the feature maps.
 
     Raises:
         NumericalFailure: ``loss-not-finite``, or ``weights-not-finite`` if steps left such weights,
             statistics or sums of the optimiser; with the cases of the batch.
     """
     network.train()
+    keep_freed_memory()
     device = next(network.parameters()).device
     kernels, anchored = _penalised(network, anchors)
     waiting = 0  # batches whose gradients are not used yet
@@ -160,7 +164,7 @@ def train_on(
             batch.labels, tally.classes, settings.class_weights,
             epoch=epoch, epochs=epochs, ranks=ranks,
         )  # fmt: skip
-        logits = network(batch.inputs)
+        logits = network([x.to(dtype) for x in batch.inputs])
         result = loss(
             logits, batch.labels, kernels, settings, weights, anchored=anchored, ranks=ranks
         )

@@ -38,12 +38,11 @@ def plain_pathway(pathway, x):
 
 
 def plain_layer(layer, x):
-    if layer.norm is None:
-        x = x + layer.input_bias.view(-1, 1, 1, 1)
-    else:
-        x = plain_norm(layer.norm, x)
-    x = F.prelu(x, layer.activation.weight) if isinstance(layer.activation, PRelu) else (
-        layer.activation(x)
+    x = x + layer.input_bias.view(-1, 1, 1, 1) if layer.norm is None else plain_norm(layer.norm, x)
+    x = (
+        F.prelu(x, layer.activation.weight)
+        if isinstance(layer.activation, PRelu)
+        else (layer.activation(x))
     )
     x = padded(x * (1 - layer.plan.dropout), layer.plan.kernel, layer.plan.padding)
     if not isinstance(layer.conv, LowRankConvolution):
@@ -124,7 +123,9 @@ def compare(network, **tolerance):
     found = step(network, quick, inputs)
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
-        torch.testing.assert_close(tensor, expected[name], msg=lambda m, n=name: f"{n}: {m}", **tolerance)
+        torch.testing.assert_close(
+            tensor, expected[name], msg=lambda m, n=name: f"{n}: {m}", **tolerance
+        )
 
 
 FC = {"feature_maps": [11, 6], "residuals": [2]}
@@ -151,10 +152,7 @@ FC = {"feature_maps": [11, 6], "residuals": [2]}
             id="padding beside context",
         ),
         pytest.param({"fc": {**FC, "dropout": [0.25, 0.5, 0.5]}}, id="scaling of dropout"),
-        *[
-            pytest.param({"activation": one}, id=one)
-            for one in ("linear", "relu", "elu", "selu")
-        ],
+        *[pytest.param({"activation": one}, id=one) for one in ("linear", "relu", "elu", "selu")],
         pytest.param({"batch_norm": "none"}, id="biases"),
         pytest.param({"batch_norm": {"statistics": "window", "length": 3}}, id="window"),
     ],
