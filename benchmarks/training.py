@@ -296,7 +296,7 @@ def _lines(
 ) -> Iterator[str]:
     yield (
         f"{os.cpu_count()} cores, {given.threads} of them used, torch {torch.__version__}; "
-        f"segments of 37, batches of 10, {len(cases)} cases; medians of {given.steps - 1} steps in turns."
+        f"segments of 37, batches of 10, {len(cases)} cases; medians of {given.steps - 1} steps."
     )
     yield ""
     yield "| | s per step | times the port | core s | times the port | peak MB |"
