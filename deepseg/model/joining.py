@@ -29,12 +29,14 @@ Groups = tuple[list[Group], list[Group], list[Group]]
 
 
 def can_join(layer: Layer) -> bool:
-    """Whether the first FC layer treats all copies of a voxel alike: dropout does not.
+    """Whether coarse maps can be joined in front of the first FC layer, and gain time by it.
 
-    Nor can statistics of which other processes have a part count a voxel several times.
+    Dropout treats copies of a voxel differently. Where other processes have parts of the batch,
+    voxels count once. On a GPU, many small convolutions take longer than a large one.
     """
-    asks_others = isinstance(layer.norm, Norm) and layer.norm.asks_others
-    return isinstance(layer.conv, Convolution) and not layer.drops_now and not asks_others
+    has_part = isinstance(layer.norm, Norm) and layer.norm.of_whole is not None
+    on_cpu = next(layer.parameters()).device.type == "cpu"
+    return isinstance(layer.conv, Convolution) and not layer.drops_now and not has_part and on_cpu
 
 
 class Joined:
@@ -91,7 +93,7 @@ class Joined:
             zeros = [
                 part.new_zeros(part.shape[1], dtype=layer.input_bias.dtype) for part in self.parts
             ]
-            return [Statistics(zero, zero + 1, 0.0, are_of_batch=False) for zero in zeros]
+            return [Statistics(zero, zero + 1, 0.0) for zero in zeros]
         if not norm.uses_batch:
             ends = [0]
             for part in self.parts:
@@ -103,10 +105,9 @@ class Joined:
             else _weighted(part, copies(self.size, factor, part), norm.settings.epsilon)
             for part, factor in zip(self.parts, self.factors, strict=True)
         ]
-        norm.gather(
-            torch.cat([one.mean for one in found]).detach(),
-            torch.cat([one.variance for one in found]).detach(),
-        )
+        mean = torch.cat([one.mean for one in found]).detach()
+        variance = torch.cat([one.variance for one in found]).detach()
+        norm.gather(Statistics(mean, variance, norm.settings.epsilon))
         return found
 
 
@@ -151,7 +152,7 @@ def _weighted(x: Tensor, weights: Tensor, epsilon: float) -> Statistics:
     mean = (x * weights).sum((0, 2, 3, 4)) / count
     centred = x - mean.view(-1, 1, 1, 1)
     variance = (centred.square() * weights).sum((0, 2, 3, 4)) / count
-    return Statistics(mean, variance, epsilon, are_of_batch=True)
+    return Statistics(mean, variance, epsilon, int(count))
 
 
 def _activated(x: Tensor, layer: Layer, found: Statistics, maps: slice) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +17,9 @@ from deepseg.config.model import Activation, BatchNorm, FanIn, ModelConfig, Padd
 from deepseg.geometry.boxes import Int3, volume
 from deepseg.model.convolution import LAST, Convolution, convolved
 from deepseg.model.layout import LayerPlan
-from deepseg.model.preactivation import Statistics, kept_by_dropout, preactivated
+from deepseg.model.preactivation import Statistics, batch_statistics, kept_by_dropout, preactivated
 
 PRELU_START = 0.01  # DeepMedic's; torch starts at 0.25
-
-Normalise: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
 
 
 class Norm(nn.Module):
@@ -34,8 +31,8 @@ class Norm(nn.Module):
 
     Attributes:
         is_frozen: Whether the statistics gathered before are used in training too.
-        across: Normalises ``x`` with weight, bias and epsilon in training, where ``x`` is only a
-            part of the batch; gives the mean and biased variance of the whole batch as well.
+        of_whole: Makes statistics of a part of the batch those of the whole; None where maps are
+            all there is.
     """
 
     weight: nn.Parameter
@@ -50,7 +47,7 @@ class Norm(nn.Module):
         super().__init__()
         self.settings = settings
         self.is_frozen = False
-        self.across: Normalise | None = None
+        self.of_whole: Callable[[Statistics], Statistics] | None = None
         self.weight = nn.Parameter(torch.ones(maps))
         self.bias = nn.Parameter(torch.zeros(maps))
         self.register_buffer("running_mean", torch.zeros(maps))
@@ -67,17 +64,17 @@ class Norm(nn.Module):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=epsilon
             )
-        if self.across is not None:
-            y, mean, variance = self.across(x, self.weight, self.bias, epsilon)
-            self.gather(mean, variance)
-            return y
+        if x.device.type == "cpu" or self.of_whole is not None:
+            found = self.statistics(x)
+            self.gather(found)
+            return preactivated(x, found, self.weight, self.bias, torch.ones_like(self.bias))
         # With momentum 1, torch leaves the batch's own mean and unbiased variance here.
         mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
         y = F.batch_norm(
             x, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=epsilon
         )
         count = x.numel() // x.shape[1]
-        self.gather(mean, variance * ((count - 1) / count))
+        self.gather(Statistics(mean, variance * ((count - 1) / count), epsilon))
         return y
 
     @property
@@ -85,36 +82,27 @@ class Norm(nn.Module):
         """Whether it normalises with the statistics of the batch."""
         return self.training and not self.is_frozen
 
-    @property
-    def asks_others(self) -> bool:
-        """Whether it normalises with statistics of which ``x`` is only a part."""
-        return self.uses_batch and self.across is not None
-
     def statistics(self, x: Tensor) -> Statistics:
         """With which ``x`` is normalised now; those of a batch are not gathered here."""
         if not self.uses_batch:
             return self.gathered(slice(None))
-        # The running averages that torch would move make it compute in their type.
-        unused = torch.zeros_like(self.running_mean)
-        mean, variance = torch.batch_norm_update_stats(x.detach(), unused, unused, 1.0)
-        return Statistics(mean, variance, self.settings.epsilon, are_of_batch=True)
+        found = batch_statistics(x.detach(), self.settings.epsilon)
+        return found if self.of_whole is None else self.of_whole(found)
 
     def gathered(self, maps: slice) -> Statistics:
         """What was gathered for inference, of some of the maps."""
-        return Statistics(
-            self.running_mean[maps], self.running_var[maps], self.settings.epsilon, False
-        )
+        return Statistics(self.running_mean[maps], self.running_var[maps], self.settings.epsilon)
 
     @torch.no_grad()
-    def gather(self, mean: Tensor, variance: Tensor) -> None:
-        """Take in mean and biased variance of a batch."""
+    def gather(self, found: Statistics) -> None:
+        """Take in the statistics of a batch."""
         if self.settings.statistics == "exponential":
-            self.running_mean.lerp_(mean, self.settings.momentum)
-            self.running_var.lerp_(variance, self.settings.momentum)
+            self.running_mean.lerp_(found.mean, self.settings.momentum)
+            self.running_var.lerp_(found.variance, self.settings.momentum)
             return
         row = self.steps % self.settings.length
-        self.window_mean[row] = mean
-        self.window_var[row] = variance
+        self.window_mean[row] = found.mean
+        self.window_var[row] = found.variance
         self.steps += 1
         self.running_mean.copy_(self.window_mean.mean(0))
         self.running_var.copy_(self.window_var.mean(0))
@@ -263,18 +251,17 @@ class Layer(nn.Module):
             found = self.norm.statistics(x)
             weight: Tensor = self.norm.weight
             bias: Tensor = self.norm.bias
-            if found.are_of_batch:
-                self.norm.gather(found.mean, found.variance)
+            if self.norm.uses_batch:
+                self.norm.gather(found)
         else:
             bias = self.input_bias
             weight = torch.ones_like(bias)
-            found = Statistics(torch.zeros_like(bias), weight, 0.0, are_of_batch=False)
+            found = Statistics(torch.zeros_like(bias), weight, 0.0)
         return self._scaled(preactivated(x, found, weight, bias, self.slopes, kept))
 
     def activates_quickly(self, x: Tensor) -> bool:
         """Whether norm, activation and dropout of ``x`` are one step."""
-        is_alone = not (isinstance(self.norm, Norm) and self.norm.asks_others)
-        return is_alone and isinstance(self.activation, PRelu) and x.device.type == "cpu"
+        return isinstance(self.activation, PRelu) and x.device.type == "cpu"
 
     @property
     def slopes(self) -> Tensor:

@@ -7,17 +7,26 @@ again from the input. Where the statistics come from is not known here, nor is p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PIECE = 1 << 16  # numbers that one core works on at a time: some of them fit into 2 MB of cache
+from deepseg.model.cores import on_every_core
+
+Result = TypeVar("Result")
+
+PIECE = 1 << 18  # numbers that one core works on at a time: a few of them fit into its cache
 LONGEST_ROW = 64  # voxels
+VOXELS = 1 << 11  # whose sums in float32 are exact enough
 LEVELS = 1 << 16  # of a random number of 16 bits
+
+
+def _alone(x: Tensor) -> Tensor:
+    return x
 
 
 @dataclass(frozen=True)
@@ -25,14 +34,45 @@ class Statistics:
     """Mean and biased variance ``(C,)`` of feature maps.
 
     Attributes:
-        are_of_batch: They were computed from the maps that they normalise, so that gradients also
-            flow through them.
+        epsilon: Added to the variance.
+        voxels: Of the batch from which they were computed, so that they move with it; 0 if they
+            stay as they are.
+        counts: Whether the maps that they normalise are among those.
+        summed: Adds up what all processes have that hold a part of the batch.
     """
 
     mean: Tensor
     variance: Tensor
     epsilon: float
-    are_of_batch: bool
+    voxels: int = 0
+    counts: bool = True
+    summed: Callable[[Tensor], Tensor] = _alone
+
+
+def batch_statistics(x: Tensor, epsilon: float) -> Statistics:
+    """Mean and biased variance of ``x`` ``(N, C, X, Y, Z)``, exact to float32's last digits.
+
+    torch's own sums over all voxels of channels-last maps lose three digits. So they are taken over
+    pieces, whose statistics are put together in float64 (doi:10.1080/00031305.1983.10483115).
+    """
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    voxels = x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])
+    pieces = torch.split(voxels, VOXELS)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    # The running averages that torch would move make it compute in their type.
+    unused = torch.zeros(x.shape[1], dtype=dtype, device=x.device)
+
+    def of(piece: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.batch_norm_update_stats(piece, unused, unused, 0.0)
+
+    found = on_every_core(of, pieces)
+    means = torch.stack([mean for mean, _ in found]).double()
+    variances = torch.stack([variance for _, variance in found]).double()
+    counts = torch.tensor([[len(piece)] for piece in pieces], dtype=torch.float64)
+    shares = (counts / counts.sum()).to(x.device)
+    mean = (shares * means).sum(0)
+    variance = (shares * (variances + (means - mean).square())).sum(0)
+    return Statistics(mean.to(dtype), variance.to(dtype), epsilon, len(voxels))
 
 
 def preactivated(
@@ -81,6 +121,8 @@ class _Rows:
         self.count = voxels // self.together
         self.dtype = torch.promote_types(x.dtype, torch.float32)
         self._length = self.together * self.maps
+        self._step = max(1, PIECE // self._length)
+        self._ones = torch.ones(self._step, dtype=self.dtype)
 
     def of(self, x: Tensor) -> Tensor:
         """``(rows, row length)``, a view of channels-last maps."""
@@ -90,23 +132,18 @@ class _Rows:
         """``(row length,)``: the values ``(C,)`` of every voxel in a row."""
         return values.to(self.dtype).repeat(self.together)
 
-    def sum(self, rows: Tensor, ones: Tensor) -> Tensor:
-        """``(row length,)``: sum over some rows; ``ones`` is a vector of 1 that is long enough."""
-        return torch.mv(rows.t(), ones[: len(rows)])
+    def sum(self, rows: Tensor) -> Tensor:
+        """``(row length,)``: sum over some rows, by the quickest routine that torch has."""
+        return torch.mv(rows.t(), self._ones[: len(rows)])
 
     def by_map(self, row: Tensor) -> Tensor:
         """``(C,)``: sum of a row over its voxels."""
         return row.view(self.together, self.maps).sum(0)
 
-    @property
-    def step(self) -> int:
-        """Rows of a piece."""
-        return max(1, PIECE * torch.get_num_threads() // self._length)
-
-    def pieces(self) -> Iterator[slice]:
-        """The rows, a few at a time."""
-        for begin in range(0, self.count, self.step):
-            yield slice(begin, begin + self.step)
+    def over_pieces(self, work: Callable[[slice], Result]) -> list[Result]:
+        """What ``work`` makes of the rows, a few at a time."""
+        begins = range(0, self.count, self._step)
+        return on_every_core(work, [slice(begin, begin + self._step) for begin in begins])
 
 
 class _PreActivation(torch.autograd.Function):
@@ -126,12 +163,16 @@ class _PreActivation(torch.autograd.Function):
         shift, slopes = rows.each(bias), rows.each(slope)
         y = torch.empty_like(x)
         source, target = rows.of(x), rows.of(y)
-        for piece in rows.pieces():
+        left = None if kept is None else rows.of(kept)
+
+        def activate(piece: slice) -> None:
             z = torch.addcmul(shift, source[piece] - mean, scale)
             z = F.prelu(z, slopes)
-            if kept is not None:
-                z *= rows.of(kept)[piece].to(rows.dtype)
+            if left is not None:
+                z *= left[piece].to(rows.dtype)
             target[piece] = z
+
+        rows.over_pieces(activate)
         ctx.statistics, ctx.deviation = statistics, deviation
         ctx.save_for_backward(x, weight, bias, slope, kept)
         return y
@@ -143,23 +184,25 @@ class _PreActivation(torch.autograd.Function):
         rows = _Rows(x)
         mean, scale = rows.each(ctx.statistics.mean), rows.each(weight / ctx.deviation)
         biases, slopes = rows.each(bias), rows.each(slope)
-        ones = torch.ones(rows.step, dtype=rows.dtype)
-        sums = torch.zeros(3, len(mean), dtype=rows.dtype)
         source, given = rows.of(x), rows.of(gradient)
         found = torch.empty_like(x)  # of the normalised maps at first, then of x
         target = rows.of(found)
-        for piece in rows.pieces():
+        left = None if kept is None else rows.of(kept)
+
+        def go_back(piece: slice) -> Tensor:
             g = given[piece].to(rows.dtype)
-            if kept is not None:
-                g = g * rows.of(kept)[piece].to(rows.dtype)
+            if left is not None:
+                g = g * left[piece].to(rows.dtype)
             centred = source[piece] - mean
             z = torch.addcmul(biases, centred, scale)
             positive = torch.ops.aten.threshold_backward(g, z, 0)
-            sums[2] += rows.sum(z.clamp_(max=0).mul_(g), ones)
+            of_slope = rows.sum(z.clamp_(max=0).mul_(g))
             positive.lerp_(g, slopes)
-            sums[0] += rows.sum(positive, ones)
-            sums[1] += rows.sum(centred.mul_(positive), ones)
+            of_bias = rows.sum(positive)
             target[piece] = positive
+            return torch.stack([of_bias, rows.sum(centred.mul_(positive)), of_slope])
+
+        sums = torch.stack(rows.over_pieces(go_back)).sum(0)
         of_bias, of_centred, of_slope = (rows.by_map(row) for row in sums)
         of_weight = of_centred / ctx.deviation
         if ctx.needs_input_grad[0]:
@@ -187,16 +230,23 @@ def _finish(
 
     Statistics of the batch move with it, by means over all its voxels.
     """
+    found: Statistics = ctx.statistics
     scale = weight / ctx.deviation
     each = rows.each(scale)
-    if not ctx.statistics.are_of_batch:
-        for piece in rows.pieces():
+    if found.voxels > 0:
+        of_bias, of_weight = found.summed(torch.stack([of_bias, of_weight])) / found.voxels
+    if found.voxels == 0 or not found.counts:
+
+        def stretch(piece: slice) -> None:
             target[piece] = target[piece] * each
+
+        rows.over_pieces(stretch)
         return
-    voxels = rows.count * rows.together
-    linear = -scale * of_weight / ctx.deviation / voxels
-    mean, linear = rows.each(ctx.statistics.mean), rows.each(linear)
-    constant = rows.each(-scale * of_bias / voxels)
-    for piece in rows.pieces():
+    mean, linear = rows.each(found.mean), rows.each(-scale * of_weight / ctx.deviation)
+    constant = rows.each(-scale * of_bias)
+
+    def follow(piece: slice) -> None:
         offset = torch.addcmul(constant, source[piece] - mean, linear)
         target[piece] = offset.addcmul_(target[piece].to(rows.dtype), each)
+
+    rows.over_pieces(follow)

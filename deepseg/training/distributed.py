@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional as F
 
 from deepseg.model.layers import Norm
 from deepseg.model.network import Network
+from deepseg.model.preactivation import Statistics
 
 Item = TypeVar("Item")
 
@@ -101,21 +101,18 @@ class Ranks:
         """Go on when all ranks have come here."""
         self.totals([1])
 
-    def normalised(
-        self, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Batch normalisation of a part of the batch by the statistics of the whole.
-
-        Args:
-            x: ``(N, C, X, Y, Z)``.
-            weight: ``(C,)``.
-            bias: ``(C,)``.
-            epsilon: Added to the variance.
-
-        Returns:
-            The normalised part; mean and biased variance of the whole, ``(C,)``.
-        """
-        return _normalise(x, weight, bias, epsilon, self)
+    def of_whole(self, found: Statistics) -> Statistics:
+        """What the statistics of this rank's part of a batch are for the whole."""
+        maps = len(found.mean)
+        every = found.mean.new_zeros(self.count, 2 * maps + 1)
+        voxels = found.mean.new_tensor([found.voxels * self.has_part])
+        every[self.rank] = torch.cat([found.mean, found.variance, voxels])
+        means, variances, counts = torch.split(_added(every), [maps, maps, 1], 1)
+        shares = counts / counts.sum()
+        mean = (shares * means).sum(0)
+        variance = (shares * (variances + (means - mean).square())).sum(0)
+        total = int(counts.sum())
+        return Statistics(mean, variance, found.epsilon, total, self.has_part, _added)
 
 
 ALONE = Ranks()
@@ -127,7 +124,7 @@ def normalise_together(network: Network, ranks: Ranks) -> None:
         return
     for layer in network.layers():
         if isinstance(layer.norm, Norm):
-            layer.norm.across = ranks.normalised
+            layer.norm.of_whole = ranks.of_whole
 
 
 class _Sum(torch.autograd.Function):
@@ -140,53 +137,7 @@ class _Sum(torch.autograd.Function):
         return _added(gradient.clone())
 
 
-class _Normalise(torch.autograd.Function):
-    """As torch's SyncBatchNorm, which is for GPUs only, with torch's own sums over a part."""
-
-    @staticmethod
-    def forward(
-        context: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, ranks: Ranks
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        maps = x.shape[1]
-        unused = weight.new_zeros(2, maps)
-        mean, variance = torch.batch_norm_update_stats(x, unused[0], unused[1], 1.0)
-        every = mean.new_zeros(ranks.count, 2 * maps + 1)
-        voxels = x.numel() // maps * ranks.has_part
-        every[ranks.rank] = torch.cat([mean, variance, mean.new_tensor([voxels])])
-        means, variances, counts = torch.split(_added(every), [maps, maps, 1], 1)
-        shares = counts / counts.sum()
-        mean = (shares * means).sum(0)
-        variance = (shares * (variances + (means - mean).square())).sum(0)
-        context.save_for_backward(x, weight, mean, variance, counts.sum())
-        context.epsilon, context.has_part = epsilon, ranks.has_part
-        context.mark_non_differentiable(mean, variance)
-        return F.batch_norm(x, mean, variance, weight, bias, eps=epsilon), mean, variance
-
-    @staticmethod
-    def backward(
-        context: Any, gradient: Tensor, _mean: Tensor, _variance: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        x, weight, mean, variance, voxels = context.saved_tensors
-        # As if the statistics were constants ...
-        by_x, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, mean, variance, None, None, False, context.epsilon, [True] * 3
-        )
-        slope, shift = (_added(torch.cat([by_weight, by_bias])) / voxels).chunk(2)
-        if context.has_part:  # ... and how they change; a stand-in has not entered them
-            root = (variance + context.epsilon).rsqrt()
-            by_x.addcmul_(x, _maps(-weight * root * root * slope))
-            by_x.add_(_maps(weight * root * (mean * root * slope - shift)))
-        return by_x, by_weight, by_bias, None, None
-
-
 _sum: Callable[[Tensor], Tensor] = _Sum.apply
-_normalise: Callable[[Tensor, Tensor, Tensor, float, Ranks], tuple[Tensor, Tensor, Tensor]] = (
-    _Normalise.apply
-)
-
-
-def _maps(x: Tensor) -> Tensor:
-    return x.view(-1, 1, 1, 1)
 
 
 def _added(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from deepseg.config.model import ModelConfig
 from deepseg.geometry.boxes import Box
 from deepseg.model.layers import LowRankConvolution, Norm, PRelu, cropped, padded
 from deepseg.model.network import Network, repeated
+from deepseg.model.preactivation import Statistics
 
 
 def plain_logits(network, inputs):
@@ -61,7 +62,7 @@ def plain_norm(norm: Norm, x):
     mean, variance = norm.running_mean, norm.running_var
     if norm.training and not norm.is_frozen:
         mean, variance = x.mean((0, 2, 3, 4)), x.var((0, 2, 3, 4), correction=0)
-        norm.gather(mean.detach(), variance.detach())
+        norm.gather(Statistics(mean.detach(), variance.detach(), norm.settings.epsilon))
     own = lambda one: one.view(-1, 1, 1, 1)  # noqa: E731
     y = (x - own(mean)) / torch.sqrt(own(variance) + norm.settings.epsilon)
     return y * own(norm.weight) + own(norm.bias)

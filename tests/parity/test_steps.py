@@ -51,9 +51,6 @@ class Run:
         model = load(ModelConfig, cfg.with_name("model.cfg")).config
         self.network = Network(model, rng=torch.Generator())
         self.network.load_state_dict(self.wanted("init"))
-        # Adam makes whole steps of the rounding errors of float32; see `_judge_adam`.
-        self.dtype = torch.float64 if isinstance(self.config.optimiser, Adam) else torch.float32
-        self.network.to(self.dtype)
         freeze(self.network, self.config.freeze)
         self.optimizer = Optimizer(trainable(self.network), self.config.optimiser)
         # DeepMedic's cost counts the kernels of frozen layers too.
@@ -71,7 +68,7 @@ class Run:
         names = [f"{moment}|x"] + [
             f"{moment}|x_sub_{number}" for number in range(len(self.network.layout.pathways) - 1)
         ]
-        return [torch.from_numpy(self.values[name]).to(self.dtype) for name in names]
+        return [torch.from_numpy(self.values[name]) for name in names]
 
     def step(self, number: int) -> float:
         """The cost before the step."""
@@ -124,8 +121,8 @@ def _judge_adam(off: dict[str, np.ndarray], learning_rate: float) -> None:
     """Nearly all weights within the tolerance, the others off by a small part of a step.
 
     Adam divides a gradient by its own size, so that rounding errors of gradients that are exactly 0
-    (a bias in front of batch normalisation) become steps. Ours are computed in float64: what
-    differs is DeepMedic's float32.
+    (a bias in front of batch normalisation) become steps. Computed in float64, our weights are as
+    far from DeepMedic's: what differs is its float32.
     """
     every = np.concatenate([one.ravel() for one in off.values()])
     assert np.mean(every > 1) < 0.03

@@ -42,7 +42,7 @@ FROZEN = Freeze(layers=("normal.1", "sub1.*"))
 
 def network(**changes):
     config = ModelConfig.model_validate({**CONFIG, **changes})
-    return Network(config, rng=torch.Generator().manual_seed(1))
+    return Network(config, rng=torch.Generator().manual_seed(1)).double()
 
 
 def batches(net):
@@ -51,8 +51,8 @@ def batches(net):
     made = []
     for size in SIZES:
         bright = torch.linspace(3, -1, size).view(-1, 1, 1, 1, 1)
-        image = torch.randn(size, 1, 13, 15, 17, generator=rng) + bright
-        coarse = torch.randn(size, 1, 7, 8, 9, generator=rng) * bright
+        image = (torch.randn(size, 1, 13, 15, 17, generator=rng) + bright).double()
+        coarse = (torch.randn(size, 1, 7, 8, 9, generator=rng) * bright).double()
         shape = net([image, coarse]).shape[2:] if made == [] else made[0].labels.shape[1:]
         labels = torch.randint(-1, 3, (size, *shape), generator=rng)
         made.append(Batch((image, coarse), labels, tuple(f"case{n}" for n in range(size))))
@@ -80,6 +80,7 @@ def learnt(net, ranks, loss, steps, freeze_as=None):
     train_on(
         own, net, Optimizer(trainable(net), rule), settings, epoch=0, epochs=4, tally=tally,
         on_step=values.append, steps=Steps.model_validate(steps), ranks=ranks,
+        dtype=torch.float64,
     )  # fmt: skip
     judged = validate_on(own, net, settings, ranks=ranks)
     return dict(net.state_dict()), values, tally.outcome(), judged
@@ -131,7 +132,7 @@ def test_two_ranks_make_the_steps_of_one_with_the_whole_batch(two, alone, how):
     weights, values, training, judged = alone[how]
     found, others, trained, validated = two[0]["learnt"][how]
     for name, weight in weights.items():
-        torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=2e-6, msg=name)
+        torch.testing.assert_close(found[name], weight, rtol=1e-6, atol=1e-8, msg=name)
     assert others == pytest.approx(values, rel=1e-5)
     assert trained.confusion == training.confusion
     assert validated.confusion == judged.confusion
@@ -167,4 +168,4 @@ def test_alone_nothing_is_added():
     assert ALONE.together(["a"]) == ["a"]
     net = network()
     normalise_together(net, ALONE)
-    assert all(getattr(layer.norm, "across", None) is None for layer in net.layers())
+    assert all(getattr(layer.norm, "of_whole", None) is None for layer in net.layers())
