@@ -5,7 +5,7 @@ For small maps and for kernels of one voxel, torch's own choice is one that is t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,17 +16,32 @@ LAST = torch.channels_last_3d
 FAST_TYPES = (torch.float32, torch.bfloat16)
 
 
+def arranged(x: Tensor) -> Tensor:
+    """``x`` voxel by voxel, but for float32 on a GPU, whose routines want map by map."""
+    if x.device.type != "cpu" and x.dtype == torch.float32:
+        return x.contiguous()
+    return x.contiguous(memory_format=LAST)
+
+
 def convolved(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``(N, C, X, Y, Z)`` to ``(N, F, X', Y', Z')``, both channels last."""
+    """``(N, C, X, Y, Z)`` to ``(N, F, X', Y', Z')``; ``x`` is arranged."""
+    if x.device.type != "cpu":
+        return F.conv3d(x, kernel, bias)
     if kernel.shape[2:] == (1, 1, 1):
         if bias is None:
             apply: Callable[..., Tensor] = _Pointwise.apply
             return apply(x, kernel)
         voxels = x.permute(0, 2, 3, 4, 1)
         return F.linear(voxels, kernel.flatten(1), bias).permute(0, 4, 1, 2, 3)
-    if x.device.type == "cpu" and x.dtype in FAST_TYPES and torch._C._has_mkldnn:
+    if x.dtype in FAST_TYPES and torch._C._has_mkldnn:
         return torch.mkldnn_convolution(x, kernel, bias, (0, 0, 0), (1, 1, 1), (1, 1, 1), 1)
     return F.conv3d(x, kernel, bias)
+
+
+def zero_maps(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Maps ``(N, C, X, Y, Z)`` of zeros that lie voxel by voxel."""
+    empty = torch.empty(list(shape), dtype=dtype, device=device, memory_format=LAST)
+    return empty.zero_()
 
 
 class _Pointwise(torch.autograd.Function):
@@ -65,4 +80,4 @@ class Convolution(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, X, Y, Z)`` to ``(N, F, X', Y', Z')``."""
-        return convolved(x.contiguous(memory_format=LAST), self.weight.to(x.dtype))
+        return convolved(arranged(x), self.weight.to(x.dtype))

@@ -19,7 +19,7 @@ from torch import Tensor
 from deepseg.geometry.boxes import Int3, per_axis
 from deepseg.geometry.context import coarse_size
 from deepseg.geometry.repetition import Border, Group, groups
-from deepseg.model.convolution import LAST, Convolution, convolved
+from deepseg.model.convolution import LAST, Convolution, convolved, zero_maps
 from deepseg.model.layers import Layer, Norm, crop_offset, padded
 from deepseg.model.preactivation import Statistics, preactivated
 from deepseg.model.repetition import add_runs, repeated_sums
@@ -301,6 +301,7 @@ class _AddedRepeated(torch.autograd.Function):
         (a,), (b,), (c,) = where
         own = g[:, first : first + shape[1]]
         x, y, z = (slice(group.coarse.start, group.coarse.stop) for group in (a, b, c))
-        found = own.new_zeros(shape).contiguous(memory_format=LAST)
-        found[:, :, x, y, z] = repeated_sums(own, (a, b, c), factor)
+        found = zero_maps(shape, own.dtype, own.device)
+        is_repeated = factor != (1, 1, 1)
+        found[:, :, x, y, z] = repeated_sums(own, (a, b, c), factor) if is_repeated else own
         return g, found, None, None, None

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from deepseg.config.model import Activation, BatchNorm, FanIn, ModelConfig, Padding
 from deepseg.geometry.boxes import Int3, volume
-from deepseg.model.convolution import LAST, Convolution, convolved
+from deepseg.model.convolution import LAST, Convolution, arranged, convolved
 from deepseg.model.layout import LayerPlan
 from deepseg.model.preactivation import Statistics, batch_statistics, kept_by_dropout, preactivated
 
@@ -117,7 +117,7 @@ class PRelu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Activated ``x``, of the same shape."""
-        return F.prelu(x, self.weight)
+        return F.prelu(x, self.weight.to(x.dtype))
 
 
 def activation(kind: Activation, maps: int) -> nn.Module:
@@ -219,7 +219,7 @@ class Layer(nn.Module):
             # A bias in front of a convolution is one behind it: there, no gradient of x is needed.
             weight = self.conv.weight
             bias = weight.sum((2, 3, 4)) @ self.input_bias
-            return convolved(x.contiguous(memory_format=LAST), weight.to(x.dtype), bias.to(x.dtype))
+            return convolved(arranged(x), weight.to(x.dtype), bias.to(x.dtype))
         x = self.activated(x)
         y: Tensor = self.conv(padded(x, self.plan.kernel, self.plan.padding))
         return y

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deepseg.config.model import ModelConfig
 from deepseg.geometry.boxes import Int3
 from deepseg.geometry.context import Vision
-from deepseg.model.convolution import LAST
+from deepseg.model.convolution import arranged
 from deepseg.model.joining import Joined, can_join, size_of, with_middle
 from deepseg.model.layers import Layer, cropped, initialise
 from deepseg.model.layout import Layout, PathwayLayout, layout
@@ -53,7 +53,7 @@ def through(layers: Iterable[Layer], before: Tensor | Joined, x: Tensor) -> Tens
 
 def with_residual(y: Tensor, earlier: Tensor) -> Tensor:
     """``y`` plus the middle of ``earlier``; missing feature maps count as 0, surplus is cut."""
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and y.device.type == "cpu":
         return with_middle(y, earlier, 0, (1, 1, 1), size_of(earlier))
     maps = min(y.shape[1], earlier.shape[1])
     earlier = cropped(earlier[:, :maps], (y.shape[2], y.shape[3], y.shape[4]))
@@ -109,10 +109,7 @@ class Network(nn.Module):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Logits ``(N, K, X', Y', Z')`` from a tensor ``(N, C, X, Y, Z)`` per parallel pathway."""
         *parallel, fc = self.pathways()
-        outputs = [
-            pathway(x.contiguous(memory_format=LAST))
-            for pathway, x in zip(parallel, inputs, strict=True)
-        ]
+        outputs = [pathway(arranged(x)) for pathway, x in zip(parallel, inputs, strict=True)]
         layers = list(fc.layers())
         if self.training and can_join(layers[0]):
             maps = self._joined_coarsely(outputs, fc)

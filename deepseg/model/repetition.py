@@ -17,7 +17,7 @@ from torch import Tensor
 
 from deepseg.geometry.boxes import Box, Int3
 from deepseg.geometry.repetition import Border, Group, groups
-from deepseg.model.convolution import convolved
+from deepseg.model.convolution import convolved, zero_maps
 
 
 def repeated_sums(y: Tensor, where: Sequence[Group], factor: Int3) -> Tensor:
@@ -28,10 +28,8 @@ def repeated_sums(y: Tensor, where: Sequence[Group], factor: Int3) -> Tensor:
         where: The groups along X, Y and Z whose voxels count.
         factor: How often a coarse voxel is repeated along each axis.
     """
-    found = y.new_zeros(
-        (*y.shape[:2], *(len(group.coarse) for group in where)),
-        dtype=torch.promote_types(y.dtype, torch.float32),
-    ).contiguous(memory_format=torch.channels_last_3d)
+    shape = (*y.shape[:2], *(len(group.coarse) for group in where))
+    found = zero_maps(shape, torch.promote_types(y.dtype, torch.float32), y.device)
     for runs in product(*(group.runs for group in where)):
         place, source = found, y
         for axis, (run, f, group) in enumerate(zip(runs, factor, where, strict=True), start=2):

@@ -175,3 +175,15 @@ def test_frozen_layers_use_their_statistics_and_have_no_gradients():
 
 def test_the_quick_step_is_the_plain_one_in_float32():
     compare(network_of().float(), rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("activation", ["prelu", "relu", "elu"])
+def test_devices_without_quick_routines_take_the_same_step_in_torchs_own(activation, dtype):
+    network = network_of(activation=activation).float().to("meta")
+    inputs = [x.to("meta", dtype) for x in inputs_of(network)]
+    logits = network(inputs)
+    logits.sum().backward()
+    assert logits.shape[:2] == (2, 3)
+    assert logits.dtype == torch.float32
+    assert {p.grad.dtype for p in network.parameters()} == {torch.float32}
