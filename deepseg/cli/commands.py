@@ -58,6 +58,8 @@ def _train_arguments(given: Arguments) -> list[str]:
         arguments += ["-model", str(given.model)]
     if given.seed is not None:
         arguments += ["-seed", str(given.seed)]
+    if given.precision is not None:
+        arguments += ["-precision", given.precision]
     flags = {
         "-resetOptimizer": given.reset_optimizer,
         "-fromScratch": given.from_scratch,

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LAST = torch.channels_last_3d
-FAST_TYPES = (torch.float32, torch.bfloat16)
+
+
+def computes_quickly(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the processor or the GPU has instructions for numbers of this type."""
+    if dtype != torch.bfloat16:
+        return True
+    if device.type == "cpu":
+        return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def arranged(x: Tensor) -> Tensor:
@@ -33,7 +41,8 @@ def convolved(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
             return apply(x, kernel)
         voxels = x.permute(0, 2, 3, 4, 1)
         return F.linear(voxels, kernel.flatten(1), bias).permute(0, 4, 1, 2, 3)
-    if x.dtype in FAST_TYPES and torch._C._has_mkldnn:
+    has_routine = x.dtype in (torch.float32, torch.bfloat16) and torch._C._has_mkldnn
+    if has_routine and computes_quickly(x.dtype, x.device):
         return torch.mkldnn_convolution(x, kernel, bias, (0, 0, 0), (1, 1, 1), (1, 1, 1), 1)
     return F.conv3d(x, kernel, bias)
 

@@ -1,4 +1,4 @@
-"""Where a session computes."""
+"""Where a session computes, and with which numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import re
 
 import torch
 
+from deepseg.config.training import Precision
 from deepseg.errors import DeepsegError, Problem
+from deepseg.model.convolution import computes_quickly
+
+PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def chosen_device(name: str) -> torch.device:
@@ -47,3 +51,10 @@ def chosen_device(name: str) -> torch.device:
             )
         )
     return torch.device("cuda", number)
+
+
+def slowness(precision: Precision, device: torch.device) -> list[str]:
+    """A warning, where ``device`` has no instructions for numbers of this ``precision``."""
+    if computes_quickly(PRECISIONS[precision], device):
+        return []
+    return [f"{precision} is slower than float32 here: there are no instructions for it"]

@@ -15,11 +15,13 @@ from deepseg.inference.metrics import FOREGROUND
 from deepseg.report.console import Console
 from deepseg.report.curves import write_curves
 from deepseg.report.events import write_events
+from deepseg.sessions.clock import Clock
 from deepseg.sessions.folder import SessionFolder
 from deepseg.training.optimization import Optimizer
 from deepseg.training.trainer import Outcome
 from deepseg.version import VERSION
 
+WORTH_SAYING = 0.1  # of an epoch, spent waiting
 BEFORE = -1  # the epoch of what is measured before the first one
 
 
@@ -40,7 +42,7 @@ def announce(
 
 def epoch_record(
     epoch: int,
-    seconds: float,
+    clock: Clock,
     optimizer: Optimizer,
     model: ModelConfig,
     training: Outcome,
@@ -50,7 +52,8 @@ def epoch_record(
     """The line of metrics.jsonl for one epoch."""
     record: dict[str, Any] = {
         "epoch": epoch,
-        "seconds": round(seconds, 3),
+        "seconds": round(clock.seconds, 3),
+        "waited": round(clock.waited, 3),
         "learning_rate": optimizer.learning_rate,
         "momentum": optimizer.momentum,
     }
@@ -115,6 +118,9 @@ def _line(record: Mapping[str, Any], epochs: int) -> str:
     parts = [f"epoch {record['epoch'] + 1} of {epochs}", f"loss {record['training']['loss']:.4f}"]
     rates = rates_text(record["learning_rate"], record.get("learning_rates", {}))
     parts += [*_validation_parts(record), rates, f"{record['seconds']:.0f} s"]
+    waited = record.get("waited", 0.0)
+    if waited > WORTH_SAYING * record["seconds"]:
+        parts.append(f"{waited:.0f} s of them waiting for segments")
     return ", ".join(parts) + (" (best so far)" if record.get("best") else "")
 
 

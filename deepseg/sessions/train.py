@@ -9,7 +9,7 @@ from deepseg.config.loading import load
 from deepseg.config.training import Precision, TrainConfig
 from deepseg.data.stream import Stream
 from deepseg.sessions.cases import CheckedCases, training_and_held_out
-from deepseg.sessions.devices import chosen_device
+from deepseg.sessions.devices import chosen_device, slowness
 from deepseg.sessions.judging import best_metric, lower_is_better
 from deepseg.sessions.models import Model
 from deepseg.sessions.ranks import session_of_ranks
@@ -62,7 +62,8 @@ def train(
         ranks,
     ):
         console = folder.console
-        announce(console, f"train {config.name}", loaded.warnings, computer, ranks.count)
+        warnings = [*loaded.warnings, *slowness(config.precision, computer)]
+        announce(console, f"train {config.name}", warnings, computer, ranks.count)
         model = ranks.from_leader(
             lambda: starting_model(
                 folder,

@@ -20,6 +20,8 @@ from deepseg.errors import NumericalFailure
 from deepseg.model.network import Network
 from deepseg.randomness import Purpose, torch_seed
 from deepseg.sessions.anchors import anchors
+from deepseg.sessions.clock import Clock
+from deepseg.sessions.devices import PRECISIONS
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.judging import (
     best_metric,
@@ -49,7 +51,6 @@ from deepseg.training.schedule import learning_rate, momentum, warm_up
 from deepseg.training.trainer import Outcome, Tally, train_on, validate_on
 
 SLOWER = 0.5  # times the learning rates, after a loss or weights that were not finite
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class TrainingRun:
@@ -92,7 +93,7 @@ class TrainingRun:
         self.progress = restored(model.training, config, self.optimizer, folder.console)
         unfinished = {} if model.training is None else model.training.get("unfinished", {})
         self.tally = self._tally(unfinished)
-        self._seconds: float = unfinished.get("seconds", 0.0)  # of the epoch, in earlier processes
+        self._clock = Clock(unfinished)
         self._written = time.monotonic()
         folder.forget_from(BEFORE if self.next_subepoch == 0 else self.progress.epoch)
         self._set_rates()
@@ -129,7 +130,8 @@ class TrainingRun:
 
     def train(self, stream: Stream) -> Outcome:
         """The next epoch, or what is left of it, sub-epoch after sub-epoch."""
-        self._started = time.monotonic()
+        if self.progress.subepoch == 0:
+            self._clock = Clock({})
         self._unfreeze()
         title = f"epoch {self.progress.epoch + 1} of {self.config.epochs}"
         steps = stream.steps * (self.config.subepochs - self.progress.subepoch)
@@ -158,7 +160,7 @@ class TrainingRun:
     ) -> None:
         """End the epoch: write its model, its line and its curves."""
         record = epoch_record(
-            self.progress.epoch, self._seconds_of_epoch(), self.optimizer, self.model.config,
+            self.progress.epoch, self._clock, self.optimizer, self.model.config,
             training, samples, volumes,
         )  # fmt: skip
         metric, watched = best_metric(self.config), stopping_metric(self.config)
@@ -171,7 +173,7 @@ class TrainingRun:
         every = self.config.checkpoints.every
         is_kept = every is not None and reached.epoch % every == 0
         self.progress = replace(reached, end=self._end(reached, record))
-        self.tally, self._seconds = self._tally({}), 0.0
+        self.tally = self._tally({})
         self.folder.keep(
             to_save(self._as_model()),
             {**record, "best": is_best},
@@ -202,7 +204,7 @@ class TrainingRun:
         counters = (epoch, subepoch, *self.ranks.others)
         torch.manual_seed(torch_seed(self.config.seed, Purpose.DROPOUT, *counters))
         train_on(
-            stream.subepoch(), self.network, self.optimizer, self.config.loss,
+            self._clock.timed(stream.subepoch()), self.network, self.optimizer, self.config.loss,
             epoch=epoch, epochs=self.config.epochs, tally=self.tally, on_step=on_step,
             anchors=self.anchors, steps=self.config.steps, on_update=self._follow,
             ranks=self.ranks, dtype=PRECISIONS[self.config.precision],
@@ -243,9 +245,6 @@ class TrainingRun:
         if time.monotonic() - self._written >= self.config.checkpoints.seconds:
             self.folder.keep_running(to_save(self._as_model()))
             self._written = time.monotonic()
-
-    def _seconds_of_epoch(self) -> float:
-        return self._seconds + time.monotonic() - self._started
 
     def _tally(self, unfinished: Mapping[str, Any]) -> Tally:
         """What is counted already of the epoch that begins or goes on."""
@@ -314,8 +313,7 @@ class TrainingRun:
             training["weights"] = dict(self.network.state_dict())
             training["averaged"] = self.average.steps
         if self.progress.subepoch:
-            seconds = self._seconds_of_epoch()
-            training["unfinished"] = {"tally": self.tally.saved(), "seconds": seconds}
+            training["unfinished"] = {"tally": self.tally.saved(), **self._clock.saved()}
         return replace(
             self.model,
             weights=dict(self.judged.state_dict()),
