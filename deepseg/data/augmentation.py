@@ -41,7 +41,7 @@ class Bumps:
     control: NDArray[np.float64]
 
     def at(self, points: Lattice) -> NDArray[np.float64]:
-        """``(*count, 3)``: displacement in voxels at every point of a lattice."""
+        """``(3, *count)``: displacement in voxels at every point of a lattice."""
         x, y, z = (
             _spline_weights((a + s * np.arange(n) - first) / self.step, controls)
             for a, s, n, first, controls in zip(
@@ -49,7 +49,10 @@ class Bumps:
                 strict=True,
             )
         )  # fmt: skip
-        return np.asarray(np.einsum("xi,yj,zk,cijk->xyzc", x, y, z, self.control, optimize=True))
+        planes = y @ (
+            self.control @ z.T
+        )  # (3, I, Y, Z): the weights of each axis, one after another
+        return np.asarray(np.tensordot(x, planes, (1, 1)).swapaxes(0, 1))
 
 
 def _spline_weights(position: NDArray[np.floating[Any]], controls: int) -> NDArray[np.float64]:

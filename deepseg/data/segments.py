@@ -74,21 +74,20 @@ def _doubled_middle(box: Box) -> Int3:
 
 
 def _coordinates(points: Lattice, moved: Motion, middle2: Int3) -> NDArray[np.float64]:
-    """``(*count, 3)``: where the points of a lattice land in the image, in voxels."""
-    middle = np.array(middle2) / 2
-    grid = np.stack(
-        np.meshgrid(
-            *(
-                a + s * np.arange(n) - m
-                for a, s, n, m in zip(points.start, points.step, points.count, middle, strict=True)
-            ),
-            indexing="ij",
-        ),
-        axis=-1,
-    )
+    """``(3, *count)``: where the points of a lattice land in the image, in voxels."""
     matrix = moved.turn.matrix if moved.matrix is None else moved.matrix @ moved.turn.matrix
-    landed = grid @ matrix.T + middle
-    return landed if moved.bumps is None else landed + moved.bumps.at(points)
+    middle = np.array(middle2) / 2
+    x, y, z = (
+        a + s * np.arange(n) - m
+        for a, s, n, m in zip(points.start, points.step, points.count, middle, strict=True)
+    )
+    landed = np.empty((3, *points.count))
+    for axis, (along_x, along_y, along_z) in enumerate(matrix):
+        plane = (middle[axis] + along_x * x)[:, None] + along_y * y
+        np.add(plane[..., None], along_z * z, out=landed[axis])
+    if moved.bumps is not None:
+        landed += moved.bumps.at(points)
+    return landed
 
 
 def _intensities(block: NDArray[np.float32], moved: Motion) -> NDArray[np.float32]:

@@ -3,22 +3,28 @@
 The rule of the border: as far as ``margin`` voxels beyond the image, it is mirrored (the edge is
 not repeated, as numpy's ``reflect``); further out, every channel has its ``outside`` value, the
 mean of the eight corners of the image mirrored that far. Arrays are ``(C, X, Y, Z)``.
+
+Images are read through flat indices, by `numpy.take`: for single voxels of a large image, mapped
+from a file perhaps, nothing is quicker.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from deepseg.geometry.boxes import Int3
 from deepseg.geometry.context import Lattice
 
+AT_ONCE = 16384  # points between voxels: what is computed of them stays in the processor's cache
+
 Margin = tuple[Int3, Int3]
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -97,15 +103,15 @@ def read(
         return np.ascontiguousarray(image[:, x, y, z])
     positions = turned_positions(points, turn, centre2)
     taken = [mirrored(p, n) for p, n in zip(positions, image.shape[1:], strict=True)]
-    block = image[:, taken[0][:, None, None], taken[1][:, None], taken[2]]
+    block = _at(image, _flat(_along_lattice(taken, turn), image.shape[1:]))
     beyond = [
         (p < -low) | (p >= n + high)
         for p, n, low, high in zip(positions, image.shape[1:], *margin, strict=True)
     ]
     if any(b.any() for b in beyond):
-        outside = beyond[0][:, None, None] | beyond[1][:, None] | beyond[2]
-        block[:, outside] = outside_values(image, margin)[:, None]
-    return np.ascontiguousarray(block.transpose(0, *(1 + _order(turn))))
+        out_x, out_y, out_z = _along_lattice(beyond, turn)
+        block[:, out_x | out_y | out_z] = outside_values(image, margin)[:, None]
+    return block
 
 
 def read_labels(
@@ -118,10 +124,11 @@ def read_labels(
     """``points.count``: labels at ``points``, -1 (unknown) beyond the image."""
     positions = turned_positions(points, turn, centre2)
     taken = [p.clip(0, n - 1) for p, n in zip(positions, labels.shape, strict=True)]
-    block = labels[taken[0][:, None, None], taken[1][:, None], taken[2]].astype(np.int16)
+    block = _labels_at(labels, _flat(_along_lattice(taken, turn), labels.shape))
     unknown = [(p < 0) | (p >= n) for p, n in zip(positions, labels.shape, strict=True)]
-    block[unknown[0][:, None, None] | unknown[1][:, None] | unknown[2]] = -1
-    return np.ascontiguousarray(block.transpose(_order(turn)))
+    x, y, z = _along_lattice(unknown, turn)
+    block[x | y | z] = -1
+    return block
 
 
 def turned_positions(points: Lattice, turn: Turn, centre2: Int3) -> list[NDArray[np.int64]]:
@@ -135,9 +142,29 @@ def turned_positions(points: Lattice, turn: Turn, centre2: Int3) -> list[NDArray
     return positions
 
 
-def _order(turn: Turn) -> NDArray[np.int64]:
-    """Transposition from image axes back to lattice axes."""
-    return np.argsort(turn.axes)
+def _along_lattice(per_axis: Sequence[NDArray[Number]], turn: Turn) -> list[NDArray[Number]]:
+    """What belongs to each image axis, in shapes that broadcast to the turned lattice."""
+    shapes = np.where(np.array(turn.axes)[:, None] == np.arange(3), -1, 1)
+    return [one.reshape(shape) for one, shape in zip(per_axis, shapes, strict=True)]
+
+
+def _flat(voxels: Sequence[NDArray[np.number[Any]]], shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Flat indices into an image of ``shape`` from whole numbers along X, Y and Z."""
+    x, y, z = voxels
+    return ((x * shape[1] + y) * shape[2] + z).astype(np.int64, copy=False)
+
+
+def _at(image: NDArray[np.float32], flat: NDArray[np.int64]) -> NDArray[np.float32]:
+    """``(C, *flat.shape)``: the voxels of all channels at flat indices."""
+    block = np.empty((len(image), *flat.shape), np.float32)
+    for channel, found in zip(image, block, strict=True):
+        channel.reshape(-1).take(flat, out=found, mode="clip")  # unbuffered, unlike "raise"
+    return block
+
+
+def _labels_at(labels: NDArray[np.integer], flat: NDArray[np.int64]) -> NDArray[np.int16]:
+    """``flat.shape``: the labels at flat indices."""
+    return np.asarray(labels.reshape(-1).take(flat), dtype=np.int16)
 
 
 def _is_inside(points: Lattice, shape: tuple[int, ...]) -> bool:
@@ -153,30 +180,90 @@ def interpolated(
 
     Args:
         image: ``(C, X, Y, Z)``; only the voxels needed are touched, so it may be a file on disk.
-        coordinates: ``(*count, 3)`` in voxels.
+        coordinates: ``(3, *count)`` in voxels.
         margin: Voxels before and behind the image that are mirrored.
     """
-    shape = np.array(image.shape[1:])
-    scaled = coordinates * (2.0 / np.maximum(shape - 1, 1)) - 1.0
-    grid = torch.from_numpy(np.ascontiguousarray(scaled[..., ::-1], dtype=np.float32))
-    found = F.grid_sample(
-        torch.from_numpy(image)[None], grid[None], mode="bilinear", padding_mode="reflection",
-        align_corners=True,
-    )  # fmt: skip
-    block = found[0].numpy()
-    beyond = ((coordinates < -np.array(margin[0])) | (coordinates > shape - 1 + margin[1])).any(-1)
-    if beyond.any():
+    points = coordinates.reshape(3, -1)
+    channels = [channel.reshape(-1) for channel in np.asarray(image)]
+    block = np.empty((len(image), points.shape[1]), np.float32)
+    for begin in range(0, points.shape[1], AT_ONCE):
+        part = slice(begin, begin + AT_ONCE)
+        _interpolate(channels, image.shape[1:], points[:, part], out=block[:, part])
+    beyond = _beyond(points, image.shape[1:], margin)
+    if beyond is not None:
         block[:, beyond] = outside_values(image, margin)[:, None]
-    return np.asarray(block)
+    return block.reshape(-1, *coordinates.shape[1:])
+
+
+def _interpolate(
+    channels: Sequence[NDArray[np.float32]],
+    shape: tuple[int, ...],
+    points: NDArray[np.float64],
+    *,
+    out: NDArray[np.float32],
+) -> None:
+    """Write into ``out (C, N)`` what flat ``channels`` have at ``points (3, N)``, all mirrored."""
+    folded = [_folded(one, n) for one, n in zip(points, shape, strict=True)]
+    # The last voxel of an axis is met as the upper neighbour of the one before it.
+    lower = [np.minimum(np.floor(a), max(n - 2, 0)) for a, n in zip(folded, shape, strict=True)]
+    weights = [(a - b).astype(np.float32) for a, b in zip(folded, lower, strict=True)]
+    flat, steps = _flat(lower, shape), _steps(shape)
+    for channel, found in zip(channels, out, strict=True):
+        found[:] = _between(channel, flat, weights, steps)
+
+
+def _folded(position: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """The same as `mirrored` for places between voxels: how far the next mirrored voxel 0 is."""
+    if size == 1:
+        return np.zeros_like(position)
+    if position.min() >= 0 and position.max() <= size - 1:
+        return position
+    period = 2.0 * (size - 1)
+    return np.abs(position - period * np.rint(position / period))
+
+
+def _steps(shape: tuple[int, ...]) -> list[int]:
+    """From a flat index to the next voxel along X, Y, Z; 0 where there is only one."""
+    strides = (shape[1] * shape[2], shape[2], 1)
+    return [step if n > 1 else 0 for step, n in zip(strides, shape, strict=True)]
+
+
+def _between(
+    voxels: NDArray[np.float32],
+    flat: NDArray[np.int64],
+    weights: Sequence[NDArray[np.float32]],
+    steps: Sequence[int],
+) -> NDArray[np.float32]:
+    """Linear interpolation from ``flat`` one voxel on, along all axes that are left."""
+    if not steps:
+        return voxels.take(flat)
+    here = _between(voxels, flat, weights[1:], steps[1:])
+    there = _between(voxels[steps[0] :], flat, weights[1:], steps[1:])
+    there -= here
+    there *= weights[0]
+    there += here
+    return there
+
+
+def _beyond(
+    coordinates: NDArray[np.float64], shape: tuple[int, ...], margin: Margin
+) -> NDArray[np.bool_] | None:
+    """``count``: which points lie further out than the margin; None if none does."""
+    found = None
+    for one, n, low, high in zip(coordinates, shape, *margin, strict=True):
+        if one.min() < -low or one.max() > n - 1 + high:
+            out = (one < -low) | (one > n - 1 + high)
+            found = out if found is None else found | out
+    return found
 
 
 def nearest_labels(
     labels: NDArray[np.integer], coordinates: NDArray[np.float64]
 ) -> NDArray[np.int16]:
-    """``count``: the labels nearest to ``coordinates (*count, 3)``, -1 beyond the image."""
-    nearest = np.rint(coordinates).astype(np.int64)
-    shape = np.array(labels.shape)
-    x, y, z = np.moveaxis(nearest.clip(0, shape - 1), -1, 0)
-    block = labels[x, y, z].astype(np.int16)
-    block[((nearest < 0) | (nearest >= shape)).any(-1)] = -1
-    return np.asarray(block)
+    """``count``: the labels nearest to ``coordinates (3, *count)``, -1 beyond the image."""
+    nearest = [np.rint(one) for one in coordinates]
+    taken = [one.clip(0, n - 1) for one, n in zip(nearest, labels.shape, strict=True)]
+    block = _labels_at(labels, _flat(taken, labels.shape))
+    for one, inside in zip(nearest, taken, strict=True):
+        block[one != inside] = -1
+    return block

@@ -1,0 +1,141 @@
+"""Segments cut per second and core, with and without augmentation.
+
+    python benchmarks/sampling.py [--data FOLDER] [--model FILE] [--segments 300] [--rounds 5]
+
+One process, one thread, which does what a sampling worker does: draw, move, cut, join in batches of
+10. Seconds are those of the processor; the settings are measured in turn, and the fastest round of
+each counts, so that what else runs on the machine matters little. FOLDER holds ``train/`` with a
+folder per case, as for `brats2015.py`; the cases are prepared before the clock starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepseg.config.cases import Preparation
+from deepseg.config.loading import load
+from deepseg.config.model import ModelConfig
+from deepseg.config.training import Augmentation, Sampling
+from deepseg.data.cases import Case
+from deepseg.data.preparation import prepared_folder
+from deepseg.data.stream import SegmentRules, SegmentSource, joined
+from deepseg.model.layout import layout
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("DEEPSEG_DATA", ROOT / "../shared/data")) / "brats2015"
+MODEL = ROOT / "configs/model/deepmedic.yaml"
+BATCH = 10
+
+INTENSITY = {"shift": {"mean": 0, "deviation": 0.05}, "scale": {"mean": 1, "deviation": 0.01}}
+REFLECT = (0.5, 0.5, 0.5)
+TURNS = {"xy": (1, 1, 1, 1), "yz": (1, 1, 1, 1), "xz": (1, 1, 1, 1)}
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "none": {},
+    "intensity": {"intensity": INTENSITY},
+    "reflect": {"reflect": REFLECT},
+    "rotate90": {"rotate90": TURNS},
+    "intensity, reflect, rotate90": {
+        "intensity": INTENSITY, "reflect": REFLECT, "rotate90": TURNS,
+    },
+    "affine": {"affine": {"probability": 1}},
+    "elastic": {"elastic": {"probability": 1}},
+    "affine, elastic": {"affine": {"probability": 1}, "elastic": {"probability": 1}},
+    "all of them": {
+        "intensity": INTENSITY, "reflect": REFLECT, "rotate90": TURNS,
+        "affine": {"probability": 1}, "elastic": {"probability": 1},
+    },
+}  # fmt: skip
+
+
+def case_in(folder: Path) -> Case:
+    """The case whose files lie in ``folder``."""
+    return Case(
+        name=folder.name,
+        channels=(
+            folder / "Flair_subtrMeanDivStd.nii.gz", folder / "T1c_subtrMeanDivStd.nii.gz",
+        ),
+        labels=folder / "OTMultiClass.nii.gz",
+        roi=folder / "brainmask.nii.gz",
+        weight_maps=(),
+        label_map=(),
+        trust_arrays=False,
+        where=str(folder),
+    )  # fmt: skip
+
+
+def source(
+    folders: list[Path], config: ModelConfig, augmentation: Mapping[str, Any]
+) -> SegmentSource:
+    """Segments of the default size, equally often around every class."""
+    return SegmentSource(
+        folders,
+        SegmentRules(
+            sampling=Sampling(),
+            classes=config.classes,
+            vision=layout(config).vision(config.context_alignment),
+            size=config.segment_sizes["train"],
+            segments=100_000,
+            cases=len(folders),
+            augmentation=Augmentation.model_validate(augmentation),
+            seed=0,
+            is_training=True,
+        ),
+    )
+
+
+def per_second(segments: SegmentSource, begin: int, count: int) -> float:
+    """Segments per second of the processor."""
+    started = time.process_time()
+    for first in range(begin, begin + count, BATCH):
+        joined([segments[0, index] for index in range(first, first + BATCH)])
+    return count / (time.process_time() - started)
+
+
+def main() -> None:
+    """Print a table in markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--segments", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    config = load(ModelConfig, given.model).config
+    with tempfile.TemporaryDirectory(prefix="deepseg-sampling-") as cache:
+        folders = [
+            prepared_folder(
+                case_in(folder), Preparation(z_score="none"), config.channels, Path(cache)
+            )
+            for folder in sorted((given.data / "train").iterdir())
+        ]
+        sources = {
+            title: source(folders, config, augmentation) for title, augmentation in SETTINGS.items()
+        }
+        rates: dict[str, list[float]] = {title: [] for title in SETTINGS}
+        for number in range(given.rounds + 1):
+            for title, segments in sources.items():
+                rate = per_second(segments, number * given.segments, given.segments)
+                if number:  # the first round reads the files
+                    rates[title].append(rate)
+    print(
+        f"{platform.processor() or platform.machine()}, one thread, torch {torch.__version__}; "
+        f"{config.name}, segments of {config.segment_sizes['train']}, "
+        f"{len(config.channels)} channels, best of {given.rounds} rounds of {given.segments}\n"
+    )
+    print("| Augmentation | segments per second and core | slowest round |")
+    print("|---|---|---|")
+    for title, found in rates.items():
+        print(f"| {title} | {max(found):,.0f} | {min(found):,.0f} |")
+
+
+if __name__ == "__main__":
+    main()
