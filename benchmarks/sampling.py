@@ -73,9 +73,9 @@ def case_in(folder: Path) -> Case:
 
 
 def source(
-    folders: list[Path], config: ModelConfig, augmentation: Mapping[str, Any]
+    folders: list[Path], config: ModelConfig, augmentation: Mapping[str, Any], count: int
 ) -> SegmentSource:
-    """Segments of the default size, equally often around every class."""
+    """Segments of the default size, equally often around every class, ``count`` per sub-epoch."""
     return SegmentSource(
         folders,
         SegmentRules(
@@ -83,7 +83,7 @@ def source(
             classes=config.classes,
             vision=layout(config).vision(config.context_alignment),
             size=config.segment_sizes["train"],
-            segments=100_000,
+            segments=count,
             cases=len(folders),
             augmentation=Augmentation.model_validate(augmentation),
             seed=0,
@@ -92,11 +92,12 @@ def source(
     )
 
 
-def per_second(segments: SegmentSource, begin: int, count: int) -> float:
-    """Segments per second of the processor."""
+def per_second(segments: SegmentSource, subepoch: int) -> float:
+    """Segments per second of the processor, over one sub-epoch."""
+    count = segments.rules.segments
     started = time.process_time()
-    for first in range(begin, begin + count, BATCH):
-        joined([segments[0, index] for index in range(first, first + BATCH)])
+    for first in range(0, count, BATCH):
+        joined([segments[subepoch, index] for index in range(first, min(first + BATCH, count))])
     return count / (time.process_time() - started)
 
 
@@ -118,12 +119,13 @@ def main() -> None:
             for folder in sorted((given.data / "train").iterdir())
         ]
         sources = {
-            title: source(folders, config, augmentation) for title, augmentation in SETTINGS.items()
+            title: source(folders, config, augmentation, given.segments)
+            for title, augmentation in SETTINGS.items()
         }
         rates: dict[str, list[float]] = {title: [] for title in SETTINGS}
         for number in range(given.rounds + 1):
             for title, segments in sources.items():
-                rate = per_second(segments, number * given.segments, given.segments)
+                rate = per_second(segments, number)
                 if number:  # the first round reads the files
                     rates[title].append(rate)
     print(
