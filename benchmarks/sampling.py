@@ -27,7 +27,8 @@ from deepseg.config.model import ModelConfig
 from deepseg.config.training import Augmentation, Sampling
 from deepseg.data.cases import Case
 from deepseg.data.preparation import prepared_folder
-from deepseg.data.stream import SegmentRules, SegmentSource, joined
+from deepseg.data.source import SegmentRules, SegmentSource
+from deepseg.data.stream import joined
 from deepseg.model.layout import layout
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +85,7 @@ def source(
             vision=layout(config).vision(config.context_alignment),
             size=config.segment_sizes["train"],
             segments=count,
-            cases=len(folders),
+            cases=min(50, len(folders)),
             augmentation=Augmentation.model_validate(augmentation),
             seed=0,
             is_training=True,

@@ -12,7 +12,7 @@ import json
 import mmap
 import shutil
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -55,7 +55,7 @@ class PreparedCase:
         source: The first channel, on whose grid results are written; where that is the grid of
             ``channels``, its voxels are those of the channel. None for a case opened from the
             cache.
-        mapping: What ``channels`` lie in if that is a file; None in memory.
+        mappings: The files that arrays lie in; none in memory.
     """
 
     name: str
@@ -65,7 +65,7 @@ class PreparedCase:
     weights: NDArray[np.float32] | None
     geometry: Geometry
     source: Volume | None = None
-    mapping: mmap.mmap | None = None
+    mappings: tuple[mmap.mmap, ...] = ()
 
     @property
     def shape(self) -> Int3:
@@ -73,9 +73,9 @@ class PreparedCase:
         return self.geometry.shape
 
     def forget(self) -> None:
-        """Give back the memory of voxels that can be read from the file again."""
-        if self.mapping is not None:
-            self.mapping.madvise(mmap.MADV_DONTNEED)
+        """Give back the memory of voxels that can be read from files again."""
+        for mapping in self.mappings:
+            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def prepared(
@@ -127,7 +127,7 @@ def prepared(
         weights=np.stack([fitted(v, 1) for v in weights]).astype(np.float32) if weights else None,
         geometry=target,
         source=replace(source, array=stacked[number]) if target == own else source,
-        mapping=mapping,
+        mappings=() if mapping is None else (mapping,),
     )
 
 
@@ -220,7 +220,14 @@ def open_prepared(folder: Path) -> PreparedCase:
         roi=arrays.get("roi"),
         weights=arrays.get("weights"),
         geometry=Geometry(tuple(record["shape"]), np.array(record["affine"])),
+        mappings=mappings_of(arrays.values()),
     )
+
+
+def mappings_of(arrays: Iterable[NDArray[Any] | None]) -> tuple[mmap.mmap, ...]:
+    """The files that `numpy.load` has mapped ``arrays`` from."""
+    bases: list[object] = [None if array is None else array.base for array in arrays]
+    return tuple(base for base in bases if isinstance(base, mmap.mmap))
 
 
 def _write(case: PreparedCase, folder: Path) -> None:

@@ -7,6 +7,7 @@ beside the prepared case; a draw then reads a single number.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepseg.config.training import Sampling
-from deepseg.data.preparation import PreparedCase
+from deepseg.data.preparation import PreparedCase, mappings_of
 from deepseg.geometry.boxes import Int3
 from deepseg.storage.atomic import replacing
 
@@ -39,6 +40,11 @@ class Candidates:
     def counts(self) -> tuple[int, ...]:
         """Voxels of each category."""
         return tuple(int(n) for n in np.diff(self.ends, prepend=0))
+
+    def forget(self) -> None:
+        """Give back the memory of what can be read from files again."""
+        for mapping in mappings_of([self.voxels, self.running_weight]):
+            mapping.madvise(mmap.MADV_DONTNEED)
 
     def draw(self, category: int, shape: Int3, *, rng: np.random.Generator) -> Int3:
         """A random voxel of ``category``, which must not be empty."""

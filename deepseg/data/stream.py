@@ -1,7 +1,6 @@
 """Batches of segments, sub-epoch after sub-epoch, cut by worker processes ahead of time.
 
-Sample i of a sub-epoch is the same whoever cuts it and whenever: its randomness is counted from
-the session's seed, the sub-epoch and i.
+How a segment is found and cut is not known here, only that it is the same whoever cuts it.
 """
 
 from __future__ import annotations
@@ -11,39 +10,25 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
-from deepseg.config.training import Augmentation, Sampling
-from deepseg.data.augmentation import STILL, motion
-from deepseg.data.preparation import PreparedCase, open_prepared
-from deepseg.data.sampling import (
-    Candidates,
-    Draw,
-    candidates,
-    keep_candidates,
-    open_candidates,
-    shares,
-    subepoch_draws,
-)
-from deepseg.data.segments import Segment, box_around, cut, reach
+from deepseg.data.segments import Segment
+from deepseg.data.source import SegmentRules, SegmentSource
+from deepseg.data.workers import death, end_with
 from deepseg.errors import OutOfMemory, Problem
-from deepseg.geometry.boxes import Int3, text
-from deepseg.geometry.context import Vision
-from deepseg.randomness import Purpose, generator
 
-OPEN_CASES = 64  # prepared cases that one process keeps mapped
+__all__ = ["Batch", "SegmentRules", "SegmentSource", "Stream", "joined"]
+
 ATTEMPTS = 3  # to get a batch, whose workers are killed
 
 
@@ -74,118 +59,6 @@ class Batch:
         return Batch(
             tuple(x.pin_memory() for x in self.inputs), self.labels.pin_memory(), self.cases
         )
-
-
-@dataclass(frozen=True)
-class SegmentRules:
-    """How segments are drawn.
-
-    Attributes:
-        sampling: Categories and their shares.
-        classes: Names of the classes.
-        vision: How the network looks at the image.
-        size: Of the segments.
-        segments: Of one sub-epoch.
-        cases: That one sub-epoch draws from.
-        augmentation: Random changes, or None.
-        seed: Of the session.
-        is_training: Training and validation draw different numbers.
-    """
-
-    sampling: Sampling
-    classes: tuple[str, ...]
-    vision: Vision
-    size: Int3
-    segments: int
-    cases: int
-    augmentation: Augmentation | None
-    seed: int
-    is_training: bool
-
-
-class SegmentSource(Dataset[tuple[Segment, str]]):
-    """Cuts sample ``i`` of sub-epoch ``s`` when asked for ``(s, i)``."""
-
-    def __init__(self, folders: Sequence[Path], rules: SegmentRules) -> None:
-        self.folders = tuple(folders)
-        self.rules = rules
-        self.counts = tuple(self._candidates(i).counts for i in range(len(self.folders)))
-
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Segment, str]:
-        subepoch, index = place
-        own = self.rules
-        draw = self._draws(subepoch)[index]
-        case = _opened(self.folders[draw.case])
-        purpose = Purpose.TRAINING_SEGMENT if own.is_training else Purpose.VALIDATION_SEGMENT
-        rng = generator(own.seed, purpose, subepoch, index)
-        segment = box_around(
-            self._candidates(draw.case).draw(draw.category, case.shape, rng=rng), own.size
-        )
-        moved = (
-            STILL
-            if own.augmentation is None
-            else motion(
-                own.augmentation,
-                channels=len(case.channels),
-                spacing_mm=case.geometry.spacing_mm,
-                reach=reach(own.vision.lattices(segment)),
-                rng=rng,
-            )
-        )
-        return cut(case, segment, own.vision, moved=moved), case.name
-
-    def without_candidates(self) -> list[str]:
-        """Names of the cases from which nothing can be drawn."""
-        return [
-            _opened(folder).name
-            for folder, counts in zip(self.folders, self.counts, strict=True)
-            if sum(counts) == 0
-        ]
-
-    def _draws(self, subepoch: int) -> list[Draw]:
-        return _subepoch_draws(self.counts, self.rules, subepoch)
-
-    def _candidates(self, case: int) -> Candidates:
-        return _candidates(self.folders[case], self.rules)
-
-
-@lru_cache(maxsize=OPEN_CASES)
-def _opened(folder: Path) -> PreparedCase:
-    return open_prepared(folder)
-
-
-@lru_cache(maxsize=2 * OPEN_CASES)
-def _candidates(folder: Path, rules: SegmentRules) -> Candidates:
-    prediction = rules.vision.prediction(box_around((0, 0, 0), rules.size)).size
-    file = folder / (
-        f"{rules.sampling.type}-{len(rules.classes)}-{text(rules.size)}-{text(prediction)}".replace(
-            " ", ""
-        )
-    )
-    if not file.with_name(f"{file.name}-ends.npy").exists():
-        found = candidates(
-            _opened(folder),
-            rules.sampling,
-            classes=len(rules.classes),
-            segment=rules.size,
-            prediction=prediction,
-        )
-        keep_candidates(found, file)
-    return open_candidates(file)
-
-
-@lru_cache(maxsize=4)
-def _subepoch_draws(
-    counts: tuple[tuple[int, ...], ...], rules: SegmentRules, subepoch: int
-) -> list[Draw]:
-    purpose = Purpose.TRAINING_PLAN if rules.is_training else Purpose.VALIDATION_PLAN
-    return subepoch_draws(
-        counts,
-        shares(rules.sampling, rules.classes),
-        segments=rules.segments,
-        cases=rules.cases,
-        rng=generator(rules.seed, purpose, subepoch),
-    )
 
 
 class _Places(Sampler[list[tuple[int, int]]]):
@@ -271,7 +144,7 @@ class Stream:
             batch_sampler=self._places,
             num_workers=workers,
             collate_fn=joined,
-            worker_init_fn=partial(_end_with, os.getpid()),
+            worker_init_fn=partial(end_with, os.getpid()),
             pin_memory=pin,
             prefetch_factor=8 if workers else None,
             # Without its own generator, the loader would draw a number from the one that dropout
@@ -326,7 +199,7 @@ class Stream:
         """
         for worker in self._workers:
             worker.join(0.1)  # connections break a moment before a process is known to be dead
-        killed = [_death(worker) for worker in self._workers if worker.exitcode]
+        killed = [death(worker) for worker in self._workers if worker.exitcode]
         if not killed:
             raise error
         if attempt == ATTEMPTS:
@@ -344,27 +217,6 @@ class Stream:
         trace: TracebackType | None,
     ) -> None:
         self._batches = None
-
-
-def _end_with(parent: int, _worker: int) -> None:
-    """End this worker soon after its parent, however that ended and whatever the worker waits for.
-
-    The loader's own watch misses a parent that is killed before it begins.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _death(worker: BaseProcess) -> str:
-    """``process 17 was ended by SIGKILL``."""
-    code = worker.exitcode or 0
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    return f"process {worker.pid} {how}"
 
 
 def _workers_killed(killed: Sequence[str]) -> OutOfMemory:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepseg.config.training import TrainConfig
-from deepseg.data.stream import SegmentRules, SegmentSource
+from deepseg.data.source import SegmentRules, SegmentSource
 from deepseg.errors import DeepsegError, Problem
 from deepseg.report.console import Console
 from deepseg.sessions.cases import CheckedCases, prepared_cases

@@ -1,0 +1,30 @@
+"""Life and death of the processes that cut segments; what they do is not known here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from multiprocessing.process import BaseProcess
+
+
+def end_with(parent: int, _worker: int) -> None:
+    """End this worker soon after its parent, however that ended and whatever the worker waits for.
+
+    The loader's own watch misses a parent that is killed before it begins.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def death(worker: BaseProcess) -> str:
+    """``process 17 was ended by SIGKILL``."""
+    code = worker.exitcode or 0
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return f"process {worker.pid} {how}"
