@@ -127,7 +127,7 @@ def test_two_ranks_learn_what_one_learns_and_the_same_bits_each_time(place, comm
     assert ended(ranks("devices"))[:2] == (0, [])
     assert all(torch.equal(weight, together[name]) for name, weight in weights(place).items())
     assert records(place) == first
-    log = (place / "runs/training/log.txt").read_text()
+    log = (place / "runs/training/log.txt").read_text("utf-8")
     assert len(re.findall("train training on 2 ranks, each on CPU", log)) == 1
 
 
