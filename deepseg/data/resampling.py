@@ -22,10 +22,11 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from deepseg.data.volumes import Geometry
-from deepseg.geometry.boxes import Int3
+from deepseg.geometry.boxes import Box, Int3
 
 _SAME_GRID = 1e-3  # in voxels; grids that differ by less, by rounding in headers, are one
 _SMOOTHED_FROM = 1.5  # a smaller loss of resolution is left to the linear interpolation
+_SIGMAS = 4.0  # how far the smoothing reaches
 _WIDTH_PER_SIGMA = 2 * sqrt(2 * log(2))  # full width of a Gaussian at half its maximum
 
 
@@ -92,9 +93,67 @@ def _smoothed(
     image: npt.NDArray[np.float32], factors: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float32]:
     """``image`` with the blur of voxels ``factors`` times as large, along axes that need it."""
-    sigmas = [sqrt(f**2 - 1) / _WIDTH_PER_SIGMA if f > _SMOOTHED_FROM else 0.0 for f in factors]
-    smooth: npt.NDArray[np.float32] = ndimage.gaussian_filter(image, sigmas, mode="nearest")
+    smooth: npt.NDArray[np.float32] = ndimage.gaussian_filter(
+        image, [_sigma(f) for f in factors], mode="nearest", truncate=_SIGMAS
+    )
     return smooth
+
+
+def _sigma(factor: float) -> float:
+    return sqrt(factor**2 - 1) / _WIDTH_PER_SIGMA if factor > _SMOOTHED_FROM else 0.0
+
+
+def voxels_read(
+    mask: npt.NDArray[np.bool_], source: Geometry, target: Geometry
+) -> npt.NDArray[np.bool_]:
+    """Every voxel of ``source`` that linear resampling reads for those of ``target`` in ``mask``.
+
+    Args:
+        mask: ``(X, Y, Z)`` on the grid of ``target``, whose axes are those of ``source``.
+
+    Returns:
+        ``(X, Y, Z)`` of ``source``.
+    """
+    read = mask
+    for axis, (first, last) in enumerate(_spans(source, target)):
+        before = np.moveaxis(read, axis, 0)
+        after = np.zeros((source.shape[axis], *before.shape[1:]), bool)
+        for plane, begin, end in zip(before, first, last, strict=True):
+            after[begin : end + 1] |= plane
+        read = np.moveaxis(after, 0, axis)
+    return np.ascontiguousarray(read)
+
+
+def box_read(box: Box, source: Geometry, target: Geometry) -> Box:
+    """The box of ``source`` that linear resampling reads for a ``box`` of ``target``."""
+    ends = [
+        (int(first[a]), int(last[b - 1]) + 1)
+        for (first, last), a, b in zip(_spans(source, target), box.start, box.stop, strict=True)
+    ]
+    (x0, x1), (y0, y1), (z0, z1) = ends
+    return Box((x0, y0, z0), (x1 - x0, y1 - y0, z1 - z0))
+
+
+def part(geometry: Geometry, box: Box) -> Geometry:
+    """The grid of the voxels of ``box`` alone."""
+    affine = geometry.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ np.array(box.start)
+    return Geometry(box.size, affine)
+
+
+def _spans(
+    source: Geometry, target: Geometry
+) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Along each axis: the first and the last voxel of ``source`` read for each of ``target``."""
+    to_source = np.linalg.inv(source.affine) @ target.affine
+    spans = []
+    for axis, n in enumerate(source.shape):
+        factor, offset = to_source[axis, axis], to_source[axis, 3]
+        places = np.round(factor * np.arange(target.shape[axis]) + offset, 6).clip(0, n - 1)
+        reach = int(_SIGMAS * _sigma(abs(factor)) + 0.5)
+        first, last = np.floor(places).astype(int) - reach, np.ceil(places).astype(int) + reach
+        spans.append((first.clip(0, n - 1), last.clip(0, n - 1)))
+    return spans
 
 
 def _is_same_grid(one: Geometry, other: Geometry) -> bool:

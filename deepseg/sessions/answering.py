@@ -21,7 +21,7 @@ from deepseg.config.testing import Inference
 from deepseg.config.training import SavedResults
 from deepseg.data.cases import Case
 from deepseg.data.preparation import PreparedCase, channel_bytes, prepared
-from deepseg.data.resampling import resample
+from deepseg.data.resampling import resample, voxels_read
 from deepseg.data.volumes import Volume, read_labels, read_mask
 from deepseg.geometry.boxes import Int3, per_axis, volume
 from deepseg.inference import memory
@@ -119,12 +119,16 @@ class OpenCase:
     """A case that has been read.
 
     Attributes:
-        ready: Prepared for each member; one and the same where they want the same.
+        ready: Prepared for each member; one and the same where they want the same. The region of
+            interest is what has to be computed: on another grid than the case's own, every voxel
+            that a result inside the case's own region is interpolated from.
+        roi: ``(X, Y, Z)``, the case's own region of interest, or None where the whole image counts.
         truth: ``(X, Y, Z)`` labels, or None.
     """
 
     case: Case
     ready: tuple[PreparedCase, ...]
+    roi: NDArray[np.bool_] | None
     truth: NDArray[np.integer[Any]] | None
 
     @property
@@ -150,18 +154,33 @@ def open_case(how: Computing, case: Case, scratch: Path | None = None) -> OpenCa
         scratch: Folder for the channels of a large case; None to hold all in memory.
     """
     disk = scratch if scratch is not None and is_large(how, case) else None
+    roi = None if case.roi is None else read_mask(case.roi).array
     ways: list[Preparation] = []
     made: list[PreparedCase] = []
     for one in how.members:
         if one.preparation not in ways:
             ways.append(one.preparation)
             channels = one.network.config.channels
-            made.append(prepared(case, one.preparation, channels, scratch=disk))
+            ready = prepared(case, one.preparation, channels, scratch=disk)
+            made.append(replace(ready, roi=_to_compute(roi, ready)))
     return OpenCase(
         case=case,
         ready=tuple(made[ways.index(one.preparation)] for one in how.members),
+        roi=roi,
         truth=None if case.labels is None else read_labels(case.labels, dict(case.label_map)).array,
     )
+
+
+def _to_compute(roi: NDArray[np.bool_] | None, ready: PreparedCase) -> NDArray[np.bool_] | None:
+    """What results inside a case's own region of interest follow from, on the grid of ``ready``.
+
+    More than its nearest voxels, over which intensities are normalised.
+    """
+    assert ready.source is not None
+    own = ready.source.geometry
+    if roi is None or ready.geometry == own:
+        return roi
+    return voxels_read(roi, ready.geometry, own)
 
 
 @dataclass(frozen=True)
@@ -193,8 +212,8 @@ def segmented(how: Computing, opened: OpenCase, console: Console) -> Segmented:
         found = _labels_alone(how, opened, console)
     else:
         found = _averaged(how, opened, console)
-    roi = ready.roi if is_own_grid else _roi(opened.case)
-    labels = cleaned(found.labels, how.cleaning, voxel_ml=source.geometry.voxel_ml, roi=roi)
+    voxel_ml = source.geometry.voxel_ml
+    labels = cleaned(found.labels, how.cleaning, voxel_ml=voxel_ml, roi=opened.roi)
     return replace(found, labels=labels, feature_maps=_feature_maps(how, ready))
 
 
@@ -237,7 +256,7 @@ def _averaged(how: Computing, opened: OpenCase, console: Console) -> Segmented:
             for label in classes:
                 whole = np.ascontiguousarray(mirrored(maps[label], look.axes))
                 average.add(label, _on_own_grid(whole[None], look.ready, opened.source)[0])
-    roi = _roi(opened.case)
+    roi = opened.roi
     mean = _float32(masked(average.mean, roi))
     doubt = {}
     if "entropy" in how.save.uncertainty:
@@ -303,10 +322,6 @@ def _on_own_grid(
     if ready.geometry == source.geometry:
         return arrays
     return _float32(resample(arrays, ready.geometry, source.geometry, order=1))
-
-
-def _roi(case: Case) -> NDArray[np.bool_] | None:
-    return None if case.roi is None else read_mask(case.roi).array
 
 
 def _float32(array: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

@@ -7,8 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepseg.data.resampling import resample, resampled_geometry
+from deepseg.data.resampling import (
+    box_read,
+    part,
+    resample,
+    resampled_geometry,
+    voxels_read,
+)
 from deepseg.data.volumes import Geometry
+from deepseg.geometry.boxes import Box
 
 # A patient lying askew: rotated by 30 degrees about Z, X to the left, sides of 1, 2 and 3 mm.
 TURN = np.array([[sqrt(3) / 2, -0.5, 0], [0.5, sqrt(3) / 2, 0], [0, 0, 1]])
@@ -224,3 +231,41 @@ def test_labels_are_not_smoothed_and_the_array_given_is_not_changed():
     assert found[1, 1, 1] == 5
     assert found.sum() == 5
     assert np.array_equal(labels, before)
+
+
+BACK = [(1.7, 1.1, 3.0), (0.4, 2.0, 7.0)]  # sides of the grid from which results come back
+
+
+@pytest.mark.parametrize("spacing", BACK)
+def test_voxels_outside_those_that_are_read_do_not_matter(spacing):
+    other, rng = resampled_geometry(GRID, spacing), np.random.default_rng(0)
+    mask = rng.random(GRID.shape) > 0.98
+    values = rng.random(other.shape, np.float32)
+    read = voxels_read(mask, other, GRID)
+    spoilt = np.where(read, values, np.float32(9))
+    expected = resample(values, other, GRID, order=1)[mask]
+    np.testing.assert_allclose(resample(spoilt, other, GRID, order=1)[mask], expected, atol=1e-6)
+    assert not read.all()
+
+
+def test_the_voxels_that_are_read_are_no_more_than_the_neighbours():
+    mask = np.zeros((4, 5, 6), bool)
+    mask[1, 2, 3] = True  # its middle lies at 1.5, 2.5 and 3.5 mm: between voxels of half the size
+    half = resampled_geometry(plain(mask.shape, (1.2, 1.2, 1.2)), 1.0)
+    assert half.shape == (5, 6, 7)
+    # Along X: 1.2 * (1 - 1.5) = -0.6 from the middle, which is voxel 2: between voxels 1 and 2.
+    # Along Y: exactly on the middle between 2 and 3. Along Z: 0.6 behind voxel 3.
+    read = np.argwhere(voxels_read(mask, half, plain(mask.shape, (1.2, 1.2, 1.2))))
+    assert read.min(0).tolist() == [1, 2, 3]
+    assert read.max(0).tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize("spacing", BACK)
+def test_a_box_comes_back_from_what_is_read_for_it_alone(spacing):
+    other, box = resampled_geometry(GRID, spacing), Box((3, 5, 2), (9, 8, 6))
+    values = np.random.default_rng(1).random(other.shape, np.float32)
+    read = box_read(box, other, GRID)
+    alone = resample(values[read.slices], part(other, read), part(GRID, box), order=1)
+    whole = resample(values, other, GRID, order=1)[box.slices]
+    np.testing.assert_allclose(alone, whole, atol=1e-5)
+    assert read.size[2] < other.shape[2] or spacing[2] > 3

@@ -14,8 +14,11 @@ from deepseg.config.testing import Inference
 from deepseg.config.training import SavedResults
 from deepseg.data.cases import Case
 from deepseg.data.preparation import PreparedCase
+from deepseg.data.resampling import resample
 from deepseg.data.volumes import Geometry, new_volume
+from deepseg.inference import boxes
 from deepseg.inference.components import Cleaning
+from deepseg.inference.volume import predict
 from deepseg.model.network import Network
 from deepseg.report.console import Console
 from deepseg.sessions.answering import Computing, OpenCase, member, open_case, segmented
@@ -51,7 +54,7 @@ def opened(members=1, channels=None):
         "case", channels, None, None, None, geometry, new_volume(channels[0], geometry)
     )
     case = Case("case", (), None, None, (), (), False, "cases.csv:2")
-    return OpenCase(case, (ready,) * members, None)
+    return OpenCase(case, (ready,) * members, None, None)
 
 
 def computing(*networks, save=ALL, cleaning=None, tile=None, **inference):
@@ -209,6 +212,53 @@ def test_every_model_sees_the_case_prepared_its_own_way(on_disk):
     assert not stacked(together)[:, outside].any()
     assert not together.labels[outside].any()
     assert not together.uncertainty["entropy"][outside].any()
+
+
+RESAMPLED = [(2.0, 2.0, 1.5), (1.0, 1.3, 2.5), (0.7, 0.9, 0.5)]  # the last with smoothing
+
+
+def resampling(how, spacing):
+    way = Preparation(resample=spacing)
+    return replace(how, members=tuple(replace(one, preparation=way) for one in how.members))
+
+
+@pytest.mark.parametrize("edge", [9, 96])
+@pytest.mark.parametrize("spacing", RESAMPLED)
+def test_a_resampled_case_is_answered_in_all_of_its_roi(on_disk, spacing, edge, monkeypatch):
+    monkeypatch.setattr(boxes, "EDGES", (edge,))
+    own = network()
+    how = resampling(computing(own), spacing)
+    case = open_case(how, on_disk)
+    ready = case.ready[0]
+    everything = replace(ready, roi=None)
+    plain = predict(own, everything, tile=(99, 99, 99), batch_size=1).probabilities
+    back = resample(plain, ready.geometry, case.source.geometry, order=1)
+    found = stacked(answer(how, case))
+    np.testing.assert_allclose(found[:, case.roi].sum(0), 1, atol=1e-5)
+    np.testing.assert_allclose(found[:, case.roi], back[:, case.roi], atol=1e-5)
+    assert not found[:, ~case.roi].any()
+
+
+def test_a_resampled_case_is_normalised_over_the_nearest_voxels_of_its_roi(on_disk):
+    how = resampling(computing(network()), RESAMPLED[0])
+    ready = open_case(how, on_disk).ready[0]
+    source = open_case(how, on_disk).source.geometry
+    roi = np.asarray(nibabel.load(on_disk.roi).dataobj) > 0
+    nearest = resample(roi, source, ready.geometry, order=0)
+    assert ready.roi.sum() > nearest.sum()
+    np.testing.assert_allclose(ready.channels[:, nearest].mean(1), 0, atol=1e-5)
+
+
+def test_an_ensemble_with_a_resampled_member_is_sure_of_all_of_its_roi(on_disk, monkeypatch):
+    how = computing(network(0), network(1))
+    members = (how.members[0], resampling(how, RESAMPLED[0]).members[1])
+    how, found = replace(how, members=members), []
+    for edge in (9, 96):
+        monkeypatch.setattr(boxes, "EDGES", (edge,))
+        found.append(stacked(answer(how, open_case(how, on_disk))))
+    roi = np.asarray(nibabel.load(on_disk.roi).dataobj) > 0
+    np.testing.assert_allclose(found[0][:, roi].sum(0), 1, atol=1e-5)
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
 
 
 def test_a_case_is_prepared_once_for_models_that_want_the_same(on_disk):
