@@ -1,12 +1,12 @@
 """Several answers about one case as one: mean probabilities, and how far they are apart.
 
 Members of an ensemble and mirror images of the case answer one after the other; what is kept is one
-sum per class, and one of squares where the variance is wanted.
+sum per class, and one of all squares where the variance is wanted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import TypeVar
 
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from deepseg.geometry.boxes import Int3
 
 Scalar = TypeVar("Scalar", bound=np.generic)
+Maps = NDArray[np.float32]
+
+SCRATCH = 3  # maps that exist for a moment while a mean, its labels or its entropy are found
 
 
 class Average:
@@ -28,32 +31,37 @@ class Average:
     """
 
     def __init__(self, classes: int, shape: Int3, *, with_variance: bool = False) -> None:
-        self._sum = np.zeros((classes, *shape), np.float32)
-        self._squares = np.zeros((classes, *shape), np.float32) if with_variance else None
+        self._sums = np.zeros((classes, *shape), np.float32)
+        self._squares = np.zeros(shape, np.float32) if with_variance else None
         self._count = 0
 
-    def add(self, label: int, probabilities: NDArray[np.float32]) -> None:
-        """Add the ``(X, Y, Z)`` map of one class; the background's counts the answers."""
-        self._sum[label] += probabilities
-        if self._squares is not None:
-            self._squares[label] += probabilities * probabilities
-        self._count += label == 0
+    def add(self, answer: Iterable[Maps]) -> None:
+        """Add the ``(X, Y, Z)`` maps of all classes, each of which is read once."""
+        self._count += 1
+        for label, one in enumerate(answer):
+            self._sums[label] += one
+            if self._squares is not None:
+                self._squares += one * one
 
-    @property
-    def mean(self) -> NDArray[np.float32]:
-        """``(K, X, Y, Z)``."""
-        return self._sum / np.float32(self._count)
+    def taken(self) -> tuple[Maps, Maps | None]:
+        """The mean and the variance, made in place: this is the end of the average.
 
-    @property
-    def variance(self) -> NDArray[np.float32]:
-        """``(X, Y, Z)``: variance over the answers (n in the denominator), mean of the classes."""
-        assert self._squares is not None
-        mean = self.mean
-        spread = self._squares / np.float32(self._count) - mean * mean
-        return np.asarray(np.maximum(spread, 0).mean(0))
+        Returns:
+            ``(K, X, Y, Z)``; and ``(X, Y, Z)``, the variance over the answers (n in the
+            denominator) as a mean over the classes, or None.
+        """
+        mean, variance = self._sums, self._squares
+        mean /= np.float32(self._count)
+        if variance is not None:
+            variance /= np.float32(self._count)
+            for one in mean:
+                variance -= one * one
+            np.maximum(variance, 0, out=variance)
+            variance /= np.float32(len(mean))
+        return mean, variance
 
 
-def entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+def entropy(probabilities: Maps) -> Maps:
     """``(X, Y, Z)``: entropy of the classes, 0 where one is certain and 1 where all are equal.
 
     Voxels that were not predicted, with probability 0 for every class, have entropy 0.
@@ -63,8 +71,12 @@ def entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     result = np.zeros(probabilities.shape[1:], np.float32)
     for one in probabilities:
-        result -= one * np.log(np.maximum(one, np.finfo(np.float32).tiny))
-    return np.asarray(result / np.log(np.float32(len(probabilities))))
+        logarithms = np.maximum(one, np.finfo(np.float32).tiny)
+        np.log(logarithms, out=logarithms)
+        logarithms *= one
+        result -= logarithms
+    result /= np.log(np.float32(len(probabilities)))
+    return result
 
 
 def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:

@@ -48,29 +48,35 @@ def bounding_box(roi: Roi | None, within: Box) -> Box | None:
     return Box(first, per_axis(lambda a, b: b - a, first, (stop[0], stop[1], stop[2])))
 
 
-def normal_boxes(roi: Roi | None, shape: Int3, plan: Layout, edge: int) -> list[list[Box]]:
+def common(one: Box, other: Box) -> Box:
+    """The voxels of both boxes; sizes of 0 where there are none."""
+    back = per_axis(lambda a: -a, other.start)
+    return one.moved(back).within(other.size).moved(other.start)
+
+
+def normal_boxes(roi: Roi | None, within: Box, plan: Layout, edge: int) -> list[list[Box]]:
     """Boxes that hold the ROI, none larger than ``edge``, grouped along X.
 
     Args:
         roi: ``(X, Y, Z)``, or None for the whole image.
-        shape: Of the image.
+        within: Part of the image.
         plan: Decides how expensive the border of a box is.
         edge: The longest side.
     """
-    whole = bounding_box(roi, Box((0, 0, 0), shape))
+    whole = bounding_box(roi, within)
     groups: dict[int, list[Box]] = {}
     for part in () if whole is None else parts_of(whole, edge):
         box = bounding_box(roi, part)
         if box is not None:
             boxes = fitted(roi, box, _normal_cost(plan))
-            groups.setdefault(part.start[0], []).extend(even(one, shape) for one in boxes)
+            groups.setdefault(part.start[0], []).extend(even(one, within) for one in boxes)
     return list(groups.values())
 
 
 def fc_boxes(roi: Roi | None, box: Box) -> list[Box]:
     """Boxes inside ``box`` that hold its part of the ROI more closely."""
     found = fitted(roi, box, lambda one: volume(one.size) + VOXELS_PER_CALL)
-    return [_even_within(one, box) for one in found]
+    return [even(one, box) for one in found]
 
 
 def fitted(roi: Roi | None, box: Box, cost: Cost) -> list[Box]:
@@ -97,12 +103,8 @@ def _cuts(roi: Roi, box: Box) -> Iterator[tuple[Box | None, Box | None]]:
             )
 
 
-def even(box: Box, shape: Int3) -> Box:
-    """``box`` with sides of even length, as far as the image allows; rows of voxels pair up."""
-    return _even_within(box, Box((0, 0, 0), shape))
-
-
-def _even_within(box: Box, around: Box) -> Box:
+def even(box: Box, around: Box) -> Box:
+    """``box`` with sides of even length, as far as ``around`` allows; rows of voxels pair up."""
     stop = per_axis(lambda b, n, end: min(b + n % 2, end), box.stop, box.size, around.stop)
     start = per_axis(lambda a, b, first: max(a - (b - a) % 2, first), box.start, stop, around.start)
     return Box(start, per_axis(lambda a, b: b - a, start, stop))

@@ -12,22 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.voxels import read
 from deepseg.geometry.boxes import Box, Int3, per_axis, text, volume
 from deepseg.geometry.context import Lattice, Vision
-from deepseg.inference.boxes import bounding_box, fc_boxes, longest_edge, normal_boxes
+from deepseg.inference.answer import Answer, Piece, Wanted
+from deepseg.inference.boxes import bounding_box, common, fc_boxes, longest_edge, normal_boxes
 from deepseg.inference.fast_layers import Part
 from deepseg.inference.fast_network import FastNetwork, Read
 from deepseg.inference.overlap import overlapping_tiles
-from deepseg.inference.postprocess import Labels
 from deepseg.model.regions import Field, coarse_box
 
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)  # of the device, and of numpy
@@ -56,42 +54,6 @@ class Job:
     piece: int = CONTEXT_PIECE
 
 
-class Answer:
-    """Labels of a case, and the probability maps that are wanted, filled box by box.
-
-    Attributes:
-        labels: ``(X, Y, Z)``, 0 where nothing was computed.
-        probabilities: ``(X, Y, Z)`` float32 by label, 0 where nothing was computed.
-    """
-
-    def __init__(self, shape: Int3, classes: int, wanted: Sequence[int]) -> None:
-        self.labels: Labels = (
-            np.zeros(shape, np.uint8) if classes <= 256 else np.zeros(shape, np.uint16)
-        )
-        self.probabilities = {label: np.zeros(shape, np.float32) for label in wanted}
-
-    def put(self, piece: Piece) -> None:
-        """Note what was found in a box."""
-        self.labels[piece.box.slices] = piece.labels
-        for label, values in piece.probabilities.items():
-            self.probabilities[label][piece.box.slices] = values
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What was found in a box of the image.
-
-    Attributes:
-        box: In the image.
-        labels: ``box.size``.
-        probabilities: ``box.size`` by label, of those wanted.
-    """
-
-    box: Box
-    labels: NDArray[np.integer[Any]]
-    probabilities: dict[int, NDArray[np.float32]]
-
-
 def _piece(box: Box, logits: Tensor, wanted: Sequence[int]) -> Piece:
     best = logits.argmax(0).to(torch.int16).cpu().numpy()
     if not wanted:
@@ -107,24 +69,27 @@ def jobs(
     memory: int,
     tile: Int3 | None,
     overlap: float = 0.0,
+    within: Box | None = None,
 ) -> list[Job]:
     """What has to be computed of a case.
 
     Args:
         network: That computes.
         case: Prepared as the network's training cases were.
-        memory: Bytes that may be used besides what is in use now.
+        memory: Bytes that may be used besides what is in use now, for boxes and context.
         tile: Size of a segment in DeepMedic's way; None for the whole image as one.
         overlap: Share of a tile's edge that it has in common with the next.
+        within: The part of the image that is wanted; None for all of it.
     """
     vision = network.vision
+    image = Box((0, 0, 0), case.shape)
+    within = image if within is None else within
     if tile is not None:
         segments = overlapping_tiles(case.shape, tile, vision, overlap)
-        return list(_tile_jobs(network, case, segments))
-    segment = vision.segment(Box((0, 0, 0), case.shape))
-    lattices = global_lattices(vision, segment)
+        return list(_tile_jobs(network, case, segments, within))
+    lattices = global_lattices(vision, vision.segment(image))
     whole = network.field([points.count for points in lattices])
-    around = bounding_box(case.roi, Box((0, 0, 0), case.shape))
+    around = bounding_box(case.roi, within)
     if around is None:
         return []
     edge = longest_edge(
@@ -134,15 +99,17 @@ def jobs(
         value_bytes=network.dtype.itemsize,
         at_once=workers(network),
     )
-    layers = normal_boxes(case.roi, case.shape, network.layout, edge)
+    layers = normal_boxes(case.roi, within, network.layout, edge)
     piece = min(edge, CONTEXT_PIECE)
     return [Job(lattices, (0, 0, 0), whole, tuple(boxes), piece) for boxes in layers]
 
 
-def _tile_jobs(network: FastNetwork, case: PreparedCase, segments: Sequence[Box]) -> Iterator[Job]:
+def _tile_jobs(
+    network: FastNetwork, case: PreparedCase, segments: Sequence[Box], within: Box
+) -> Iterator[Job]:
     for segment in segments:
         prediction = network.vision.prediction(segment)
-        box = bounding_box(case.roi, prediction.within(case.shape))
+        box = bounding_box(case.roi, common(prediction, within))
         if box is not None:
             lattices = network.vision.lattices(segment)
             whole = network.field([points.count for points in lattices])
@@ -186,7 +153,7 @@ def segment_case(
         on_boxes: Called with the number of boxes just done.
         say: Called with a line where memory is exhausted and smaller boxes are computed.
     """
-    answer = Answer(case.shape, network.layout.fc.outputs, wanted)
+    answer = Answer(case.shape, network.layout.fc.outputs, Wanted(wanted))
     for _, piece in pieces(network, case, todo, wanted=wanted, on_boxes=on_boxes, say=say):
         answer.put(piece)
     return answer

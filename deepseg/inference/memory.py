@@ -2,6 +2,9 @@
 
 macOS says neither what is in use now nor what is free without a library of its own: there, the peak
 stands for what is in use, and all the memory of the machine counts as free.
+
+Processes that work side by side share memory: the launcher says how many there are in
+``LOCAL_WORLD_SIZE``, as torchrun does.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ import os
 import resource
 import sys
 from pathlib import Path
+
+import torch
 
 LEAST = 64 << 20  # what is always taken for granted
 PROC = Path("/proc")
@@ -41,5 +46,20 @@ def available() -> int:
 
 
 def left(limit: int | None) -> int:
-    """What may still be taken: up to ``limit`` in all, or else half of what is free."""
-    return max(LEAST, available() // 2 if limit is None else limit - resident())
+    """What this process may still take: of ``limit`` in all, or else of half of what is free."""
+    if limit is None:
+        return max(LEAST, available() // 2 // processes())
+    return max(LEAST, limit // processes() - resident())
+
+
+def left_on(gpu: torch.device) -> int:
+    """Free on a GPU for tensors of this process, with what torch has kept there for later."""
+    free, _ = torch.cuda.mem_get_info(gpu)
+    kept = torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
+    sharing = -(-processes() // torch.cuda.device_count())
+    return kept + free // sharing
+
+
+def processes() -> int:
+    """How many share the memory of this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -64,18 +64,20 @@ class WeightedSum:
     """
 
     def __init__(self, classes: int, shape: Int3) -> None:
-        self._sum = np.zeros((classes, *shape), np.float32)
+        self._sums = [np.zeros(shape, np.float32) for _ in range(classes)]
         self._weights = np.zeros(shape, np.float32)
 
     def add(
         self, box: Box, probabilities: Sequence[NDArray[np.float32]], weights: NDArray[np.float32]
     ) -> None:
         """Add the maps of all classes, each ``box.size``, with weights of the same size."""
-        for total, one in zip(self._sum, probabilities, strict=True):
+        for total, one in zip(self._sums, probabilities, strict=True):
             total[box.slices] += one * weights
         self._weights[box.slices] += weights
 
-    @property
-    def mean(self) -> NDArray[np.float32]:
-        """``(K, X, Y, Z)``; 0 where no tile was."""
-        return np.asarray(self._sum / np.maximum(self._weights, LEAST), np.float32)
+    def taken(self) -> list[NDArray[np.float32]]:
+        """The ``(X, Y, Z)`` means by label, made in place; 0 where no tile was. This is the end."""
+        np.maximum(self._weights, LEAST, out=self._weights)
+        for label in range(len(self._sums)):
+            self._sums[label] /= self._weights
+        return self._sums

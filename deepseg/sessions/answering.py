@@ -1,14 +1,10 @@
-"""One case through one or several models: read, answered, averaged, cleaned.
-
-With one model and one look at the case, labels are found box by box and nothing else is held in
-memory but the probability maps that are wanted. Several models, mirror images, overlapping tiles
-and maps of doubt need the probabilities of all classes.
-"""
+"""One case through one or several models: read, answered, cleaned."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +19,21 @@ from deepseg.data.cases import Case
 from deepseg.data.preparation import PreparedCase, channel_bytes, prepared
 from deepseg.data.resampling import resample, voxels_read
 from deepseg.data.volumes import Volume, read_labels, read_mask
-from deepseg.geometry.boxes import Int3, per_axis, volume
+from deepseg.geometry.boxes import Box, Int3
 from deepseg.inference import memory
-from deepseg.inference.averaging import Average, entropy, mirrored, mirrorings
+from deepseg.inference.answer import Answer, Wanted
+from deepseg.inference.averaging import mirrored, mirrorings
+from deepseg.inference.boxes import bounding_box
 from deepseg.inference.components import Cleaning, cleaned
 from deepseg.inference.fast_network import FastNetwork
-from deepseg.inference.fast_volume import Job, jobs, pieces, segment_case
-from deepseg.inference.overlap import WeightedSum, predicted_size, window
-from deepseg.inference.postprocess import Labels, masked, segmentation
+from deepseg.inference.looks import Look, findings
+from deepseg.inference.postprocess import Labels
 from deepseg.inference.volume import predict
 from deepseg.model.network import Network
 from deepseg.report.console import Console
 from deepseg.sessions.wishes import wanted_feature_maps, wanted_probabilities
 
-FLOAT_BYTES = 4
 SHARE_FOR_CHANNELS = 0.25  # of the memory; the channels of larger cases stay on the disk
-
-Maps = Mapping[int, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -83,29 +77,22 @@ class Computing:
         return self.members[0].network.config.classes
 
     @property
-    def needs_all_classes(self) -> bool:
-        """Whether labels alone, box by box, are not enough."""
-        own = self.inference
-        return bool(len(self.members) > 1 or own.mirror or own.overlap or self.save.uncertainty)
+    def wanted(self) -> Wanted:
+        """Maps to be written."""
+        probabilities = wanted_probabilities(self.classes, self.save)
+        return Wanted(probabilities, tuple(self.save.uncertainty))
 
     def tile_of(self, member: Member) -> Int3:
         """The tile of a member, where tiles are its segments."""
         own = member.network.config.segment_sizes["inference"]
         return own if self.tile is None else self.tile
 
-    def jobs(self, member: Member, ready: PreparedCase, held: int) -> list[Job]:
-        """What a member has to compute of a case, beside ``held`` probability maps."""
+    def own_tile(self, member: Member) -> Int3 | None:
+        """The tile of a member whose tiles are segments; None where context lies on one grid."""
         tiling = self.inference.tiling
         own = member.network.config.context_alignment
         is_local = tiling == "deepmedic" or (tiling is None and own == "deepmedic")
-        answer = volume(ready.shape) * (1 + FLOAT_BYTES * held)
-        return jobs(
-            member.fast,
-            ready,
-            memory=memory.left(self.inference.memory_bytes) - answer,
-            tile=self.tile_of(member) if is_local else None,
-            overlap=self.inference.overlap,
-        )
+        return self.tile_of(member) if is_local else None
 
 
 def member(network: Network, inference: Inference, preparation: Preparation) -> Member:
@@ -198,7 +185,7 @@ class Segmented:
 
     source: Volume
     labels: Labels
-    probabilities: Maps
+    probabilities: Mapping[int, NDArray[np.float32]]
     uncertainty: Mapping[str, NDArray[np.float32]]
     feature_maps: Mapping[str, NDArray[np.float32]]
     truth: NDArray[np.integer[Any]] | None
@@ -206,95 +193,53 @@ class Segmented:
 
 def segmented(how: Computing, opened: OpenCase, console: Console) -> Segmented:
     """What the models say about a case that has been read."""
-    ready, source = opened.ready[0], opened.source
-    is_own_grid = ready.geometry == source.geometry
-    if is_own_grid and not how.needs_all_classes:
-        found = _labels_alone(how, opened, console)
-    else:
-        found = _averaged(how, opened, console)
-    voxel_ml = source.geometry.voxel_ml
-    labels = cleaned(found.labels, how.cleaning, voxel_ml=voxel_ml, roi=opened.roi)
-    return replace(found, labels=labels, feature_maps=_feature_maps(how, ready))
+    grid = opened.source.geometry
+    answer = Answer(grid.shape, len(how.classes), how.wanted)
+    around = bounding_box(opened.roi, Box((0, 0, 0), grid.shape))
+    if around is not None:
+        free = memory.left(how.inference.memory_bytes) - how.wanted.bytes_of(grid.shape)
+        if free < memory.LEAST:
+            console.warn(_too_little(how.inference))
+        progress = partial(console.progress, opened.case.name)
+        for piece in findings(
+            looks(how, opened), around, how.wanted, memory=free, progress=progress
+        ):
+            answer.put(piece)
+        answer.clear_outside(opened.roi)
+    return Segmented(
+        source=opened.source,
+        labels=cleaned(answer.labels, how.cleaning, voxel_ml=grid.voxel_ml, roi=opened.roi),
+        probabilities=answer.probabilities,
+        uncertainty=answer.uncertainty,
+        feature_maps=_feature_maps(how, opened.ready[0]),
+        truth=opened.truth,
+    )
 
 
-def _labels_alone(how: Computing, opened: OpenCase, console: Console) -> Segmented:
-    one, ready = how.members[0], opened.ready[0]
-    wanted = wanted_probabilities(how.classes, how.save)
-    todo = how.jobs(one, ready, len(wanted))
-    with console.progress(opened.case.name, sum(len(job.boxes) for job in todo)) as advance:
-        answer = segment_case(
-            one.fast, ready, todo, wanted=wanted, on_boxes=advance, say=console.warn
-        )
-    if ready.roi is not None:
-        answer.labels[~ready.roi] = 0
-    probabilities = {
-        label: _float32(masked(one, ready.roi)) for label, one in answer.probabilities.items()
-    }
-    return Segmented(opened.source, answer.labels, probabilities, {}, {}, opened.truth)
+def _too_little(inference: Inference) -> str:
+    limit = "half of the free" if inference.memory is None else f"{inference.memory} of"
+    return f"{limit} memory is not enough: the smallest boxes are taken, and more memory is used"
 
 
-@dataclass(frozen=True)
-class _Look:
-    """One model's look at a case, perhaps mirrored."""
-
-    member: Member
-    ready: PreparedCase
-    axes: tuple[int, ...]
-    todo: list[Job]
-
-
-def _averaged(how: Computing, opened: OpenCase, console: Console) -> Segmented:
-    looks = list(_looks(how, opened))
-    classes = range(len(how.classes))
-    shape = opened.source.geometry.shape
-    with_variance = "variance" in how.save.uncertainty
-    average = Average(len(classes), shape, with_variance=with_variance)
-    boxes = sum(len(job.boxes) for look in looks for job in look.todo)
-    with console.progress(opened.case.name, boxes) as advance:
-        for look in looks:
-            maps = _probabilities(how, look, advance)
-            for label in classes:
-                whole = np.ascontiguousarray(mirrored(maps[label], look.axes))
-                average.add(label, _on_own_grid(whole[None], look.ready, opened.source)[0])
-    roi = opened.roi
-    mean = _float32(masked(average.mean, roi))
-    doubt = {}
-    if "entropy" in how.save.uncertainty:
-        doubt["entropy"] = entropy(mean)
-    if with_variance:
-        doubt["variance"] = _float32(masked(average.variance, roi))
-    wanted = wanted_probabilities(how.classes, how.save)
-    probabilities = {label: mean[label] for label in wanted}
-    labels = segmentation(mean, roi)
-    return Segmented(opened.source, labels, probabilities, doubt, {}, opened.truth)
-
-
-def _looks(how: Computing, opened: OpenCase) -> list[_Look]:
+def looks(how: Computing, opened: OpenCase) -> list[Look]:
+    """Every model's look at a case and at each of its mirror images."""
     axes = ["xyz".index(axis) for axis in how.inference.mirror]
-    looks = []
-    for one, ready in zip(how.members, opened.ready, strict=True):
-        for turn in mirrorings(axes):
-            roi = None if ready.roi is None else mirrored(ready.roi, turn)
-            turned = replace(ready, channels=mirrored(ready.channels, turn), roi=roi)
-            todo = how.jobs(one, turned, held=2 * len(how.classes))
-            looks.append(_Look(one, turned, turn, todo))
-    return looks
-
-
-def _probabilities(how: Computing, look: _Look, on_boxes: Callable[[int], None]) -> Maps:
-    """``(X, Y, Z)`` of every class, as the model sees the case."""
-    every = range(len(how.classes))
-    network, ready = look.member.fast, look.ready
-    if how.inference.overlap == 0:
-        found = segment_case(network, ready, look.todo, wanted=every, on_boxes=on_boxes)
-        return found.probabilities
-    total = WeightedSum(len(every), ready.shape)
-    weights = window(predicted_size(ready.shape, how.tile_of(look.member), network.vision))
-    for job, piece in pieces(network, ready, look.todo, wanted=every, on_boxes=on_boxes):
-        inside = piece.box.moved(per_axis(lambda a: -a, job.origin))
-        maps = [piece.probabilities[label] for label in every]
-        total.add(piece.box, maps, weights[inside.slices])
-    return dict(enumerate(total.mean))
+    return [
+        Look(
+            network=one.fast,
+            case=replace(
+                ready,
+                channels=mirrored(ready.channels, turn),
+                roi=None if ready.roi is None else mirrored(ready.roi, turn),
+            ),
+            axes=turn,
+            grid=opened.source.geometry,
+            tile=how.own_tile(one),
+            overlap=how.inference.overlap,
+        )
+        for one, ready in zip(how.members, opened.ready, strict=True)
+        for turn in mirrorings(axes)
+    ]
 
 
 def _feature_maps(how: Computing, ready: PreparedCase) -> dict[str, NDArray[np.float32]]:
@@ -321,8 +266,5 @@ def _on_own_grid(
 ) -> NDArray[np.float32]:
     if ready.geometry == source.geometry:
         return arrays
-    return _float32(resample(arrays, ready.geometry, source.geometry, order=1))
-
-
-def _float32(array: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    return np.asarray(array, np.float32)
+    resampled = resample(arrays, ready.geometry, source.geometry, order=1)
+    return np.asarray(resampled, np.float32)

@@ -58,5 +58,9 @@ def _started(
         name = f"cuda{(part.number - 1) % torch.cuda.device_count()}"
     command = [sys.executable, "-m", "deepseg.cli.main", "-test", str(config_file), *options]
     command += ["-part", f"{part.number}/{part.count}", "-dev", name, "-quiet"]
-    surroundings = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(sys.path)}
+    surroundings = {
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "LOCAL_WORLD_SIZE": str(part.count),  # they share the memory too
+    }
     return subprocess.Popen(command, env={**os.environ, **surroundings})

@@ -102,7 +102,7 @@ def segment(
         ):
             _look_at(case, outcome, results, config, console)
         _gather(list_cases(config.cases, models[0].config.channels), work, results, folder)
-        console.say(f"most memory used: {memory.peak() / 1e9:.2f} GB")
+        _say_memory(config, console)
         console.say(f"results in {folder.path}")
         if results.failures:
             raise SomeCasesFailed(*results.failures)
@@ -167,6 +167,17 @@ def _gather(
                 results.add(case.name, record)
         results.write(folder.path)
     results.show(folder.console)
+
+
+def _say_memory(config: TestConfig, console: Console) -> None:
+    used, limit = memory.peak(), config.inference.memory_bytes
+    console.say(f"most memory used: {used / 1e9:.2f} GB")
+    if limit is not None and used > limit // memory.processes():
+        allowed = limit / memory.processes() / 1e9
+        console.warn(
+            f"{used / 1e9:.2f} GB of memory were used, more than the {allowed:.2f} GB that "
+            "inference.memory allows this process"
+        )
 
 
 def _warn_of_spacing(checked: CheckedCases, model: Model, console: Console) -> None:

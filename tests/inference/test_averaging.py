@@ -16,21 +16,25 @@ def answers(count, classes=3, seed=0):
 def average(many, **choices):
     own = Average(many.shape[1], SHAPE, **choices)
     for one in many:
-        for label, probabilities in enumerate(one):
-            own.add(label, probabilities)
-    return own
+        own.add(one)
+    return own.taken()
 
 
 def test_the_mean_and_the_variance_are_those_of_numpy():
     many = answers(5)
-    own = average(many, with_variance=True)
-    np.testing.assert_allclose(own.mean, many.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(own.variance, many.var(0).mean(0), atol=1e-6)
+    mean, variance = average(many, with_variance=True)
+    np.testing.assert_allclose(mean, many.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(variance, many.var(0).mean(0), atol=1e-6)
 
 
 def test_equal_answers_do_not_vary():
     many = np.repeat(answers(1), 3, axis=0)
-    np.testing.assert_allclose(average(many, with_variance=True).variance, 0, atol=1e-6)
+    _, variance = average(many, with_variance=True)
+    np.testing.assert_allclose(variance, 0, atol=1e-6)
+
+
+def test_without_being_asked_for_a_variance_there_is_none():
+    assert average(answers(2))[1] is None
 
 
 def test_entropy_is_0_where_one_class_is_certain_and_1_where_all_are_equal():

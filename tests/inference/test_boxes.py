@@ -17,6 +17,7 @@ from deepseg.inference.boxes import (
 from deepseg.model.layout import layout
 
 SHAPE = (60, 50, 40)
+WHOLE = Box((0, 0, 0), SHAPE)
 PLAN = layout(
     ModelConfig.model_validate(
         {
@@ -61,7 +62,7 @@ def test_a_cut_is_made_where_it_saves_work():
 def test_boxes_hold_the_region_of_interest_and_no_side_is_longer_than_allowed():
     rng = np.random.default_rng(0)
     for roi in (two_blocks(), rng.random(SHAPE) > 0.999, np.ones(SHAPE, bool), None):
-        boxes = [box for group in normal_boxes(roi, SHAPE, PLAN, 14) for box in group]
+        boxes = [box for group in normal_boxes(roi, WHOLE, PLAN, 14) for box in group]
         assert (
             covered(boxes) | ~np.ones(SHAPE, bool) if roi is None else covered(boxes)[roi]
         ).all()
@@ -69,12 +70,12 @@ def test_boxes_hold_the_region_of_interest_and_no_side_is_longer_than_allowed():
 
 
 def test_groups_of_boxes_lie_behind_each_other_along_x():
-    groups = normal_boxes(None, SHAPE, PLAN, 20)
+    groups = normal_boxes(None, WHOLE, PLAN, 20)
     assert [{box.start[0] for box in group} for group in groups] == [{0}, {20}, {40}]
 
 
 def test_nothing_is_computed_without_a_region_of_interest():
-    assert normal_boxes(np.zeros(SHAPE, bool), SHAPE, PLAN, 20) == []
+    assert normal_boxes(np.zeros(SHAPE, bool), WHOLE, PLAN, 20) == []
 
 
 def test_pieces_for_the_fc_pathway_hold_the_region_of_interest():
@@ -86,8 +87,8 @@ def test_pieces_for_the_fc_pathway_hold_the_region_of_interest():
 
 
 def test_sides_become_even_inside_the_image():
-    assert even(Box((1, 2, 3), (3, 4, 5)), (9, 9, 9)) == Box((1, 2, 3), (4, 4, 6))
-    assert even(Box((6, 2, 0), (3, 4, 5)), (9, 9, 5)) == Box((5, 2, 0), (4, 4, 5))
+    assert even(Box((1, 2, 3), (3, 4, 5)), Box((0, 0, 0), (9, 9, 9))) == Box((1, 2, 3), (4, 4, 6))
+    assert even(Box((6, 2, 0), (3, 4, 5)), Box((0, 0, 0), (9, 9, 5))) == Box((5, 2, 0), (4, 4, 5))
 
 
 def test_the_memory_decides_how_long_a_side_may_be():

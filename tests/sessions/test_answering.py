@@ -16,7 +16,8 @@ from deepseg.data.cases import Case
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.resampling import resample
 from deepseg.data.volumes import Geometry, new_volume
-from deepseg.inference import boxes
+from deepseg.geometry.boxes import Box
+from deepseg.inference import boxes, looks
 from deepseg.inference.components import Cleaning
 from deepseg.inference.volume import predict
 from deepseg.model.network import Network
@@ -259,6 +260,42 @@ def test_an_ensemble_with_a_resampled_member_is_sure_of_all_of_its_roi(on_disk, 
     roi = np.asarray(nibabel.load(on_disk.roi).dataobj) > 0
     np.testing.assert_allclose(found[0][:, roi].sum(0), 1, atol=1e-5)
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("spacing", [None, *RESAMPLED])
+def test_block_by_block_an_ensemble_says_the_same(on_disk, spacing, monkeypatch):
+    save = SavedResults(probabilities=True, uncertainty=["entropy", "variance"])
+    how = computing(network(0), network(1), save=save, mirror=["x", "z"])
+    members = (how.members[0], resampling(how, spacing).members[1])
+    how = replace(how, members=members)
+    case = open_case(how, on_disk)
+    whole = answer(how, case)
+    monkeypatch.setattr(looks, "THINNEST", 2)
+    monkeypatch.setattr(looks, "SHARE_FOR_BLOCKS", 0)
+    count = len(looks.blocks(Box((0, 0, 0), SHAPE), 0, []))
+    parts = answer(how, case)
+    assert count == 6
+    assert np.array_equal(parts.labels, whole.labels)
+    np.testing.assert_allclose(stacked(parts), stacked(whole), atol=1e-5)
+    for name, doubt in whole.uncertainty.items():
+        np.testing.assert_allclose(parts.uncertainty[name], doubt, atol=1e-5)
+
+
+def test_a_roi_without_a_voxel_is_answered_with_background(on_disk):
+    nibabel.save(nibabel.Nifti1Image(np.zeros(SHAPE, np.uint8), AFFINE), on_disk.roi)
+    how = resampling(computing(network(), mirror=["x"]), RESAMPLED[0])
+    found = answer(how, open_case(how, on_disk))
+    assert not found.labels.any()
+    assert not stacked(found).any()
+
+
+def test_too_little_memory_is_said_and_the_case_is_answered():
+    how, console = computing(network(), memory="1 MB"), Console(quiet=True)
+    found = segmented(how, opened(), console)
+    assert console.warnings == [
+        "1 MB of memory is not enough: the smallest boxes are taken, and more memory is used"
+    ]
+    assert np.array_equal(found.labels, answer(computing(network()), opened()).labels)
 
 
 def test_a_case_is_prepared_once_for_models_that_want_the_same(on_disk):

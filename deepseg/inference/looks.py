@@ -1,0 +1,223 @@
+"""Looks at a case: one model's, its look at a mirror image, or those of several models.
+
+A look may have another grid than the case; what it says comes back to the case's own. Several looks
+answer block by block, so that the probabilities of all classes need to exist for one block only.
+Files, and what becomes of an answer, are not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepseg.data.preparation import PreparedCase
+from deepseg.data.resampling import box_read, part, resample
+from deepseg.data.volumes import Geometry
+from deepseg.geometry.boxes import Box, Int3, per_axis, volume
+from deepseg.inference.answer import FLOAT_BYTES, Piece, Wanted
+from deepseg.inference.averaging import SCRATCH, Average, entropy, mirrored
+from deepseg.inference.fast_network import FastNetwork
+from deepseg.inference.fast_volume import Job, jobs, pieces
+from deepseg.inference.memory import left_on
+from deepseg.inference.overlap import WeightedSum, predicted_size, window
+from deepseg.inference.postprocess import segmentation
+
+SHARE_FOR_BLOCKS = 0.4  # of the memory; the rest is for the boxes of the network
+THINNEST = 16  # planes of a block; in thinner ones, most would be border
+
+Map = NDArray[np.float32]
+OnBoxes = Callable[[int], None]
+Progress = Callable[[int], AbstractContextManager[OnBoxes]]  # number of boxes → what counts them
+
+
+@dataclass(frozen=True)
+class Look:
+    """One model, and the case as it sees it.
+
+    Attributes:
+        network: The model.
+        case: Prepared as the model wants it, and mirrored.
+        axes: Along which it is mirrored.
+        grid: The case's own.
+        tile: Size of a segment in DeepMedic's way; None for the whole image as one.
+        overlap: Share of a tile's edge that it has in common with the next.
+    """
+
+    network: FastNetwork
+    case: PreparedCase
+    axes: tuple[int, ...]
+    grid: Geometry
+    tile: Int3 | None
+    overlap: float
+
+    @property
+    def classes(self) -> int:
+        """Number K of classes."""
+        return self.network.layout.fc.outputs
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether boxes of it are boxes of the case, and final."""
+        return self.case.geometry == self.grid and not self.axes and not self.overlap
+
+    @property
+    def maps_held(self) -> float:
+        """Maps of a block of the case, in numbers per voxel, that exist while the look answers."""
+        per_voxel = volume(self.case.shape) / volume(self.grid.shape)
+        return (self.classes + (self.overlap > 0)) * per_voxel + 1
+
+    def jobs(self, block: Box, memory: int) -> list[Job]:
+        """What has to be computed for a block of the case.
+
+        Args:
+            block: On the case's own grid.
+            memory: Bytes for boxes and context; a GPU has its own.
+        """
+        device = self.network.device
+        return jobs(
+            self.network,
+            self.case,
+            memory=left_on(device) if device.type == "cuda" else memory,
+            tile=self.tile,
+            overlap=self.overlap,
+            within=self._mirrored(self._needed(block)),
+        )
+
+    def answer(self, block: Box, todo: Sequence[Job], on_boxes: OnBoxes) -> Iterator[Map]:
+        """The ``(X, Y, Z)`` probabilities of class after class in a block of the case.
+
+        Outside the region of interest, they may be anything.
+
+        Args:
+            block: On the case's own grid.
+            todo: Of `jobs`.
+            on_boxes: Called with the number of boxes just done.
+        """
+        needed = self._needed(block)
+        seen = self._mirrored(needed)
+        every = range(self.classes)
+        found = pieces(self.network, self.case, todo, wanted=every, on_boxes=on_boxes)
+        maps = self._weighted(seen, found) if self.overlap else self._stitched(seen, found)
+        maps.reverse()
+        while maps:  # from the last to the first, and each is gone before the next
+            yield self._on_own_grid(mirrored(maps.pop(), self.axes), needed, block)
+
+    def _needed(self, block: Box) -> Box:
+        """The part of the look's grid, not mirrored, that a block of the case follows from."""
+        is_own = self.case.geometry == self.grid
+        return block if is_own else box_read(block, self.case.geometry, self.grid)
+
+    def _mirrored(self, box: Box) -> Box:
+        back = per_axis(lambda n, b: n - b, self.case.shape, box.stop)
+        x, y, z = (back[axis] if axis in self.axes else box.start[axis] for axis in range(3))
+        return Box((x, y, z), box.size)
+
+    def _stitched(self, box: Box, found: Iterator[tuple[Job, Piece]]) -> list[Map]:
+        maps = [np.zeros(box.size, np.float32) for _ in range(self.classes)]
+        back = per_axis(lambda a: -a, box.start)
+        for _, piece in found:
+            for label, values in piece.probabilities.items():
+                maps[label][piece.box.moved(back).slices] = values
+        return maps
+
+    def _weighted(self, box: Box, found: Iterator[tuple[Job, Piece]]) -> list[Map]:
+        assert self.tile is not None
+        total = WeightedSum(self.classes, box.size)
+        weights = window(predicted_size(self.case.shape, self.tile, self.network.vision))
+        back = per_axis(lambda a: -a, box.start)
+        for job, piece in found:
+            inside = piece.box.moved(per_axis(lambda a: -a, job.origin))
+            own = piece.box.moved(back)
+            total.add(own, list(piece.probabilities.values()), weights[inside.slices])
+        return total.taken()
+
+    def _on_own_grid(self, one: Map, needed: Box, block: Box) -> Map:
+        if self.case.geometry == self.grid:
+            return one
+        source, target = part(self.case.geometry, needed), part(self.grid, block)
+        return np.asarray(resample(one, source, target, order=1), np.float32)
+
+
+def findings(
+    looks: Sequence[Look], around: Box, wanted: Wanted, *, memory: int, progress: Progress
+) -> Iterator[Piece]:
+    """What the looks say together, piece by piece.
+
+    Args:
+        looks: At the same case, by models with the same classes.
+        around: The part of the case that is wanted.
+        wanted: What is wanted besides labels.
+        memory: Bytes that may be used besides the answer.
+        progress: Shows how many boxes are done.
+    """
+    if len(looks) == 1 and looks[0].is_straight and not wanted.uncertainty:
+        return _straight(looks[0], around, wanted, memory, progress)
+    return _averaged(looks, around, wanted, memory, progress)
+
+
+def _straight(
+    look: Look, around: Box, wanted: Wanted, memory: int, progress: Progress
+) -> Iterator[Piece]:
+    """Boxes as they are computed: nothing is held of them."""
+    todo = look.jobs(around, memory)
+    with progress(_count(todo)) as on_boxes:
+        for _, piece in pieces(
+            look.network, look.case, todo, wanted=wanted.probabilities, on_boxes=on_boxes
+        ):
+            yield piece
+
+
+def _averaged(
+    looks: Sequence[Look], around: Box, wanted: Wanted, memory: int, progress: Progress
+) -> Iterator[Piece]:
+    """Block after block, each from the mean of all looks."""
+    maps = looks[0].classes + max(look.maps_held for look in looks) + SCRATCH
+    held = FLOAT_BYTES * maps
+    block_list = blocks(around, int(SHARE_FOR_BLOCKS * memory / held), looks)
+    for_boxes = memory - int(held * max(volume(block.size) for block in block_list))
+    todo = [[look.jobs(block, for_boxes) for look in looks] for block in block_list]
+    with progress(sum(_count(one) for per_look in todo for one in per_look)) as on_boxes:
+        for block, per_look in zip(block_list, todo, strict=True):
+            with_variance = "variance" in wanted.uncertainty
+            average = Average(looks[0].classes, block.size, with_variance=with_variance)
+            for look, one in zip(looks, per_look, strict=True):
+                average.add(look.answer(block, one, on_boxes))
+            yield _piece(block, average, wanted)
+
+
+def _piece(block: Box, average: Average, wanted: Wanted) -> Piece:
+    mean, variance = average.taken()
+    doubt = {}
+    if "entropy" in wanted.uncertainty:
+        doubt["entropy"] = entropy(mean)
+    if variance is not None:
+        doubt["variance"] = variance
+    return Piece(
+        box=block,
+        labels=segmentation(mean, None),
+        probabilities={label: mean[label] for label in wanted.probabilities},
+        uncertainty=doubt,
+    )
+
+
+def blocks(around: Box, most: int, looks: Sequence[Look]) -> list[Box]:
+    """``around`` cut across X into blocks of at most ``most`` voxels, if that is possible.
+
+    Tiles of their own are not cut: those at a border would be computed for both blocks.
+    """
+    planes = around.size[0]
+    count = -(-volume(around.size) // max(1, most))
+    count = max(1, min(count, planes // THINNEST))
+    if any(look.tile is not None for look in looks):
+        count = 1
+    cuts = [around.start[0] + planes * number // count for number in range(count + 1)]
+    return [Box((a, *around.start[1:]), (b - a, *around.size[1:])) for a, b in pairwise(cuts)]
+
+
+def _count(todo: Sequence[Job]) -> int:
+    return sum(len(job.boxes) for job in todo)
