@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -97,6 +98,19 @@ class SaidByAnotherRank(DeepsegError):
     def at(self: Raised, _where: str) -> Raised:
         """The same error: it has been shown already."""
         return self
+
+
+# In what torch says of the memory of the machine, of a GPU, and of its libraries.
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory of the machine or of a GPU ran out; torch is understood by its words."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def raise_if_any(problems: Iterable[Problem]) -> None:

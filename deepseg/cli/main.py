@@ -17,9 +17,9 @@ from types import FrameType
 from rich.text import Text
 
 from deepseg.cli.arguments import Arguments, parsed, short_help
-from deepseg.errors import DeepsegError, OutOfMemory, SaidByAnotherRank
+from deepseg.errors import DeepsegError, OutOfMemory, SaidByAnotherRank, is_out_of_memory
 from deepseg.report.streams import LenientStream, show, visible
-from deepseg.sessions.outcome import exit_code, is_out_of_memory, problems
+from deepseg.sessions.outcome import exit_code, problems
 
 SHOWN_PROBLEMS = 20
 TERMINATED = 143

@@ -29,6 +29,7 @@ from deepseg.inference.fast_layers import (
     filled,
     folded,
 )
+from deepseg.inference.room import Room
 from deepseg.model.convolution import convolved
 from deepseg.model.layers import Layer
 from deepseg.model.layout import LayerPlan, PathwayLayout
@@ -169,16 +170,21 @@ class FastNetwork:
         part = _through(layers, [x], boxes, sizes)
         return replace(part, maps=own.outputs, factor=own.sight.factor)
 
-    def context(self, number: int, whole: Field, output: Box, read: Read, *, piece: int) -> Part:
-        """The same in pieces of at most ``piece`` voxels along an axis, to save memory."""
+    def context(
+        self, number: int, whole: Field, output: Box, read: Read, *, piece: int, room: Room
+    ) -> Part:
+        """The same in pieces, to save memory: of ``piece`` voxels, or fewer if there is no room."""
         own = self.layout.pathways[number]
         values = torch.zeros(
             (1, filled(own.outputs), *output.size), dtype=self.dtype, device=self.device
         ).contiguous(memory_format=LAST)
-        for box in parts_of(output, piece):
-            target = box.moved(per_axis(lambda a: -a, output.start))
-            x, y, z = target.slices
+
+        def fill(box: Box) -> None:
+            x, y, z = box.moved(per_axis(lambda a: -a, output.start)).slices
             values[:, :, x, y, z] = self.pathway(number, whole, box, read).values
+
+        for box in parts_of(output, piece):
+            room.in_parts(number, box, fill)
         return Part(values, output, own.outputs, own.sight.factor)
 
     def activated(self, number: int, part: Part) -> Part:

@@ -22,10 +22,12 @@ from deepseg.geometry.boxes import Box, Int3, per_axis, volume
 from deepseg.inference.answer import FLOAT_BYTES, Piece, Wanted
 from deepseg.inference.averaging import SCRATCH, Average, entropy, mirrored
 from deepseg.inference.fast_network import FastNetwork
-from deepseg.inference.fast_volume import Job, jobs, pieces
+from deepseg.inference.fast_volume import pieces
+from deepseg.inference.jobs import Job, jobs
 from deepseg.inference.memory import left_on
 from deepseg.inference.overlap import WeightedSum, predicted_size, window
 from deepseg.inference.postprocess import segmentation
+from deepseg.inference.room import Room
 
 SHARE_FOR_BLOCKS = 0.4  # of the memory; the rest is for the boxes of the network
 THINNEST = 16  # planes of a block; in thinner ones, most would be border
@@ -46,6 +48,7 @@ class Look:
         grid: The case's own.
         tile: Size of a segment in DeepMedic's way; None for the whole image as one.
         overlap: Share of a tile's edge that it has in common with the next.
+        room: What is known of the memory.
     """
 
     network: FastNetwork
@@ -54,6 +57,7 @@ class Look:
     grid: Geometry
     tile: Int3 | None
     overlap: float
+    room: Room
 
     @property
     def classes(self) -> int:
@@ -88,6 +92,14 @@ class Look:
             within=self._mirrored(self._needed(block)),
         )
 
+    def pieces(
+        self, todo: Sequence[Job], wanted: Sequence[int], on_boxes: OnBoxes
+    ) -> Iterator[tuple[Job, Piece]]:
+        """What is found on the look's own grid, in the order of the jobs."""
+        return pieces(
+            self.network, self.case, todo, wanted=wanted, on_boxes=on_boxes, room=self.room
+        )
+
     def answer(self, block: Box, todo: Sequence[Job], on_boxes: OnBoxes) -> Iterator[Map]:
         """The ``(X, Y, Z)`` probabilities of class after class in a block of the case.
 
@@ -100,8 +112,7 @@ class Look:
         """
         needed = self._needed(block)
         seen = self._mirrored(needed)
-        every = range(self.classes)
-        found = pieces(self.network, self.case, todo, wanted=every, on_boxes=on_boxes)
+        found = self.pieces(todo, range(self.classes), on_boxes)
         maps = self._weighted(seen, found) if self.overlap else self._stitched(seen, found)
         maps.reverse()
         while maps:  # from the last to the first, and each is gone before the next
@@ -166,9 +177,7 @@ def _straight(
     """Boxes as they are computed: nothing is held of them."""
     todo = look.jobs(around, memory)
     with progress(_count(todo)) as on_boxes:
-        for _, piece in pieces(
-            look.network, look.case, todo, wanted=wanted.probabilities, on_boxes=on_boxes
-        ):
+        for _, piece in look.pieces(todo, wanted.probabilities, on_boxes):
             yield piece
 
 

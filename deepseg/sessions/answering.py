@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from deepseg.inference.components import Cleaning, cleaned
 from deepseg.inference.fast_network import FastNetwork
 from deepseg.inference.looks import Look, findings
 from deepseg.inference.postprocess import Labels
+from deepseg.inference.room import Room
 from deepseg.inference.volume import predict
 from deepseg.model.network import Network
 from deepseg.report.console import Console
@@ -44,11 +45,13 @@ class Member:
         network: As it was trained; feature maps are those of the first member's.
         fast: The same for segmentations and probabilities.
         preparation: How it wants cases prepared.
+        room: What is known of the memory that it needs.
     """
 
     network: Network
     fast: FastNetwork
     preparation: Preparation
+    room: Room
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,23 @@ class Computing:
         return self.tile_of(member) if is_local else None
 
 
-def member(network: Network, inference: Inference, preparation: Preparation) -> Member:
-    """``network`` with its weights of now, ready to segment cases."""
+def member(
+    network: Network,
+    inference: Inference,
+    preparation: Preparation,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+) -> Member:
+    """``network`` with its weights of now, ready to segment cases.
+
+    Args:
+        network: In evaluation mode, on the device that computes.
+        inference: Settings.
+        preparation: How it wants cases prepared.
+        say: Called with a line where memory is exhausted.
+    """
     precision = {"float32": torch.float32, "bfloat16": torch.bfloat16}[inference.precision]
-    return Member(network, FastNetwork(network, precision), preparation)
+    return Member(network, FastNetwork(network, precision), preparation, Room(say))
 
 
 @dataclass(frozen=True)
@@ -236,6 +252,7 @@ def looks(how: Computing, opened: OpenCase) -> list[Look]:
             grid=opened.source.geometry,
             tile=how.own_tile(one),
             overlap=how.inference.overlap,
+            room=one.room,
         )
         for one, ready in zip(how.members, opened.ready, strict=True)
         for turn in mirrorings(axes)

@@ -1,15 +1,11 @@
 """How a command ended: the exit code that scripts see, and the problems that people read.
 
-The exit codes are listed in documentation/errors.md. Nothing here imports torch: its errors are
-told by their names and words.
+The exit codes are listed in documentation/errors.md.
 """
 
 from __future__ import annotations
 
-from deepseg.errors import DeepsegError, OutOfMemory, Problem
-
-_OUT_OF_MEMORY = "OutOfMemoryError"  # torch's, for GPUs
-_NO_MEMORY = "can't allocate memory"  # in what torch's RuntimeError says of the machine's
+from deepseg.errors import DeepsegError, OutOfMemory, Problem, is_out_of_memory
 
 
 def exit_code(error: BaseException | None) -> int:
@@ -40,10 +36,3 @@ def problems(error: BaseException | None) -> tuple[Problem, ...]:
         fix="lower batch_size, segments or tile in the config files",
     )
     return (memory,)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory of the machine or of the GPU ran out."""
-    if isinstance(error, MemoryError) or type(error).__name__ == _OUT_OF_MEMORY:
-        return True
-    return isinstance(error, RuntimeError) and _NO_MEMORY in str(error)

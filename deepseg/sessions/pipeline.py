@@ -7,20 +7,23 @@ that does not fit beside others is read when those before it are done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from deepseg.errors import DeepsegError
+from deepseg.errors import DeepsegError, OutOfMemory, Problem, is_out_of_memory
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
 Computed = TypeVar("Computed")
 Written = TypeVar("Written")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 def in_stages(
-    items: Sequence[Item],
+    items: Iterable[Item],
     *,
     read: Callable[[Item], Read],
     compute: Callable[[Read], Computed],
@@ -29,35 +32,50 @@ def in_stages(
 ) -> Iterator[tuple[Item, Written | DeepsegError]]:
     """Items in their order, each with what writing gave, or with what went wrong on the way.
 
-    Exceptions that are no `DeepsegError` end everything.
+    Want of memory is a fault of the item for which there was none. Exceptions that are neither that
+    nor a `DeepsegError` end everything.
     """
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        before: list[tuple[Item, Future[Written]]] = []
-        coming: list[Future[Read]] = []
-        for number, item in enumerate(items):
-            if not coming:
-                wait([writing for _, writing in before])
-            reading = coming.pop() if coming else reader.submit(read, item)
-            wait([reading])
-            coming += [
-                reader.submit(read, following)
-                for following in items[number + 1 : number + 2]
-                if fits_beside(following)
-            ]
-            writing: Future[Written] = Future()
-            try:
-                writing = writer.submit(write, compute(reading.result()))
-            except DeepsegError as error:
-                writing.set_exception(error)
-            del reading
-            yield from map(_outcome, before)
-            before = [(item, writing)]
-        yield from map(_outcome, before)
+        waiting = deque(items)
+        ahead: Future[Read | DeepsegError] | None = None
+        behind: tuple[Item, Future[Written | DeepsegError]] | None = None
+        while waiting:
+            item = waiting.popleft()
+            if ahead is None:
+                wait([] if behind is None else [behind[1]])
+                ahead = reader.submit(_tried, read, item)
+            opened, ahead = ahead.result(), None
+            if waiting and fits_beside(waiting[0]):
+                ahead = reader.submit(_tried, read, waiting[0])
+            computed = _tried(compute, opened)
+            del opened
+            writing = writer.submit(_tried, write, computed)
+            del computed
+            if behind is not None:
+                yield behind[0], behind[1].result()
+            behind = item, writing
+        if behind is not None:
+            yield behind[0], behind[1].result()
 
 
-def _outcome(done: tuple[Item, Future[Written]]) -> tuple[Item, Written | DeepsegError]:
-    item, writing = done
+def _tried(stage: Callable[[Given], Made], given: Given | DeepsegError) -> Made | DeepsegError:
+    """What ``stage`` makes; or what went wrong, without a trace, which keeps arrays alive."""
+    if isinstance(given, DeepsegError):
+        return given
     try:
-        return item, writing.result()
+        return stage(given)
     except DeepsegError as error:
-        return item, error
+        return error.with_traceback(None)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return OutOfMemory(_no_memory(error))
+
+
+def _no_memory(error: Exception) -> Problem:
+    return Problem(
+        code="out-of-memory",
+        got=str(error).split("\n")[0] or "no more memory",
+        expected="memory for one case beside the one before and the next",
+        fix="lower inference.memory in the test file, or -devices, or end other programs",
+    )

@@ -72,7 +72,12 @@ def segment(
             computing(
                 config,
                 [
-                    member(model.network().to(computer).eval(), config.inference, way)
+                    member(
+                        model.network().to(computer).eval(),
+                        config.inference,
+                        way,
+                        say=console.warn,
+                    )
                     for model, way in zip(models, ways, strict=True)
                 ],
             ),

@@ -104,7 +104,8 @@ def validate_on_volumes(
         return None
     network.eval()
     per_case = {}
-    answering = member(network, Inference(), config.preparation)
+    say = folder.console.warn
+    answering = member(network, Inference(), config.preparation, say=say)
     how = Computing((answering,), Inference(), own.save, {}, None, own.batch_size)
     for case in held_out.cases[ranks.rank :: ranks.count]:
         result = segmented(how, open_case(how, case), folder.console)

@@ -7,9 +7,13 @@ import signal
 import time
 
 import pytest
+import torch
 
 import deepseg.sessions.answering
 import deepseg.sessions.folder
+from deepseg.geometry.boxes import volume
+from deepseg.inference.fast_network import FastNetwork
+from deepseg.inference.room import EXHAUSTED
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.parts import Part
 
@@ -162,6 +166,40 @@ def test_with_keep_going_a_path_through_a_file_costs_only_its_case(command, plac
     result = command(*TEST, "-keepGoing")
     assert result.returncode == 3, result.stderr
     assert list(numbers(three)["cases"]) == ["d", "a"]
+
+
+def no_memory_for_c(how, opened, console):
+    if opened.case.name == "c":
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 TB")
+    return deepseg.sessions.answering.segmented(how, opened, console)
+
+
+@pytest.mark.parametrize(("options", "code", "done"), [(["-keepGoing"], 3, "da"), ([], 137, "d")])
+def test_want_of_memory_is_a_fault_of_its_case(command, three, monkeypatch, options, code, done):
+    monkeypatch.setattr("deepseg.sessions.segmenting.segmented", no_memory_for_c)
+    result = command(*TEST, *options)
+    assert result.returncode == code
+    place = "c" if options else "test.yaml"
+    assert result.errors == [
+        f"ERROR [out-of-memory] {place}: got DefaultCPUAllocator: can't allocate memory: you tried "
+        "to allocate 9 TB; expected memory for one case beside the one before and the next; fix: "
+        "lower inference.memory in the test file, or -devices, or end other programs"
+    ]
+    assert {path.stem for path in (three / "cases").iterdir()} >= set(done)
+
+
+def test_smaller_boxes_are_said_once_in_a_session(command, place, three, monkeypatch):
+    pathway = FastNetwork.pathway
+
+    def small(self, number, whole, output, read):
+        if volume(output.size) > 500:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return pathway(self, number, whole, output, read)
+
+    place.write("test.yaml", (place / "test.yaml").read_text() + "inference: {mirror: [x]}\n")
+    monkeypatch.setattr(FastNetwork, "pathway", small)
+    result = command(*TEST)
+    assert (result.returncode, result.warnings) == (0, [f"WARNING {EXHAUSTED}"])
 
 
 def test_without_keep_going_a_failed_case_ends_the_session_and_the_others_stay_done(command, three):

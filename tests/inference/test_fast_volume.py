@@ -10,9 +10,11 @@ from deepseg.config.model import ModelConfig
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.volumes import Geometry
 from deepseg.geometry.boxes import volume
-from deepseg.inference import boxes, fast_volume
+from deepseg.inference import boxes, room
 from deepseg.inference.fast_network import FastNetwork
-from deepseg.inference.fast_volume import jobs, segment_case
+from deepseg.inference.fast_volume import segment_case
+from deepseg.inference.jobs import jobs
+from deepseg.inference.room import EXHAUSTED, Room
 from deepseg.inference.volume import predict
 from deepseg.model.network import Network
 
@@ -167,9 +169,9 @@ def test_where_memory_is_exhausted_halves_are_computed_and_it_is_said(monkeypatc
     monkeypatch.setattr(FastNetwork, "pathway", partialmethod(exhausted))
     fast = FastNetwork(own)
     todo = jobs(fast, ready, memory=1 << 30, tile=None)
-    found = segment_case(fast, ready, todo, wanted=(0, 1, 2), say=lines.append)
+    found = segment_case(fast, ready, todo, wanted=(0, 1, 2), room=Room(lines.append))
     np.testing.assert_allclose(stacked(found), stacked(expected), atol=1e-5)
-    assert lines == ["memory is exhausted; 19 x 23 x 17 voxels are computed in two parts"]
+    assert lines == [EXHAUSTED]
 
 
 def test_context_is_computed_in_smaller_pieces_where_memory_is_exhausted(monkeypatch):
@@ -180,7 +182,7 @@ def test_context_is_computed_in_smaller_pieces_where_memory_is_exhausted(monkeyp
         FastNetwork, "pathway",
         lambda *given: (exhausted if given[1] > 0 else exhausted.function)(*given),
     )  # fmt: skip
-    monkeypatch.setattr(fast_volume, "SMALLEST", 4)
+    monkeypatch.setattr(room, "SMALLEST", 4)
     np.testing.assert_allclose(stacked(answer(own, ready)), stacked(expected), atol=1e-5)
 
 

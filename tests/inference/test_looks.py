@@ -16,6 +16,7 @@ from deepseg.inference import looks
 from deepseg.inference.answer import Piece, Wanted
 from deepseg.inference.averaging import SCRATCH
 from deepseg.inference.looks import Look, blocks, findings
+from deepseg.inference.room import Room
 
 SHAPE = (96, 50, 40)
 WHOLE = Box((0, 0, 0), SHAPE)
@@ -28,7 +29,7 @@ def look(classes=5, grid=GRID, **changes):
     network = SimpleNamespace(layout=plan, device=SimpleNamespace(type="cpu"))
     channels = np.zeros((1, *grid.shape), np.float32)
     case = PreparedCase("case", channels, None, None, None, grid)
-    return replace(Look(network, case, (), GRID, None, 0.0), **changes)
+    return replace(Look(network, case, (), GRID, None, 0.0, Room()), **changes)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def planes(monkeypatch):
         size = (1, *within.size[1:])
         return [SimpleNamespace(boxes=[Box((x, *within.start[1:]), size)]) for x in starts]
 
-    def pieces(network, case, todo, *, wanted, on_boxes):
+    def pieces(network, case, todo, *, wanted, on_boxes, room):
         for job in todo:
             (box,) = job.boxes
             share = np.full(box.size, 1 / len(wanted), np.float32)

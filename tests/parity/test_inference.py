@@ -13,7 +13,8 @@ from deepseg.data.cases import Case
 from deepseg.data.preparation import prepared
 from deepseg.data.volumes import read_mask
 from deepseg.inference.fast_network import FastNetwork
-from deepseg.inference.fast_volume import jobs, segment_case
+from deepseg.inference.fast_volume import segment_case
+from deepseg.inference.jobs import jobs
 from deepseg.inference.postprocess import masked, segmentation
 from deepseg.inference.volume import predict
 from deepseg.report.console import Console

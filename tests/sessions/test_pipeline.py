@@ -1,10 +1,11 @@
 """Three stages at once: order, overlap in time, faults, and how much is held."""
 
 import threading
+import weakref
 
 import pytest
 
-from deepseg.errors import DeepsegError, Problem
+from deepseg.errors import DeepsegError, OutOfMemory, Problem
 from deepseg.sessions.pipeline import in_stages
 
 WAIT_S = 20
@@ -78,6 +79,40 @@ def test_a_fault_in_any_stage_is_that_items_alone(stage):
     assert (found["a"], found["c"]) == ("a", "c")
     assert isinstance(found["b"], DeepsegError)
     assert found["b"].problems[0].got == "b"
+
+
+@pytest.mark.parametrize("stage", ["read", "compute", "write"])
+def test_want_of_memory_in_any_stage_is_that_items_alone(stage):
+    def act(item):
+        if item == "b":
+            raise MemoryError("Unable to allocate 3 GiB")
+        return item
+
+    acts = dict.fromkeys(("read", "compute", "write"), lambda item: item) | {stage: act}
+    found = dict(in_stages(["a", "b", "c"], **acts))
+    assert (found["a"], found["c"]) == ("a", "c")
+    assert isinstance(found["b"], OutOfMemory)
+    assert str(found["b"]) == (
+        "[out-of-memory] got Unable to allocate 3 GiB; expected memory for one case beside the "
+        "one before and the next; fix: lower inference.memory in the test file, or -devices, or "
+        "end other programs"
+    )
+
+
+def test_what_failed_keeps_nothing_alive():
+    class Large:
+        pass
+
+    alive = weakref.WeakSet()
+
+    def compute(item):
+        large = Large()
+        alive.add(large)
+        assert len(alive) == 1
+        raise fault(item)
+
+    found = list(in_stages([1, 2, 3], read=lambda n: n, compute=compute, write=lambda n: n))
+    assert len(found) == 3
 
 
 @pytest.mark.parametrize("stage", ["read", "compute", "write"])

@@ -1,0 +1,80 @@
+"""Memory that runs out while boxes are computed: halves are computed instead, now and later on.
+
+How large a box may be is learnt from those that were too large. What is computed is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import TypeVar
+
+import torch
+
+from deepseg.errors import is_out_of_memory
+from deepseg.geometry.boxes import Box, per_axis, volume
+
+SMALLEST = 8  # voxels along an axis, below which nothing is cut
+EXHAUSTED = "memory is exhausted: boxes are computed in halves from here on"
+
+Found = TypeVar("Found")
+
+
+class Room:
+    """What memory has room for, by kind of box.
+
+    Args:
+        say: Called with one line where memory is exhausted.
+    """
+
+    def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
+        self._say = say
+        self._most: dict[int, float] = {}
+
+    def in_parts(self, kind: int, box: Box, compute: Callable[[Box], Found]) -> list[Found]:
+        """What is computed of ``box``, or of its halves, and of theirs, as memory allows.
+
+        Args:
+            kind: Number of the pathway that it is a box of.
+            box: To be computed.
+            compute: Gives what is found in a box. Several threads may be in here.
+
+        Raises:
+            Exception: What ``compute`` raises, for want of memory too if nothing can be halved.
+        """
+        found, waiting = [], [box]
+        while waiting:
+            part = waiting.pop()
+            if self._is_too_large(kind, part):
+                waiting += reversed(halves(part))
+                continue
+            try:
+                found.append(compute(part))
+                continue
+            except Exception as error:
+                if not is_out_of_memory(error) or max(part.size) <= SMALLEST:
+                    raise
+            # Outside of the handler, which keeps alive what was computed.
+            torch.cuda.empty_cache()
+            self._most[kind] = min(self._most.get(kind, inf), volume(part.size) // 2)
+            self._say(EXHAUSTED)
+            waiting.append(part)
+        return found
+
+    def _is_too_large(self, kind: int, box: Box) -> bool:
+        most = self._most.get(kind, inf)
+        return volume(box.size) > most and max(box.size) > SMALLEST
+
+
+def halves(box: Box) -> tuple[Box, Box]:
+    """``box`` cut in two across its longest side."""
+    axis = box.size.index(max(box.size))
+    cut = per_axis(lambda n, is_cut: n // 2 * is_cut, box.size, _only(axis))
+    first = per_axis(lambda n, c: c if c else n, box.size, cut)
+    return Box(box.start, first), Box(
+        box.moved(cut).start, per_axis(lambda n, c: n - c, box.size, cut)
+    )
+
+
+def _only(axis: int) -> tuple[int, int, int]:
+    return int(axis == 0), int(axis == 1), int(axis == 2)
