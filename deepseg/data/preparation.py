@@ -26,6 +26,7 @@ from deepseg.config.cases import Preparation
 from deepseg.data.cases import Case
 from deepseg.data.intensity import normalise
 from deepseg.data.resampling import resample, resampled_geometry
+from deepseg.data.stamps import stamp
 from deepseg.data.volumes import (
     Geometry,
     Volume,
@@ -269,7 +270,7 @@ def fingerprint(case: Case, preparation: Preparation, channels: Sequence[str]) -
     files = [*case.channels, case.labels, case.roi, *case.weight_maps]
     made_from = {
         "format": CACHE_FORMAT,
-        "files": [None if path is None else _stamp(path) for path in files],
+        "files": [None if path is None else stamp(path) for path in files],
         "volumes": case.volumes,
         "label_map": case.label_map,
         "nan": case.nan,
@@ -277,10 +278,3 @@ def fingerprint(case: Case, preparation: Preparation, channels: Sequence[str]) -
         "channels": list(channels),
     }
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
-
-
-def _stamp(path: Path) -> list[str | int]:
-    if path.is_dir():  # a DICOM series
-        return [str(path), *(n for p in sorted(path.iterdir()) for n in _stamp(p))]
-    state = path.stat()
-    return [str(path), state.st_size, state.st_mtime_ns]

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +21,45 @@ from deepseg.config.cases import Preparation
 from deepseg.config.testing import TestConfig
 from deepseg.data.cases import Case
 from deepseg.data.preparation import fingerprint
+from deepseg.geometry.boxes import Int3
 from deepseg.storage.atomic import writable, write_json
 
-WITHOUT_EFFECT = {"name", "output", "model", "cases", "keep_going"}  # on the result of a case
+# What the result of a case, and the files that hold it, follow from; a test names all others.
+RESULT_SETTINGS = {"save", "groups", "postprocess"}
+RESULT_INFERENCE = {"precision", "mirror", "overlap"}
+
+
+@dataclass(frozen=True)
+class Answering:
+    """What a model's answer follows from, besides the case and the settings of the session.
+
+    Attributes:
+        sha256: Of its weights and settings.
+        preparation: How it wants cases prepared.
+        tile: Where the answer depends on it; None elsewhere.
+    """
+
+    sha256: str
+    preparation: Preparation
+    tile: Int3 | None
 
 
 def case_key(
-    case: Case,
-    config: TestConfig,
-    models: Sequence[tuple[str, Preparation]],
-    channels: Sequence[str],
+    case: Case, config: TestConfig, models: Sequence[Answering], channels: Sequence[str]
 ) -> str:
     """What the result of a case follows from, as a hash.
 
     Args:
         case: Its files count with path, size and time of their last change.
-        config: Settings of the session; those without effect on a single case do not count.
-        models: SHA-256 of each model file, and how it wants cases prepared.
+        config: Settings of the session; those that only say how to get there do not count.
+        models: Those that answer.
         channels: Of the models.
     """
     made_from = {
-        "settings": config.model_dump(mode="json", exclude=WITHOUT_EFFECT),
+        "settings": config.model_dump(mode="json", include=RESULT_SETTINGS),
+        "inference": config.inference.model_dump(mode="json", include=RESULT_INFERENCE),
         "models": [
-            [sha256, fingerprint(case, preparation, channels)] for sha256, preparation in models
+            [one.sha256, fingerprint(case, one.preparation, channels), one.tile] for one in models
         ],
     }
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()

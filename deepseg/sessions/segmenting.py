@@ -11,6 +11,7 @@ from typing import Any
 from deepseg.config.testing import TestConfig
 from deepseg.data.cases import Case
 from deepseg.errors import DeepsegError
+from deepseg.geometry.boxes import Int3
 from deepseg.inference.components import Cleaning
 from deepseg.sessions.answering import (
     Computing,
@@ -21,7 +22,7 @@ from deepseg.sessions.answering import (
     open_case,
     segmented,
 )
-from deepseg.sessions.finished import FinishedCases, case_key
+from deepseg.sessions.finished import Answering, FinishedCases, case_key
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.models import Model
 from deepseg.sessions.volumes import case_scores, write_results
@@ -53,7 +54,10 @@ class Segmenting:
         self._folder = folder
         self._config = config
         self._how = how
-        self._weights = [_sha256(model) for model in models]
+        self._models = [
+            Answering(_sha256(model), member.preparation, _tile(how, member))
+            for model, member in zip(models, how.members, strict=True)
+        ]
         self._finished = FinishedCases(folder.path)
 
     def record(self, case: Case) -> dict[str, Any] | None:
@@ -108,9 +112,8 @@ class Segmenting:
         return record
 
     def _key(self, case: Case) -> str:
-        ways = [member.preparation for member in self._how.members]
         channels = self._how.members[0].network.config.channels
-        return case_key(case, self._config, list(zip(self._weights, ways, strict=True)), channels)
+        return case_key(case, self._config, self._models, channels)
 
 
 def cleaning_rules(config: TestConfig, classes: Sequence[str]) -> dict[int, Cleaning]:
@@ -131,6 +134,11 @@ def computing(config: TestConfig, members: Sequence[Member]) -> Computing:
         tile=config.tile_size,
         batch_size=config.batch_size,
     )
+
+
+def _tile(how: Computing, member: Member) -> Int3 | None:
+    """The tile of a model, where results depend on it."""
+    return how.tile_of(member) if how.save.feature_maps else how.own_tile(member)
 
 
 def _sha256(model: Model) -> str:

@@ -132,6 +132,17 @@ def test_a_model_of_another_name_with_the_same_weights_is_the_same(command, plac
     assert "3 of 3 cases are done already\n" in result.stdout
 
 
+def test_settings_that_results_do_not_follow_from_do_nothing_again(command, place, three):
+    assert command(*TEST).returncode == 0
+    text = (place / "test.yaml").read_text()
+    place.write("test.yaml", text + "batch_size: 3\ntile: 13\ninference: {memory: 3 GB}\n")
+    assert "3 of 3 cases are done already\n" in command(*TEST).stdout
+    place.edit("test.yaml", "{memory: 3 GB}", "{tiling: deepmedic}")
+    assert "are done already" not in command(*TEST).stdout
+    place.edit("test.yaml", "tile: 13", "tile: 15")
+    assert "are done already" not in command(*TEST).stdout
+
+
 def test_a_new_case_is_done_and_the_others_are_not(command, place, three):
     rows = (place / "data/test.csv").read_text().splitlines(keepends=True)
     place.write("data/test.csv", "".join(rows[:3]))

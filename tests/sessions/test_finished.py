@@ -5,9 +5,15 @@ from dataclasses import replace
 import pytest
 
 from deepseg.config.cases import Preparation
-from deepseg.config.testing import TestConfig
+from deepseg.config.testing import Inference, TestConfig
 from deepseg.data.cases import Case
-from deepseg.sessions.finished import FinishedCases, case_key
+from deepseg.sessions.finished import (
+    RESULT_INFERENCE,
+    RESULT_SETTINGS,
+    Answering,
+    FinishedCases,
+    case_key,
+)
 
 RECORD = {"files": ["predictions/a.nii.gz"], "scores": None}
 
@@ -51,7 +57,7 @@ def config(**changes):
 
 def key(case, own=None, models=None):
     settings = config() if own is None else own
-    return case_key(case, settings, models or [("sha", Preparation())], ["T1"])
+    return case_key(case, settings, models or [Answering("sha", Preparation(), None)], ["T1"])
 
 
 @pytest.mark.parametrize(
@@ -62,6 +68,11 @@ def key(case, own=None, models=None):
         {"model": "other.save"},  # its weights count, not its name
         {"cases": {"table": "other.csv"}},
         {"keep_going": True},
+        {"batch_size": 3},
+        {"tile": 33},  # counts with a model that answers tile by tile
+        {"preparation": {"z_score": "none"}},  # counts with a model that has none of its own
+        {"inference": {"memory": "2 GB"}},
+        {"inference": {"tiling": "global"}},
     ],
 )
 def test_settings_without_effect_on_a_case_do_not_count(case, changes):
@@ -82,18 +93,27 @@ def test_settings_with_an_effect_count(case, changes):
     assert key(case, config(**changes)) != key(case)
 
 
-def test_weights_preparation_and_number_of_models_count(case):
-    way = Preparation()
+def test_every_setting_is_known_to_count_or_not():
+    """A new one is to be thought about."""
+    without = {"name", "output", "model", "cases", "keep_going", "batch_size"}
+    in_models = {"tile", "preparation", "inference"}
+    assert set(TestConfig.model_fields) == RESULT_SETTINGS | without | in_models
+    assert set(Inference.model_fields) == RESULT_INFERENCE | {"memory", "tiling"}
+
+
+def test_weights_preparation_tile_and_number_of_models_count(case):
+    model = Answering("sha", Preparation(), None)
     keys = [
         key(case, models=models)
         for models in (
-            [("sha", way)],
-            [("other", way)],
-            [("sha", Preparation(z_score="none"))],
-            [("sha", way), ("other", way)],
+            [model],
+            [replace(model, sha256="other")],
+            [replace(model, preparation=Preparation(z_score="none"))],
+            [replace(model, tile=(9, 9, 9))],
+            [model, replace(model, sha256="other")],
         )
     ]
-    assert len(set(keys)) == 4
+    assert len(set(keys)) == 5
 
 
 def test_files_and_label_map_of_the_case_count(case):
