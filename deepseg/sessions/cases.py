@@ -120,7 +120,7 @@ def checked_cases(
         allow_missing_classes: Whether a class that no case has is only a warning.
         resampled: Whether all cases are brought to one voxel size.
         cache: Folder that remembers what was found, as long as the files do not change.
-        only_good: Leave out cases with problems, as long as there is one without.
+        only_good: Leave out cases with problems, as long as there may be one without.
         part: Look at this part of the cases only; what is wrong with all of them together may be
             right with those of the other parts.
         threads: Cases that are looked at together, each whole in memory.
@@ -140,7 +140,7 @@ def checked_cases(
     for stamp, one in zip(stamps, facts, strict=True):
         _remember(cache, stamp, one)
     left_out: tuple[Problem, ...] = ()
-    if only_good and any(not one.problems for one in facts):
+    if only_good and (part is not None or any(not one.problems for one in facts)):
         left_out = tuple(problem for one in facts for problem in one.problems)
         for one in facts:
             if one.problems:

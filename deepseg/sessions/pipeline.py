@@ -8,7 +8,7 @@ that does not fit beside others is read when those before it are done.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ def in_stages(
     compute: Callable[[Read], Computed],
     write: Callable[[Computed], Written],
     fits_beside: Callable[[Item], bool] = lambda _: True,
-) -> Iterator[tuple[Item, Written | DeepsegError]]:
+) -> Generator[tuple[Item, Written | DeepsegError], None, None]:
     """Items in their order, each with what writing gave, or with what went wrong on the way.
 
     Want of memory is a fault of the item for which there was none. Exceptions that are neither that

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
+
+import torch
 
 from deepseg.config.loading import load
 from deepseg.config.testing import TestConfig
@@ -12,7 +15,7 @@ from deepseg.data.cases import Case, list_cases
 from deepseg.errors import DeepsegError, SomeCasesFailed, raise_if_any
 from deepseg.inference import memory
 from deepseg.report.console import Console
-from deepseg.sessions.answering import member
+from deepseg.sessions.answering import Computing, member
 from deepseg.sessions.cases import MOST_THREADS, CheckedCases, checked_cases
 from deepseg.sessions.devices import chosen_device
 from deepseg.sessions.finished import FinishedCases
@@ -65,48 +68,17 @@ def segment(
         announce(console, f"test {config.name}", loaded.warnings, computer)
         models = _models(_paths(model_file), config, console)
         raise_if_any(testing_misfits(config, models))
-        ways = [preparation_for(config, model, console) for model in models]
-        work = Segmenting(
-            folder,
-            config,
-            computing(
-                config,
-                [
-                    member(
-                        model.network().to(computer).eval(),
-                        config.inference,
-                        way,
-                        say=console.warn,
-                    )
-                    for model, way in zip(models, ways, strict=True)
-                ],
-            ),
-            models,
-        )
-        checked = checked_cases(
-            config.cases,
-            models[0].config,
-            console,
-            needs_labels=False,
-            what="cases",
-            cache=folder.path / "cache",
-            only_good=config.keep_going,
-            part=part,
-            # A limit is kept by reading one case at a time.
-            threads=MOST_THREADS if config.inference.memory is None else 1,
-        )
-        for model in models:
-            _warn_of_spacing(checked, model, console)
+        work = Segmenting(folder, config, _computing(config, models, computer, console), models)
+        checked = _checked(config, models, folder, part)
         results = Results(checked.left_out)
-        for case, outcome in in_stages(
-            _not_done(checked.cases, work, console),
-            read=work.read,
-            compute=work.compute,
-            write=work.write,
-            fits_beside=work.fits_beside,
-        ):
-            _look_at(case, outcome, results, config, console)
-        _gather(list_cases(config.cases, models[0].config.channels), work, results, folder)
+        todo = _not_done(checked.cases, work, console)
+        fault = _fault_of_cases(todo, work, results, console, keep_going=config.keep_going)
+        every = list_cases(config.cases, models[0].config.channels)
+        if fault is not None:
+            with suppress(DeepsegError):  # what went wrong first is what is to be said
+                _gather(every, work, results, folder)
+            raise fault
+        _gather(every, work, results, folder)
         _say_memory(config, console)
         console.say(f"results in {folder.path}")
         if results.failures:
@@ -141,6 +113,40 @@ def _models(typed: Sequence[Path], config: TestConfig, console: Console) -> tupl
     return models
 
 
+def _computing(
+    config: TestConfig, models: Sequence[Model], computer: torch.device, console: Console
+) -> Computing:
+    """The models, ready to answer, and how they do it."""
+    ways = [preparation_for(config, model, console) for model in models]
+    networks = [model.network().to(computer).eval() for model in models]
+    members = [
+        member(network, config.inference, way, say=console.warn)
+        for network, way in zip(networks, ways, strict=True)
+    ]
+    return computing(config, members)
+
+
+def _checked(
+    config: TestConfig, models: Sequence[Model], folder: SessionFolder, part: Part | None
+) -> CheckedCases:
+    """The cases, once nothing is wrong with them."""
+    checked = checked_cases(
+        config.cases,
+        models[0].config,
+        folder.console,
+        needs_labels=False,
+        what="cases",
+        cache=folder.path / "cache",
+        only_good=config.keep_going,
+        part=part,
+        # A limit is kept by reading one case at a time.
+        threads=MOST_THREADS if config.inference.memory is None else 1,
+    )
+    for model in models:
+        _warn_of_spacing(checked, model, folder.console)
+    return checked
+
+
 def _not_done(cases: Sequence[Case], work: Segmenting, console: Console) -> list[Case]:
     todo = [case for case in cases if work.record(case) is None]
     done = len(cases) - len(todo)
@@ -149,16 +155,31 @@ def _not_done(cases: Sequence[Case], work: Segmenting, console: Console) -> list
     return todo
 
 
-def _look_at(
-    case: Case, outcome: object, results: Results, config: TestConfig, console: Console
-) -> None:
-    """End the session with the first case that failed, or note it and go on."""
-    if not isinstance(outcome, DeepsegError):
-        return
-    if not config.keep_going:
-        raise outcome
-    results.failures += outcome.at(case.name).problems
-    console.warn(f"no result for {case.name}; going on with the other cases")
+def _fault_of_cases(
+    cases: Sequence[Case],
+    work: Segmenting,
+    results: Results,
+    console: Console,
+    *,
+    keep_going: bool,
+) -> DeepsegError | None:
+    """Do the cases; return what ends the session before all have been tried, or None."""
+    stages = in_stages(
+        cases,
+        read=work.read,
+        compute=work.compute,
+        write=work.write,
+        fits_beside=work.fits_beside,
+    )
+    with closing(stages):
+        for case, outcome in stages:
+            if not isinstance(outcome, DeepsegError):
+                continue
+            if not keep_going:
+                return outcome
+            results.failures += outcome.at(case.name).problems
+            console.warn(f"no result for {case.name}; going on with the other cases")
+    return None
 
 
 def _gather(

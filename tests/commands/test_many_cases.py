@@ -309,6 +309,25 @@ def test_parts_at_the_same_time_do_not_disturb_each_other(start, wait, command, 
     assert contents(three) == images
 
 
+def test_a_case_that_fails_leaves_the_tables_of_the_others(command, place, three):
+    (three / "predictions/c_Segm.nii.gz/in the way").mkdir(parents=True)
+    result = command(*TEST)
+    assert (result.returncode, len(result.errors)) == (5, 1)
+    assert "d" in numbers(three)["cases"]
+    assert (three / "cases.csv").read_text().splitlines()[1].startswith("d,")
+    (three / "cases.csv").unlink()
+    assert command(*TEST, "-part", "2/3").returncode == 5
+    assert (three / "cases.csv").is_file()
+
+
+def test_a_part_of_bad_cases_alone_has_failed_cases_and_nothing_else(command, place, three):
+    place.damage("data/c/T1.nii.gz", lambda content: content[:-8])
+    result = command(*TEST, "-part", "2/3", "-keepGoing")
+    assert (result.returncode, len(result.errors)) == (3, 1)
+    assert result.warnings == ["WARNING no result for c; going on with the other cases"]
+    assert numbers(three)["cases"] == {}
+
+
 def test_a_part_without_a_case_does_nothing(command, three):
     result = command(*TEST, "-part", "4/4")
     assert (result.returncode, result.stderr) == (0, "")
@@ -355,6 +374,6 @@ def test_several_devices_go_on_with_the_other_cases_too(run, place, three):
     place.damage("data/c/T1.nii.gz", lambda content: content[:-8])
     result = run(*TEST, "-dev", "cpu", "-devices", "2", "-keepGoing")
     assert result.returncode == 3
-    assert "WARNING part 2of2 ended with exit code 2\n" in result.stderr
+    assert "WARNING part 2of2 ended with exit code 3\n" in result.stderr
     assert "part 1of2" not in result.stderr
     assert list(numbers(three)["cases"]) == ["d", "a"]
