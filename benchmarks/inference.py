@@ -93,10 +93,10 @@ def dice(folder: Path, cases: list[Path]) -> Iterator[str]:
         )
         for name in ("float32", "bfloat16")
     ]
-    for label in range(1, 5):
+    for label, name in enumerate(load(ModelConfig, MODEL).config.classes):
         one, other = (array == label for array in both)
-        if one.sum() > 100:
-            yield f"{2 * (one & other).sum() / (one.sum() + other.sum()):.4f}"
+        if label > 0 and one.sum() > 100:
+            yield f"{name} {2 * (one & other).sum() / (one.sum() + other.sum()):.4f}"
 
 
 def table(folder: Path, cases: list[Path]) -> str:

@@ -51,6 +51,26 @@ def test_the_same_command_gives_the_same_bytes(command, place, model):
     assert results[0] == results[1]
 
 
+def test_bfloat16_is_a_setting_and_an_option_and_says_nearly_the_same(command, place, model):
+    place.edit("test.yaml", "pictures: false", "pictures: false\n  probabilities: true")
+
+    def maps(*options):
+        result = command(*TEST, *options)
+        assert (result.returncode, "done already" in result.stdout) == (0, False), result.stderr
+        folder = place / "runs/results/predictions"
+        files = [folder / f"d_ProbMapClass{label}.nii.gz" for label in range(3)]
+        return np.stack([np.asarray(nibabel.load(file).dataobj) for file in files])
+
+    exact, typed = maps(), maps("-precision", "bfloat16")
+    place.write("test.yaml", (place / "test.yaml").read_text() + "inference: {memory: 4 GB}\n")
+    place.edit("test.yaml", "{memory", "{precision: bfloat16, memory")
+    assert "1 of 1 cases are done already\n" in command(*TEST).stdout
+    away = np.abs(exact - typed)
+    assert 1e-6 < away.max() < 0.05
+    np.testing.assert_allclose(typed.sum(0)[place.array("d/roi.nii.gz") > 0], 1, atol=1e-5)
+    assert np.array_equal(maps("-precision", "float32"), exact)
+
+
 def test_the_outcome_of_a_good_session_says_so(command, place, model):
     result = command(*TEST)
     assert (result.returncode, result.stderr) == (0, "")

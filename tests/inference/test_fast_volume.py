@@ -1,11 +1,13 @@
 """The fast network against the plain one on the whole image as one segment, and tile by tile."""
 
 from functools import partialmethod
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from deepseg.config.loading import load
 from deepseg.config.model import ModelConfig
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.volumes import Geometry
@@ -18,6 +20,7 @@ from deepseg.inference.room import EXHAUSTED, Room
 from deepseg.inference.volume import predict
 from deepseg.model.network import Network
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 SHAPE = (19, 23, 17)
 
 NETWORKS = {
@@ -107,6 +110,24 @@ def test_the_result_does_not_depend_on_boxes(changes, monkeypatch):
         found.append(stacked(answer(own, ready)))
     np.testing.assert_allclose(found[0], found[2], atol=1e-5)
     np.testing.assert_allclose(found[1], found[2], atol=1e-5)
+
+
+def test_the_default_model_says_what_the_plain_computation_says(monkeypatch):
+    """At full width, with its three pathways, in boxes."""
+    rng = torch.Generator().manual_seed(0)
+    own = Network(load(ModelConfig, CONFIGS / "model/deepmedic.yaml").config, rng=rng).eval()
+    for name, tensor in own.state_dict().items():
+        if "running_mean" in name or name.endswith("bias"):
+            tensor.uniform_(-0.5, 0.5, generator=rng)
+        elif "running_var" in name:
+            tensor.uniform_(0.5, 1.5, generator=rng)
+    ready = case()
+    plain = predict(own, ready, tile=(99, 99, 99), batch_size=1).probabilities
+    monkeypatch.setattr(boxes, "EDGES", (13,))
+    found = answer(own, ready, wanted=range(5))
+    shares = np.stack([found.probabilities[label] for label in range(5)])
+    np.testing.assert_allclose(shares, plain, atol=1e-4)
+    assert plain.std((1, 2, 3)).min() > 1e-3
 
 
 @pytest.mark.parametrize("alignment", ["centred", "deepmedic"])
