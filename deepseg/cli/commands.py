@@ -74,6 +74,7 @@ def test(given: Arguments) -> None:
         share_cases(
             _file(given),
             _options(given),
+            models=given.models,
             count=given.devices,
             device=given.device,
             console=Console(quiet=given.quiet),

@@ -242,6 +242,11 @@ def _expected(complaint: Complaint) -> str:
             return words(complaint.kind) or error["msg"].removeprefix("Input should be ")
 
 
+def _is_ours(complaint: Complaint) -> bool:
+    """Whether a validator of ours refuses the value, whatever type it has."""
+    return complaint.error["type"] == "value_error"
+
+
 def _fix(complaint: Complaint, value: object) -> str:
     kind = complaint.kind
     choices = [str(choice) for part in (kind, *kind.members) for choice in part.choices]
@@ -251,7 +256,7 @@ def _fix(complaint: Complaint, value: object) -> str:
         return "write a value behind the key"
     if choices and isinstance(value, str):
         return f"write one of these{did_you_mean(value, choices)}"
-    if kind.base is str and isinstance(value, int | float):
+    if kind.base is str and isinstance(value, int | float) and not _is_ours(complaint):
         return "put quotes around it"
     if len(kind.items) == 1 and not isinstance(value, list | dict):
         return f"write [{shown(value)}] for a list of one"

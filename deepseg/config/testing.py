@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from deepseg.config.cases import CasesConfig, Preparation
 from deepseg.config.model import Count, CubeOrBox, Name, Settings, cube
@@ -16,10 +16,13 @@ from deepseg.config.training import Precision, SavedResults
 from deepseg.geometry.boxes import Int3
 
 
-def _memory(text: str) -> str:
-    if re.fullmatch(r"\d+(\.\d+)? ?[MG]B", text) is None:
-        raise ValueError("a number with MB or GB, such as 2 GB")
-    return text
+_UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def _memory(given: object) -> str:
+    if not isinstance(given, str) or re.fullmatch(r"\d+(\.\d+)? ?[MG]i?B", given) is None:
+        raise ValueError("a number with MB, GB, MiB or GiB, such as 2 GB")
+    return given
 
 
 class Inference(Settings):
@@ -30,9 +33,10 @@ class Inference(Settings):
         description="Of the arithmetic; `bfloat16` is quicker where the processor has it, and "
         "changes labels of a few voxels.",
     )
-    memory: Annotated[str, AfterValidator(_memory)] | None = Field(
+    memory: Annotated[str, BeforeValidator(_memory)] | None = Field(
         None,
-        description="What the process may use, such as `2 GB`. Default: half of what is free.",
+        description="What the command may use, such as `2 GB`, shared by the processes of "
+        "`-devices N`. Default: half of what is free.",
     )
     tiling: Literal["global", "deepmedic"] | None = Field(
         None,
@@ -48,19 +52,19 @@ class Inference(Settings):
     )
     overlap: Annotated[float, Field(ge=0, le=0.9)] = Field(
         0.0,
-        description="With `tiling: deepmedic`: tiles share this part of their edge with the next, "
-        "and voxels in the middle of a tile weigh more. For networks with padding in their "
-        "pathways.",
+        description="Where models answer tile by tile: tiles share this part of their edge with "
+        "the next, and voxels in the middle of a tile weigh more. For networks with padding in "
+        "their pathways.",
     )
 
     @model_validator(mode="after")
     def _tiles_can_overlap(self) -> Inference:
-        if self.overlap and self.tiling != "deepmedic":
+        if self.overlap and self.tiling == "global":
             raise refusal(
                 "overlap-without-tiles",
-                got=f"overlap {self.overlap:g} where nothing depends on tiles",
+                got=f"overlap {self.overlap:g} with tiling: global, where nothing depends on tiles",
                 expected="overlap with tiling: deepmedic only",
-                fix="add tiling: deepmedic, or remove overlap",
+                fix="write tiling: deepmedic, or remove overlap",
             )
         return self
 
@@ -69,7 +73,8 @@ class Inference(Settings):
         """`memory` as a number."""
         if self.memory is None:
             return None
-        return int(float(self.memory[:-2]) * {"M": 10**6, "G": 10**9}[self.memory[-2]])
+        number, unit = re.findall(r"[\d.]+|\w+", self.memory)
+        return int(float(number) * _UNITS[unit])
 
 
 class ComponentRule(Settings):

@@ -64,7 +64,7 @@ def examine(case: Case, *, class_count: int, needs_labels: bool) -> Facts:
     reader.check_presence(needs_labels)
     class_voxels = reader.checked_classes(labels, class_count)
     outside = _share_outside(labels, roi)
-    reader.note_roi(roi, outside)
+    reader.note_roi(roi, outside, is_learnt=needs_labels)
     grid = reader.grid
     return Facts(
         name=case.name,
@@ -208,15 +208,16 @@ class _Reader:
             which = "" if volume is None else f" in volume {volume}"
             self.warnings.append(f"{path}: every voxel{place}{which} is {intensity.mean:g}")
 
-    def note_roi(self, roi: Array | None, outside: float) -> None:
+    def note_roi(self, roi: Array | None, outside: float, *, is_learnt: bool) -> None:
         """A region of interest should be there and hold the foreground."""
         if roi is None:
             return
         voxels = int(np.count_nonzero(roi))
         if voxels == 0:
+            nothing = f"nothing is learnt from {self.case.name}, and " if is_learnt else ""
             self.warnings.append(
-                f"{self.case.roi}: the region of interest is empty; nothing is learnt from "
-                f"{self.case.name}, and its result is all background"
+                f"{self.case.roi}: the region of interest is empty; {nothing}its result is all "
+                "background"
             )
         elif voxels <= SMALL_ROI:
             self.warnings.append(

@@ -7,7 +7,7 @@ from operator import sub
 
 from deepseg.config.cases import Preparation, ZScore
 from deepseg.config.model import ModelConfig, cube
-from deepseg.config.testing import TestConfig
+from deepseg.config.testing import Inference, TestConfig
 from deepseg.config.training import SavedResults, TrainConfig
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 from deepseg.geometry.boxes import text
@@ -55,6 +55,7 @@ def testing_misfits(config: TestConfig, models: Sequence[Model]) -> Iterator[Pro
     yield from _saving_misfits(config.save, model)
     for one in models:
         yield from _tile_misfits(config, one.config)
+        yield from _overlap_misfits(config.inference, one)
         yield from _preparation_misfits(config.preparation, one.preparation)
     if len(models) == 1 and not config.inference.mirror:
         fix = "give several models or inference.mirror, or ask for entropy only"
@@ -190,6 +191,17 @@ def _tile_misfits(config: TestConfig, model: ModelConfig) -> Iterator[Problem]:
             got=f"tile of {text(cube(config.tile))} voxels",
             expected=f"at least {text(smallest)}, the receptive field",
             fix="enlarge the tile, or leave it out",
+        )
+
+
+def _overlap_misfits(own: Inference, model: Model) -> Iterator[Problem]:
+    """Tiles overlap where there are any: by a setting, or because the model learnt so."""
+    if own.overlap and own.tiling is None and model.config.context_alignment != "deepmedic":
+        yield Problem(
+            code="overlap-without-tiles",
+            got=f"overlap {own.overlap:g} with {model.origin}, for which nothing depends on tiles",
+            expected="overlap with tiling: deepmedic only",
+            fix="add tiling: deepmedic, or remove overlap",
         )
 
 

@@ -112,23 +112,46 @@ def test_a_validation_has_one_answer_per_case_too(refused, place):
     ]
 
 
-@pytest.mark.parametrize(("tiling", "answered"), [("deepmedic", True), ("global", False)])
-def test_tiles_overlap_only_where_there_are_any(command, place, models, tiling, answered):
+OVERLAP = "inference:\n  overlap: 0.5\n"
+
+
+def test_tiles_that_a_test_file_asks_for_overlap(command, place, models):
     text = (place / "test.yaml").read_text()
-    place.write("test.yaml", text + f"inference:\n  tiling: {tiling}\n  overlap: 0.5\n")
+    place.write("test.yaml", f"{text}{OVERLAP}  tiling: deepmedic\n")
     result = command("-test", "test.yaml", "-model", "A.save")
-    if answered:
-        assert result.returncode == 0, result.stderr
-    else:
-        line = text.count("\n") + 1
-        assert (result.returncode, result.errors) == (
-            2,
-            [
-                f"ERROR [overlap-without-tiles] test.yaml:{line} inference: got overlap 0.5 where "
-                "nothing depends on tiles; expected overlap with tiling: deepmedic only; fix: add "
-                "tiling: deepmedic, or remove overlap"
-            ],
-        )
+    assert (result.returncode, result.errors) == (0, [])
+
+
+def test_tiles_of_a_model_that_learnt_so_overlap_without_being_asked_for(command, place, models):
+    place.write("model.yaml", (place / "model.yaml").read_text() + "context_alignment: deepmedic\n")
+    assert command("-newModel", "model.yaml", "-out", "C.save").returncode == 0
+    place.write("test.yaml", (place / "test.yaml").read_text() + OVERLAP)
+    result = command("-test", "test.yaml", "-model", "C.save")
+    assert (result.returncode, result.errors) == (0, [])
+
+
+def test_overlap_is_refused_for_a_model_without_tiles(refused, place, models):
+    place.write("test.yaml", (place / "test.yaml").read_text() + OVERLAP)
+    assert refused("-test", "test.yaml", "-model", "A.save", session="results") == [
+        "[overlap-without-tiles] test.yaml: got overlap 0.5 with A.save, for which nothing depends "
+        "on tiles; expected overlap with tiling: deepmedic only; fix: add tiling: deepmedic, or "
+        "remove overlap"
+    ]
+
+
+def test_overlap_is_refused_on_one_grid(command, place, models):
+    text = (place / "test.yaml").read_text()
+    place.write("test.yaml", f"{text}{OVERLAP}  tiling: global\n")
+    result = command("-test", "test.yaml", "-model", "A.save")
+    line = text.count("\n") + 1
+    assert (result.returncode, result.errors) == (
+        2,
+        [
+            f"ERROR [overlap-without-tiles] test.yaml:{line} inference: got overlap 0.5 with "
+            "tiling: global, where nothing depends on tiles; expected overlap with tiling: deepmedic only; "
+            "fix: write tiling: deepmedic, or remove overlap"
+        ],
+    )
 
 
 def test_components_are_cleaned_by_the_names_of_classes(command, place, models):

@@ -351,6 +351,15 @@ def test_an_empty_roi_gives_a_warning(case):
     assert found(case).roi_voxels == 0
 
 
+def test_of_a_case_that_is_only_segmented_nothing_is_learnt_anyway(case):
+    save(case.roi, np.zeros(SHAPE, np.uint8))
+    facts = examine(case, class_count=3, needs_labels=False)
+    assert (
+        f"{case.roi}: the region of interest is empty; its result is all background"
+        in facts.warnings
+    )
+
+
 def test_a_roi_of_one_voxel_without_the_foreground_gives_two_warnings(case):
     corner = np.zeros(SHAPE, np.uint8)
     corner[0, 0, 0] = 1
