@@ -1,189 +1,33 @@
-"""One case through one or several models: read, answered, cleaned."""
+"""What the models say about one case: asked, put together, cleaned."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from deepseg.config.cases import Preparation
-from deepseg.config.testing import Inference
-from deepseg.config.training import SavedResults
-from deepseg.data.cases import Case
-from deepseg.data.preparation import PreparedCase, channel_bytes, prepared
-from deepseg.data.resampling import resample, voxels_read
-from deepseg.data.volumes import Volume, read_labels, read_mask
-from deepseg.geometry.boxes import Box, Int3
+from deepseg.data.preparation import PreparedCase
+from deepseg.data.resampling import resample
+from deepseg.data.volumes import Volume
+from deepseg.geometry.boxes import Box
 from deepseg.inference import memory
-from deepseg.inference.answer import Answer, Wanted
+from deepseg.inference.answer import Answer
 from deepseg.inference.averaging import mirrored, mirrorings
 from deepseg.inference.boxes import bounding_box
-from deepseg.inference.components import Cleaning, cleaned
-from deepseg.inference.fast_network import FastNetwork
+from deepseg.inference.components import cleaned
 from deepseg.inference.looks import Look, findings
 from deepseg.inference.postprocess import Labels
-from deepseg.inference.room import Room
 from deepseg.inference.volume import predict
-from deepseg.model.network import Network
 from deepseg.report.console import Console
-from deepseg.sessions.wishes import wanted_feature_maps, wanted_probabilities
+from deepseg.sessions.members import Computing
+from deepseg.sessions.opening import OpenCase
+from deepseg.sessions.wishes import wanted_feature_maps
 
-SHARE_FOR_CHANNELS = 0.25  # of the memory; the channels of larger cases stay on the disk
-
-
-@dataclass(frozen=True)
-class Member:
-    """One of the models that answer.
-
-    Attributes:
-        network: As it was trained; feature maps are those of the first member's.
-        fast: The same for segmentations and probabilities.
-        preparation: How it wants cases prepared.
-        room: What is known of the memory that it needs.
-    """
-
-    network: Network
-    fast: FastNetwork
-    preparation: Preparation
-    room: Room
-
-
-@dataclass(frozen=True)
-class Computing:
-    """How whole cases are answered.
-
-    Attributes:
-        members: Models with the same channels and classes.
-        inference: Settings.
-        save: What is wanted of every case.
-        cleaning: Rules for components, by label.
-        tile: Of feature maps, and in DeepMedic's tiling; None for that of each model.
-        batch_size: Tiles of feature maps computed together.
-    """
-
-    members: tuple[Member, ...]
-    inference: Inference
-    save: SavedResults
-    cleaning: Mapping[int, Cleaning]
-    tile: Int3 | None
-    batch_size: int
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names, the background first."""
-        return self.members[0].network.config.classes
-
-    @property
-    def wanted(self) -> Wanted:
-        """Maps to be written."""
-        probabilities = wanted_probabilities(self.classes, self.save)
-        return Wanted(probabilities, tuple(self.save.uncertainty))
-
-    def tile_of(self, member: Member) -> Int3:
-        """The tile of a member, where tiles are its segments."""
-        own = member.network.config.segment_sizes["inference"]
-        return own if self.tile is None else self.tile
-
-    def own_tile(self, member: Member) -> Int3 | None:
-        """The tile of a member whose tiles are segments; None where context lies on one grid."""
-        tiling = self.inference.tiling
-        own = member.network.config.context_alignment
-        is_local = tiling == "deepmedic" or (tiling is None and own == "deepmedic")
-        return self.tile_of(member) if is_local else None
-
-
-def member(
-    network: Network,
-    inference: Inference,
-    preparation: Preparation,
-    *,
-    say: Callable[[str], None] = lambda _: None,
-) -> Member:
-    """``network`` with its weights of now, ready to segment cases.
-
-    Args:
-        network: In evaluation mode, on the device that computes.
-        inference: Settings.
-        preparation: How it wants cases prepared.
-        say: Called with a line where memory is exhausted.
-    """
-    precision = {"float32": torch.float32, "bfloat16": torch.bfloat16}[inference.precision]
-    return Member(network, FastNetwork(network, precision), preparation, Room(say))
-
-
-@dataclass(frozen=True)
-class OpenCase:
-    """A case that has been read.
-
-    Attributes:
-        ready: Prepared for each member; one and the same where they want the same. The region of
-            interest is what has to be computed: on another grid than the case's own, every voxel
-            that a result inside the case's own region is interpolated from.
-        roi: ``(X, Y, Z)``, the case's own region of interest, or None where the whole image counts.
-        truth: ``(X, Y, Z)`` labels, or None.
-    """
-
-    case: Case
-    ready: tuple[PreparedCase, ...]
-    roi: NDArray[np.bool_] | None
-    truth: NDArray[np.integer[Any]] | None
-
-    @property
-    def source(self) -> Volume:
-        """The first channel, on whose grid results are."""
-        source = self.ready[0].source
-        assert source is not None
-        return source
-
-
-def is_large(how: Computing, case: Case) -> bool:
-    """Whether the channels of a case take too much of the memory to be held in it."""
-    needed = channel_bytes(case, how.members[0].network.config.channels)
-    return needed > SHARE_FOR_CHANNELS * memory.left(how.inference.memory_bytes)
-
-
-def open_case(how: Computing, case: Case, scratch: Path | None = None) -> OpenCase:
-    """Read a case and prepare it as the training cases of each model were.
-
-    Args:
-        how: The models, and what memory they may use.
-        case: Where its files are.
-        scratch: Folder for the channels of a large case; None to hold all in memory.
-    """
-    disk = scratch if scratch is not None and is_large(how, case) else None
-    roi = None if case.roi is None else read_mask(case.roi).array
-    ways: list[Preparation] = []
-    made: list[PreparedCase] = []
-    for one in how.members:
-        if one.preparation not in ways:
-            ways.append(one.preparation)
-            channels = one.network.config.channels
-            ready = prepared(case, one.preparation, channels, scratch=disk)
-            made.append(replace(ready, roi=_to_compute(roi, ready)))
-    return OpenCase(
-        case=case,
-        ready=tuple(made[ways.index(one.preparation)] for one in how.members),
-        roi=roi,
-        truth=None if case.labels is None else read_labels(case.labels, dict(case.label_map)).array,
-    )
-
-
-def _to_compute(roi: NDArray[np.bool_] | None, ready: PreparedCase) -> NDArray[np.bool_] | None:
-    """What results inside a case's own region of interest follow from, on the grid of ``ready``.
-
-    More than its nearest voxels, over which intensities are normalised.
-    """
-    assert ready.source is not None
-    own = ready.source.geometry
-    if roi is None or ready.geometry == own:
-        return roi
-    return voxels_read(roi, ready.geometry, own)
+TOO_LITTLE = "{} memory is not enough: the smallest boxes are taken, and more memory is used"
 
 
 @dataclass(frozen=True)
@@ -209,19 +53,8 @@ class Segmented:
 
 def segmented(how: Computing, opened: OpenCase, console: Console) -> Segmented:
     """What the models say about a case that has been read."""
+    answer = _answer(how, opened, console)
     grid = opened.source.geometry
-    answer = Answer(grid.shape, len(how.classes), how.wanted)
-    around = bounding_box(opened.roi, Box((0, 0, 0), grid.shape))
-    if around is not None:
-        free = memory.left(how.inference.memory_bytes) - how.wanted.bytes_of(grid.shape)
-        if free < memory.LEAST:
-            console.warn(_too_little(how.inference))
-        progress = partial(console.progress, opened.case.name)
-        for piece in findings(
-            looks(how, opened), around, how.wanted, memory=free, progress=progress
-        ):
-            answer.put(piece)
-        answer.clear_outside(opened.roi)
     return Segmented(
         source=opened.source,
         labels=cleaned(answer.labels, how.cleaning, voxel_ml=grid.voxel_ml, roi=opened.roi),
@@ -232,9 +65,21 @@ def segmented(how: Computing, opened: OpenCase, console: Console) -> Segmented:
     )
 
 
-def _too_little(inference: Inference) -> str:
-    limit = "half of the free" if inference.memory is None else f"{inference.memory} of"
-    return f"{limit} memory is not enough: the smallest boxes are taken, and more memory is used"
+def _answer(how: Computing, opened: OpenCase, console: Console) -> Answer:
+    shape, wanted = opened.source.geometry.shape, how.wanted
+    answer = Answer(shape, len(how.classes), wanted)
+    around = bounding_box(opened.roi, Box((0, 0, 0), shape))
+    if around is None:
+        return answer
+    free = memory.left(how.inference.memory_bytes) - wanted.bytes_of(shape)
+    if free < memory.LEAST:
+        limit = how.inference.memory
+        console.warn(TOO_LITTLE.format("half of the free" if limit is None else f"{limit} of"))
+    progress = partial(console.progress, opened.case.name)
+    for piece in findings(looks(how, opened), around, wanted, memory=free, progress=progress):
+        answer.put(piece)
+    answer.clear_outside(opened.roi)
+    return answer
 
 
 def looks(how: Computing, opened: OpenCase) -> list[Look]:

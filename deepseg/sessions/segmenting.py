@@ -13,18 +13,12 @@ from deepseg.data.cases import Case
 from deepseg.errors import DeepsegError
 from deepseg.geometry.boxes import Int3
 from deepseg.inference.components import Cleaning
-from deepseg.sessions.answering import (
-    Computing,
-    Member,
-    OpenCase,
-    Segmented,
-    is_large,
-    open_case,
-    segmented,
-)
+from deepseg.sessions.answering import Segmented, segmented
 from deepseg.sessions.finished import Answering, FinishedCases, case_key
 from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.members import Computing, Member
 from deepseg.sessions.models import Model
+from deepseg.sessions.opening import OpenCase, is_large, open_case
 from deepseg.sessions.volumes import case_scores, write_results
 
 

@@ -15,11 +15,11 @@ from deepseg.data.cases import Case, list_cases
 from deepseg.errors import DeepsegError, SomeCasesFailed, raise_if_any
 from deepseg.inference import memory
 from deepseg.report.console import Console
-from deepseg.sessions.answering import Computing, member
 from deepseg.sessions.cases import MOST_THREADS, CheckedCases, checked_cases
 from deepseg.sessions.devices import chosen_device
 from deepseg.sessions.finished import FinishedCases
 from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.members import Computing, member
 from deepseg.sessions.models import Model, given_models
 from deepseg.sessions.parts import Part
 from deepseg.sessions.pipeline import in_stages
@@ -201,7 +201,7 @@ def _say_memory(config: TestConfig, console: Console) -> None:
     if limit is not None and used > limit // memory.processes():
         allowed = limit / memory.processes() / 1e9
         console.warn(
-            f"{used / 1e9:.2f} GB of memory were used, more than the {allowed:.2f} GB that "
+            f"{used / 1e9:.2f} GB of memory were used, more than the {allowed:.3g} GB that "
             "inference.memory allows this process"
         )
 

@@ -18,9 +18,11 @@ from deepseg.model.layout import layout
 from deepseg.model.network import Network
 from deepseg.report.console import Console
 from deepseg.report.picture import write_picture
-from deepseg.sessions.answering import Computing, Segmented, member, open_case, segmented
+from deepseg.sessions.answering import Segmented, segmented
 from deepseg.sessions.cases import CheckedCases
 from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.members import Computing, member
+from deepseg.sessions.opening import open_case
 from deepseg.sessions.wishes import wanted_feature_maps, wanted_probabilities
 from deepseg.storage.atomic import writable
 from deepseg.training.distributed import ALONE, Ranks

@@ -148,8 +148,8 @@ def test_overlap_is_refused_on_one_grid(command, place, models):
         2,
         [
             f"ERROR [overlap-without-tiles] test.yaml:{line} inference: got overlap 0.5 with "
-            "tiling: global, where nothing depends on tiles; expected overlap with tiling: deepmedic only; "
-            "fix: write tiling: deepmedic, or remove overlap"
+            "tiling: global, where nothing depends on tiles; expected overlap with tiling: "
+            "deepmedic only; fix: write tiling: deepmedic, or remove overlap"
         ],
     )
 

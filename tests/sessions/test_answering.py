@@ -22,7 +22,9 @@ from deepseg.inference.components import Cleaning
 from deepseg.inference.volume import predict
 from deepseg.model.network import Network
 from deepseg.report.console import Console
-from deepseg.sessions.answering import Computing, OpenCase, member, open_case, segmented
+from deepseg.sessions.answering import segmented
+from deepseg.sessions.members import Computing, member
+from deepseg.sessions.opening import OpenCase, open_case
 
 SHAPE = (13, 11, 12)
 AFFINE = np.diag([1.5, 2.0, 1.0, 1.0])

@@ -9,7 +9,7 @@ import pytest
 
 import deepseg
 from deepseg.report.console import Console
-from deepseg.sessions import answering
+from deepseg.sessions import opening
 from deepseg.sessions.test import segment
 
 SHAPE = (150, 160, 170)
@@ -73,7 +73,7 @@ def test_large_cases_are_segmented_with_few_bytes_per_voxel(folder):
 
 def test_channels_on_disk_give_the_same_segmentation(folder, monkeypatch):
     on_disk = segmented(folder)
-    monkeypatch.setattr(answering, "is_large", lambda *_: False)
+    monkeypatch.setattr(opening, "is_large", lambda *_: False)
     (folder / "test").rename(folder / "before")
     assert all(map(np.array_equal, on_disk, segmented(folder)))
     assert any(one.any() for one in on_disk)

@@ -1,0 +1,89 @@
+"""A case read from the disk, prepared as each of the models wants it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepseg.config.cases import Preparation
+from deepseg.data.cases import Case
+from deepseg.data.preparation import PreparedCase, channel_bytes, prepared
+from deepseg.data.resampling import voxels_read
+from deepseg.data.volumes import Volume, read_labels, read_mask
+from deepseg.inference import memory
+from deepseg.sessions.members import Computing
+
+SHARE_FOR_CHANNELS = 0.25  # of the memory; the channels of larger cases stay on the disk
+
+
+@dataclass(frozen=True)
+class OpenCase:
+    """A case that has been read.
+
+    Attributes:
+        ready: Prepared for each member; one and the same where they want the same. The region of
+            interest is what has to be computed: on another grid than the case's own, every voxel
+            that a result inside the case's own region is interpolated from.
+        roi: ``(X, Y, Z)``, the case's own region of interest, or None where the whole image counts.
+        truth: ``(X, Y, Z)`` labels, or None.
+    """
+
+    case: Case
+    ready: tuple[PreparedCase, ...]
+    roi: NDArray[np.bool_] | None
+    truth: NDArray[np.integer[Any]] | None
+
+    @property
+    def source(self) -> Volume:
+        """The first channel, on whose grid results are."""
+        source = self.ready[0].source
+        assert source is not None
+        return source
+
+
+def is_large(how: Computing, case: Case) -> bool:
+    """Whether the channels of a case take too much of the memory to be held in it."""
+    needed = channel_bytes(case, how.members[0].network.config.channels)
+    return needed > SHARE_FOR_CHANNELS * memory.left(how.inference.memory_bytes)
+
+
+def open_case(how: Computing, case: Case, scratch: Path | None = None) -> OpenCase:
+    """Read a case and prepare it as the training cases of each model were.
+
+    Args:
+        how: The models, and what memory they may use.
+        case: Where its files are.
+        scratch: Folder for the channels of a large case; None to hold all in memory.
+    """
+    disk = scratch if scratch is not None and is_large(how, case) else None
+    roi = None if case.roi is None else read_mask(case.roi).array
+    ways: list[Preparation] = []
+    made: list[PreparedCase] = []
+    for one in how.members:
+        if one.preparation not in ways:
+            ways.append(one.preparation)
+            channels = one.network.config.channels
+            ready = prepared(case, one.preparation, channels, scratch=disk)
+            made.append(replace(ready, roi=_to_compute(roi, ready)))
+    return OpenCase(
+        case=case,
+        ready=tuple(made[ways.index(one.preparation)] for one in how.members),
+        roi=roi,
+        truth=None if case.labels is None else read_labels(case.labels, dict(case.label_map)).array,
+    )
+
+
+def _to_compute(roi: NDArray[np.bool_] | None, ready: PreparedCase) -> NDArray[np.bool_] | None:
+    """What results inside a case's own region of interest follow from, on the grid of ``ready``.
+
+    More than its nearest voxels, over which intensities are normalised.
+    """
+    assert ready.source is not None
+    own = ready.source.geometry
+    if roi is None or ready.geometry == own:
+        return roi
+    return voxels_read(roi, ready.geometry, own)
