@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
+from threading import Lock
 from typing import TypeVar
 
 import torch
@@ -24,12 +25,13 @@ class Room:
     """What memory has room for, by kind of box.
 
     Args:
-        say: Called with one line where memory is exhausted.
+        say: Called with one line when memory is exhausted for the first time.
     """
 
     def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
         self._say = say
         self._most: dict[int, float] = {}
+        self._lock = Lock()
 
     def in_parts(self, kind: int, box: Box, compute: Callable[[Box], Found]) -> list[Found]:
         """What is computed of ``box``, or of its halves, and of theirs, as memory allows.
@@ -56,10 +58,16 @@ class Room:
                     raise
             # Outside of the handler, which keeps alive what was computed.
             torch.cuda.empty_cache()
-            self._most[kind] = min(self._most.get(kind, inf), volume(part.size) // 2)
-            self._say(EXHAUSTED)
+            self._note(kind, part)
             waiting.append(part)
         return found
+
+    def _note(self, kind: int, box: Box) -> None:
+        """Remember that ``box`` is too large; say so if it is the first."""
+        with self._lock:
+            if not self._most:
+                self._say(EXHAUSTED)
+            self._most[kind] = min(self._most.get(kind, inf), volume(box.size) // 2)
 
     def _is_too_large(self, kind: int, box: Box) -> bool:
         most = self._most.get(kind, inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,21 +61,29 @@ def open_case(how: Computing, case: Case, scratch: Path | None = None) -> OpenCa
         scratch: Folder for the channels of a large case; None to hold all in memory.
     """
     disk = scratch if scratch is not None and is_large(how, case) else None
-    roi = None if case.roi is None else read_mask(case.roi).array
     ways: list[Preparation] = []
     made: list[PreparedCase] = []
     for one in how.members:
         if one.preparation not in ways:
             ways.append(one.preparation)
             channels = one.network.config.channels
-            ready = prepared(case, one.preparation, channels, scratch=disk)
-            made.append(replace(ready, roi=_to_compute(roi, ready)))
+            made.append(prepared(case, one.preparation, channels, scratch=disk))
+    roi = _own_roi(case, made)
+    made = [replace(ready, roi=_to_compute(roi, ready)) for ready in made]
     return OpenCase(
         case=case,
         ready=tuple(made[ways.index(one.preparation)] for one in how.members),
         roi=roi,
         truth=None if case.labels is None else read_labels(case.labels, dict(case.label_map)).array,
     )
+
+
+def _own_roi(case: Case, made: Sequence[PreparedCase]) -> NDArray[np.bool_] | None:
+    """The region of interest on the case's own grid; the file is read again only if need be."""
+    for ready in made:
+        if ready.source is not None and ready.geometry == ready.source.geometry:
+            return ready.roi
+    return None if case.roi is None else read_mask(case.roi).array
 
 
 def _to_compute(roi: NDArray[np.bool_] | None, ready: PreparedCase) -> NDArray[np.bool_] | None:

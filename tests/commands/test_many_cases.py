@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -197,6 +198,23 @@ def test_want_of_memory_is_a_fault_of_its_case(command, three, monkeypatch, opti
         "lower inference.memory in the test file, or -devices, or end other programs"
     ]
     assert {path.stem for path in (three / "cases").iterdir()} >= set(done)
+
+
+def test_a_limit_that_is_not_kept_is_said(command, place, three):
+    place.write("test.yaml", (place / "test.yaml").read_text() + "inference: {memory: 5 MB}\n")
+    result = command(*TEST)
+    assert result.returncode == 0
+    boxes, peak = result.warnings
+    assert boxes == (
+        "WARNING 5 MB of memory is not enough: the smallest boxes are taken, and more memory is "
+        "used"
+    )
+    number = r"\d\.\d\d"
+    assert re.fullmatch(
+        f"WARNING {number} GB of memory were used, more than the 0.005 GB that inference.memory "
+        "allows this process",
+        peak,
+    )
 
 
 def test_smaller_boxes_are_said_once_in_a_session(command, place, three, monkeypatch):
