@@ -7,10 +7,10 @@ Files, and what becomes of an answer, are not known here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,52 +154,70 @@ class Look:
         return np.asarray(resample(one, source, target, order=1), np.float32)
 
 
-def findings(
-    looks: Sequence[Look], around: Box, wanted: Wanted, *, memory: int, progress: Progress
-) -> Iterator[Piece]:
-    """What the looks say together, piece by piece.
+@dataclass(frozen=True)
+class Question:
+    """What is asked about a case.
+
+    Attributes:
+        around: The part of the case that is wanted.
+        wanted: What is wanted besides labels.
+        memory: Bytes that may be used besides those of the answer.
+    """
+
+    around: Box
+    wanted: Wanted
+    memory: int
+
+
+def ask(
+    looks: Sequence[Look], question: Question, *, put: Callable[[Piece], None], progress: Progress
+) -> None:
+    """Find out what the looks say together.
 
     Args:
         looks: At the same case, by models with the same classes.
-        around: The part of the case that is wanted.
-        wanted: What is wanted besides labels.
-        memory: Bytes that may be used besides the answer.
+        question: What is asked.
+        put: Called with every piece of the answer; nothing of it is held here.
         progress: Shows how many boxes are done.
     """
-    if len(looks) == 1 and looks[0].is_straight and not wanted.uncertainty:
-        return _straight(looks[0], around, wanted, memory, progress)
-    return _averaged(looks, around, wanted, memory, progress)
+    if len(looks) == 1 and looks[0].is_straight and not question.wanted.uncertainty:
+        _ask_one(looks[0], question, put, progress)
+    else:
+        _ask_all(looks, question, put, progress)
 
 
-def _straight(
-    look: Look, around: Box, wanted: Wanted, memory: int, progress: Progress
-) -> Iterator[Piece]:
-    """Boxes as they are computed: nothing is held of them."""
-    todo = look.jobs(around, memory)
+def _ask_one(
+    look: Look, question: Question, put: Callable[[Piece], None], progress: Progress
+) -> None:
+    """Boxes as they are computed."""
+    todo = look.jobs(question.around, question.memory)
     with progress(_count(todo)) as on_boxes:
-        for _, piece in look.pieces(todo, wanted.probabilities, on_boxes):
-            yield piece
+        for _, piece in look.pieces(todo, question.wanted.probabilities, on_boxes):
+            put(piece)
 
 
-def _averaged(
-    looks: Sequence[Look], around: Box, wanted: Wanted, memory: int, progress: Progress
-) -> Iterator[Piece]:
+def _ask_all(
+    looks: Sequence[Look], question: Question, put: Callable[[Piece], None], progress: Progress
+) -> None:
     """Block after block, each from the mean of all looks."""
     maps = looks[0].classes + max(look.maps_held for look in looks) + SCRATCH
     held = FLOAT_BYTES * maps
-    block_list = blocks(around, int(SHARE_FOR_BLOCKS * memory / held), looks)
-    for_boxes = memory - int(held * max(volume(block.size) for block in block_list))
-    todo = [[look.jobs(block, for_boxes) for look in looks] for block in block_list]
-    with progress(sum(_count(one) for per_look in todo for one in per_look)) as on_boxes:
-        for block, per_look in zip(block_list, todo, strict=True):
-            with_variance = "variance" in wanted.uncertainty
-            average = Average(looks[0].classes, block.size, with_variance=with_variance)
-            for look, one in zip(looks, per_look, strict=True):
-                average.add(look.answer(block, one, on_boxes))
-            yield _piece(block, average, wanted)
+    parts = blocks(question.around, int(SHARE_FOR_BLOCKS * question.memory / held), looks)
+    for_boxes = question.memory - int(held * max(volume(block.size) for block in parts))
+    todo = [[look.jobs(block, for_boxes) for look in looks] for block in parts]
+    with progress(sum(map(_count, chain(*todo)))) as on_boxes:
+        for block, per_look in zip(parts, todo, strict=True):
+            answers = (
+                look.answer(block, one, on_boxes) for look, one in zip(looks, per_look, strict=True)
+            )
+            put(_together(block, answers, looks[0].classes, question.wanted))
 
 
-def _piece(block: Box, average: Average, wanted: Wanted) -> Piece:
+def _together(block: Box, answers: Iterable[Iterable[Map]], classes: int, wanted: Wanted) -> Piece:
+    """What several answers about a block are as one."""
+    average = Average(classes, block.size, with_variance="variance" in wanted.uncertainty)
+    for answer in answers:
+        average.add(answer)
     mean, variance = average.taken()
     doubt = {}
     if "entropy" in wanted.uncertainty:

@@ -19,7 +19,7 @@ from deepseg.inference.answer import Answer
 from deepseg.inference.averaging import mirrored, mirrorings
 from deepseg.inference.boxes import bounding_box
 from deepseg.inference.components import cleaned
-from deepseg.inference.looks import Look, findings
+from deepseg.inference.looks import Look, Question, ask
 from deepseg.inference.postprocess import Labels
 from deepseg.inference.volume import predict
 from deepseg.report.console import Console
@@ -75,9 +75,9 @@ def _answer(how: Computing, opened: OpenCase, console: Console) -> Answer:
     if free < memory.LEAST:
         limit = how.inference.memory
         console.warn(TOO_LITTLE.format("half of the free" if limit is None else f"{limit} of"))
+    question = Question(around, wanted, free)
     progress = partial(console.progress, opened.case.name)
-    for piece in findings(looks(how, opened), around, wanted, memory=free, progress=progress):
-        answer.put(piece)
+    ask(looks(how, opened), question, put=answer.put, progress=progress)
     answer.clear_outside(opened.roi)
     return answer
 
