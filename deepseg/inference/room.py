@@ -76,13 +76,9 @@ class Room:
 
 def halves(box: Box) -> tuple[Box, Box]:
     """``box`` cut in two across its longest side."""
-    axis = box.size.index(max(box.size))
-    cut = per_axis(lambda n, is_cut: n // 2 * is_cut, box.size, _only(axis))
+    longest = box.size.index(max(box.size))
+    x, y, z = (n // 2 if axis == longest else 0 for axis, n in enumerate(box.size))
+    cut = (x, y, z)
     first = per_axis(lambda n, c: c if c else n, box.size, cut)
-    return Box(box.start, first), Box(
-        box.moved(cut).start, per_axis(lambda n, c: n - c, box.size, cut)
-    )
-
-
-def _only(axis: int) -> tuple[int, int, int]:
-    return int(axis == 0), int(axis == 1), int(axis == 2)
+    second = per_axis(lambda n, c: n - c, box.size, cut)
+    return Box(box.start, first), Box(box.moved(cut).start, second)

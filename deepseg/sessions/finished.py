@@ -36,12 +36,14 @@ class Answering:
     Attributes:
         sha256: Of its weights and settings.
         preparation: How it wants cases prepared.
-        tile: Where the answer depends on it; None elsewhere.
+        tile: Where segmentations and probabilities depend on it; None elsewhere.
+        feature_tile: Of feature maps; None without them.
     """
 
     sha256: str
     preparation: Preparation
     tile: Int3 | None
+    feature_tile: Int3 | None
 
 
 def case_key(
@@ -58,9 +60,8 @@ def case_key(
     made_from = {
         "settings": config.model_dump(mode="json", include=RESULT_SETTINGS),
         "inference": config.inference.model_dump(mode="json", include=RESULT_INFERENCE),
-        "models": [
-            [one.sha256, fingerprint(case, one.preparation, channels), one.tile] for one in models
-        ],
+        "models": [[one.sha256, one.tile, one.feature_tile] for one in models],
+        "cases": [fingerprint(case, one.preparation, channels) for one in models],
     }
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 

@@ -11,7 +11,6 @@ from typing import Any
 from deepseg.config.testing import TestConfig
 from deepseg.data.cases import Case
 from deepseg.errors import DeepsegError
-from deepseg.geometry.boxes import Int3
 from deepseg.inference.components import Cleaning
 from deepseg.sessions.answering import Segmented, segmented
 from deepseg.sessions.finished import Answering, FinishedCases, case_key
@@ -49,7 +48,12 @@ class Segmenting:
         self._config = config
         self._how = how
         self._models = [
-            Answering(_sha256(model), member.preparation, _tile(how, member))
+            Answering(
+                sha256=_sha256(model),
+                preparation=member.preparation,
+                tile=how.own_tile(member),
+                feature_tile=how.tile_of(member) if how.save.feature_maps else None,
+            )
             for model, member in zip(models, how.members, strict=True)
         ]
         self._finished = FinishedCases(folder.path)
@@ -128,11 +132,6 @@ def computing(config: TestConfig, members: Sequence[Member]) -> Computing:
         tile=config.tile_size,
         batch_size=config.batch_size,
     )
-
-
-def _tile(how: Computing, member: Member) -> Int3 | None:
-    """The tile of a model, where results depend on it."""
-    return how.tile_of(member) if how.save.feature_maps else how.own_tile(member)
 
 
 def _sha256(model: Model) -> str:

@@ -57,7 +57,7 @@ def config(**changes):
 
 def key(case, own=None, models=None):
     settings = config() if own is None else own
-    return case_key(case, settings, models or [Answering("sha", Preparation(), None)], ["T1"])
+    return case_key(case, settings, models or [Answering("sha", Preparation(), None, None)], ["T1"])
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_every_setting_is_known_to_count_or_not():
 
 
 def test_weights_preparation_tile_and_number_of_models_count(case):
-    model = Answering("sha", Preparation(), None)
+    model = Answering("sha", Preparation(), None, None)
     keys = [
         key(case, models=models)
         for models in (
@@ -110,10 +110,12 @@ def test_weights_preparation_tile_and_number_of_models_count(case):
             [replace(model, sha256="other")],
             [replace(model, preparation=Preparation(z_score="none"))],
             [replace(model, tile=(9, 9, 9))],
+            [replace(model, feature_tile=(9, 9, 9))],
+            [replace(model, tile=(9, 9, 9), feature_tile=(9, 9, 9))],
             [model, replace(model, sha256="other")],
         )
     ]
-    assert len(set(keys)) == 5
+    assert len(set(keys)) == 7
 
 
 def test_files_and_label_map_of_the_case_count(case):
