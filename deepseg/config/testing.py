@@ -15,7 +15,6 @@ from deepseg.config.refusal import refusal
 from deepseg.config.training import Precision, SavedResults
 from deepseg.geometry.boxes import Int3
 
-
 _UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-
 from deepseg.config.cases import Preparation
 from deepseg.config.testing import Inference
 from deepseg.config.training import SavedResults
@@ -16,6 +14,7 @@ from deepseg.inference.components import Cleaning
 from deepseg.inference.fast_network import FastNetwork
 from deepseg.inference.room import Room
 from deepseg.model.network import Network
+from deepseg.sessions.devices import PRECISIONS
 from deepseg.sessions.wishes import wanted_probabilities
 
 
@@ -95,5 +94,5 @@ def member(
         preparation: How it wants cases prepared.
         say: Called with a line where memory is exhausted.
     """
-    precision = {"float32": torch.float32, "bfloat16": torch.bfloat16}[inference.precision]
-    return Member(network, FastNetwork(network, precision), preparation, Room(say))
+    fast = FastNetwork(network, PRECISIONS[inference.precision])
+    return Member(network, fast, preparation, Room(say))

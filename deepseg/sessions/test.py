@@ -16,7 +16,7 @@ from deepseg.errors import DeepsegError, SomeCasesFailed, raise_if_any
 from deepseg.inference import memory
 from deepseg.report.console import Console
 from deepseg.sessions.cases import MOST_THREADS, CheckedCases, checked_cases
-from deepseg.sessions.devices import chosen_device
+from deepseg.sessions.devices import chosen_device, slowness
 from deepseg.sessions.finished import FinishedCases
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.members import Computing, member
@@ -65,7 +65,8 @@ def segment(
     computer = chosen_device(device)
     with SessionFolder(config.folder, config_file=config_file, part=part, quiet=quiet) as folder:
         console = folder.console
-        announce(console, f"test {config.name}", loaded.warnings, computer)
+        warnings = [*loaded.warnings, *slowness(config.inference.precision, computer)]
+        announce(console, f"test {config.name}", warnings, computer)
         models = _models(_paths(model_file), config, console)
         raise_if_any(testing_misfits(config, models))
         work = Segmenting(folder, config, _computing(config, models, computer, console), models)
