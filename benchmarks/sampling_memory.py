@@ -1,9 +1,11 @@
 """Memory of a training session with two sampling workers, and of sampling from 5 and 500 cases.
 
     python benchmarks/sampling_memory.py [--data FOLDER] [--workers 2] [--cases 5 500]
+        [--precision bfloat16]
 
 The first part runs `run.py -train` on the default network, with affine augmentation, on all cases
-in ``train/`` and ``validation/`` of FOLDER (as for `brats2015.py`). The second part cuts segments
+in ``train/`` and ``validation/`` of FOLDER (as for `brats2015.py`), and says which share of the
+epoch was spent in steps. The second part cuts segments
 without a network, sub-epoch after sub-epoch: from the prepared cases of the first part under 5 and
 under 500 names, links to the same files, which every process maps one by one as if they were
 different. All processes are looked at four times a second, in /proc, so this needs Linux.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import multiprocessing
 import os
 import subprocess
@@ -44,6 +47,7 @@ training:
 preparation: {z_score: none}
 epochs: 1
 subepochs: 1
+precision: PRECISION
 workers: WORKERS
 """
 FILES = {
@@ -105,16 +109,17 @@ def watched(process: int, is_running: Callable[[], bool]) -> list[Memory]:
     return found
 
 
-def train(folder: Path, data: Path, workers: int, segments: int) -> list[Memory]:
-    """The memory of a training session, from its start to its end."""
+def train(folder: Path, data: Path, given: argparse.Namespace) -> tuple[list[Memory], str]:
+    """The memory of a training session, from its start to its end, and where its time went."""
     cases = [case for part in ("train", "validation") for case in sorted((data / part).iterdir())]
     rows = [
         ",".join([case.name, *(str(case.resolve() / name) for name in FILES.values())])
         for case in cases
     ]
     (folder / "cases.csv").write_text("\n".join([",".join(["case", *FILES]), *rows, ""]))
-    text = TRAIN.replace("MODEL", str(MODEL.resolve())).replace("SEGMENTS", str(segments))
-    (folder / "train.yaml").write_text(text.replace("WORKERS", str(workers)))
+    text = TRAIN.replace("MODEL", str(MODEL.resolve())).replace("SEGMENTS", str(given.segments))
+    text = text.replace("WORKERS", str(given.workers)).replace("PRECISION", given.precision)
+    (folder / "train.yaml").write_text(text)
     with subprocess.Popen(
         [sys.executable, str(ROOT.resolve() / "run.py"), "-train", "train.yaml", "-dev", "cpu"],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT.resolve())},
@@ -123,7 +128,10 @@ def train(folder: Path, data: Path, workers: int, segments: int) -> list[Memory]
         found = watched(session.pid, lambda: session.poll() is None)
     if session.returncode:
         raise SystemExit(f"training ended with {session.returncode}")
-    return found
+    epoch = json.loads((folder / "train/metrics.jsonl").read_text().splitlines()[-1])
+    waited, seconds = epoch["waited"], epoch["seconds"]
+    share = f"{1 - waited / seconds:.1%} of {seconds:.0f} s in steps"
+    return found, f"training in {given.precision}, {share}"
 
 
 def linked(folders: list[Path], count: int, into: Path) -> list[Path]:
@@ -181,12 +189,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cases", type=int, nargs="*", default=(5, 500))
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--segments", type=int, default=200, help="of the training session")
     parser.add_argument("--subepochs", type=int, default=10, help="of 1000 segments, of sampling")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="deepseg-memory-") as name:
         folder = Path(name)
-        rows = [row("training", train(folder, given.data, given.workers, given.segments))]
+        found, title = train(folder, given.data, given)
+        rows = [row(title, found)]
         prepared = sorted(file.parent for file in folder.glob("train/cache/*/case.json"))
         for count in given.cases:
             folders = linked(prepared, count, folder)

@@ -420,7 +420,8 @@ class Steps(Settings):
 
     accumulate: Count = Field(
         1,
-        description="Batches whose gradients are averaged for one step; as if batches were larger.",
+        description="Batches whose gradients are averaged for one step. As if batches were larger, "
+        "but each is normalised by its own statistics.",
     )
     clip_norm: Positive | None = Field(
         None,

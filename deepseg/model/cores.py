@@ -22,17 +22,20 @@ def on_every_core(work: Callable[[Item], Result], items: Sequence[Item]) -> list
     threads = torch.get_num_threads()
     count = min(threads, len(items))
     waiting = iter(enumerate(items))
+    infers = torch.is_inference_mode_enabled()  # threads do not inherit it
     if count == 1:
-        return [result for _, result in _done(work, waiting)]
-    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        parts = [pool.submit(_done, work, waiting) for _ in range(count)]
-        found = dict(pair for part in parts for pair in part.result())
-    torch.set_num_threads(threads)  # of threads that begin later
+        return [result for _, result in _done(work, waiting, infers)]
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            parts = [pool.submit(_done, work, waiting, infers) for _ in range(count)]
+            found = dict(pair for part in parts for pair in part.result())
+    finally:
+        torch.set_num_threads(threads)  # of threads that begin later
     return [found[number] for number in range(len(items))]
 
 
-@torch.no_grad()
 def _done(
-    work: Callable[[Item], Result], waiting: Iterator[tuple[int, Item]]
+    work: Callable[[Item], Result], waiting: Iterator[tuple[int, Item]], infers: bool
 ) -> list[tuple[int, Result]]:
-    return [(number, work(item)) for number, item in waiting]
+    with torch.inference_mode(infers), torch.no_grad():
+        return [(number, work(item)) for number, item in waiting]

@@ -52,13 +52,17 @@ class Statistics:
 def batch_statistics(x: Tensor, epsilon: float) -> Statistics:
     """Mean and biased variance of ``x`` ``(N, C, X, Y, Z)``, exact to float32's last digits.
 
-    torch's own sums over all voxels of channels-last maps lose three digits. So they are taken over
-    pieces, whose statistics are put together in float64 (doi:10.1080/00031305.1983.10483115).
+    On the processor, torch's own sums over all voxels of channels-last maps lose three digits. So
+    they are taken over pieces, whose statistics are put together in float64
+    (doi:10.1080/00031305.1983.10483115).
     """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if x.device.type != "cpu":
+        variance, mean = torch.var_mean(x.to(dtype), (0, 2, 3, 4), correction=0)
+        return Statistics(mean, variance, epsilon, x.numel() // x.shape[1])
     x = x.contiguous(memory_format=torch.channels_last_3d)
     voxels = x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])
     pieces = torch.split(voxels, VOXELS)
-    dtype = torch.promote_types(x.dtype, torch.float32)
     # The running averages that torch would move make it compute in their type.
     unused = torch.zeros(x.shape[1], dtype=dtype, device=x.device)
 
@@ -121,8 +125,9 @@ class _Rows:
         self.count = voxels // self.together
         self.dtype = torch.promote_types(x.dtype, torch.float32)
         self._length = self.together * self.maps
-        self._step = max(1, PIECE // self._length)
-        self._ones = torch.ones(self._step, dtype=self.dtype)
+        on_cpu = x.device.type == "cpu"
+        self._step = max(1, PIECE // self._length) if on_cpu else self.count
+        self._ones = torch.ones(self._step, dtype=self.dtype, device=x.device)
 
     def of(self, x: Tensor) -> Tensor:
         """``(rows, row length)``, a view of channels-last maps."""

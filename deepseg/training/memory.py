@@ -15,7 +15,7 @@ def keep_freed_memory() -> None:
     Every step needs maps of the same sizes. By default each is new memory that the system clears
     first, which takes longer than most of what is done with it.
     """
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_MAX, 0)
-        library.mallopt(M_TRIM_THRESHOLD, -1)
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if set_option is not None:  # it is not in every C library
+        set_option(M_MMAP_MAX, 0)
+        set_option(M_TRIM_THRESHOLD, -1)

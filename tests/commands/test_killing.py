@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import time
+from functools import cache
 
 import pytest
 
@@ -80,18 +81,24 @@ print(deaths, os.waitstatus_to_exitcode(status))
 
 @pytest.fixture(scope="module")
 def undisturbed(template, tmp_path_factory, begin):
-    """The folder of a session that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "place"
-    shutil.copytree(template, folder)
-    prepare(folder)
-    assert begin("-train", str(folder / "train.yaml"), "-quiet") == 0
-    return folder / "runs/training"
+    """The folder of a session of some precision that nobody disturbed."""
+
+    @cache
+    def session(precision):
+        folder = tmp_path_factory.mktemp("undisturbed") / "place"
+        shutil.copytree(template, folder)
+        prepare(folder, precision=precision)
+        assert begin("-train", str(folder / "train.yaml"), "-quiet") == 0
+        return folder / "runs/training"
+
+    return session
 
 
-def prepare(folder, workers=0):
+def prepare(folder, workers=0, precision="float32"):
     text = (folder / "train.yaml").read_text()
     begin_of_ends = text.index("epochs: 2")
     settings = SETTINGS.replace("workers: 0", f"workers: {workers}")
+    settings += f"precision: {precision}\n"
     (folder / "train.yaml").write_text(text[:begin_of_ends] + settings)
     with (folder / "model.yaml").open("a") as file:
         file.write("fc: {feature_maps: [5], dropout: [0, 0.3]}\n")
@@ -117,19 +124,20 @@ def same_session(same_weights):
 
 
 @pytest.mark.parametrize(
-    ("how", "workers"),
+    ("how", "workers", "precision"),
     [
-        ("die_at_some_time", 0),
-        ("die_at_some_time", 1),
-        ("die_at_some_time", 4),
-        ("die_while_writing", 0),
-        ("die_while_flushing", 0),
+        ("die_at_some_time", 0, "float32"),
+        ("die_at_some_time", 1, "float32"),
+        ("die_at_some_time", 4, "float32"),
+        ("die_at_some_time", 1, "bfloat16"),
+        ("die_while_writing", 0, "float32"),
+        ("die_while_flushing", 0, "float32"),
     ],
 )
 def test_a_session_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
-    start, wait, place, undisturbed, same_session, how, workers
+    start, wait, place, undisturbed, same_session, how, workers, precision
 ):
-    prepare(place.path, workers)
+    prepare(place.path, workers, precision)
     process = start(how, "1", program=("-c", REPEATING), env={"PYTHONPATH": str(CHECKOUT)})
     ended = wait(process)
     assert "ERROR" not in ended.stderr
@@ -137,7 +145,7 @@ def test_a_session_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     assert code == 0
     assert deaths >= 3
     assert list(place.path.rglob("*.partial.*")) == []
-    same_session(place / "runs/training", undisturbed)
+    same_session(place / "runs/training", undisturbed(precision))
 
 
 def test_the_middle_of_an_epoch_is_kept_only_so_often(command, place):
@@ -162,7 +170,7 @@ def test_a_damaged_middle_of_an_epoch_is_passed_over(command, place, undisturbed
         ".save file; fix: copy the file again, or use an earlier one of the same session; "
         "continuing from HERE/runs/training/models/last.save\n",
     )
-    same_session(place / "runs/training", undisturbed)
+    same_session(place / "runs/training", undisturbed("float32"))
 
 
 def test_it_is_said_where_a_session_goes_on_in_the_middle_of_an_epoch(command, place):
@@ -241,7 +249,7 @@ def test_a_killed_worker_costs_no_bits(command, place, undisturbed, same_session
     assert re.sub(r"process \d+", "process 17", result.stderr) == (
         "WARNING [worker-killed] process 17 was ended by SIGKILL; new workers go on\n"
     )
-    same_session(place / "runs/training", undisturbed)
+    same_session(place / "runs/training", undisturbed("float32"))
 
 
 def test_workers_that_die_again_and_again_end_the_session(command, place, monkeypatch, killing):

@@ -8,9 +8,12 @@ from torch.nn import functional as F
 
 from deepseg.config.model import ModelConfig
 from deepseg.geometry.boxes import Box
+from deepseg.geometry.repetition import groups
+from deepseg.model import layers, preactivation
 from deepseg.model.layers import LowRankConvolution, Norm, PRelu, cropped, padded
 from deepseg.model.network import Network, repeated
-from deepseg.model.preactivation import Statistics
+from deepseg.model.preactivation import Statistics, kept_by_dropout, preactivated
+from deepseg.model.repetition import repeated_sums
 
 
 def plain_logits(network, inputs):
@@ -45,7 +48,8 @@ def plain_layer(layer, x):
         if isinstance(layer.activation, PRelu)
         else (layer.activation(x))
     )
-    x = padded(x * (1 - layer.plan.dropout), layer.plan.kernel, layer.plan.padding)
+    x = x * (mask_like(x, layer.plan.dropout) if layer.drops_now else 1 - layer.plan.dropout)
+    x = padded(x, layer.plan.kernel, layer.plan.padding)
     if not isinstance(layer.conv, LowRankConvolution):
         return F.conv3d(x, layer.conv.weight)
     parts = []
@@ -56,6 +60,11 @@ def plain_layer(layer, x):
                 y = y.narrow(axis, (k - 1) // 2, x.shape[axis] - k + 1)
         parts.append(y)
     return torch.cat(parts, 1)
+
+
+def mask_like(x, rate):
+    """The same for maps of the same shape, whoever asks."""
+    return torch.rand(x.shape, generator=torch.Generator().manual_seed(9)) > rate
 
 
 def plain_norm(norm: Norm, x):
@@ -162,6 +171,60 @@ def test_the_quick_step_is_the_plain_one(changes):
     compare(network_of(**changes), rtol=1e-9, atol=1e-9)
 
 
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_maps_of_many_pieces_and_several_threads_take_the_same_step(monkeypatch, threads):
+    monkeypatch.setattr(preactivation, "PIECE", 97)
+    monkeypatch.setattr(preactivation, "VOXELS", 13)
+    compare(network_of(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("activation", ["prelu", "elu"])
+def test_what_dropout_switches_off_has_no_part_in_the_step(monkeypatch, activation):
+    monkeypatch.setattr(layers, "kept_by_dropout", mask_like)
+    monkeypatch.setattr(F, "dropout", lambda x, rate: x * mask_like(x, rate) / (1 - rate))
+    network = network_of(activation=activation, fc={**FC, "dropout": [0.25, 0.5, 0.5]})
+    for layer in network.layers():
+        layer.drops = True
+    compare(network, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.75])
+def test_dropout_switches_off_a_share_of_all_maps(rate):
+    kept = kept_by_dropout(torch.empty(3, 40, 20, 21, 22), rate)
+    assert kept.shape == (3, 40, 20, 21, 22)
+    assert kept.dtype == torch.bool
+    off = 1 - kept.float().mean((0, 2, 3, 4))
+    assert (off - rate).abs().max() < 5 * (rate * (1 - rate) / (3 * 20 * 21 * 22)) ** 0.5 + 1e-9
+
+
+def test_sums_over_copies_of_a_voxel_are_rounded_once():
+    rng = torch.Generator().manual_seed(5)
+    fine = torch.randn(2, 3, 9, 10, 15, generator=rng).bfloat16()
+    fine = fine.contiguous(memory_format=torch.channels_last_3d)
+    where = [
+        groups(0, n, factor=f, size=n, kernel=1, border="none")[0]
+        for n, f in zip((9, 10, 15), (3, 5, 5), strict=True)
+    ]
+    found = repeated_sums(fine, where, (3, 5, 5))
+    exact = fine.double().reshape(2, 3, 3, 3, 2, 5, 3, 5).sum((3, 5, 7))
+    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-5)
+
+
+def test_maps_of_many_pieces_are_activated_without_gradients_too(threads):
+    x = torch.randn(2, 40, 20, 21, 22)
+    one = torch.ones(40)
+    with torch.inference_mode():
+        found = preactivated(x, Statistics(0 * one, one, 0.0), one, one, 0 * one)
+    assert torch.equal(found, (x + 1).clamp(min=0))
+
+
 def test_frozen_layers_use_their_statistics_and_have_no_gradients():
     network = network_of()
     for layer in network.layers():
@@ -174,13 +237,17 @@ def test_frozen_layers_use_their_statistics_and_have_no_gradients():
 
 
 def test_the_quick_step_is_the_plain_one_in_float32():
-    compare(network_of().float(), rtol=2e-3, atol=2e-4)
+    compare(network_of().float(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", ["prelu", "relu", "elu"])
-def test_devices_without_quick_routines_take_the_same_step_in_torchs_own(activation, dtype):
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_devices_without_quick_routines_take_the_same_step_in_torchs_own(activation, dtype, ranks):
     network = network_of(activation=activation).float().to("meta")
+    for layer in network.layers():
+        if ranks > 1 and layer.norm is not None:
+            layer.norm.of_whole = lambda own: own
     inputs = [x.to("meta", dtype) for x in inputs_of(network)]
     logits = network(inputs)
     logits.sum().backward()
