@@ -147,7 +147,8 @@ def linked(folders: list[Path], count: int, into: Path) -> list[Path]:
 
 
 def cut_all(folders: list[Path], workers: int, subepochs: int, segments: int) -> None:
-    """Cut segments as a training session would have it."""
+    """Cut segments as a training session would have it, whose workers are forks of it on Linux."""
+    multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     config = load(ModelConfig, MODEL).config
     with Stream(
