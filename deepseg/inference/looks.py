@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain, groupby, pairwise
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,10 +142,13 @@ class Look:
         total = WeightedSum(self.classes, box.size)
         weights = window(predicted_size(self.case.shape, self.tile, self.network.vision))
         back = per_axis(lambda a: -a, box.start)
-        for job, piece in found:
-            inside = piece.box.moved(per_axis(lambda a: -a, job.origin))
-            own = piece.box.moved(back)
-            total.add(own, list(piece.probabilities.values()), weights[inside.slices])
+        for job, pairs in groupby(found, key=itemgetter(0)):
+            waiting = weights.copy()  # pieces of a tile may overlap; each voxel counts once
+            for _, piece in pairs:
+                inside = piece.box.moved(per_axis(lambda a: -a, job.origin))
+                shares = list(piece.probabilities.values())
+                total.add(piece.box.moved(back), shares, waiting[inside.slices])
+                waiting[inside.slices] = 0
         return total.taken()
 
     def _on_own_grid(self, one: Map, needed: Box, block: Box) -> Map:

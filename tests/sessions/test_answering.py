@@ -17,7 +17,7 @@ from deepseg.data.preparation import PreparedCase
 from deepseg.data.resampling import resample
 from deepseg.data.volumes import Geometry, new_volume
 from deepseg.geometry.boxes import Box
-from deepseg.inference import boxes, looks
+from deepseg.inference import boxes, fast_volume, looks
 from deepseg.inference.components import Cleaning
 from deepseg.inference.volume import predict
 from deepseg.model.network import Network
@@ -149,6 +149,26 @@ def test_overlapping_tiles_answer_with_their_weighted_mean(tile):
     np.testing.assert_allclose(found, total / weights, atol=1e-5)
     plain = stacked(answer(replace(how, inference=Inference(tiling="deepmedic")), case))
     assert np.abs(plain - found).max() > 1e-3
+
+
+@pytest.mark.parametrize("fc_voxels", [1 << 14, 60], ids=["whole", "in slices"])
+@pytest.mark.parametrize("first", [2, 3])
+def test_overlapping_tiles_answer_the_same_in_a_region_of_interest(first, fc_voxels, monkeypatch):
+    own = network(
+        normal={"feature_maps": [3, 4], "padding": ["zero", "none"]}, subsampled=None,
+        fc={"feature_maps": [5]},
+    )  # fmt: skip
+    how = computing(own, tiling="deepmedic", overlap=0.5, tile=(11, 9, 10))
+    case = opened()
+    everything = stacked(answer(how, case))
+    roi = np.zeros(SHAPE, bool)
+    roi[first : first + 5, 3:6, 2:5] = roi[first + 5 : first + 8, 1:10, 1:11] = True
+    ready = tuple(replace(one, roi=roi) for one in case.ready)
+    monkeypatch.setattr(boxes, "VOXELS_PER_CALL", 0)  # as close to the region as can be
+    monkeypatch.setattr(boxes, "STEP", 1)
+    monkeypatch.setattr(fast_volume, "FC_VOXELS", fc_voxels)
+    found = stacked(answer(how, replace(case, ready=ready, roi=roi)))
+    np.testing.assert_allclose(found[:, roi], everything[:, roi], atol=1e-5)
 
 
 def test_the_maps_of_doubt_are_those_of_the_mean_and_between_the_answers():
