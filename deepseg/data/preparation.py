@@ -95,9 +95,7 @@ def prepared(
     labels = None if case.labels is None else read_labels(case.labels, dict(case.label_map))
     weights = [read_image(path) for path in case.weight_maps]
     own = first.geometry
-    target = (
-        own if preparation.spacing_mm is None else resampled_geometry(own, preparation.spacing_mm)
-    )
+    target = prepared_geometry(own, preparation)
 
     def fitted(volume: Volume, order: Literal[0, 1]) -> NDArray[Any]:
         # The files of one case share their voxels; the checks have judged their geometry.
@@ -173,11 +171,18 @@ def _mapped(
     return np.frombuffer(mapping, np.float32).reshape(size), mapping
 
 
-def channel_bytes(case: Case, channels: Sequence[str]) -> int:
-    """Memory of the channels of ``case`` as they are in their files."""
+def prepared_geometry(own: Geometry, preparation: Preparation) -> Geometry:
+    """The grid of a prepared case whose files have the grid ``own``."""
+    spacing_mm = preparation.spacing_mm
+    return own if spacing_mm is None else resampled_geometry(own, spacing_mm)
+
+
+def channel_bytes(case: Case, preparation: Preparation, channels: Sequence[str]) -> int:
+    """Memory of the channels of the prepared ``case``."""
     path, volume = next(one for one in case.images if one[0] is not None)
     assert path is not None
-    return FLOAT_BYTES * len(channels) * prod(read_geometry(path, volume=volume).shape)
+    own = read_geometry(path, volume=volume)
+    return FLOAT_BYTES * len(channels) * prod(prepared_geometry(own, preparation).shape)
 
 
 def _channel(case: Case, number: int) -> Volume | None:

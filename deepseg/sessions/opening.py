@@ -47,8 +47,9 @@ class OpenCase:
 
 
 def is_large(how: Computing, case: Case) -> bool:
-    """Whether the channels of a case take too much of the memory to be held in it."""
-    needed = channel_bytes(case, how.members[0].network.config.channels)
+    """Whether the channels of a case, prepared in all ways, take too much of the memory."""
+    channels = how.members[0].network.config.channels
+    needed = sum(channel_bytes(case, way, channels) for way in _ways(how))
     return needed > SHARE_FOR_CHANNELS * memory.left(how.inference.memory_bytes)
 
 
@@ -61,13 +62,9 @@ def open_case(how: Computing, case: Case, scratch: Path | None = None) -> OpenCa
         scratch: Folder for the channels of a large case; None to hold all in memory.
     """
     disk = scratch if scratch is not None and is_large(how, case) else None
-    ways: list[Preparation] = []
-    made: list[PreparedCase] = []
-    for one in how.members:
-        if one.preparation not in ways:
-            ways.append(one.preparation)
-            channels = one.network.config.channels
-            made.append(prepared(case, one.preparation, channels, scratch=disk))
+    channels = how.members[0].network.config.channels
+    ways = _ways(how)
+    made = [prepared(case, way, channels, scratch=disk) for way in ways]
     roi = _own_roi(case, made)
     made = [replace(ready, roi=_to_compute(roi, ready)) for ready in made]
     return OpenCase(
@@ -76,6 +73,15 @@ def open_case(how: Computing, case: Case, scratch: Path | None = None) -> OpenCa
         roi=roi,
         truth=None if case.labels is None else read_labels(case.labels, dict(case.label_map)).array,
     )
+
+
+def _ways(how: Computing) -> list[Preparation]:
+    """How the members want a case prepared, each way once."""
+    ways: list[Preparation] = []
+    for one in how.members:
+        if one.preparation not in ways:
+            ways.append(one.preparation)
+    return ways
 
 
 def _own_roi(case: Case, made: Sequence[PreparedCase]) -> NDArray[np.bool_] | None:

@@ -123,9 +123,10 @@ def test_channels_may_lie_in_a_file_without_a_name(case, tmp_path):
 
 
 def test_the_channels_of_a_case_take_four_bytes_per_voxel(case):
-    assert channel_bytes(case, NAMES) == prepared(case, Preparation(), NAMES).channels.nbytes
+    for way in (Preparation(), Preparation(resample=(0.5, 1.5, 0.8))):
+        assert channel_bytes(case, way, NAMES) == prepared(case, way, NAMES).channels.nbytes
     without = dataclasses.replace(case, channels=(None, case.channels[1]))
-    assert channel_bytes(without, NAMES) == 2 * 9 * 12 * 7 * 4
+    assert channel_bytes(without, Preparation(), NAMES) == 2 * 9 * 12 * 7 * 4
 
 
 def test_channels_may_be_volumes_of_one_file(case, tmp_path):

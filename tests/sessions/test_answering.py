@@ -16,12 +16,13 @@ from deepseg.data.cases import Case
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.resampling import resample
 from deepseg.data.volumes import Geometry, new_volume
-from deepseg.geometry.boxes import Box
+from deepseg.geometry.boxes import Box, volume
 from deepseg.inference import boxes, fast_volume, looks
 from deepseg.inference.components import Cleaning
 from deepseg.inference.volume import predict
 from deepseg.model.network import Network
 from deepseg.report.console import Console
+from deepseg.sessions import opening
 from deepseg.sessions.answering import segmented
 from deepseg.sessions.members import Computing, member
 from deepseg.sessions.opening import OpenCase, open_case
@@ -323,6 +324,18 @@ def test_too_little_memory_is_said_and_the_case_is_answered():
 def test_a_case_is_prepared_once_for_models_that_want_the_same(on_disk):
     case = open_case(computing(network(0), network(1)), on_disk)
     assert case.ready[0] is case.ready[1]
+
+
+def test_a_case_is_large_by_the_sum_of_all_that_is_prepared_of_it(on_disk, monkeypatch):
+    how = computing(*map(network, range(3)), memory="1 GB")
+    fine = Preparation(resample=(0.75, 1.0, 0.5))  # eight times as many voxels
+    ways = [Preparation(), fine, Preparation()]
+    members = [replace(one, preparation=way) for one, way in zip(how.members, ways, strict=True)]
+    how = replace(how, members=tuple(members))
+    needed = 9 * 2 * 4 * volume(SHAPE)
+    for memory, is_too_little in ((4 * needed - 4, True), (4 * needed, False)):
+        monkeypatch.setattr(opening.memory, "left", lambda _, memory=memory: memory)
+        assert opening.is_large(how, on_disk) is is_too_little
 
 
 def test_a_resampled_case_that_is_mirrored_comes_back_to_its_own_grid(on_disk):
