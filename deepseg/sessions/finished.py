@@ -2,8 +2,8 @@
 
 ``cases/<name>.json`` in the session's folder is written when all results of a case are there. It
 holds a key that changes with the model, the settings and the files of the case, and counts only
-while the key is the same and all its result files exist. Several processes may write here at
-once.
+while the key is the same and all its result files exist. What does not count any more is deleted
+with its files before the case is done again. Several processes may write here at once.
 """
 
 from __future__ import annotations
@@ -79,21 +79,37 @@ class FinishedCases:
 
     def record(self, name: str, key: str) -> dict[str, Any] | None:
         """What is known of a case; None if it has to be done."""
-        path = self._folder / f"{name}.json"
-        if not path.is_file():
-            return None
-        try:
-            found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        except ValueError:
-            return None
+        found = self._noted(name)
         is_whole = all((self._session / file).is_file() for file in found.get("files", []))
         return found if found.get("key") == key and is_whole else None
+
+    def clear(self, name: str) -> int:
+        """Delete the result files that are noted of a case, then its record.
+
+        Returns:
+            How many result files there were.
+        """
+        files = [self._session / file for file in self._noted(name).get("files", [])]
+        present = [file for file in files if file.is_file()]
+        for file in (*present, self._folder / f"{name}.json"):
+            with writable(file):
+                file.unlink(missing_ok=True)
+        return len(present)
 
     def keep(self, name: str, key: str, record: Mapping[str, Any]) -> None:
         """Note that a case is done."""
         with writable(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         write_json(self._folder / f"{name}.json", {"key": key, **record})
+
+    def _noted(self, name: str) -> dict[str, Any]:
+        """The record of a case, whether it counts or not; empty if there is none."""
+        try:
+            text = (self._folder / f"{name}.json").read_text("utf-8")
+            found: dict[str, Any] = json.loads(text)
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -65,6 +65,10 @@ class Segmenting:
         except OSError:
             return None
 
+    def clear(self, case: Case) -> int:
+        """Delete what is left of an older result of a case; gives the number of files."""
+        return self._finished.clear(case.name)
+
     def read(self, case: Case) -> _Timed:
         """The first stage."""
         began, key = time.monotonic(), self._key(case)  # files may change from here on

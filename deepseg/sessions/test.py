@@ -149,10 +149,14 @@ def _checked(
 
 
 def _not_done(cases: Sequence[Case], work: Segmenting, console: Console) -> list[Case]:
+    """The cases to be done, nothing of whose older results lies beside new ones any more."""
     todo = [case for case in cases if work.record(case) is None]
     done = len(cases) - len(todo)
     if done:
         console.say(f"{done} of {len(cases)} cases are done already")
+    deleted = sum(map(work.clear, todo))
+    if deleted:
+        console.say(f"{deleted} result files of an older computation are deleted")
     return todo
 
 

@@ -126,6 +126,21 @@ def test_a_case_whose_result_would_be_another_is_done_again(command, place, thre
     assert (f"{done} of 3 cases are done already\n" in result.stdout) == (done > 0)
 
 
+def test_old_results_do_not_stay_beside_new_ones(command, place, three):
+    place.edit("test.yaml", "save:", "save:\n  probabilities: true")
+    assert command(*TEST).returncode == 0
+    assert len(results(three)) == 3 * 4
+    (three / "predictions/notes.txt").write_text("of the user")
+    place.edit("test.yaml", "  probabilities: true", "  segmentation_suffix: seg")
+    place.edit("data/test.csv", "c/T1.nii.gz", "c/none.nii.gz")
+    result = command(*TEST, "-keepGoing")
+    assert result.returncode == 3
+    assert "8 result files of an older computation are deleted\n" in result.stdout
+    left_out = {f"c_{name}.nii.gz" for name in ("Segm", *(f"ProbMapClass{n}" for n in range(3)))}
+    new = {"d_seg.nii.gz", "a_seg.nii.gz", "notes.txt"}
+    assert set(results(three)) == new | left_out
+
+
 def test_a_model_of_another_name_with_the_same_weights_is_the_same(command, place, three):
     assert command(*TEST).returncode == 0
     shutil.copy(place / "M.save", place / "N.save")

@@ -43,6 +43,15 @@ def test_a_record_that_is_no_json_does_not_count(records, tmp_path):
     assert records.record("a", "key") is None
 
 
+def test_what_is_noted_of_a_case_is_deleted_with_its_record_and_nothing_else(records, tmp_path):
+    (tmp_path / "predictions/b.nii.gz").write_text("voxels")
+    records.keep("b", "key", {"files": ["predictions/b.nii.gz", "predictions/b.png"]})
+    (tmp_path / "predictions/b.txt").write_text("not noted")
+    assert (records.clear("b"), records.clear("b"), records.clear("c")) == (1, 0, 0)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"cases/a.json", "predictions/a.nii.gz", "predictions/b.txt"}
+
+
 @pytest.fixture
 def case(tmp_path):
     image = tmp_path / "a.nii.gz"
