@@ -2,6 +2,7 @@
 
 from mmap import mmap
 
+import pytest
 import torch
 
 from deepseg.inference import memory
@@ -36,6 +37,69 @@ def test_without_the_files_of_linux_the_peak_and_the_whole_machine_count(monkeyp
     monkeypatch.setattr(memory, "PROC", tmp_path)
     assert resident() == peak() >= now - (8 << 20)
     assert available() > free
+
+
+MACHINE = 1 << 40  # free
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+V2 = ("memory.max", "memory.current", "inactive_file")
+
+
+@pytest.fixture
+def system(monkeypatch, tmp_path):
+    """A tree of control groups; takes what `/proc/self/cgroup` says, and numbers by group."""
+    monkeypatch.setattr(memory, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path / "groups")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text(f"MemFree: 5 kB\nMemAvailable: {MACHINE >> 10} kB\n")
+
+    def made(own, files, groups):
+        (tmp_path / "proc/self/cgroup").write_text(own)
+        limit_file, used_file, row = files
+        for group, (limit, used, cached) in groups.items():
+            folder = tmp_path / "groups" / group
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / limit_file).write_text(f"{limit}\n")
+            (folder / used_file).write_text(f"{used}\n")
+            (folder / "memory.stat").write_text(f"anon 77\n{row} {cached}\nslab 5\n")
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ({"job": ("max", 700, 0), "job/step": ("max", 600, 0)}, MACHINE),
+        ({"job/step": (1000, 600, 50)}, 450),
+        ({"job": (1000, 900, 20), "job/step": (5000, 600, 50)}, 120),
+        ({"job/step": ("max", 600, 50), "": (999, 100, 0)}, 899),
+        ({"job/step": (1000, 1200, 50)}, 0),
+        ({"job/step": (1 << 50, 0, 0)}, MACHINE),
+        ({"job/other": (1000, 600, 50)}, MACHINE),
+    ],
+)
+def test_every_group_around_a_process_may_leave_less_than_the_machine(system, groups, expected):
+    system("0::/job/step\n", V2, groups)
+    assert available() == expected
+
+
+@pytest.mark.parametrize("controllers", ["memory", "hugetlb,memory"])
+def test_the_first_version_of_groups_has_a_tree_for_memory(system, controllers):
+    own = f"7:cpu,cpuacct:/else\n5:{controllers}:/docker/a:b\n1:name=systemd:/\n0::/\n"
+    unlimited = ((1 << 63) - 4096, 0, 0)
+    system(own, V1, {"memory/docker/a:b": (1000, 600, 50), "memory/docker": unlimited})
+    assert available() == 450
+
+
+def test_in_a_container_the_root_is_its_own_group(system):
+    system("5:memory:/docker/not/to/be/seen\n", V1, {"memory": (1000, 600, 50)})
+    assert available() == 450
+    system("0::/\n", V2, {"": (1000, 700, 50)})
+    assert available() == 350
+
+
+def test_half_of_what_a_group_leaves_may_be_taken(system):
+    system("0::/job\n", V2, {"job": (10 << 30, 2 << 30, 0)})
+    assert left(None) == 4 << 30
 
 
 def test_processes_of_one_machine_share_its_memory(monkeypatch):
