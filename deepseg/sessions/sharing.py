@@ -126,7 +126,7 @@ def _started(
 ) -> subprocess.Popen[bytes]:
     computer = chosen_device(device)
     name = "cpu"
-    threads = max(1, (os.cpu_count() or 1) // part.count)
+    threads = max(1, torch.get_num_threads() // part.count)
     if computer.type == "cuda":
         name = f"cuda{(part.number - 1) % torch.cuda.device_count()}"
     command = [sys.executable, "-m", "deepseg.cli.main", "-test", str(config_file), *options]

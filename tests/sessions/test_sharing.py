@@ -76,6 +76,13 @@ def test_every_process_has_a_part_of_the_cases_and_of_the_memory(share):
     assert console.warnings == []
 
 
+@pytest.mark.parametrize(("own", "each"), [(7, "2"), (2, "1")])
+def test_processes_share_the_threads_that_this_one_may_use(share, monkeypatch, own, each):
+    monkeypatch.setattr(sharing.torch, "get_num_threads", lambda: own)
+    processes, _ = share([0, 0, 0])
+    assert [process.env["OMP_NUM_THREADS"] for process in processes] == [each] * 3
+
+
 def test_a_part_that_fails_is_named_and_a_bug_is_quoted(share):
     _, console = share([0, 5, -9, 1], said=b"WARNING a\nERROR [bug] ValueError: b\n")
     assert console.warnings == [
