@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "deepseg"
 
 FLOORS = {
-    "errors": 0, "version": 0, "randomness": 0,
+    "errors": 0, "version": 0, "randomness": 0, "processes": 0,
     "geometry": 1,
     "config": 2,
     "storage": 3,

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from deepseg.cli.arguments import Arguments, parsed, short_help
 from deepseg.errors import DeepsegError, OutOfMemory, SaidByAnotherRank, is_out_of_memory
+from deepseg.processes import end_with_starter
 from deepseg.report.streams import LenientStream, show, visible
 from deepseg.sessions.outcome import exit_code, problems
 
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code (documentation/errors.md)."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     signal.signal(signal.SIGTERM, _terminated)
+    end_with_starter()
     _leave_removed_folder()
     try:
         if not given:

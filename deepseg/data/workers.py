@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
-import time
 from multiprocessing.process import BaseProcess
+
+from deepseg import processes
 
 
 def end_with(parent: int, _worker: int) -> None:
-    """End this worker soon after its parent, however that ended and whatever the worker waits for.
+    """End this worker soon after its parent.
 
     The loader's own watch misses a parent that is killed before it begins.
     """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    processes.end_with(parent)
 
 
 def death(worker: BaseProcess) -> str:

@@ -18,6 +18,7 @@ import torch
 from deepseg.config.loading import load
 from deepseg.config.testing import TestConfig
 from deepseg.data.cases import list_cases
+from deepseg.processes import STARTER
 from deepseg.report.console import Console
 from deepseg.sessions.devices import chosen_device
 from deepseg.sessions.models import given_models
@@ -55,7 +56,7 @@ def share_cases(
 
     They are silent: their logs have all that they say, and whoever gathers the results says what
     is to be said of the cases. A part that fails is named in a warning; its cases are still to be
-    done. If this process is stopped, so are the others.
+    done. If this process is stopped or killed, the others end too.
 
     Args:
         config_file: A test file.
@@ -135,5 +136,6 @@ def _started(
         "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": os.pathsep.join(sys.path),
         "LOCAL_WORLD_SIZE": str(part.count),  # they share the memory too
+        STARTER: str(os.getpid()),
     }
     return subprocess.Popen(command, env={**os.environ, **surroundings}, stderr=errors)

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import deepseg.sessions.folder
 from deepseg.geometry.boxes import volume
 from deepseg.inference.fast_network import FastNetwork
 from deepseg.inference.room import EXHAUSTED
+from deepseg.sessions.finished import FinishedCases
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.parts import Part
 
@@ -406,6 +408,36 @@ def test_two_devices_give_what_one_gives(run, command, place, three):
     assert (three / "log-2of2.txt").is_file()
     assert (three / "cases.csv").read_bytes() == table
     assert contents(three) == images
+
+
+def processes_of(parent):
+    return [int(n) for n in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def is_alive(process):
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def soon(is_so):
+    until = time.monotonic() + 40
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_the_processes_of_a_command_that_is_killed_end_too(start, command, place, three):
+    three.mkdir(parents=True)
+    with FinishedCases(three).alone():  # each of them waits for this before it writes the tables
+        killed = start(*TEST, "-dev", "cpu", "-devices", "2")
+        soon(lambda: all((three / f"cases/{name}.json").exists() for name in NAMES))
+        own = processes_of(killed.pid)
+        killed.kill()
+        soon(lambda: not any(map(is_alive, own)))
+    assert len(own) == 2
+    result = command(*TEST)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "3 of 3 cases are done already\n" in result.stdout
 
 
 def test_several_devices_go_on_with_the_other_cases_too(run, place, three):
