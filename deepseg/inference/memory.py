@@ -3,9 +3,9 @@
 macOS says neither what is in use now nor what is free without a library of its own: there, the peak
 stands for what is in use, and all the memory of the machine counts as free.
 
-In a control group, as containers and schedulers make them, what the group may still take counts where
-that is less; the limit of any group around it as well. Pages of files that the system gives back by
-itself are not taken, as in what it says of the whole machine.
+In a control group, as containers and schedulers make them, what the group may still take counts
+where that is less; the limit of any group around it as well. Pages of files that the system gives
+back by itself are not taken, as in what it says of the whole machine.
 
 Processes that work side by side share memory: the launcher says how many there are in
 ``LOCAL_WORLD_SIZE``, as torchrun does.

@@ -26,9 +26,10 @@ class OpenCase:
     """A case that has been read.
 
     Attributes:
-        ready: Prepared for each member; one and the same where they want the same. The region of
-            interest is what has to be computed: on another grid than the case's own, every voxel
-            that a result inside the case's own region is interpolated from.
+        ready: Prepared for each member, without labels and weight maps; one and the same where they
+            want the same. The region of interest is what has to be computed: on another grid than
+            the case's own, every voxel that a result inside the case's own region is interpolated
+            from.
         roi: ``(X, Y, Z)``, the case's own region of interest, or None where the whole image counts.
         truth: ``(X, Y, Z)`` labels, or None.
     """
@@ -64,7 +65,8 @@ def open_case(how: Computing, case: Case, scratch: Path | None = None) -> OpenCa
     disk = scratch if scratch is not None and is_large(how, case) else None
     channels = how.members[0].network.config.channels
     ways = _ways(how)
-    made = [prepared(case, way, channels, scratch=disk) for way in ways]
+    images = replace(case, labels=None, weight_maps=())  # a network is asked with nothing more
+    made = [prepared(images, way, channels, scratch=disk) for way in ways]
     roi = _own_roi(case, made)
     made = [replace(ready, roi=_to_compute(roi, ready)) for ready in made]
     return OpenCase(

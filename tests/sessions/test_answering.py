@@ -1,6 +1,7 @@
 """Cases through several models, mirrored, tile by tile: against one answer at a time, and numpy."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import nibabel
@@ -12,6 +13,7 @@ from deepseg.config.cases import Preparation
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import Inference
 from deepseg.config.training import SavedResults
+from deepseg.data import preparation, volumes
 from deepseg.data.cases import Case
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.resampling import resample
@@ -324,6 +326,24 @@ def test_too_little_memory_is_said_and_the_case_is_answered():
 def test_a_case_is_prepared_once_for_models_that_want_the_same(on_disk):
     case = open_case(computing(network(0), network(1)), on_disk)
     assert case.ready[0] is case.ready[1]
+
+
+def test_labels_are_read_once_whoever_answers_and_weight_maps_never(on_disk, monkeypatch):
+    seen = []
+
+    def noted(read, path, *given, **named):
+        seen.append(path.name)
+        return read(path, *given, **named)
+
+    monkeypatch.setattr(preparation, "read_image", partial(noted, volumes.read_image))
+    for module in (opening, preparation):
+        monkeypatch.setattr(module, "read_labels", partial(noted, volumes.read_labels))
+    labelled = replace(on_disk, labels=on_disk.roi, weight_maps=(on_disk.channels[0],) * 2)
+    how = computing(network(0), network(1))
+    members = (how.members[0], resampling(how, RESAMPLED[0]).members[1])
+    case = open_case(replace(how, members=members), labelled)
+    assert np.array_equal(case.truth, np.asarray(nibabel.load(on_disk.roi).dataobj))
+    assert sorted(seen) == ["FLAIR.nii.gz"] * 2 + ["T1.nii.gz"] * 2 + ["roi.nii.gz"]
 
 
 def test_a_case_is_large_by_the_sum_of_all_that_is_prepared_of_it(on_disk, monkeypatch):
