@@ -5,6 +5,7 @@ What is in them is not looked at, but for the names of further files.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 from deepseg.data.integrity import has_suffix
 
 HEADER_BYTES = 1 << 16  # of a MetaImage or NRRD file, in which further files are named
-LONGEST_NAME = 255
+NAMING = r"(?:ElementDataFile|data ?file)\s*[=:]\s*(.*)"
+NUMBER = r"%\d*[diu]"
 
 
 def stamp(path: Path) -> list[str | int]:
@@ -39,7 +41,7 @@ def further_files(path: Path) -> list[Path]:
         found = sorted(set(_named_files(path)))
     else:
         found = []
-    return [file for file in found if file != path and file.is_file()]
+    return [file for file in found if file != path and _is_there(file)]
 
 
 def _partner(path: Path) -> Path:
@@ -51,14 +53,35 @@ def _partner(path: Path) -> Path:
 
 
 def _named_files(path: Path) -> Iterator[Path]:
-    """Whatever a header says that could be the name of a file, or a pattern of names."""
+    """What a header names as the place of its voxels, in the folder of the header or elsewhere."""
     with path.open("rb") as file:
-        header = file.read(HEADER_BYTES).decode("latin-1")
-    for line in header.splitlines():
-        name = re.split(r"[=:]", line, maxsplit=1)[-1].strip()
-        if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
+        lines = os.fsdecode(file.read(HEADER_BYTES)).split("\n")
+    for number, line in enumerate(lines):
+        place = re.fullmatch(NAMING, line.strip())
+        if place is None:
             continue
-        yield path.parent / name
-        pattern, count = re.subn(r"%\d*d", "*", name.split()[0])
-        if count and not Path(pattern).is_absolute():
-            yield from path.parent.glob(pattern)
+        if re.fullmatch(r"LIST(\s+\d+)?", place[1]):
+            yield from (path.parent / one.strip() for one in lines[number + 1 :])
+            return
+        pattern = re.sub(r"(\s+-?\d+){1,4}$", "", place[1])  # first, last, step, dimension
+        if re.search(NUMBER, pattern):
+            yield from _numbered_files(path.parent / pattern)
+        else:
+            yield path.parent / place[1]
+
+
+def _numbered_files(pattern: Path) -> list[Path]:
+    """The files whose names are that of ``pattern`` with a number where it has ``%d``."""
+    name = r"-?\d+".join(map(re.escape, re.split(NUMBER, pattern.name)))
+    try:
+        return [file for file in pattern.parent.iterdir() if re.fullmatch(name, file.name)]
+    except (OSError, ValueError):
+        return []
+
+
+def _is_there(file: Path) -> bool:
+    """Whether a file has this name, which may be one that no file can have."""
+    try:
+        return file.is_file()
+    except (OSError, ValueError):
+        return False

@@ -44,6 +44,10 @@ def test_what_simpleitk_writes_beside_a_header_belongs_to_it(tmp_path, named, ot
         ("a.mhd", "NDims = 3\nElementDataFile = slices/%d.raw 1 2 1\n"),
         ("a.nhdr", "NRRD0004\ndimension: 3\ndata file: LIST\nslices/1.raw\nslices/2.raw\n"),
         ("a.nhdr", "NRRD0004\ndimension: 3\ndata file: slices/%01d.raw 1 2 1\n"),
+        ("a.nhdr", "NRRD0004\r\ndatafile:slices/%i.raw 1 2 1 2\r\n"),
+        ("a.mhd", "ElementDataFile=LIST 2\nslices/1.raw\nslices/2.raw"),
+        ("a.mhd", "ElementDataFile = HERE/slices/%u.raw 1 2 1\n"),
+        ("a.mhd", "ElementDataFile = slices/%03d.raw\n"),
         ("a.nrrd", "NRRD0004\ndatafile: slices/1.raw\ndata file: slices/2.raw\n\n\x00\x80"),
     ],
 )
@@ -51,8 +55,35 @@ def test_slices_in_files_of_their_own_belong_to_it(tmp_path, name, text):
     (tmp_path / "slices").mkdir()
     for number in (1, 2):
         (tmp_path / f"slices/{number}.raw").write_bytes(b"0")
-    (tmp_path / name).write_text(text, "latin-1")
+    (tmp_path / "slices/1.raw.txt").write_bytes(b"0")
+    (tmp_path / name).write_text(text.replace("HERE", str(tmp_path)), "latin-1")
     assert [file.name for file in further_files(tmp_path / name)] == ["1.raw", "2.raw"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ElementDataFile = Kopf ä/of 1 %d.raw 3 4 1",
+        "ElementDataFile = Kopf ä/of 1 3.raw",
+        "ElementDataFile = LIST\nKopf ä/of 1 3.raw",
+    ],
+)
+def test_names_may_have_spaces_and_letters_of_any_language(tmp_path, text):
+    (tmp_path / "Kopf ä").mkdir()
+    (tmp_path / "Kopf ä/of 1 3.raw").write_bytes(b"0")
+    (tmp_path / "a.mhd").write_text(text, "utf-8")
+    assert [file.name for file in further_files(tmp_path / "a.mhd")] == ["of 1 3.raw"]
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["%d**x", "**/%d", "[%d", "a\0b", "%d\0", "%d/%d", "/%d", "9" * 5000, "LOCAL", "LIST", ".", ""],
+)
+def test_a_place_that_is_no_name_is_no_file_and_no_fault(tmp_path, place):
+    (tmp_path / "1x").write_bytes(b"0")
+    text = f"NDims = 3\n%d**x\n1x\nComment = 1x\nElementDataFile = {place}\n\0\x80\n"
+    (tmp_path / "a.mha").write_bytes(text.encode("latin-1") + bytes(range(256)))
+    assert further_files(tmp_path / "a.mha") == []
 
 
 def test_a_metaimage_in_one_file_has_no_further_files(tmp_path):
