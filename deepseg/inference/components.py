@@ -42,7 +42,9 @@ def cleaned(
     voxel_ml: float,
     roi: NDArray[np.bool_] | None = None,
 ) -> Labels:
-    """``labels`` after the rules of every class, in the order of their labels.
+    """``labels`` after the rules of every class: first all removals, then all holes.
+
+    A hole inside two classes becomes part of the one with the lower label.
 
     Args:
         labels: ``(X, Y, Z)``; not changed.
@@ -53,10 +55,10 @@ def cleaned(
     result = labels.copy()
     for label, rule in sorted(rules.items()):
         own = result == label
-        kept = _kept(own, rule, voxel_ml)
-        result[own & ~kept] = 0
+        result[own & ~_kept(own, rule, voxel_ml)] = 0
+    for label, rule in sorted(rules.items()):
         if rule.fill_holes:
-            holes = ndimage.binary_fill_holes(kept) & (result == 0)
+            holes = ndimage.binary_fill_holes(result == label) & (result == 0)
             result[holes if roi is None else holes & roi] = label
     return result
 

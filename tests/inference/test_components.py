@@ -60,6 +60,16 @@ def test_holes_become_part_of_the_class_around_them_but_other_classes_do_not():
     assert ((found == 1).sum(), (found == 2).sum()) == (5 * 6 * 7 - 1, 1)
 
 
+@pytest.mark.parametrize(("outer", "inner"), [(1, 2), (2, 1)])
+def test_where_a_small_component_was_taken_out_of_a_class_its_hole_is_filled(outer, inner):
+    labels = np.zeros((7, 8, 9), np.uint8)
+    block(labels, (1, 1, 1), (5, 6, 7), outer)
+    block(labels, (2, 3, 4), (2, 1, 1), inner)
+    rules = {outer: Cleaning(fill_holes=True), inner: Cleaning(min_ml=3 * ml)}
+    found = cleaned(labels, rules, voxel_ml=ml)
+    assert ((found == outer).sum(), (found == inner).sum()) == (5 * 6 * 7, 0)
+
+
 def test_holes_outside_the_roi_stay():
     labels = np.ones((5, 6, 7), np.uint8)
     labels[2, 2, 2] = labels[2, 4, 4] = 0
