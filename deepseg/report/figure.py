@@ -47,6 +47,15 @@ def new_figure(width: int, height: int, *, background: str) -> Figure:
     return figure
 
 
+def is_possible() -> bool:
+    """Whether figures can be drawn here."""
+    try:
+        new_figure(1, 1, background="white")
+    except DeepsegError:
+        return False
+    return True
+
+
 def save_figure(figure: Figure, file: Path) -> None:
     """Write ``figure`` as a PNG file of 256 colours, which makes it several times smaller.
 

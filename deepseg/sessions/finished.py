@@ -2,7 +2,8 @@
 
 ``cases/<name>.json`` in the session's folder is written when all results of a case are there. It
 holds a key that changes with the model, the settings and the files of the case, and counts only
-while the key is the same and all its result files exist. What does not count any more is deleted
+while the key is the same and all its result files exist; a picture that could not be drawn is
+missing only where it can be drawn by now. What does not count any more is deleted
 with its files before the case is done again. Several processes may write here at once.
 """
 
@@ -22,6 +23,7 @@ from deepseg.config.testing import TestConfig
 from deepseg.data.cases import Case
 from deepseg.data.preparation import fingerprint
 from deepseg.geometry.boxes import Int3
+from deepseg.report.figure import is_possible
 from deepseg.storage.atomic import writable, write_json
 
 # What the result of a case, and the files that hold it, follow from; a test names all others.
@@ -80,8 +82,11 @@ class FinishedCases:
     def record(self, name: str, key: str) -> dict[str, Any] | None:
         """What is known of a case; None if it has to be done."""
         found = self._noted(name)
-        is_whole = all((self._session / file).is_file() for file in found.get("files", []))
-        return found if found.get("key") == key and is_whole else None
+        if found.get("key") != key:
+            return None
+        is_whole = all((self._session / file).is_file() for file in found["files"])
+        lacks_picture = found["without_picture"] and is_possible()
+        return found if is_whole and not lacks_picture else None
 
     def clear(self, name: str) -> int:
         """Delete the result files that are noted of a case, then its record.

@@ -100,6 +100,8 @@ class Segmenting:
         voxel_ml = found.source.geometry.voxel_ml
         record = {
             "files": [str(file.relative_to(self._folder.path)) for file in files],
+            "without_picture": self._config.save.pictures
+            and all(file.suffix != ".png" for file in files),
             "volumes_ml": {
                 name: float((found.labels == label).sum()) * voxel_ml
                 for label, name in enumerate(model.classes)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -141,6 +142,21 @@ def test_old_results_do_not_stay_beside_new_ones(command, place, three):
     left_out = {f"c_{name}.nii.gz" for name in ("Segm", *(f"ProbMapClass{n}" for n in range(3)))}
     new = {"d_seg.nii.gz", "a_seg.nii.gz", "notes.txt"}
     assert set(results(three)) == new | left_out
+
+
+def test_pictures_that_could_not_be_drawn_are_drawn_once_they_can(
+    command, place, three, monkeypatch
+):
+    place.edit("test.yaml", "pictures: false", "pictures: true")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+        first = command(*TEST)
+        assert (first.returncode, len(first.warnings)) == (0, 1)
+        assert "3 of 3 cases are done already\n" in command(*TEST).stdout
+    assert {name[-3:] for name in results(three)} == {".gz"}
+    assert "are done already" not in command(*TEST).stdout
+    assert {name for name in results(three) if name.endswith("png")} == {"a.png", "c.png", "d.png"}
+    assert "3 of 3 cases are done already\n" in command(*TEST).stdout
 
 
 def test_a_model_of_another_name_with_the_same_weights_is_the_same(command, place, three):

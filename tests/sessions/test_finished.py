@@ -1,5 +1,6 @@
 """Records of finished cases: what makes a case count as done, and what not."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,7 @@ from deepseg.sessions.finished import (
     case_key,
 )
 
-RECORD = {"files": ["predictions/a.nii.gz"], "scores": None}
+RECORD = {"files": ["predictions/a.nii.gz"], "without_picture": False, "scores": None}
 
 
 @pytest.fixture
@@ -41,6 +42,13 @@ def test_a_record_does_not_count_without_its_files(records, tmp_path):
 def test_a_record_that_is_no_json_does_not_count(records, tmp_path):
     (tmp_path / "cases/a.json").write_text('{"key": "key", "fil')
     assert records.record("a", "key") is None
+
+
+def test_a_record_without_a_picture_counts_as_long_as_none_can_be_drawn(records, monkeypatch):
+    records.keep("a", "key", {**RECORD, "without_picture": True})
+    assert records.record("a", "key") is None
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    assert records.record("a", "key")["files"] == RECORD["files"]
 
 
 def test_what_is_noted_of_a_case_is_deleted_with_its_record_and_nothing_else(records, tmp_path):
