@@ -86,6 +86,23 @@ def test_with_less_memory_a_block_of_them_is_held(planes, many, wanted):
     assert most_held(many, wanted, 10 * MAP) < 0.4 * 10 + 0.05
 
 
+def test_boxes_have_the_memory_that_the_maps_of_a_block_leave(planes, monkeypatch):
+    given, jobs = [], looks.jobs
+
+    def noted(network, case, *, memory, **others):
+        given.append(memory)
+        return jobs(network, case, **others)
+
+    monkeypatch.setattr(looks, "jobs", noted)
+    pair, wanted = [look(), look(axes=(0,))], Wanted()
+    maps = 5 + (5 + 1) + SCRATCH  # of the mean, of one look, and some for a moment
+    most_held(pair, wanted, 100 * MAP)
+    assert given == [(100 - maps) * MAP] * 2
+    given.clear()
+    most_held(pair, wanted, 10 * MAP)  # 4 of them are for blocks, of which there are 4 then
+    assert given == [10 * MAP - maps * MAP // 4] * 8
+
+
 def test_the_classes_that_are_equally_probable_make_entropy_1_and_no_variance(planes):
     wanted = Wanted([4], ["entropy", "variance"])
     pair, found = [look(), look(axes=(0, 1))], []

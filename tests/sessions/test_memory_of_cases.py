@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import deepseg
+from deepseg.data.preparation import PreparedCase
 from deepseg.report.console import Console
-from deepseg.sessions import opening
+from deepseg.sessions import opening, segmenting
 from deepseg.sessions.test import segment
 
 SHAPE = (150, 160, 170)
@@ -77,3 +78,20 @@ def test_channels_on_disk_give_the_same_segmentation(folder, monkeypatch):
     (folder / "test").rename(folder / "before")
     assert all(map(np.array_equal, on_disk, segmented(folder)))
     assert any(one.any() for one in on_disk)
+
+
+def test_what_a_picture_has_read_of_the_disk_is_given_back_at_once(folder, monkeypatch):
+    events = []
+
+    def noted(name, function):
+        def call(*given):
+            events.append(name)
+            return function(*given)
+
+        return call
+
+    monkeypatch.setattr(PreparedCase, "forget", noted("given back", PreparedCase.forget))
+    monkeypatch.setattr(segmenting, "write_results", noted("written", segmenting.write_results))
+    segmented(folder)
+    assert events.count("written") == 2
+    assert events[-2:] == ["written", "given back"]
