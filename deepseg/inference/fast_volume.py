@@ -15,7 +15,7 @@ from deepseg.data.preparation import PreparedCase
 from deepseg.data.voxels import read
 from deepseg.geometry.boxes import Box, per_axis, volume
 from deepseg.geometry.context import Lattice
-from deepseg.inference.answer import Answer, Piece, Wanted
+from deepseg.inference.answer import Piece
 from deepseg.inference.boxes import fc_boxes
 from deepseg.inference.fast_layers import Part
 from deepseg.inference.fast_network import FastNetwork
@@ -29,31 +29,6 @@ NORMAL = 0  # number of the pathway at full resolution
 Context = list[tuple[Part, Part]]  # outputs of the subsampled pathways, raw and activated
 
 
-def segment_case(
-    network: FastNetwork,
-    case: PreparedCase,
-    todo: Sequence[Job],
-    *,
-    wanted: Sequence[int],
-    on_boxes: Callable[[int], None] = lambda _: None,
-    room: Room | None = None,
-) -> Answer:
-    """Labels of every voxel of ``case`` that the jobs cover, and the wanted probabilities.
-
-    Args:
-        network: That computes.
-        case: Prepared as the network's training cases were.
-        todo: Of `jobs`.
-        wanted: Labels of the classes whose probability maps are wanted.
-        on_boxes: Called with the number of boxes just done.
-        room: What is known of the memory; None for nothing.
-    """
-    answer = Answer(case.shape, network.layout.fc.outputs, Wanted(wanted))
-    for _, piece in pieces(network, case, todo, wanted=wanted, on_boxes=on_boxes, room=room):
-        answer.put(piece)
-    return answer
-
-
 def pieces(
     network: FastNetwork,
     case: PreparedCase,
@@ -63,7 +38,16 @@ def pieces(
     on_boxes: Callable[[int], None] = lambda _: None,
     room: Room | None = None,
 ) -> Iterator[tuple[Job, Piece]]:
-    """What the jobs find, piece by piece and in their order; arguments as of `segment_case`."""
+    """What the jobs find, piece by piece and in their order.
+
+    Args:
+        network: That computes.
+        case: Prepared as the network's training cases were.
+        todo: Of `jobs`.
+        wanted: Labels of the classes whose probability maps are wanted.
+        on_boxes: Called with the number of boxes just done.
+        room: What is known of the memory; None for nothing.
+    """
     room = Room() if room is None else room
     with _threads(network) as pool:
         submitted: deque[tuple[Job, Future[list[Piece]]]] = deque()

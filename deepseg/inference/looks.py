@@ -230,7 +230,7 @@ def _together(block: Box, answers: Iterable[Iterable[Map]], classes: int, wanted
         doubt["variance"] = variance
     return Piece(
         box=block,
-        labels=segmentation(mean, None),
+        labels=segmentation(mean),
         probabilities={label: mean[label] for label in wanted.probabilities},
         uncertainty=doubt,
     )

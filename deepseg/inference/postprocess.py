@@ -1,6 +1,6 @@
-"""From class probabilities to one label per voxel, and what lies outside the region of interest.
+"""From class probabilities to one label per voxel.
 
-Nothing here imports torch, and nothing here knows files, tiles or the padding of an image.
+Nothing here imports torch, and nothing here knows files, tiles or the region of interest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Labels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
 
 
-def segmentation(probabilities: NDArray[np.floating[Any]], roi: NDArray[Any] | None) -> Labels:
+def segmentation(probabilities: NDArray[np.floating[Any]]) -> Labels:
     """The most probable class of every voxel; the lowest of equally probable ones.
 
     A voxel that was never predicted has probability 0 for every class and so becomes background.
@@ -22,10 +22,9 @@ def segmentation(probabilities: NDArray[np.floating[Any]], roi: NDArray[Any] | N
 
     Args:
         probabilities: ``(K, X, Y, Z)``, finite, of K classes; class 0 is the background.
-        roi: ``(X, Y, Z)``, true or above 0 inside the region of interest; None for everywhere.
 
     Returns:
-        ``(X, Y, Z)`` labels, 0 outside ``roi``; uint8 for up to 256 classes, uint16 above.
+        ``(X, Y, Z)`` labels; uint8 for up to 256 classes, uint16 above.
     """
     number_of_classes, *shape = probabilities.shape
     small = number_of_classes <= 256
@@ -34,23 +33,4 @@ def segmentation(probabilities: NDArray[np.floating[Any]], roi: NDArray[Any] | N
     for label in range(1, number_of_classes):
         labels[probabilities[label] > highest] = label
         np.maximum(highest, probabilities[label], out=highest)
-    if roi is not None:
-        labels[~(roi > 0)] = 0
     return labels
-
-
-def masked(
-    probabilities: NDArray[np.floating[Any]], roi: NDArray[Any] | None
-) -> NDArray[np.floating[Any]]:
-    """``probabilities`` with 0 outside ``roi``, for the background class too.
-
-    Args:
-        probabilities: ``(..., X, Y, Z)``; also a single map. Any float type, which is kept.
-        roi: ``(X, Y, Z)``, true or above 0 inside the region of interest; None for everywhere.
-
-    Returns:
-        A new array; ``probabilities`` itself if ``roi`` is None.
-    """
-    if roi is None:
-        return probabilities
-    return np.where(roi > 0, probabilities, probabilities.dtype.type(0))

@@ -13,8 +13,9 @@ from deepseg.data.preparation import PreparedCase
 from deepseg.data.volumes import Geometry
 from deepseg.geometry.boxes import volume
 from deepseg.inference import boxes, room
+from deepseg.inference.answer import Answer, Wanted
 from deepseg.inference.fast_network import FastNetwork
-from deepseg.inference.fast_volume import segment_case
+from deepseg.inference.fast_volume import pieces
 from deepseg.inference.jobs import jobs
 from deepseg.inference.room import EXHAUSTED, Room
 from deepseg.inference.volume import predict
@@ -81,9 +82,16 @@ def case(roi=None) -> PreparedCase:
     return PreparedCase("case", channels, None, roi, None, Geometry(SHAPE, np.eye(4)))
 
 
+def put_together(fast, ready, todo, *, wanted, **how):
+    whole = Answer(ready.shape, fast.layout.fc.outputs, Wanted(wanted))
+    for _, piece in pieces(fast, ready, todo, wanted=wanted, **how):
+        whole.put(piece)
+    return whole
+
+
 def answer(own, ready, *, tile=None, dtype=torch.float32, wanted=(0, 1, 2), memory=1 << 30):
     fast = FastNetwork(own, dtype)
-    return segment_case(fast, ready, jobs(fast, ready, memory=memory, tile=tile), wanted=wanted)
+    return put_together(fast, ready, jobs(fast, ready, memory=memory, tile=tile), wanted=wanted)
 
 
 def stacked(found):
@@ -190,7 +198,7 @@ def test_where_memory_is_exhausted_halves_are_computed_and_it_is_said(monkeypatc
     monkeypatch.setattr(FastNetwork, "pathway", partialmethod(exhausted))
     fast = FastNetwork(own)
     todo = jobs(fast, ready, memory=1 << 30, tile=None)
-    found = segment_case(fast, ready, todo, wanted=(0, 1, 2), room=Room(lines.append))
+    found = put_together(fast, ready, todo, wanted=(0, 1, 2), room=Room(lines.append))
     np.testing.assert_allclose(stacked(found), stacked(expected), atol=1e-5)
     assert lines == [EXHAUSTED]
 
@@ -226,5 +234,5 @@ def test_less_memory_means_more_boxes_and_the_same_result():
 def test_progress_counts_the_boxes():
     fast, ready, done = FastNetwork(network()), case(), []
     todo = jobs(fast, ready, memory=1, tile=None)
-    segment_case(fast, ready, todo, wanted=(), on_boxes=done.append)
+    put_together(fast, ready, todo, wanted=(), on_boxes=done.append)
     assert sum(done) == sum(len(job.boxes) for job in todo)

@@ -12,10 +12,11 @@ from deepseg.config.cases import Preparation
 from deepseg.data.cases import Case
 from deepseg.data.preparation import prepared
 from deepseg.data.volumes import read_mask
+from deepseg.inference.answer import Answer, Wanted
 from deepseg.inference.fast_network import FastNetwork
-from deepseg.inference.fast_volume import segment_case
+from deepseg.inference.fast_volume import pieces
 from deepseg.inference.jobs import jobs
-from deepseg.inference.postprocess import masked, segmentation
+from deepseg.inference.postprocess import segmentation
 from deepseg.inference.volume import predict
 from deepseg.report.console import Console
 from deepseg.transfer.rules import TransferRules
@@ -74,13 +75,16 @@ def test_an_imported_model_says_what_deepmedic_says(case, tmp_path):
     fast = FastNetwork(network)
     todo = jobs(fast, ready, memory=1 << 30, tile=network.config.segment_sizes["inference"])
     labels = range(len(network.config.classes))
-    quick = segment_case(fast, ready, todo, wanted=labels)
+    quick = Answer(ready.shape, len(labels), Wanted(labels))
+    for _, piece in pieces(fast, ready, todo, wanted=labels):
+        quick.put(piece)
     roi = read_mask(own.roi).array
-    together = masked(np.stack([quick.probabilities[label] for label in labels]), roi)
+    quick.clear_outside(roi)
+    together = np.stack([quick.probabilities[label] for label in labels])
     assert np.abs(together - expected["probabilities"]).max() < PROBABILITIES
-    probabilities = masked(found.probabilities, roi)
+    probabilities = found.probabilities * roi
     assert np.abs(probabilities - expected["probabilities"]).max() < PROBABILITIES
-    agreement = segmentation(probabilities, roi) == expected["segmentation"]
+    agreement = segmentation(probabilities) == expected["segmentation"]
     assert agreement.mean() >= LABELS
     off = {
         key: float(np.abs(found.feature_maps[address][number] - expected[key]).max())
