@@ -158,63 +158,47 @@ class Look:
         return np.asarray(resample(one, source, target, order=1), np.float32)
 
 
-@dataclass(frozen=True)
-class Question:
-    """What is asked about a case.
-
-    Attributes:
-        around: The part of the case that is wanted.
-        wanted: What is wanted besides labels.
-        memory: Bytes that may be used besides those of the answer.
-    """
-
-    around: Box
-    wanted: Wanted
-    memory: int
-
-
-def ask(
-    looks: Sequence[Look], question: Question, *, put: Callable[[Piece], None], progress: Progress
+def combine(
+    looks: Sequence[Look],
+    around: Box,
+    wanted: Wanted,
+    *,
+    memory: int,
+    put: Callable[[Piece], None],
+    progress: Progress,
 ) -> None:
     """Find out what the looks say together.
 
     Args:
         looks: At the same case, by models with the same classes.
-        question: What is asked.
+        around: The part of the case that is wanted.
+        wanted: What is wanted besides labels.
+        memory: Bytes that may be used besides those of the answer.
         put: Called with every piece of the answer; nothing of it is held here.
         progress: Shows how many boxes are done.
     """
-    if len(looks) == 1 and looks[0].is_straight and not question.wanted.uncertainty:
-        _ask_one(looks[0], question, put, progress)
-    else:
-        _ask_all(looks, question, put, progress)
-
-
-def _ask_one(
-    look: Look, question: Question, put: Callable[[Piece], None], progress: Progress
-) -> None:
-    """Boxes as they are computed."""
-    todo = look.jobs(question.around, question.memory)
-    with progress(_count(todo)) as on_boxes:
-        for _, piece in look.pieces(todo, question.wanted.probabilities, on_boxes):
-            put(piece)
-
-
-def _ask_all(
-    looks: Sequence[Look], question: Question, put: Callable[[Piece], None], progress: Progress
-) -> None:
-    """Block after block, each from the mean of all looks."""
-    maps = looks[0].classes + max(look.maps_held for look in looks) + SCRATCH
-    held = FLOAT_BYTES * maps
-    parts = blocks(question.around, int(SHARE_FOR_BLOCKS * question.memory / held), looks)
-    for_boxes = question.memory - int(held * max(volume(block.size) for block in parts))
-    todo = [[look.jobs(block, for_boxes) for look in looks] for block in parts]
-    with progress(sum(map(_count, chain(*todo)))) as on_boxes:
-        for block, per_look in zip(parts, todo, strict=True):
+    if len(looks) == 1 and looks[0].is_straight and not wanted.uncertainty:
+        todo = looks[0].jobs(around, memory)
+        with progress(_count(todo)) as on_boxes:
+            for _, piece in looks[0].pieces(todo, wanted.probabilities, on_boxes):
+                put(piece)
+        return
+    parts, for_boxes = _blocks_and_rest(looks, around, memory)
+    todo_of_parts = [[look.jobs(block, for_boxes) for look in looks] for block in parts]
+    with progress(sum(map(_count, chain(*todo_of_parts)))) as on_boxes:
+        for block, per_look in zip(parts, todo_of_parts, strict=True):
             answers = (
                 look.answer(block, one, on_boxes) for look, one in zip(looks, per_look, strict=True)
             )
-            put(_together(block, answers, looks[0].classes, question.wanted))
+            put(_together(block, answers, looks[0].classes, wanted))
+
+
+def _blocks_and_rest(looks: Sequence[Look], around: Box, memory: int) -> tuple[list[Box], int]:
+    """Blocks of the case that follow from the mean of all looks, and what is left for boxes."""
+    maps = looks[0].classes + max(look.maps_held for look in looks) + SCRATCH
+    held = FLOAT_BYTES * maps
+    parts = blocks(around, int(SHARE_FOR_BLOCKS * memory / held), looks)
+    return parts, memory - int(held * max(volume(block.size) for block in parts))
 
 
 def _together(block: Box, answers: Iterable[Iterable[Map]], classes: int, wanted: Wanted) -> Piece:

@@ -22,7 +22,7 @@ Found = TypeVar("Found")
 
 
 class Room:
-    """What memory has room for, by kind of box.
+    """What memory has room for, by pathway.
 
     Args:
         say: Called with one line when memory is exhausted for the first time.
@@ -33,11 +33,11 @@ class Room:
         self._most: dict[int, float] = {}
         self._lock = Lock()
 
-    def in_parts(self, kind: int, box: Box, compute: Callable[[Box], Found]) -> list[Found]:
+    def in_parts(self, pathway: int, box: Box, compute: Callable[[Box], Found]) -> list[Found]:
         """What is computed of ``box``, or of its halves, and of theirs, as memory allows.
 
         Args:
-            kind: Number of the pathway that it is a box of.
+            pathway: Number of the one that it is a box of.
             box: To be computed.
             compute: Gives what is found in a box. Several threads may be in here.
 
@@ -47,7 +47,7 @@ class Room:
         found, waiting = [], [box]
         while waiting:
             part = waiting.pop()
-            if self._is_too_large(kind, part):
+            if self._is_too_large(pathway, part):
                 waiting += reversed(halves(part))
                 continue
             try:
@@ -58,19 +58,19 @@ class Room:
                     raise
             # Outside of the handler, which keeps alive what was computed.
             torch.cuda.empty_cache()
-            self._note(kind, part)
+            self._note(pathway, part)
             waiting.append(part)
         return found
 
-    def _note(self, kind: int, box: Box) -> None:
+    def _note(self, pathway: int, box: Box) -> None:
         """Remember that ``box`` is too large; say so if it is the first."""
         with self._lock:
             if not self._most:
                 self._say(EXHAUSTED)
-            self._most[kind] = min(self._most.get(kind, inf), volume(box.size) // 2)
+            self._most[pathway] = min(self._most.get(pathway, inf), volume(box.size) // 2)
 
-    def _is_too_large(self, kind: int, box: Box) -> bool:
-        most = self._most.get(kind, inf)
+    def _is_too_large(self, pathway: int, box: Box) -> bool:
+        most = self._most.get(pathway, inf)
         return volume(box.size) > most and max(box.size) > SMALLEST
 
 

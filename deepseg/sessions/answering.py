@@ -1,4 +1,4 @@
-"""What the models say about one case: asked, put together, cleaned."""
+"""What the models say about one case, put together and cleaned."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deepseg.inference.answer import Answer
 from deepseg.inference.averaging import mirrored, mirrorings
 from deepseg.inference.boxes import bounding_box
 from deepseg.inference.components import cleaned
-from deepseg.inference.looks import Look, Question, ask
+from deepseg.inference.looks import Look, combine
 from deepseg.inference.postprocess import Labels
 from deepseg.inference.volume import predict
 from deepseg.report.console import Console
@@ -75,9 +75,8 @@ def _answer(how: Computing, opened: OpenCase, console: Console) -> Answer:
     if free < memory.LEAST:
         limit = how.inference.memory
         console.warn(TOO_LITTLE.format("half of the free" if limit is None else f"{limit} of"))
-    question = Question(around, wanted, free)
     progress = partial(console.progress, opened.case.name)
-    ask(looks(how, opened), question, put=answer.put, progress=progress)
+    combine(looks(how, opened), around, wanted, memory=free, put=answer.put, progress=progress)
     answer.clear_outside(opened.roi)
     return answer
 

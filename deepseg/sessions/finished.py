@@ -32,7 +32,7 @@ RESULT_INFERENCE = {"precision", "mirror", "overlap"}
 
 
 @dataclass(frozen=True)
-class Answering:
+class Basis:
     """What a model's answer follows from, besides the case and the settings of the session.
 
     Attributes:
@@ -49,7 +49,7 @@ class Answering:
 
 
 def case_key(
-    case: Case, config: TestConfig, models: Sequence[Answering], channels: Sequence[str]
+    case: Case, config: TestConfig, models: Sequence[Basis], channels: Sequence[str]
 ) -> str:
     """What the result of a case follows from, as a hash.
 

@@ -1,4 +1,4 @@
-"""The models that answer, and what they are asked; cases are not known here."""
+"""The models that answer, and what is wanted of them; cases are not known here."""
 
 from __future__ import annotations
 

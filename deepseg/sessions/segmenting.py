@@ -13,7 +13,7 @@ from deepseg.data.cases import Case
 from deepseg.errors import DeepsegError
 from deepseg.inference.components import Cleaning
 from deepseg.sessions.answering import Segmented, segmented
-from deepseg.sessions.finished import Answering, FinishedCases, case_key
+from deepseg.sessions.finished import Basis, FinishedCases, case_key
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.members import Computing, Member
 from deepseg.sessions.models import Model
@@ -48,7 +48,7 @@ class Segmenting:
         self._config = config
         self._how = how
         self._models = [
-            Answering(
+            Basis(
                 sha256=_sha256(model),
                 preparation=member.preparation,
                 tile=how.own_tile(member),

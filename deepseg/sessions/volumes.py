@@ -107,8 +107,8 @@ def validate_on_volumes(
     network.eval()
     per_case = {}
     say = folder.console.warn
-    answering = member(network, Inference(), config.preparation, say=say)
-    how = Computing((answering,), Inference(), own.save, {}, None, own.batch_size)
+    alone = member(network, Inference(), config.preparation, say=say)
+    how = Computing((alone,), Inference(), own.save, {}, None, own.batch_size)
     for case in held_out.cases[ranks.rank :: ranks.count]:
         result = segmented(how, open_case(how, case), folder.console)
         predictions = folder.path / "predictions"

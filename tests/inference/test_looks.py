@@ -15,7 +15,7 @@ from deepseg.geometry.boxes import Box, volume
 from deepseg.inference import looks
 from deepseg.inference.answer import Piece, Wanted
 from deepseg.inference.averaging import SCRATCH
-from deepseg.inference.looks import Look, Question, ask, blocks
+from deepseg.inference.looks import Look, blocks, combine
 from deepseg.inference.room import Room
 
 SHAPE = (96, 50, 40)
@@ -59,7 +59,7 @@ def quiet(_total):
 def most_held(many, wanted, memory):
     """The most maps of the whole case that exist at once."""
     tracemalloc.start()
-    ask(many, Question(WHOLE, wanted, memory), put=lambda _: None, progress=quiet)
+    combine(many, WHOLE, wanted, memory=memory, put=lambda _: None, progress=quiet)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return most / MAP
@@ -106,7 +106,7 @@ def test_boxes_have_the_memory_that_the_maps_of_a_block_leave(planes, monkeypatc
 def test_the_classes_that_are_equally_probable_make_entropy_1_and_no_variance(planes):
     wanted = Wanted([4], ["entropy", "variance"])
     pair, found = [look(), look(axes=(0, 1))], []
-    ask(pair, Question(WHOLE, wanted, 10 * MAP), put=found.append, progress=quiet)
+    combine(pair, WHOLE, wanted, memory=10 * MAP, put=found.append, progress=quiet)
     assert sum(volume(piece.box.size) for piece in found) == volume(SHAPE)
     for piece in found:
         assert not piece.labels.any()

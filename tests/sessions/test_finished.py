@@ -11,7 +11,7 @@ from deepseg.data.cases import Case
 from deepseg.sessions.finished import (
     RESULT_INFERENCE,
     RESULT_SETTINGS,
-    Answering,
+    Basis,
     FinishedCases,
     case_key,
 )
@@ -74,7 +74,7 @@ def config(**changes):
 
 def key(case, own=None, models=None):
     settings = config() if own is None else own
-    return case_key(case, settings, models or [Answering("sha", Preparation(), None, None)], ["T1"])
+    return case_key(case, settings, models or [Basis("sha", Preparation(), None, None)], ["T1"])
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_every_setting_is_known_to_count_or_not():
 
 
 def test_weights_preparation_tile_and_number_of_models_count(case):
-    model = Answering("sha", Preparation(), None, None)
+    model = Basis("sha", Preparation(), None, None)
     keys = [
         key(case, models=models)
         for models in (
