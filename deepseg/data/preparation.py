@@ -53,9 +53,10 @@ class PreparedCase:
         roi: ``(X, Y, Z)`` bool, or None where the whole image counts.
         weights: ``(categories, X, Y, Z)`` sampling weights, or None.
         geometry: Of these arrays.
-        source: The first channel, on whose grid results are written; where that is the grid of
-            ``channels``, its voxels are those of the channel. None for a case opened from the
-            cache.
+        source: The first channel, on whose grid results are written. Where that is the grid of
+            ``channels`` too, it is held once, normalised; else it is as in its file. The two differ
+            by an offset and a scale, so that pictures are the same. None for a case opened from
+            the cache.
         mappings: The files that arrays lie in; none in memory.
     """
 

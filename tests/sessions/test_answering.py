@@ -24,6 +24,7 @@ from deepseg.inference.components import Cleaning
 from deepseg.inference.volume import predict
 from deepseg.model.network import Network
 from deepseg.report.console import Console
+from deepseg.report.overlay import grey_levels, grey_window
 from deepseg.sessions import opening
 from deepseg.sessions.answering import segmented
 from deepseg.sessions.members import Computing, member
@@ -326,6 +327,17 @@ def test_too_little_memory_is_said_and_the_case_is_answered():
 def test_a_case_is_prepared_once_for_models_that_want_the_same(on_disk):
     case = open_case(computing(network(0), network(1)), on_disk)
     assert case.ready[0] is case.ready[1]
+
+
+def test_a_picture_of_a_case_is_the_same_whether_it_is_resampled_or_not(on_disk):
+    how = computing(network())
+    greys = []
+    for one in (how, resampling(how, RESAMPLED[0])):
+        image = open_case(one, on_disk).source.array
+        greys.append(grey_levels(image, grey_window(image)))
+    assert greys[0].shape == SHAPE
+    assert greys[0].std() > 0.1
+    np.testing.assert_allclose(greys[0], greys[1], atol=1e-5)
 
 
 def test_labels_are_read_once_whoever_answers_and_weight_maps_never(on_disk, monkeypatch):
