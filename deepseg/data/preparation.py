@@ -50,7 +50,8 @@ class PreparedCase:
         name: Of the case.
         channels: ``(C, X, Y, Z)``, normalised.
         labels: ``(X, Y, Z)`` integers, or None.
-        roi: ``(X, Y, Z)`` bool, or None where the whole image counts.
+        roi: ``(X, Y, Z)`` bool, over which intensities are normalised and from which segments are
+            taken, or None where the whole image counts.
         weights: ``(categories, X, Y, Z)`` sampling weights, or None.
         geometry: Of these arrays.
         source: The first channel, on whose grid results are written. Where that is the grid of
@@ -58,6 +59,7 @@ class PreparedCase:
             by an offset and a scale, so that pictures are the same. None for a case opened from
             the cache.
         mappings: The files that arrays lie in; none in memory.
+        to_compute: ``(X, Y, Z)`` bool, where a network has to answer; None for everywhere.
     """
 
     name: str
@@ -68,6 +70,7 @@ class PreparedCase:
     geometry: Geometry
     source: Volume | None = None
     mappings: tuple[mmap.mmap, ...] = ()
+    to_compute: NDArray[np.bool_] | None = None
 
     @property
     def shape(self) -> Int3:

@@ -116,7 +116,7 @@ class _Work:
         self.case.forget()
         return [
             _piece(own, self.network.logits(whole, self._own(own), raw, activated), self.wanted)
-            for fc_box in fc_boxes(self.case.roi, box)
+            for fc_box in fc_boxes(self.case.to_compute, box)
             for own in slices_of(fc_box)
         ]
 

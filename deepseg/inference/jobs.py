@@ -71,7 +71,7 @@ def jobs(
         return list(_tile_jobs(network, case, segments, within))
     lattices = global_lattices(vision, vision.segment(image))
     whole = network.field([points.count for points in lattices])
-    around = bounding_box(case.roi, within)
+    around = bounding_box(case.to_compute, within)
     if around is None:
         return []
     edge = longest_edge(
@@ -81,7 +81,7 @@ def jobs(
         value_bytes=network.dtype.itemsize,
         at_once=workers(network),
     )
-    layers = normal_boxes(case.roi, within, network.layout, edge)
+    layers = normal_boxes(case.to_compute, within, network.layout, edge)
     piece = min(edge, CONTEXT_PIECE)
     return [Job(lattices, (0, 0, 0), whole, tuple(boxes), piece) for boxes in layers]
 
@@ -91,7 +91,7 @@ def _tile_jobs(
 ) -> Iterator[Job]:
     for segment in segments:
         prediction = network.vision.prediction(segment)
-        box = bounding_box(case.roi, common(prediction, within))
+        box = bounding_box(case.to_compute, common(prediction, within))
         if box is not None:
             lattices = network.vision.lattices(segment)
             whole = network.field([points.count for points in lattices])

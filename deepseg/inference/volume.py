@@ -1,8 +1,8 @@
 """A whole case through a network, tile by tile.
 
 Every tile is predicted with its own context; where the last tiles of an axis overlap their
-neighbours, the later one counts. Tiles whose prediction holds no voxel of the region of interest
-are not computed.
+neighbours, the later one counts. Tiles whose prediction holds no voxel that has to be
+computed are left out.
 """
 
 from __future__ import annotations
@@ -87,10 +87,10 @@ def tiles_to_compute(
 ) -> list[Box]:
     """The segments of a case that `predict` computes.
 
-    Feature maps are wanted around the region of interest too: of all tiles that DeepMedic computes.
+    Feature maps are wanted around those voxels too: of all tiles that DeepMedic computes.
     """
     vision = network.vision
-    counts = _sees_roi if with_feature_maps else _predicts_roi
+    counts = _sees_any if with_feature_maps else _predicts_any
     return [box for box in tiles(case.shape, tile, vision) if counts(case, box, vision)]
 
 
@@ -135,20 +135,20 @@ def _count(network: Network, address: str, which: slice) -> int:
     return len(range(layer.outputs)[which])
 
 
-def _predicts_roi(case: PreparedCase, segment: Box, vision: Vision) -> bool:
+def _predicts_any(case: PreparedCase, segment: Box, vision: Vision) -> bool:
     inside = vision.prediction(segment).within(case.shape)
-    return case.roi is None or bool(case.roi[inside.slices].any())
+    return case.to_compute is None or bool(case.to_compute[inside.slices].any())
 
 
-def _sees_roi(case: PreparedCase, segment: Box, _vision: Vision) -> bool:
-    """Whether any voxel of the segment, mirrored where it reaches beyond the image, counts."""
-    if case.roi is None:
+def _sees_any(case: PreparedCase, segment: Box, _vision: Vision) -> bool:
+    """Whether any voxel of the segment, mirrored beyond the image, has to be computed."""
+    if case.to_compute is None:
         return True
     x, y, z = (
         mirrored(np.arange(a, b), n)
         for a, b, n in zip(segment.start, segment.stop, case.shape, strict=True)
     )
-    return bool(case.roi[np.ix_(x, y, z)].any())
+    return bool(case.to_compute[np.ix_(x, y, z)].any())
 
 
 def _place(volume: NDArray[np.float32], part: NDArray[np.float32], box: Box) -> None:

@@ -90,7 +90,7 @@ def looks(how: Computing, opened: OpenCase) -> list[Look]:
             case=replace(
                 ready,
                 channels=mirrored(ready.channels, turn),
-                roi=None if ready.roi is None else mirrored(ready.roi, turn),
+                to_compute=None if ready.to_compute is None else mirrored(ready.to_compute, turn),
             ),
             axes=turn,
             grid=opened.source.geometry,

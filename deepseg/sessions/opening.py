@@ -27,9 +27,8 @@ class OpenCase:
 
     Attributes:
         ready: Prepared for each member, without labels and weight maps; one and the same where they
-            want the same. The region of interest is what has to be computed: on another grid than
-            the case's own, every voxel that a result inside the case's own region is interpolated
-            from.
+            want the same. On another grid than the case's own, every voxel has to be computed that
+            a result inside the region of interest is interpolated from.
         roi: ``(X, Y, Z)``, the case's own region of interest, or None where the whole image counts.
         truth: ``(X, Y, Z)`` labels, or None.
     """
@@ -68,7 +67,7 @@ def open_case(how: Computing, case: Case, scratch: Path | None = None) -> OpenCa
     images = replace(case, labels=None, weight_maps=())  # a network is asked with nothing more
     made = [prepared(images, way, channels, scratch=disk) for way in ways]
     roi = _own_roi(case, made)
-    made = [replace(ready, roi=_to_compute(roi, ready)) for ready in made]
+    made = [replace(ready, to_compute=_to_compute(roi, ready)) for ready in made]
     return OpenCase(
         case=case,
         ready=tuple(made[ways.index(one.preparation)] for one in how.members),
@@ -95,10 +94,7 @@ def _own_roi(case: Case, made: Sequence[PreparedCase]) -> NDArray[np.bool_] | No
 
 
 def _to_compute(roi: NDArray[np.bool_] | None, ready: PreparedCase) -> NDArray[np.bool_] | None:
-    """What results inside a case's own region of interest follow from, on the grid of ``ready``.
-
-    More than its nearest voxels, over which intensities are normalised.
-    """
+    """What results inside a case's own region of interest follow from, on the grid of ``ready``."""
     assert ready.source is not None
     own = ready.source.geometry
     if roi is None or ready.geometry == own:

@@ -79,7 +79,9 @@ def network(**changes) -> Network:
 
 def case(roi=None) -> PreparedCase:
     channels = np.random.default_rng(1).normal(size=(2, *SHAPE)).astype(np.float32)
-    return PreparedCase("case", channels, None, roi, None, Geometry(SHAPE, np.eye(4)))
+    return PreparedCase(
+        "case", channels, None, None, None, Geometry(SHAPE, np.eye(4)), to_compute=roi
+    )
 
 
 def put_together(fast, ready, todo, *, wanted, **how):

@@ -35,7 +35,9 @@ def network(**changes) -> Network:
 
 def case(roi=None, shape=SHAPE) -> PreparedCase:
     channels = np.random.default_rng(1).normal(size=(2, *shape)).astype(np.float32)
-    return PreparedCase("case", channels, None, roi, None, Geometry(shape, np.eye(4)))
+    return PreparedCase(
+        "case", channels, None, None, None, Geometry(shape, np.eye(4)), to_compute=roi
+    )
 
 
 def probabilities(own, ready, **choices):

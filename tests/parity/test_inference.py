@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,7 @@ def test_an_imported_model_says_what_deepmedic_says(case, tmp_path):
     maps = feature_map_names(network, expected)
     own = case_of(outputs, model)
     ready = prepared(own, Preparation(z_score="none"), network.config.channels)
+    ready = replace(ready, to_compute=ready.roi)
     found = predict(
         network, ready, tile=network.config.segment_sizes["inference"], batch_size=4,
         feature_maps={address: slice(None) for address, _ in maps.values()},
