@@ -38,7 +38,8 @@ from deepseg.config.model import ModelConfig
 from deepseg.config.training import Loss, Sampling, Sgd
 from deepseg.data.cases import list_cases
 from deepseg.data.preparation import prepared_folder
-from deepseg.data.stream import Batch, SegmentRules, SegmentSource, Stream
+from deepseg.data.source import SegmentRules, SegmentSource
+from deepseg.data.stream import Batch, Stream
 from deepseg.model.layout import layout
 from deepseg.model.network import Network
 from deepseg.training.freezing import trainable

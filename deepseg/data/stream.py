@@ -23,11 +23,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from deepseg.data.segments import Segment
-from deepseg.data.source import SegmentRules, SegmentSource
+from deepseg.data.source import SegmentSource
 from deepseg.data.workers import death, end_with
 from deepseg.errors import OutOfMemory, Problem
-
-__all__ = ["Batch", "SegmentRules", "SegmentSource", "Stream", "joined"]
 
 ATTEMPTS = 3  # to get a batch, whose workers are killed
 

@@ -25,7 +25,7 @@ def computes_quickly(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def arranged(x: Tensor) -> Tensor:
-    """``x`` voxel by voxel, but for float32 on a GPU, whose routines want map by map."""
+    """``x`` voxel by voxel, but for float32 on a GPU, where torch's usual order is kept."""
     if x.device.type != "cpu" and x.dtype == torch.float32:
         return x.contiguous()
     return x.contiguous(memory_format=LAST)

@@ -29,10 +29,10 @@ Groups = tuple[list[Group], list[Group], list[Group]]
 
 
 def can_join(layer: Layer) -> bool:
-    """Whether coarse maps can be joined in front of the first FC layer, and gain time by it.
+    """Whether coarse maps can be joined in front of the first FC layer, and are known to gain time.
 
     Dropout treats copies of a voxel differently. Where other processes have parts of the batch,
-    voxels count once. On a GPU, many small convolutions take longer than a large one.
+    voxels count once. Whether many small convolutions gain time on a GPU has not been measured.
     """
     has_part = isinstance(layer.norm, Norm) and layer.norm.of_whole is not None
     on_cpu = next(layer.parameters()).device.type == "cpu"

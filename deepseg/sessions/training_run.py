@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from deepseg.config.training import TrainConfig
-from deepseg.data.stream import SegmentSource, Stream
+from deepseg.data.source import SegmentSource
+from deepseg.data.stream import Stream
 from deepseg.errors import NumericalFailure
 from deepseg.model.network import Network
 from deepseg.randomness import Purpose, torch_seed

@@ -6,7 +6,8 @@ import torch
 
 from deepseg.config.training import Augmentation, Sampling
 from deepseg.data.preparation import open_prepared
-from deepseg.data.stream import SegmentRules, SegmentSource, Stream
+from deepseg.data.source import SegmentRules, SegmentSource
+from deepseg.data.stream import Stream
 from deepseg.geometry.context import Sight, Vision
 from deepseg.storage.atomic import write_json
 
