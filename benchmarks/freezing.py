@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from deepseg.config.loading import load
+from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import Freeze, Loss, Rmsprop
-from deepseg.data.stream import Batch
+from deepseg.data.segments.loader import Batch
 from deepseg.geometry.boxes import Box
 from deepseg.model.network import Network
 from deepseg.training.freezing import freeze, trainable

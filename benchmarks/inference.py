@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 import deepseg
-from deepseg.config.loading import load
+from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.model.cost import multiply_adds
 from deepseg.model.layout import layout

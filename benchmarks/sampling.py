@@ -22,13 +22,13 @@ from typing import Any
 import torch
 
 from deepseg.config.cases import Preparation
-from deepseg.config.loading import load
+from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import Augmentation, Sampling
-from deepseg.data.cases import Case
+from deepseg.data.cases.case import Case
 from deepseg.data.preparation import prepared_folder
-from deepseg.data.source import SegmentRules, SegmentSource
-from deepseg.data.stream import joined
+from deepseg.data.segments.loader import joined
+from deepseg.data.segments.segment_dataset import SegmentDataset, SegmentRules
 from deepseg.model.layout import layout
 
 ROOT = Path(__file__).parents[1]
@@ -75,9 +75,9 @@ def case_in(folder: Path) -> Case:
 
 def source(
     folders: list[Path], config: ModelConfig, augmentation: Mapping[str, Any], count: int
-) -> SegmentSource:
+) -> SegmentDataset:
     """Segments of the default size, equally often around every class, ``count`` per sub-epoch."""
-    return SegmentSource(
+    return SegmentDataset(
         folders,
         SegmentRules(
             sampling=Sampling(),
@@ -93,7 +93,7 @@ def source(
     )
 
 
-def per_second(segments: SegmentSource, subepoch: int) -> float:
+def per_second(segments: SegmentDataset, subepoch: int) -> float:
     """Segments per second of the processor, over one sub-epoch."""
     count = segments.rules.segments
     started = time.process_time()

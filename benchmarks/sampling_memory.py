@@ -32,9 +32,9 @@ from pathlib import Path
 import torch
 from sampling import DATA, MODEL, ROOT, SETTINGS, source
 
-from deepseg.config.loading import load
+from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
-from deepseg.data.stream import Stream
+from deepseg.data.segments.loader import SegmentLoader
 
 TRAIN = """\
 name: train
@@ -151,7 +151,7 @@ def cut_all(folders: list[Path], workers: int, subepochs: int, segments: int) ->
     multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     config = load(ModelConfig, MODEL).config
-    with Stream(
+    with SegmentLoader(
         source(folders, config, SETTINGS["reflect"], segments),
         batch_size=10, workers=workers, first=0,
     ) as stream:  # fmt: skip

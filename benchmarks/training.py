@@ -33,13 +33,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepseg.config.cases import CasesConfig, Preparation
-from deepseg.config.loading import load
+from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import Loss, Sampling, Sgd
-from deepseg.data.cases import list_cases
+from deepseg.data.cases.case import list_cases
 from deepseg.data.preparation import prepared_folder
-from deepseg.data.source import SegmentRules, SegmentSource
-from deepseg.data.stream import Batch, Stream
+from deepseg.data.segments.loader import Batch, SegmentLoader
+from deepseg.data.segments.segment_dataset import SegmentDataset, SegmentRules
 from deepseg.model.layout import layout
 from deepseg.model.network import Network
 from deepseg.training.freezing import trainable
@@ -243,7 +243,7 @@ class Side:
         self._process.wait()
 
 
-def source_of(cases: Sequence[Path], cache: Path, *, segments: int) -> SegmentSource:
+def source_of(cases: Sequence[Path], cache: Path, *, segments: int) -> SegmentDataset:
     """Segments of 37 as the default session draws them."""
     config = load(ModelConfig, MODEL).config
     table = cache / "cases.csv"
@@ -260,13 +260,13 @@ def source_of(cases: Sequence[Path], cache: Path, *, segments: int) -> SegmentSo
         seed=0, is_training=True,
     )  # fmt: skip
     folders = [prepared_folder(case, preparation, config.channels, cache) for case in listed]
-    return SegmentSource(folders, rules)
+    return SegmentDataset(folders, rules)
 
 
 def table(folder: Path, cases: Sequence[Path], given: argparse.Namespace) -> str:
     """Take all steps in turns and say what was measured."""
     source = source_of(cases, folder, segments=10 * max(given.steps, given.curve))
-    with Stream(source, batch_size=10, workers=0, first=0) as stream:
+    with SegmentLoader(source, batch_size=10, workers=0, first=0) as stream:
         batches = [(one.inputs, one.labels, one.cases) for one in stream.subepoch()]
     torch.save(batches, folder / "batches.pt")
     timed = _turns(folder / "batches.pt", 0.5, given.steps, 10, given.threads)

@@ -19,13 +19,13 @@ from deepseg.errors import DeepsegError
 from deepseg.version import VERSION
 
 if TYPE_CHECKING:
-    from deepseg.sessions.check import check
-    from deepseg.sessions.compare import compare
+    from deepseg.commands.check import check
+    from deepseg.commands.compare import compare
+    from deepseg.commands.new_model import new_model, plan_transfer
+    from deepseg.commands.segment import segment
+    from deepseg.commands.show import show
+    from deepseg.commands.train import train
     from deepseg.sessions.models import read_model as load
-    from deepseg.sessions.new_model import new_model, plan_transfer
-    from deepseg.sessions.show import show
-    from deepseg.sessions.test import segment
-    from deepseg.sessions.train import train
     from deepseg.transfer.rules import TransferRules
 
 __version__ = VERSION
@@ -45,14 +45,14 @@ __all__ = [
 
 _HOMES = {
     "TransferRules": ("deepseg.transfer.rules", "TransferRules"),
-    "check": ("deepseg.sessions.check", "check"),
-    "compare": ("deepseg.sessions.compare", "compare"),
+    "check": ("deepseg.commands.check", "check"),
+    "compare": ("deepseg.commands.compare", "compare"),
     "load": ("deepseg.sessions.models", "read_model"),
-    "new_model": ("deepseg.sessions.new_model", "new_model"),
-    "plan_transfer": ("deepseg.sessions.new_model", "plan_transfer"),
-    "segment": ("deepseg.sessions.test", "segment"),
-    "show": ("deepseg.sessions.show", "show"),
-    "train": ("deepseg.sessions.train", "train"),
+    "new_model": ("deepseg.commands.new_model", "new_model"),
+    "plan_transfer": ("deepseg.commands.new_model", "plan_transfer"),
+    "segment": ("deepseg.commands.segment", "segment"),
+    "show": ("deepseg.commands.show", "show"),
+    "train": ("deepseg.commands.train", "train"),
 }
 
 

@@ -88,7 +88,7 @@ class RankLost(DeepsegError):
     exit_code = 137
 
 
-class SaidByAnotherRank(DeepsegError):
+class ReportedByPeer(DeepsegError):
     """What another of the processes that train together has said; this one ends in silence."""
 
     def __init__(self, *problems: Problem, exit_code: int) -> None:

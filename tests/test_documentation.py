@@ -14,7 +14,6 @@ import deepseg
 from deepseg.cli.arguments import parsed
 from deepseg.config.cases import CasesConfig, Preparation
 from deepseg.config.model import ModelConfig, Settings
-from deepseg.config.reading import read_yaml, validated
 from deepseg.config.testing import ComponentRule, Inference, TestConfig
 from deepseg.config.training import (
     Augmentation,
@@ -30,6 +29,7 @@ from deepseg.config.training import (
     StopAt,
     TrainConfig,
 )
+from deepseg.config.validation.validate import read_yaml, validate
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "documentation").glob("*.md"))]
@@ -109,7 +109,7 @@ def test_a_link_leads_to_a_file_and_heading_that_are_there(page, target):
 def test_settings_on_a_page_are_accepted(kind, content, tmp_path):
     file = tmp_path / "block.yaml"
     file.write_text(content, encoding="utf-8")
-    validated(MODELS[kind], read_yaml(file))
+    validate(MODELS[kind], read_yaml(file))
 
 
 def test_every_kind_of_settings_is_shown():

@@ -14,7 +14,7 @@ from deepseg import errors
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "documentation" / "errors.md"
 
-CARRIERS = {"Problem": 0, "refusal": 0}  # what takes a code, and at which place
+CARRIERS = {"Problem": 0, "invalid": 0}  # what takes a code, and at which place
 LINE = re.compile(r"ERROR \[([a-z-]+)\]")  # lines that the command line writes by itself
 
 
@@ -128,7 +128,7 @@ def test_the_page_has_the_exit_codes_of_the_source():
     [
         pytest.param('Problem(code="by-name", got="x")', {"by-name"}, id="by name"),
         pytest.param('Problem("by-place", "x", "y", "z")', {"by-place"}, id="by place"),
-        pytest.param('refusal("in-a-model", got="x")', {"in-a-model"}, id="in a config model"),
+        pytest.param('invalid("in-a-model", got="x")', {"in-a-model"}, id="in a config model"),
         pytest.param(
             'def f(got, *, code="by-default"):\n    Problem(code, got)',
             {"by-default"},

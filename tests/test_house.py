@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "deepseg"
 
 FLOORS = {
-    "errors": 0, "version": 0, "randomness": 0, "processes": 0,
+    "errors": 0, "version": 0, "randomness": 0, "parent_process": 0,
     "geometry": 1,
     "config": 2,
     "storage": 3,
@@ -23,7 +23,8 @@ FLOORS = {
     "inference": 5, "transfer": 5,
     "training": 6, "report": 6,
     "sessions": 7,
-    "cli": 8,
+    "commands": 8,
+    "cli": 9,
 }  # fmt: skip
 DOOR = "deepseg/__init__.py"  # what `import deepseg` gives: it names rooms of every floor, lazily
 OPTIONAL = {
@@ -67,7 +68,7 @@ def files() -> list[Path]:
 
 
 def room(dotted: str) -> str:
-    """The room on a floor to which a module belongs: ``deepseg.data.voxels`` is in ``data``."""
+    """The room on a floor to which a module belongs: ``deepseg.data.segments`` is in ``data``."""
     return dotted.split(".")[1]
 
 
@@ -147,15 +148,17 @@ def test_the_door_imports_only_the_ground_floor_until_it_is_asked_for_more():
     ("source", "file", "expected"),
     [
         pytest.param(
-            "from deepseg.sessions.train import train", "deepseg/report/curves.py", True, id="up"
+            "from deepseg.commands.train import train", "deepseg/report/curves.py", True, id="up"
         ),
-        pytest.param("import deepseg.model.layout", "deepseg/data/stream.py", True, id="sideways"),
+        pytest.param(
+            "import deepseg.model.layout", "deepseg/data/preparation.py", True, id="sideways"
+        ),
         pytest.param("from deepseg import data", "deepseg/model/layers.py", True, id="whole room"),
         pytest.param("import deepseg.errors", "deepseg/model/layers.py", False, id="down"),
         pytest.param(
-            "from deepseg.data.cases import Case", "deepseg/data/across.py", False, id="in"
+            "from deepseg.data.cases.case import Case", "deepseg/data/intensity.py", False, id="in"
         ),
-        pytest.param("import torch", "deepseg/data/across.py", False, id="another package"),
+        pytest.param("import torch", "deepseg/data/intensity.py", False, id="another package"),
         pytest.param("def f():\n from deepseg import cli", "deepseg/data/a.py", True, id="hidden"),
     ],
 )

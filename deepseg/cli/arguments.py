@@ -11,7 +11,7 @@ from typing import Literal, NoReturn
 
 from deepseg.cli import transfer_options
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
-from deepseg.sessions.parts import Part, part
+from deepseg.sessions.processes.shard import Shard, shard
 from deepseg.transfer.rules import TransferRules
 from deepseg.version import VERSION
 
@@ -69,7 +69,7 @@ class Arguments:
         reach: ``-reach``.
         precision: ``-precision``, or None.
         keep_going: ``-keepGoing``.
-        part: ``-part``, or None.
+        shard: ``-part``, or None.
         devices: ``-devices``, 1 where it is not given.
     """
 
@@ -90,7 +90,7 @@ class Arguments:
     reach: float | None
     precision: Precision | None
     keep_going: bool
-    part: Part | None
+    shard: Shard | None
     devices: int
 
     @property
@@ -230,7 +230,7 @@ def parsed(arguments: Sequence[str]) -> Arguments:
         reach=found.reach,
         precision=found.precision,
         keep_going=found.keepGoing is not None,
-        part=None if found.part is None else part(found.part),
+        shard=None if found.part is None else shard(found.part),
         devices=1 if found.devices is None else found.devices,
     )
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepseg.cli.arguments import Arguments
+from deepseg.commands.check import check as check_config
+from deepseg.commands.compare import compare as compare_runs
+from deepseg.commands.demo import demo as run_demo
+from deepseg.commands.new_model import new_model as build_model
+from deepseg.commands.new_model import plan_transfer
+from deepseg.commands.segment import segment as segment_cases
+from deepseg.commands.show import show as show_file
+from deepseg.commands.train import train as train_model
 from deepseg.report.console import Console
-from deepseg.sessions.check import check as check_config
-from deepseg.sessions.compare import compare as compare_runs
-from deepseg.sessions.demo import demo as run_demo
-from deepseg.sessions.launch import launch
-from deepseg.sessions.new_model import new_model as build_model
-from deepseg.sessions.new_model import plan_transfer
-from deepseg.sessions.sharing import share_cases
-from deepseg.sessions.show import show as show_file
-from deepseg.sessions.test import segment as segment_cases
-from deepseg.sessions.train import train as train_model
+from deepseg.sessions.processes.case_workers import share_cases
+from deepseg.sessions.processes.launcher import launch
 
 
 def new_model(given: Arguments) -> None:
@@ -85,7 +85,7 @@ def test(given: Arguments) -> None:
         device=given.device,
         precision=given.precision,
         keep_going=True if given.keep_going else None,
-        part=given.part,
+        part=given.shard,
         quiet=given.quiet,
     )
 

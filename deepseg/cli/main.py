@@ -17,8 +17,8 @@ from types import FrameType
 from rich.text import Text
 
 from deepseg.cli.arguments import Arguments, parsed, short_help
-from deepseg.errors import DeepsegError, OutOfMemory, SaidByAnotherRank, is_out_of_memory
-from deepseg.processes import end_with_starter
+from deepseg.errors import DeepsegError, OutOfMemory, ReportedByPeer, is_out_of_memory
+from deepseg.parent_process import end_with_starter
 from deepseg.report.streams import LenientStream, show, visible
 from deepseg.sessions.outcome import exit_code, problems
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say(short_help())
             return 2
         _run(parsed(given))
-    except SaidByAnotherRank as error:
+    except ReportedByPeer as error:
         return error.exit_code
     except DeepsegError as error:
         _show(error)

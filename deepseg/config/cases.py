@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from deepseg.config.model import Name, Settings
-from deepseg.config.reading import ConfigPath
-from deepseg.config.refusal import refusal
+from deepseg.config.validation.validate import ConfigPath
+from deepseg.config.validation.validator_error import invalid
 
 
 class CasesConfig(Settings):
@@ -63,7 +63,7 @@ class CasesConfig(Settings):
     def _one_source(self) -> CasesConfig:
         given = [key for key in ("table", "dataset", "channels") if getattr(self, key) is not None]
         if len(given) != 1:
-            raise refusal(
+            raise invalid(
                 "cases-source",
                 got=" and ".join(given) if given else "no source of cases",
                 expected="exactly one of table, dataset, channels",
@@ -71,7 +71,7 @@ class CasesConfig(Settings):
             )
         lists = [k for k in ("labels", "roi", "weight_maps", "names") if getattr(self, k)]
         if self.channels is None and lists:
-            raise refusal(
+            raise invalid(
                 "cases-source",
                 got=f"{', '.join(lists)} beside {given[0]}",
                 expected=f"{', '.join(lists)} only beside channels",

@@ -15,8 +15,8 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from deepseg.config.reading import ConfigPath
-from deepseg.config.refusal import refusal
+from deepseg.config.validation.validate import ConfigPath
+from deepseg.config.validation.validator_error import invalid
 from deepseg.geometry.boxes import Int3, per_axis, text
 from deepseg.geometry.context import Alignment
 from deepseg.geometry.receptive_field import Window, receptive_field, smallest_input
@@ -32,7 +32,7 @@ Activation: TypeAlias = Literal["linear", "relu", "prelu", "elu", "selu"]
 
 def _usable_in_file_names(name: str) -> str:
     if "/" in name or "\\" in name or not name.isprintable() or name.strip(". ") == "":
-        raise refusal(
+        raise invalid(
             "name-unusable",
             got=repr(name),
             expected="a name that can be part of a file name: no slashes or control characters",
@@ -171,7 +171,7 @@ def _unique(kind: str) -> AfterValidator:
     def check(names: tuple[str, ...]) -> tuple[str, ...]:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise refusal(
+            raise invalid(
                 "name-twice",
                 got=f"{kind} {', '.join(twice)} more than once",
                 expected=f"a different name for every {kind}",
@@ -308,7 +308,7 @@ class ModelConfig(Settings):
         for use, size in self.segment_sizes.items():
             short = [a for a, n, m in zip("XYZ", size, smallest, strict=True) if n < m]
             if short:
-                raise refusal(
+                raise invalid(
                     "segment-too-small",
                     got=f"segments.{use} of {text(size)} voxels",
                     expected=f"at least {text(smallest)}, the receptive field",
@@ -326,7 +326,7 @@ def _each(value: Entry | tuple[Entry, ...], count: int, key: str) -> tuple[Entry
     if not isinstance(value, tuple):
         return (value,) * count
     if len(value) != count:
-        raise refusal(
+        raise invalid(
             "list-length",
             got=f"{len(value)} entries in {key}",
             expected=f"{count}, one per layer",
@@ -339,7 +339,7 @@ def _without_even(kernels: tuple[Int3, ...], key: str) -> tuple[Int3, ...]:
     """Refuse even sizes: such a kernel has no middle, its outputs would sit between voxels."""
     even = [text(kernel) for kernel in kernels if any(n % 2 == 0 for n in kernel)]
     if even:
-        raise refusal(
+        raise invalid(
             "kernel-even",
             got=f"kernels of {', '.join(even)} voxels in {key}",
             expected="odd sizes, such as 1, 3 or 5",
@@ -356,7 +356,7 @@ def _kernels(value: Count | tuple[CubeOrBox, ...], count: int, key: str) -> tupl
 def _numbers(numbers: Sequence[int], count: int, key: str, *, first: int = 1) -> frozenset[int]:
     wrong = [number for number in numbers if not first <= number <= count]
     if wrong:
-        raise refusal(
+        raise invalid(
             "layer-number",
             got=f"layer {', '.join(map(str, wrong))} in {key}",
             expected=f"numbers from {first} to {count}",
@@ -388,7 +388,7 @@ def _maps_per_pathway(
     if not lists:
         lists = (tuple(entry for entry in given if isinstance(entry, int)),)
     if len(lists) > count:
-        raise refusal(
+        raise invalid(
             "list-length",
             got=f"{len(lists)} lists in subsampled.feature_maps",
             expected=f"at most {count}, one per entry of subsampled.factors",
@@ -407,7 +407,7 @@ def _sub_plan(
     count = len(maps)
     mirrored = count == len(normal.feature_maps)
     if own.kernels is None and not mirrored:
-        raise refusal(
+        raise invalid(
             "kernels-missing",
             got=f"{count} layers in {name}, {len(normal.feature_maps)} in normal, no kernels",
             expected="subsampled.kernels where the number of layers differs",

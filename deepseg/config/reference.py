@@ -15,16 +15,16 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from deepseg.config.deepmedic import KEYS
-from deepseg.config.deepmedic_rows import Ignored, Key, Old, Refused
-from deepseg.config.deepmedic_rows import Kind as FileKind
-from deepseg.config.deepmedic_session import ALTERNATIVES
-from deepseg.config.deepmedic_values import block_if_on
-from deepseg.config.document import shown
-from deepseg.config.kinds import Kind, kind_of_field, words
+from deepseg.config.deepmedic.convert import block_if_on
+from deepseg.config.deepmedic.row_types import ConfigKind as FileKind
+from deepseg.config.deepmedic.row_types import Ignored, Key, Old, Refused
+from deepseg.config.deepmedic.session_keys import ALTERNATIVES
+from deepseg.config.deepmedic.translate import KEYS
+from deepseg.config.files.document import shown
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
+from deepseg.config.validation.type_descriptions import SchemaType, schema_type_of_field, words
 
 INTRODUCTION = """\
 # Configuration
@@ -78,7 +78,7 @@ SHORTER = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class KeyReference:
     """One line of a table.
 
     Attributes:
@@ -116,7 +116,9 @@ def _section(kind: FileKind, title: str, model: type[BaseModel]) -> str:
     )
 
 
-def _entries(model: type[BaseModel], prefix: str, defaults: BaseModel | None) -> Iterator[Entry]:
+def _entries(
+    model: type[BaseModel], prefix: str, defaults: BaseModel | None
+) -> Iterator[KeyReference]:
     """The keys of ``model`` and, below each block, those of the block.
 
     Args:
@@ -128,17 +130,17 @@ def _entries(model: type[BaseModel], prefix: str, defaults: BaseModel | None) ->
         default = field.default if defaults is None else getattr(defaults, name)
         is_required = defaults is None and field.is_required()
         yield _entry(f"{prefix}{name}", field, "required" if is_required else _written(default))
-        yield from _nested(kind_of_field(field), f"{prefix}{name}", default)
+        yield from _nested(schema_type_of_field(field), f"{prefix}{name}", default)
 
 
-def _entry(key: str, field: FieldInfo, default: str) -> Entry:
-    value = _value(kind_of_field(field))
+def _entry(key: str, field: FieldInfo, default: str) -> KeyReference:
+    value = _value(schema_type_of_field(field))
     for long, short in SHORTER.items():
         value = value.replace(long, short)
-    return Entry(key, value, default, field.description or "")
+    return KeyReference(key, value, default, field.description or "")
 
 
-def _value(kind: Kind) -> str:
+def _value(kind: SchemaType) -> str:
     if kind.fields:
         return "a block"
     if any(member.fields for member in kind.members):
@@ -147,7 +149,7 @@ def _value(kind: Kind) -> str:
     return words(kind)
 
 
-def _nested(kind: Kind, key: str, default: object) -> Iterator[Entry]:
+def _nested(kind: SchemaType, key: str, default: object) -> Iterator[KeyReference]:
     for member in (kind, *kind.members):
         if not member.fields:
             continue
@@ -156,13 +158,15 @@ def _nested(kind: Kind, key: str, default: object) -> Iterator[Entry]:
         yield from entries if kind.tag is None else _of_member(member, f"{key}.{kind.tag}", entries)
 
 
-def _of_member(member: Kind, tag: str, entries: Iterable[Entry]) -> Iterator[Entry]:
+def _of_member(
+    member: SchemaType, tag: str, entries: Iterable[KeyReference]
+) -> Iterator[KeyReference]:
     """The key that chooses this member, then those that belong to it."""
     found = {entry.key: entry for entry in entries}
     choice = found.pop(tag)
     word = choice.value.removeprefix("the word ")
     meaning = " ".join((inspect.getdoc(member.base) or "").split())
-    yield Entry(tag, f"**{word}**", "", meaning, (tag, word))
+    yield KeyReference(tag, f"**{word}**", "", meaning, (tag, word))
     yield from (replace(entry, member=(tag, word)) for entry in found.values())
 
 
@@ -177,7 +181,7 @@ def _written(default: object) -> str:
     return f"`{shown(default)}`"
 
 
-def _deepmedic(kind: FileKind, entry: Entry) -> str:
+def _deepmedic(kind: FileKind, entry: KeyReference) -> str:
     """DeepMedic's name of one of our keys, or of the block around it that is one value there."""
     rows = [row for row in KEYS[kind] if isinstance(row, Key) and row.path]
     if entry.member is not None and entry.member[0] in ALTERNATIVES:

@@ -10,9 +10,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from deepseg.config.cases import CasesConfig, Preparation
 from deepseg.config.model import Count, CubeOrBox, Name, Settings, cube
-from deepseg.config.reading import ConfigPath
-from deepseg.config.refusal import refusal
 from deepseg.config.training import Precision, SavedResults
+from deepseg.config.validation.validate import ConfigPath
+from deepseg.config.validation.validator_error import invalid
 from deepseg.geometry.boxes import Int3
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -59,7 +59,7 @@ class Inference(Settings):
     @model_validator(mode="after")
     def _tiles_can_overlap(self) -> Inference:
         if self.overlap and self.tiling == "global":
-            raise refusal(
+            raise invalid(
                 "overlap-without-tiles",
                 got=f"overlap {self.overlap:g} with tiling: global, where nothing depends on tiles",
                 expected="overlap with tiling: deepmedic only",

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from deepseg.config.cases import CasesConfig, Preparation
 from deepseg.config.model import Count, Name, Settings
-from deepseg.config.reading import ConfigPath
-from deepseg.config.refusal import refusal
+from deepseg.config.validation.validate import ConfigPath
+from deepseg.config.validation.validator_error import invalid
 
 NotNegative: TypeAlias = Annotated[float, Field(ge=0)]
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
@@ -41,21 +41,21 @@ class Sampling(Settings):
         if self.proportions is None:
             return self
         if self.type in ("uniform", "whole_image"):
-            raise refusal(
+            raise invalid(
                 "proportions-unused",
                 got=f"proportions for {self.type} sampling, which has one category",
                 expected="proportions only for foreground_background and per_class",
                 fix="remove proportions or change the type",
             )
         if sum(self.proportions) <= 0:
-            raise refusal(
+            raise invalid(
                 "proportions-empty",
                 got="proportions that are all 0",
                 expected="at least one above 0",
                 fix="give the categories you want a share above 0",
             )
         if self.type == "foreground_background" and len(self.proportions) != 2:
-            raise refusal(
+            raise invalid(
                 "list-length",
                 got=f"{len(self.proportions)} proportions",
                 expected="2: foreground, background",
@@ -210,14 +210,14 @@ class ClassWeights(Settings):
     @model_validator(mode="after")
     def _fits(self) -> ClassWeights:
         if (self.type == "given") != (self.weights is not None):
-            raise refusal(
+            raise invalid(
                 "class-weights",
                 got=f"type {self.type} {'with' if self.weights else 'without'} weights",
                 expected="weights with type given, and only there",
                 fix="add or remove weights",
             )
         if self.fade is not None and self.fade[0] >= self.fade[1]:
-            raise refusal(
+            raise invalid(
                 "class-weights",
                 got=f"fade from epoch {self.fade[0]} to {self.fade[1]}",
                 expected="a first epoch before the last",
@@ -246,7 +246,7 @@ class Loss(Settings):
     @model_validator(mode="after")
     def _something_to_learn(self) -> Loss:
         if self.cross_entropy == self.dice == self.iou == 0:
-            raise refusal(
+            raise invalid(
                 "loss-empty",
                 got="weight 0 for cross_entropy, dice and iou",
                 expected="at least one above 0",
@@ -468,7 +468,7 @@ class Checkpoints(Settings):
         except (LookupError, ValueError, AttributeError):
             names = set()
         if len(names) != 2:
-            raise refusal(
+            raise invalid(
                 "checkpoint-name",
                 got=f"the name {self.name!r}",
                 expected="a file name with {epoch}, and perhaps {score}",
@@ -522,7 +522,7 @@ class Freeze(Settings):
     @model_validator(mode="after")
     def _stops_all_gradients(self) -> Freeze:
         if self.stop_gradient and self.batch_norm == "train":
-            raise refusal(
+            raise invalid(
                 "freeze-contradiction",
                 got="stop_gradient with batch_norm: train",
                 expected="no layer below stop_gradient that learns",
@@ -588,7 +588,7 @@ class TrainConfig(Settings):
     def _has_scores(self) -> TrainConfig:
         own = None if self.early_stopping is None else self.early_stopping.metric
         if self.early_stopping is not None and own is None and self.validation is None:
-            raise refusal(
+            raise invalid(
                 "stopping-needs-validation",
                 got="early_stopping without validation",
                 expected="validation cases, or a metric of training",
@@ -599,7 +599,7 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _schedule_fits(self) -> TrainConfig:
         if isinstance(self.schedule, Plateau) and self.validation is None:
-            raise refusal(
+            raise invalid(
                 "schedule-needs-validation",
                 got="schedule plateau without validation",
                 expected="validation cases to judge progress by",
@@ -608,14 +608,14 @@ class TrainConfig(Settings):
         schedule = self.schedule
         wait = schedule.wait if isinstance(schedule, (Poly, Exponential, Cosine)) else None
         if wait is not None and wait >= self.epochs:
-            raise refusal(
+            raise invalid(
                 "schedule-wait",
                 got=f"wait of {wait:g} epochs of {self.epochs}",
                 expected="fewer than epochs",
                 fix="lower schedule.wait or raise epochs",
             )
         if self.training.batch_size > self.training.segments_per_subepoch:
-            raise refusal(
+            raise invalid(
                 "batch-too-large",
                 got=f"batch_size {self.training.batch_size} of "
                 f"{self.training.segments_per_subepoch} segments_per_subepoch",

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from deepseg.data.volumes import Geometry, new_volume, write_volume
+from deepseg.data.images.volumes import Geometry, new_volume, write_volume
 from deepseg.errors import DeepsegError, Problem
 from deepseg.geometry.boxes import Box
 from deepseg.storage.atomic import write_text

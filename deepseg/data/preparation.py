@@ -23,11 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepseg.config.cases import Preparation
-from deepseg.data.cases import Case
-from deepseg.data.intensity import normalise
-from deepseg.data.resampling import resample, resampled_geometry
-from deepseg.data.stamps import stamp
-from deepseg.data.volumes import (
+from deepseg.data.cases.case import Case
+from deepseg.data.images.file_stamps import file_stamp
+from deepseg.data.images.resampling import resample, resampled_geometry
+from deepseg.data.images.volumes import (
     Geometry,
     Volume,
     read_geometry,
@@ -35,6 +34,7 @@ from deepseg.data.volumes import (
     read_labels,
     read_mask,
 )
+from deepseg.data.intensity import normalise
 from deepseg.geometry.boxes import Int3
 from deepseg.storage.atomic import replacing_folder, writable, write_json
 
@@ -279,7 +279,7 @@ def fingerprint(case: Case, preparation: Preparation, channels: Sequence[str]) -
     files = [*case.channels, case.labels, case.roi, *case.weight_maps]
     made_from = {
         "format": CACHE_FORMAT,
-        "files": [None if path is None else stamp(path) for path in files],
+        "files": [None if path is None else file_stamp(path) for path in files],
         "volumes": case.volumes,
         "label_map": case.label_map,
         "nan": case.nan,

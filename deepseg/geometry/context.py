@@ -42,7 +42,7 @@ class Lattice:
 
 
 @dataclass(frozen=True)
-class Sight:
+class PathwayGeometry:
     """How one parallel pathway looks at the image, known from its layers alone.
 
     Attributes:
@@ -73,7 +73,9 @@ def coarse_size(size: Int3, factor: Int3) -> Int3:
     return per_axis(lambda n, f: -(-n // f), size, factor)
 
 
-def lattice(segment: Box, normal: Sight, pathway: Sight, alignment: Alignment) -> Lattice:
+def lattice(
+    segment: Box, normal: PathwayGeometry, pathway: PathwayGeometry, alignment: Alignment
+) -> Lattice:
     """The points that ``pathway`` reads so that its output covers the core of ``segment``.
 
     Args:
@@ -110,7 +112,7 @@ def _deepmedic_start(segment: int, factor: int, field: int) -> int:
 
 
 @dataclass(frozen=True)
-class Vision:
+class NetworkGeometry:
     """How a whole network looks at the image.
 
     Attributes:
@@ -119,7 +121,7 @@ class Vision:
         alignment: Where context lies; see the head of this module.
     """
 
-    pathways: tuple[Sight, ...]
+    pathways: tuple[PathwayGeometry, ...]
     fc_shrink: Int3
     alignment: Alignment
 

@@ -2,8 +2,8 @@
 
 Of the k taps around a fine voxel, several fall on the same coarse voxel, and which ones depends
 only on the phase of the fine voxel in its coarse one, and on the border near the ends of the map.
-Fine voxels whose taps fall alike form a `Group`: they share one small kernel, and all those of one
-coarse voxel share its result. Nothing here imports torch.
+Fine voxels whose taps fall alike form a `TapGroup`: they share one small kernel, and all those of
+one coarse voxel share its result. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Group:
+class TapGroup:
     """Fine voxels whose taps fall alike.
 
     Attributes:
@@ -63,7 +63,7 @@ class Group:
 
 def groups(
     start: int, stop: int, *, factor: int, size: int, kernel: int, border: Border
-) -> list[Group]:
+) -> list[TapGroup]:
     """The output voxels from ``start`` to ``stop`` of a convolution of a repeated map.
 
     Args:
@@ -82,7 +82,7 @@ def groups(
         offsets = tuple(None if tap is None else tap // factor - coarse for tap in taps)
         found.setdefault(offsets, {}).setdefault(voxel % factor, []).append(voxel)
     return [
-        Group(
+        TapGroup(
             offsets,
             tuple(
                 Run(one[0] - start, one[0] // factor, len(one))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 from deepseg.geometry.boxes import Box, Int3, per_axis
-from deepseg.geometry.context import Vision
+from deepseg.geometry.context import NetworkGeometry
 
 
 def starts(length: int, tile: int, stride: int) -> list[int]:
@@ -16,7 +16,7 @@ def starts(length: int, tile: int, stride: int) -> list[int]:
     return [*regular, length - tile]
 
 
-def tiles(shape: Int3, tile: Int3, vision: Vision) -> list[Box]:
+def tiles(shape: Int3, tile: Int3, vision: NetworkGeometry) -> list[Box]:
     """Segments of an image, in its voxels, whose predictions cover it; later ones overwrite.
 
     The image counts as surrounded by the margin that a segment loses, so every voxel is predicted;

@@ -13,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepseg.geometry.boxes import Box, Int3, per_axis
-from deepseg.geometry.context import Vision
+from deepseg.geometry.context import NetworkGeometry
 from deepseg.geometry.tiles import starts
 
 DEVIATION = 1 / 8  # of the Gaussian, as a share of the tile; doi:10.1038/s41592-020-01008-z
 LEAST = 1e-3  # weight of a corner, so that voxels of one tile alone are kept
 
 
-def overlapping_tiles(shape: Int3, tile: Int3, vision: Vision, overlap: float) -> list[Box]:
+def overlapping_tiles(
+    shape: Int3, tile: Int3, vision: NetworkGeometry, overlap: float
+) -> list[Box]:
     """Segments whose predictions share at least ``overlap`` of their edge with the next one.
 
     Args:
@@ -38,7 +40,7 @@ def overlapping_tiles(shape: Int3, tile: Int3, vision: Vision, overlap: float) -
     return [Box((a - low[0], b - low[1], c - low[2]), size) for c, b, a in product(z, y, x)]
 
 
-def predicted_size(shape: Int3, tile: Int3, vision: Vision) -> Int3:
+def predicted_size(shape: Int3, tile: Int3, vision: NetworkGeometry) -> Int3:
     """Voxels that a tile predicts of an image that may be smaller than the tile."""
     padded = per_axis(lambda n, m: n + m, shape, vision.shrink)
     return vision.prediction(Box((0, 0, 0), per_axis(min, tile, padded))).size

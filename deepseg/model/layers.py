@@ -15,9 +15,14 @@ from torch.nn import functional as F
 
 from deepseg.config.model import Activation, BatchNorm, FanIn, ModelConfig, Padding
 from deepseg.geometry.boxes import Int3, volume
-from deepseg.model.convolution import LAST, Convolution, arranged, convolved
+from deepseg.model.kernels.convolution import LAST, Convolution, arranged, convolved
+from deepseg.model.kernels.fused_activation import (
+    Statistics,
+    batch_statistics,
+    dropout_mask,
+    fused_activation,
+)
 from deepseg.model.layout import LayerPlan
-from deepseg.model.preactivation import Statistics, batch_statistics, kept_by_dropout, preactivated
 
 PRELU_START = 0.01  # DeepMedic's; torch starts at 0.25
 
@@ -67,7 +72,7 @@ class Norm(nn.Module):
         if x.device.type == "cpu" or self.of_whole is not None:
             found = self.statistics(x)
             self.gather(found)
-            return preactivated(x, found, self.weight, self.bias, torch.ones_like(self.bias))
+            return fused_activation(x, found, self.weight, self.bias, torch.ones_like(self.bias))
         # With momentum 1, torch leaves the batch's own mean and unbiased variance here.
         mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
         y = F.batch_norm(
@@ -246,7 +251,7 @@ class Layer(nn.Module):
 
     def _quickly_activated(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=LAST)
-        kept = kept_by_dropout(x, self.plan.dropout) if self.drops_now else None
+        kept = dropout_mask(x, self.plan.dropout) if self.drops_now else None
         if isinstance(self.norm, Norm):
             found = self.norm.statistics(x)
             weight: Tensor = self.norm.weight
@@ -257,7 +262,7 @@ class Layer(nn.Module):
             bias = self.input_bias
             weight = torch.ones_like(bias)
             found = Statistics(torch.zeros_like(bias), weight, 0.0)
-        return self._scaled(preactivated(x, found, weight, bias, self.slopes, kept))
+        return self._scaled(fused_activation(x, found, weight, bias, self.slopes, kept))
 
     def activates_quickly(self, x: Tensor) -> bool:
         """Whether norm, activation and dropout of ``x`` are one step."""

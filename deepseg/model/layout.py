@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from deepseg.config.model import Activation, ModelConfig, Padding, PathwayPlan
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 from deepseg.geometry.boxes import Int3, per_axis, volume
-from deepseg.geometry.context import Alignment, Sight, Vision
+from deepseg.geometry.context import Alignment, NetworkGeometry, PathwayGeometry
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class PathwayLayout:
     """
 
     name: str
-    sight: Sight
+    sight: PathwayGeometry
     layers: tuple[LayerPlan, ...]
 
     @property
@@ -137,9 +137,9 @@ class Layout:
         """Voxels by which the prediction is smaller than the segment."""
         return per_axis(lambda a, b: a + b, self.pathways[0].sight.shrink, self.fc.sight.shrink)
 
-    def vision(self, alignment: Alignment) -> Vision:
+    def vision(self, alignment: Alignment) -> NetworkGeometry:
         """How the network looks at the image."""
-        return Vision(
+        return NetworkGeometry(
             tuple(pathway.sight for pathway in self.pathways), self.fc.sight.shrink, alignment
         )
 
@@ -234,4 +234,4 @@ def _pathway(
             )
         )
         inputs = outputs
-    return PathwayLayout(plan.name, Sight(plan.factor, plan.shrink), tuple(layers))
+    return PathwayLayout(plan.name, PathwayGeometry(plan.factor, plan.shrink), tuple(layers))

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from deepseg.config.model import ModelConfig
 from deepseg.geometry.boxes import Int3
-from deepseg.geometry.context import Vision
-from deepseg.model.convolution import arranged
-from deepseg.model.joining import Joined, can_join, size_of, with_middle
+from deepseg.geometry.context import NetworkGeometry
+from deepseg.model.kernels.coarse_join import MultiScaleInput, can_join, size_of, with_middle
+from deepseg.model.kernels.convolution import arranged
 from deepseg.model.layers import Layer, cropped, initialise
 from deepseg.model.layout import Layout, PathwayLayout, layout
 
@@ -41,12 +41,16 @@ class Pathway(nn.Module):
         return through(self.layers(), x, x)
 
 
-def through(layers: Iterable[Layer], before: Tensor | Joined, x: Tensor) -> Tensor:
+def through(layers: Iterable[Layer], before: Tensor | MultiScaleInput, x: Tensor) -> Tensor:
     """What a chain of layers makes of ``x``; ``before`` is the input of the layer before them."""
     for layer in layers:
         y = layer(x)
         if layer.plan.adds_earlier_input:
-            y = before.added_to(y) if isinstance(before, Joined) else with_residual(y, before)
+            y = (
+                before.added_to(y)
+                if isinstance(before, MultiScaleInput)
+                else with_residual(y, before)
+            )
         before, x = x, y
     return x
 
@@ -84,7 +88,7 @@ class Network(nn.Module):
             initialise(layer, config, rng=rng)
 
     @property
-    def vision(self) -> Vision:
+    def vision(self) -> NetworkGeometry:
         """How the network looks at the image."""
         return self.layout.vision(self.config.context_alignment)
 
@@ -122,7 +126,9 @@ class Network(nn.Module):
 
     def _joined_coarsely(self, outputs: Sequence[Tensor], fc: Pathway) -> Tensor:
         first, *others = fc.layers()
-        before = Joined(outputs, [pathway.sight.factor for pathway in self.layout.pathways])
+        before = MultiScaleInput(
+            outputs, [pathway.sight.factor for pathway in self.layout.pathways]
+        )
         x = before.convolved(first)
         return through(others, before, x)
 

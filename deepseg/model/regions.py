@@ -1,7 +1,7 @@
 """Which voxels of every map are needed for a box of the prediction; nothing here imports torch.
 
-A `Field` is one whole segment: a tile, or a whole padded image. Boxes are counted in the map that
-they are part of.
+A `MapSizes` is one whole segment: a tile, or a whole padded image. Boxes are counted in the map
+that they are part of.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from deepseg.model.layout import LayerPlan, PathwayLayout
 
 
 @dataclass(frozen=True)
-class Field:
+class MapSizes:
     """Sizes of the maps of one whole segment.
 
     Attributes:
@@ -27,10 +27,12 @@ class Field:
     fc: tuple[Int3, ...]
 
 
-def field(pathways: Sequence[PathwayLayout], fc: PathwayLayout, inputs: Sequence[Int3]) -> Field:
+def map_sizes(
+    pathways: Sequence[PathwayLayout], fc: PathwayLayout, inputs: Sequence[Int3]
+) -> MapSizes:
     """The sizes that follow from those of the inputs."""
     parallel = tuple(_sizes(own.layers, n) for own, n in zip(pathways, inputs, strict=True))
-    return Field(parallel, _sizes(fc.layers, parallel[0][-1]))
+    return MapSizes(parallel, _sizes(fc.layers, parallel[0][-1]))
 
 
 def _sizes(layers: Sequence[LayerPlan], size: Int3) -> tuple[Int3, ...]:
@@ -69,7 +71,7 @@ def input_box(output: Box, size: Int3, plan: LayerPlan) -> Box:
     return wanted.moved(per_axis(lambda k: -((k - 1) // 2), plan.kernel)).within(size)
 
 
-def parts_of(box: Box, edge: int) -> Iterator[Box]:
+def split(box: Box, edge: int) -> Iterator[Box]:
     """Boxes of at most ``edge`` voxels along each axis that make up ``box``."""
     pieces = per_axis(lambda n: -(-n // edge), box.size)
     for i, j, k in product(*map(range, pieces)):

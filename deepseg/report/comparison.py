@@ -58,7 +58,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """Sessions that differ in their seed only."""
 
     name: str
@@ -71,7 +71,7 @@ class Group:
         return tuple(sorted(set(first).intersection(*others)))
 
 
-def weakest_best(groups: Sequence[Group]) -> float:
+def weakest_best(groups: Sequence[RunGroup]) -> float:
     """The best score, a mean over seeds, of the group in which it is lowest, cut to 3 digits.
 
     All groups come about as far, so that the epochs that they take to it tell them apart.
@@ -80,12 +80,12 @@ def weakest_best(groups: Sequence[Group]) -> float:
     return math.floor(min(means) * 1000) / 1000
 
 
-def comparison_rows(groups: Sequence[Group], reach: float) -> list[list[str]]:
+def comparison_rows(groups: Sequence[RunGroup], reach: float) -> list[list[str]]:
     """Cells under `COLUMNS`: a row for each group and, below it, one for each of several seeds."""
     return [row for group in groups for row in _rows(group, reach)]
 
 
-def _rows(group: Group, reach: float) -> list[list[str]]:
+def _rows(group: RunGroup, reach: float) -> list[list[str]]:
     runs = group.runs
     if len(runs) == 1:
         return [_row(f"{group.name}, seed {runs[0].seed}", runs[0], reach)]
@@ -123,7 +123,7 @@ def _mean(values: Sequence[float]) -> str:
     return f"{mean:.1f}".removesuffix(".0")
 
 
-def _reached(group: Group, reach: float) -> str:
+def _reached(group: RunGroup, reach: float) -> str:
     epochs = _epochs_to(group, reach)
     if not epochs:
         return "never"
@@ -131,13 +131,13 @@ def _reached(group: Group, reach: float) -> str:
     return _mean(epochs) + some
 
 
-def _epochs_to(group: Group, reach: float) -> list[int]:
+def _epochs_to(group: RunGroup, reach: float) -> list[int]:
     """Of the sessions that reach the score."""
     first = [run.first_epoch_with(reach) for run in group.runs]
     return [epoch for epoch in first if epoch is not None]
 
 
-def comparison_record(groups: Sequence[Group], *, metric: str, reach: float) -> dict[str, Any]:
+def comparison_record(groups: Sequence[RunGroup], *, metric: str, reach: float) -> dict[str, Any]:
     """Everything that is compared, for programs."""
     return {
         "metric": metric,
@@ -146,7 +146,7 @@ def comparison_record(groups: Sequence[Group], *, metric: str, reach: float) -> 
     }
 
 
-def _group_record(group: Group, reach: float) -> dict[str, Any]:
+def _group_record(group: RunGroup, reach: float) -> dict[str, Any]:
     epochs = _epochs_to(group, reach)
     return {
         "name": group.name,
@@ -160,7 +160,7 @@ def _group_record(group: Group, reach: float) -> dict[str, Any]:
     }
 
 
-def _moments(group: Group, value: Callable[[Run], float]) -> dict[str, float | None]:
+def _moments(group: RunGroup, value: Callable[[Run], float]) -> dict[str, float | None]:
     values = [value(run) for run in group.runs]
     return {
         "mean": statistics.fmean(values),
@@ -183,7 +183,7 @@ def _run_record(run: Run, reach: float) -> dict[str, Any]:
     }
 
 
-def comparison_csv(groups: Sequence[Group]) -> str:
+def comparison_csv(groups: Sequence[RunGroup]) -> str:
     """Every score on a line of its own: group, folder, seed, epoch, score."""
     rows = [
         [group.name, run.folder, run.seed, epoch, f"{score:.6g}"]

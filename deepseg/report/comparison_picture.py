@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepseg.report.comparison import Group
+from deepseg.report.comparison import RunGroup
 from deepseg.report.figure import PALETTE, escaped, new_figure, save_figure, shortened
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def write_comparison_picture(
-    groups: Sequence[Group], file: Path, *, metric: str, reach: float
+    groups: Sequence[RunGroup], file: Path, *, metric: str, reach: float
 ) -> None:
     """Draw ``groups`` into one PNG file.
 
@@ -63,7 +63,7 @@ def write_comparison_picture(
     save_figure(figure, file)
 
 
-def _draw_group(axes: Axes, group: Group, number: int) -> None:
+def _draw_group(axes: Axes, group: RunGroup, number: int) -> None:
     """The mean and the band over the epochs in which all its sessions were judged."""
     epochs = group.common_epochs
     scores = [[run.scores[epoch] for run in group.runs] for epoch in epochs]
@@ -85,6 +85,6 @@ def _draw_group(axes: Axes, group: Group, number: int) -> None:
     )
 
 
-def _label(group: Group) -> str:
+def _label(group: RunGroup) -> str:
     name = escaped(shortened(group.name, LETTERS))
     return name if len(group.runs) == 1 else f"{name} ({len(group.runs)} seeds)"

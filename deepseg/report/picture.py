@@ -29,7 +29,7 @@ from deepseg.report.overlay import (
     resized,
     resized_labels,
 )
-from deepseg.report.sheet import Entry, Row, write_sheet
+from deepseg.report.sheet import LegendEntry, SheetRow, write_sheet
 
 ROWS = ("image", "reference", "segmentation")
 TILE = 270
@@ -84,7 +84,7 @@ def write_picture(
     case = CasePicture(title, image, spacing_mm, segmentation, truth)
     by_view = zip(*_tiles(case, tuple(AXES), TILE), strict=True)
     named = zip(ROWS, by_view, strict=True)
-    rows = [Row(name, tiles) for name, tiles in named if tiles[0] is not None]
+    rows = [SheetRow(name, tiles) for name, tiles in named if tiles[0] is not None]
     write_sheet(file, title, tuple(AXES), rows, legend(classes))
 
 
@@ -104,7 +104,7 @@ def write_gallery(
     """
     fair = math.isqrt(PIXELS_OF_A_GALLERY // (len(ROWS) * len(pictures)))
     size = min(TILE, max(SMALLEST_TILE, fair))
-    rows = [Row(case.name, _tiles(case, ("axial",), size)[0]) for case in pictures]
+    rows = [SheetRow(case.name, _tiles(case, ("axial",), size)[0]) for case in pictures]
     write_sheet(file, title, ROWS, rows, legend(classes))
 
 
@@ -125,7 +125,7 @@ def slices_to_show(case: CasePicture) -> Int3:
     return x, y, z
 
 
-def legend(classes: Sequence[str]) -> list[Entry]:
+def legend(classes: Sequence[str]) -> list[LegendEntry]:
     """Each class but the background with its colour; their number only if they are very many."""
     if len(classes) - 1 > MOST_CLASSES:
         return [(f"{len(classes) - 1} classes, whose colours repeat", None)]

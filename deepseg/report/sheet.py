@@ -16,7 +16,7 @@ from deepseg.report.figure import escaped, new_figure, save_figure, shortened
 from deepseg.report.overlay import Pixels
 
 Colour: TypeAlias = tuple[int, int, int]
-Entry: TypeAlias = tuple[str, Colour | None]
+LegendEntry: TypeAlias = tuple[str, Colour | None]
 
 BACKGROUND = (16, 16, 18)
 INK = "#f0f0f0"
@@ -28,7 +28,7 @@ LEGEND_ROW, SWATCH = 26, 14
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """A row of a sheet.
 
     Attributes:
@@ -62,7 +62,7 @@ class Cell:
         return slice(top, top + height), slice(left, left + width)
 
 
-def cells(rows: Sequence[Row]) -> list[list[Cell]]:
+def cells(rows: Sequence[SheetRow]) -> list[list[Cell]]:
     """A cell for every tile, as large as the largest tile of its row and of its column."""
     shapes = [[(0, 0, 3) if tile is None else tile.shape for tile in row.tiles] for row in rows]
     heights = [max(height for height, _, _ in row) for row in shapes]
@@ -90,7 +90,11 @@ def legend_cells(names: Sequence[str], top: int, width: int) -> list[Cell]:
 
 
 def write_sheet(
-    file: Path, title: str, columns: Sequence[str], rows: Sequence[Row], legend: Sequence[Entry]
+    file: Path,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[SheetRow],
+    legend: Sequence[LegendEntry],
 ) -> None:
     """Write ``rows`` below the names of the ``columns`` as a PNG file.
 
@@ -127,7 +131,7 @@ class _Page:
         self._figure = new_figure(width, height, background="black")
         self._pixels = np.full((height, width, 3), BACKGROUND, dtype=np.uint8)
 
-    def row(self, row: Row, row_of_cells: Sequence[Cell]) -> None:
+    def row(self, row: SheetRow, row_of_cells: Sequence[Cell]) -> None:
         """Tiles, and the name of the row at their left."""
         first = row_of_cells[0]
         self.words(

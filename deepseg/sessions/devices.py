@@ -9,7 +9,7 @@ import torch
 
 from deepseg.config.training import Precision
 from deepseg.errors import DeepsegError, Problem
-from deepseg.model.convolution import computes_quickly
+from deepseg.model.kernels.convolution import computes_quickly
 
 PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from deepseg.errors import DeepsegError, FolderInUse, Problem, raise_if_any
 from deepseg.report.console import Console
 from deepseg.sessions.outcome import exit_code, problems
-from deepseg.sessions.parts import Part
+from deepseg.sessions.processes.shard import Shard
 from deepseg.storage.atomic import writable, write_json, write_text
 from deepseg.storage.save_file import SaveFile, read_save, write_save
 from deepseg.version import VERSION
@@ -52,7 +52,7 @@ class SessionFolder:
         path: Path,
         *,
         config_file: Path | None = None,
-        part: Part | None = None,
+        part: Shard | None = None,
         quiet: bool = False,
         leads: bool = True,
     ) -> None:

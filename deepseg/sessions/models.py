@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from deepseg.config.cases import Preparation
-from deepseg.config.loading import load
+from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
-from deepseg.geometry.context import Vision
+from deepseg.geometry.context import NetworkGeometry
 from deepseg.model.layout import layout
 from deepseg.model.network import Network
 from deepseg.randomness import Purpose, torch_seed
@@ -52,7 +52,7 @@ class Model:
         return self.provenance.keys() == {"initialised"}
 
     @property
-    def vision(self) -> Vision:
+    def vision(self) -> NetworkGeometry:
         """How the network looks at the image."""
         return layout(self.config).vision(self.config.context_alignment)
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from deepseg.config.model import ModelConfig
-from deepseg.data.checks import Facts
+from deepseg.data.cases.checks import CaseSummary
 from deepseg.geometry.boxes import Int3, per_axis, text, volume
 from deepseg.geometry.receptive_field import Window, receptive_field
 from deepseg.model.layout import Layout, PathwayLayout, layout
@@ -86,7 +86,7 @@ def transfer_table(console: Console, plan: Plan) -> None:
 
 
 def cases_table(
-    console: Console, title: str, facts: Sequence[Facts], classes: Sequence[str]
+    console: Console, title: str, facts: Sequence[CaseSummary], classes: Sequence[str]
 ) -> None:
     """Show number, size, spacing and class voxels of some cases."""
     shapes = Counter(text(one.shape) for one in facts if one.shape is not None)

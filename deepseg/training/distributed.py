@@ -20,14 +20,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from deepseg.model.kernels.fused_activation import Statistics
 from deepseg.model.layers import Norm
 from deepseg.model.network import Network
-from deepseg.model.preactivation import Statistics
 
 Item = TypeVar("Item")
 
 
-class Unanswered(Exception):
+class PeerLost(Exception):
     """Another rank takes part no longer. No RuntimeError: those are tried again elsewhere."""
 
 
@@ -115,10 +115,10 @@ class Ranks:
         return Statistics(mean, variance, found.epsilon, total, self.has_part, _added)
 
 
-ALONE = Ranks()
+SINGLE_RANK = Ranks()
 
 
-def normalise_together(network: Network, ranks: Ranks) -> None:
+def synchronise_batch_norm(network: Network, ranks: Ranks) -> None:
     """Let batch normalisation use the statistics of the whole batch, of which ranks have parts."""
     if ranks.count == 1:
         return
@@ -150,4 +150,4 @@ def _answered(ask: Callable[[], object]) -> None:
     try:
         ask()
     except RuntimeError as error:
-        raise Unanswered(str(error)) from error
+        raise PeerLost(str(error)) from error

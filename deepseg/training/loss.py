@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deepseg.config.training import ClassWeights, Loss
-from deepseg.training.distributed import ALONE, Ranks
+from deepseg.training.distributed import SINGLE_RANK, Ranks
 
 LOG_FLOOR = 1e-6  # keeps the logarithm finite
 OVERLAP_FLOOR = 1e-5  # keeps an absent class at an overlap of 1
@@ -42,7 +42,7 @@ def loss(
     weights: Tensor,
     *,
     anchored: Sequence[tuple[Tensor, Tensor]] = (),
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_RANK,
 ) -> LossParts:
     """The weighted sum of all parts that `settings` asks for.
 
@@ -82,7 +82,11 @@ def loss(
 
 
 def cross_entropy(
-    probabilities: Tensor, labels: Tensor, known: Tensor, weights: Tensor, ranks: Ranks = ALONE
+    probabilities: Tensor,
+    labels: Tensor,
+    known: Tensor,
+    weights: Tensor,
+    ranks: Ranks = SINGLE_RANK,
 ) -> Tensor:
     """``-sum w[y] log(p[y] + 1e-6) / voxels``; weights do not enter the denominator."""
     own = probabilities.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1)
@@ -91,13 +95,13 @@ def cross_entropy(
     return total / voxels.clamp(min=1)
 
 
-def dice_loss(probabilities: Tensor, truth: Tensor, ranks: Ranks = ALONE) -> Tensor:
+def dice_loss(probabilities: Tensor, truth: Tensor, ranks: Ranks = SINGLE_RANK) -> Tensor:
     """``1 - mean over classes of 2 sum(py) / (sum p + sum y)``; doi:10.1109/3DV.2016.79."""
     overlap, predicted, true = ranks.summed(*_sums(probabilities, truth))
     return 1 - ((2 * overlap + OVERLAP_FLOOR) / (predicted + true + OVERLAP_FLOOR)).mean()
 
 
-def iou_loss(probabilities: Tensor, truth: Tensor, ranks: Ranks = ALONE) -> Tensor:
+def iou_loss(probabilities: Tensor, truth: Tensor, ranks: Ranks = SINGLE_RANK) -> Tensor:
     """``1 - mean over classes of sum(py) / (sum p(1 - y) + sum y)``."""
     overlap, predicted, true = ranks.summed(*_sums(probabilities, truth))
     union = predicted - overlap + true
@@ -121,7 +125,7 @@ def class_weights(
     *,
     epoch: int,
     epochs: int,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_RANK,
 ) -> Tensor:
     """``(K,)``: weights of the cross-entropy in an epoch, counted from 0.
 

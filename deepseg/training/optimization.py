@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from deepseg.config.training import Adam, AdamW, Optimiser, Rmsprop, Sgd, WithMomentum
-from deepseg.training.groups import Group, default_group
+from deepseg.training.parameter_groups import ParameterGroup, default_group
 
 State: TypeAlias = dict[str, Tensor]
 
@@ -43,7 +43,7 @@ class Optimizer:
         self,
         weights: Iterable[tuple[str, nn.Parameter]],
         settings: Optimiser,
-        groups: Mapping[str, Group] | None = None,
+        groups: Mapping[str, ParameterGroup] | None = None,
     ) -> None:
         self.settings = settings
         self.learning_rate = settings.learning_rate
@@ -63,7 +63,7 @@ class Optimizer:
             else {kind: torch.zeros_like(weight) for kind in _kinds(self.settings)}
             for name, weight in self.weights.items()
         }
-        self._names: dict[Group, list[str]] = {}
+        self._names: dict[ParameterGroup, list[str]] = {}
         for name in self.weights:
             group = default_group(self.settings) if self._groups is None else self._groups[name]
             self._names.setdefault(group, []).append(name)
@@ -96,7 +96,7 @@ class Optimizer:
             if active:
                 self._move(active, group)
 
-    def _move(self, names: Sequence[str], group: Group) -> None:
+    def _move(self, names: Sequence[str], group: ParameterGroup) -> None:
         for name in names:
             self.steps[name] += 1
         step = _Step(
@@ -119,7 +119,7 @@ class Optimizer:
             case AdamW():
                 _adamw(step, self.settings)
 
-    def _rate(self, group: Group) -> float:
+    def _rate(self, group: ParameterGroup) -> float:
         return self.learning_rate * group.factor
 
     def saved(self) -> dict[str, Any]:

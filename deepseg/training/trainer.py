@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from deepseg.config.training import Loss, Steps
-from deepseg.data.stream import Batch
+from deepseg.data.segments.loader import Batch
 from deepseg.errors import NumericalFailure, Problem
 from deepseg.inference.metrics import Confusion, Counts
 from deepseg.model.network import Network
-from deepseg.training.distributed import ALONE, Ranks
-from deepseg.training.groups import weight_type
+from deepseg.training.allocator import keep_freed_memory
+from deepseg.training.distributed import SINGLE_RANK, Ranks
 from deepseg.training.loss import class_weights, loss
-from deepseg.training.memory import keep_freed_memory
 from deepseg.training.optimization import Optimizer
+from deepseg.training.parameter_groups import weight_type
 
 NO_ANCHORS: Mapping[str, Tensor] = MappingProxyType({})
 ONE_EACH = Steps()
@@ -88,7 +88,7 @@ class Tally:
         parts: Mapping[str, Tensor],
         logits: Tensor,
         batch: Batch,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_RANK,
     ) -> None:
         """Count one batch, with the parts of it that other ranks have."""
         self.losses.append(total)
@@ -124,7 +124,7 @@ def train_on(
     anchors: Mapping[str, Tensor] = NO_ANCHORS,
     steps: Steps = ONE_EACH,
     on_update: Callable[[], None] = lambda: None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_RANK,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """One optimiser step for every batch, or for as many as are accumulated; the rest is one too.
@@ -207,7 +207,7 @@ def validate_on(
     *,
     anchors: Mapping[str, Tensor] = NO_ANCHORS,
     on_batch: Callable[[], None] = lambda: None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_RANK,
 ) -> Outcome:
     """Loss and counts on validation samples, in evaluation mode, all classes weighing the same."""
     network.eval()

@@ -9,10 +9,10 @@ from torch import Tensor
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 from deepseg.model.layout import Layout, layout
-from deepseg.transfer.plan import Copy, Entry, Plan, Row
+from deepseg.transfer.map_selection import overlap
+from deepseg.transfer.plan import Copy, LayerSummary, Plan, TensorPlan
 from deepseg.transfer.rules import TransferRules, in_options
 from deepseg.transfer.source import Source
-from deepseg.transfer.wiring import overlap
 
 MEANINGFUL = ("layers", "min_match")  # rules that need no layers in the source
 
@@ -77,21 +77,25 @@ def _check_rules(source: Source, rules: TransferRules) -> None:
         )
 
 
-def _entry(name: str, new: Tensor, old: Tensor | None, is_chosen: bool, plan: Layout) -> Entry:
+def _entry(name: str, new: Tensor, old: Tensor | None, is_chosen: bool, plan: Layout) -> TensorPlan:
     shape = tuple(new.shape)
     if not is_chosen:
         is_head = _layer_of(name) == plan.fc.layers[-1].address
-        return Entry(name, shape, why="new classification layer" if is_head else "not asked for")
+        return TensorPlan(
+            name, shape, why="new classification layer" if is_head else "not asked for"
+        )
     if old is None:
-        return Entry(name, shape, why="not in the source")
+        return TensorPlan(name, shape, why="not in the source")
     if old.shape != new.shape:
-        return Entry(name, shape, why=f"of shape {_text(old)} in the source, {_text(new)} here")
+        return TensorPlan(
+            name, shape, why=f"of shape {_text(old)} in the source, {_text(new)} here"
+        )
     wirings = tuple(overlap(size, size) for size in shape[:2])
-    return Entry(name, shape, Copy(name, wirings))
+    return TensorPlan(name, shape, Copy(name, wirings))
 
 
 def _check_share(
-    source: Source, weights: Mapping[str, Tensor], wanted: list[Entry], rules: TransferRules
+    source: Source, weights: Mapping[str, Tensor], wanted: list[TensorPlan], rules: TransferRules
 ) -> None:
     found = sum(entry.copy is not None for entry in wanted)
     if found >= rules.min_match * len(wanted) and found:
@@ -110,11 +114,11 @@ def _check_share(
     )
 
 
-def _row(address: str, entries: list[Entry]) -> Row:
+def _row(address: str, entries: list[TensorPlan]) -> LayerSummary:
     own = [entry for entry in entries if _layer_of(entry.name) == address]
     copied = [entry for entry in own if entry.copy is not None]
     reasons = {entry.why for entry in own if entry.why}
-    return Row(
+    return LayerSummary(
         layer=address,
         source=address if copied else "",
         outputs=f"{len(copied)}/{len(own)} tensors" if copied else "",
@@ -123,7 +127,9 @@ def _row(address: str, entries: list[Entry]) -> Row:
     )
 
 
-def _skipped(source: Source, entries: Mapping[str, Entry], wanted: list[Entry]) -> Iterator[str]:
+def _skipped(
+    source: Source, entries: Mapping[str, TensorPlan], wanted: list[TensorPlan]
+) -> Iterator[str]:
     for name in source.tensors:
         if name not in entries:
             yield f"Skipping {name}: in the source only"

@@ -21,7 +21,7 @@ SAME_RESOLUTION = 0.01  # relative difference below which two voxel sizes count 
 
 STOPPED = "stopped here"
 
-Fate: TypeAlias = Literal["fed", "left", "missing", "inserted"]
+LayerStatus: TypeAlias = Literal["fed", "left", "missing", "inserted"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Match:
 
     target: LayerPlan
     source: LayerPlan | None
-    fate: Fate = "fed"
+    fate: LayerStatus = "fed"
     why_not: str = ""
 
 
@@ -66,7 +66,7 @@ class Matching:
         return {match.source.address for match in self.layers if match.source is not None}
 
 
-def matched(
+def match_layers(
     source: Layout,
     target: Layout,
     rules: TransferRules,
@@ -261,7 +261,7 @@ def _fc(source: Layout, target: Layout, rules: TransferRules, stops: Sequence[st
 
 def _pairs(layers: Sequence[LayerPlan], old: PathwayLayout, rules: TransferRules) -> list[Match]:
     known = [layer for layer in old.layers if not layer.is_head]
-    fate: Fate = "inserted" if rules.depth == "identity" else "missing"
+    fate: LayerStatus = "inserted" if rules.depth == "identity" else "missing"
     missing = layers[len(known) :]
     return [
         *(Match(own, one) for own, one in zip(layers, known, strict=False)),

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deepseg.transfer.map_selection import MapSelection
 from deepseg.transfer.matching import ranges
 from deepseg.transfer.rules import TransferRules
 from deepseg.transfer.source import Source
-from deepseg.transfer.wiring import Wiring
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Copy:
     """
 
     source: str
-    wirings: tuple[Wiring, ...]
+    wirings: tuple[MapSelection, ...]
     scale: float = 1.0
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorPlan:
     """What becomes of one tensor.
 
     Attributes:
@@ -85,7 +85,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Row:
+class LayerSummary:
     """What becomes of one layer, for people.
 
     Attributes:
@@ -118,13 +118,13 @@ class Plan:
 
     source: Source
     rules: TransferRules
-    entries: tuple[Entry, ...]
-    rows: tuple[Row, ...]
+    entries: tuple[TensorPlan, ...]
+    rows: tuple[LayerSummary, ...]
     source_only: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
     @property
-    def touched(self) -> list[Entry]:
+    def touched(self) -> list[TensorPlan]:
         """Tensors that do not stay entirely as initialised."""
         return [entry for entry in self.entries if entry.filled]
 
@@ -140,7 +140,7 @@ class Plan:
 
     def table(self) -> list[list[str]]:
         """The rows for people: neighbours that stay for one reason stand together."""
-        runs: list[tuple[list[str], Row]] = []
+        runs: list[tuple[list[str], LayerSummary]] = []
         for row in self.rows:
             pathway = row.layer.rpartition(".")[0]
             if runs and not row.source and _stands_with(runs[-1][1], row, pathway):
@@ -188,7 +188,7 @@ class Plan:
         }
 
 
-def _stands_with(before: Row, row: Row, pathway: str) -> bool:
+def _stands_with(before: LayerSummary, row: LayerSummary, pathway: str) -> bool:
     alike = (before.source, before.new) == (row.source, row.new)
     return alike and before.layer.startswith(f"{pathway}.")
 
@@ -206,7 +206,7 @@ def applied(plan: Plan, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _filled(entry: Entry, new: Tensor, sources: Mapping[str, Tensor]) -> Tensor:
+def _filled(entry: TensorPlan, new: Tensor, sources: Mapping[str, Tensor]) -> Tensor:
     if entry.given is not None:
         return entry.given.to(new.dtype)
     if entry.copy is None:
@@ -223,7 +223,7 @@ def _filled(entry: Entry, new: Tensor, sources: Mapping[str, Tensor]) -> Tensor:
     return result
 
 
-def _combined(values: Tensor, axis: int, wiring: Wiring) -> Tensor:
+def _combined(values: Tensor, axis: int, wiring: MapSelection) -> Tensor:
     """The filled maps of one axis, each the weighted sum of its sources."""
     maps = []
     for row in wiring.rows:
@@ -249,7 +249,7 @@ def _centred(values: Tensor, kernel: tuple[int, ...]) -> Tensor:
     return F.pad(values, margins)
 
 
-def _where(wirings: tuple[Wiring, ...]) -> tuple[Tensor, ...]:
+def _where(wirings: tuple[MapSelection, ...]) -> tuple[Tensor, ...]:
     """Index of the filled maps along all axes at once."""
     filled = [torch.tensor(wiring.filled) for wiring in wirings]
     return tuple(

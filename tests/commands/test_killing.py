@@ -254,7 +254,7 @@ def test_a_killed_worker_costs_no_bits(command, place, undisturbed, same_session
 
 def test_workers_that_die_again_and_again_end_the_session(command, place, monkeypatch, killing):
     prepare(place.path, workers=1)
-    monkeypatch.setattr("deepseg.data.stream.ATTEMPTS", 1)
+    monkeypatch.setattr("deepseg.data.segments.loader.ATTEMPTS", 1)
     killing(5)
     result = command(*TRAIN)
     assert result.returncode == 137

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import deepseg.sessions.answering
 import deepseg.sessions.folder
+import deepseg.sessions.segmentation.predict_case
 from deepseg.geometry.boxes import volume
-from deepseg.inference.fast_network import FastNetwork
-from deepseg.inference.room import EXHAUSTED
-from deepseg.sessions.finished import FinishedCases
+from deepseg.inference.boxwise.network import BoxwiseNetwork
+from deepseg.inference.out_of_memory import EXHAUSTED
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.parts import Part
+from deepseg.sessions.processes.shard import Shard
+from deepseg.sessions.segmentation.completed_cases import CompletedCases
 
 TEST = ("-test", "test.yaml", "-model", "M.save")
 NAMES = ("d", "c", "a")
@@ -216,12 +216,12 @@ def test_with_keep_going_a_path_through_a_file_costs_only_its_case(command, plac
 def no_memory_for_c(how, opened, console):
     if opened.case.name == "c":
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 TB")
-    return deepseg.sessions.answering.segmented(how, opened, console)
+    return deepseg.sessions.segmentation.predict_case.predict_case(how, opened, console)
 
 
 @pytest.mark.parametrize(("options", "code", "done"), [(["-keepGoing"], 3, "da"), ([], 137, "d")])
 def test_want_of_memory_is_a_fault_of_its_case(command, three, monkeypatch, options, code, done):
-    monkeypatch.setattr("deepseg.sessions.segmenting.segmented", no_memory_for_c)
+    monkeypatch.setattr("deepseg.sessions.segmentation.case_stages.predict_case", no_memory_for_c)
     result = command(*TEST, *options)
     assert result.returncode == code
     place = "c" if options else "test.yaml"
@@ -251,7 +251,7 @@ def test_a_limit_that_is_not_kept_is_said(command, place, three):
 
 
 def test_smaller_boxes_are_said_once_in_a_session(command, place, three, monkeypatch):
-    pathway = FastNetwork.pathway
+    pathway = BoxwiseNetwork.pathway
 
     def small(self, number, whole, output, read):
         if volume(output.size) > 500:
@@ -259,7 +259,7 @@ def test_smaller_boxes_are_said_once_in_a_session(command, place, three, monkeyp
         return pathway(self, number, whole, output, read)
 
     place.write("test.yaml", (place / "test.yaml").read_text() + "inference: {mirror: [x]}\n")
-    monkeypatch.setattr(FastNetwork, "pathway", small)
+    monkeypatch.setattr(BoxwiseNetwork, "pathway", small)
     result = command(*TEST)
     assert (result.returncode, result.warnings) == (0, [f"WARNING {EXHAUSTED}"])
 
@@ -274,7 +274,7 @@ def test_without_keep_going_a_failed_case_ends_the_session_and_the_others_stay_d
 def test_a_case_that_is_being_written_is_whole_before_the_session_ends(command, three, monkeypatch):
     (three / "predictions/c_Segm.nii.gz/in the way").mkdir(parents=True)
     ends = []
-    leave, write = SessionFolder.__exit__, deepseg.sessions.segmenting.write_results
+    leave, write = SessionFolder.__exit__, deepseg.sessions.segmentation.case_stages.write_results
 
     def slowly(found, name, *others):
         if name == "a":
@@ -285,7 +285,7 @@ def test_a_case_that_is_being_written_is_whole_before_the_session_ends(command, 
         ends.append(sorted(path.name for path in (three / "cases").iterdir()))
         return leave(*arguments)
 
-    monkeypatch.setattr("deepseg.sessions.segmenting.write_results", slowly)
+    monkeypatch.setattr("deepseg.sessions.segmentation.case_stages.write_results", slowly)
     monkeypatch.setattr(SessionFolder, "__exit__", leaving)
     assert command(*TEST).returncode == 5
     assert ends == [["a.json", "d.json"]]
@@ -299,9 +299,9 @@ def test_an_image_that_changes_while_its_case_is_computed_is_done_again(
         def changing(how, opened, console):
             if opened.case.name == "c":
                 place.store("c/T1.nii.gz", place.array("c/T1.nii.gz") + 1)
-            return deepseg.sessions.answering.segmented(how, opened, console)
+            return deepseg.sessions.segmentation.predict_case.predict_case(how, opened, console)
 
-        patch.setattr("deepseg.sessions.segmenting.segmented", changing)
+        patch.setattr("deepseg.sessions.segmentation.case_stages.predict_case", changing)
         assert command(*TEST).returncode == 0
     before = results(three)
     assert command(*TEST).returncode == 0
@@ -312,7 +312,7 @@ def test_a_kill_between_two_cases_keeps_the_first(start, wait, command, place, t
     stopper = (
         "-c",
         "import os, signal, sys\n"
-        "import deepseg.sessions.segmenting as module\n"
+        "import deepseg.sessions.segmentation.case_stages as module\n"
         "write = module.write_results\n"
         "def deadly(found, name, *others):\n"
         "    if name == 'c':\n"
@@ -394,7 +394,7 @@ def in_use():
 
 
 def test_a_whole_run_waits_for_no_part_and_a_part_for_no_whole_run(command, place, three):
-    with SessionFolder(three, part=Part(1, 2), quiet=True):
+    with SessionFolder(three, part=Shard(1, 2), quiet=True):
         refused = command(*TEST)
         other = command(*TEST, "-part", "2/2")
         same = command(*TEST, "-part", "1/2")
@@ -444,7 +444,7 @@ def soon(is_so):
 
 def test_the_processes_of_a_command_that_is_killed_end_too(start, command, place, three):
     three.mkdir(parents=True)
-    with FinishedCases(three).alone():  # each of them waits for this before it writes the tables
+    with CompletedCases(three).alone():  # each of them waits for this before it writes the tables
         killed = start(*TEST, "-dev", "cpu", "-devices", "2")
         soon(lambda: all((three / f"cases/{name}.json").exists() for name in NAMES))
         own = processes_of(killed.pid)

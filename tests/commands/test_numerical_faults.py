@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from deepseg.data.stream import Batch
-from deepseg.sessions import training_run
+from deepseg.data.segments.loader import Batch
 from deepseg.sessions.models import read_model
+from deepseg.sessions.training import run as training_run
 from deepseg.training.optimization import Optimizer
 
 TRAIN = ("-train", "train.yaml")

@@ -25,7 +25,7 @@ SPOILT = """\
 import os
 if os.environ.get("RANK") == "1":
     import torch
-    from deepseg.data import stream
+    from deepseg.data.segments import loader as stream
     from deepseg.errors import DeepsegError, Problem
     joined = stream.joined
     def spoilt(samples):

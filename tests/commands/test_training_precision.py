@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deepseg.model import convolution
+from deepseg.model.kernels import convolution
 from deepseg.sessions import devices
 from deepseg.sessions.models import read_model
 

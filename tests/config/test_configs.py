@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deepseg.config.loading import load
+from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.config.reference import deepmedic_keys_markdown, reference_markdown
 from deepseg.config.testing import TestConfig

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from deepseg.config.loading import load
+from deepseg.config.load import load
 from deepseg.config.testing import Inference, TestConfig
 from deepseg.errors import DeepsegError
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deepseg.config.cases import Preparation, ZScore
-from deepseg.data.cases import Case
+from deepseg.data.cases.case import Case
 from deepseg.data.preparation import (
     channel_bytes,
     fingerprint,

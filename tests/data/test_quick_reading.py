@@ -8,13 +8,20 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from deepseg.config.training import Augmentation
-from deepseg.data import voxels
-from deepseg.data.augmentation import STILL, motion
+from deepseg.data.images.volumes import Geometry
 from deepseg.data.preparation import PreparedCase
-from deepseg.data.segments import Segment, box_around, cut, reach
-from deepseg.data.volumes import Geometry
-from deepseg.data.voxels import Turn, interpolated, mirrored, nearest_labels, read, read_labels
-from deepseg.geometry.context import Lattice, Sight, Vision
+from deepseg.data.segments import lattice_reading as voxels
+from deepseg.data.segments.augmentation import IDENTITY, random_transform
+from deepseg.data.segments.lattice_reading import (
+    AxisPermutation,
+    interpolated,
+    mirrored,
+    nearest_labels,
+    read,
+    read_labels,
+)
+from deepseg.data.segments.segment import Segment, box_around, cut, reach
+from deepseg.geometry.context import Lattice, NetworkGeometry, PathwayGeometry
 
 # The plain versions
 
@@ -111,7 +118,7 @@ lattices = st.builds(
 )
 margins = st.tuples(*[st.tuples(*[st.integers(0, 4)] * 3)] * 2)
 turns = st.builds(
-    Turn,
+    AxisPermutation,
     axes=st.permutations(range(3)).map(tuple),
     signs=st.tuples(*[st.sampled_from([1, -1])] * 3),
 )
@@ -194,8 +201,10 @@ def test_the_ends_of_an_image_by_hand(place, voxel):
 
 
 SHAPE = (31, 26, 37)
-THREE = Vision(
-    tuple(Sight((f, f, f), (8, 8, 8)) for f in (1, 3, 5)), fc_shrink=(2, 2, 2), alignment="centred"
+THREE = NetworkGeometry(
+    tuple(PathwayGeometry((f, f, f), (8, 8, 8)) for f in (1, 3, 5)),
+    fc_shrink=(2, 2, 2),
+    alignment="centred",
 )
 MOVING = {
     "intensity": {"shift": {"mean": 0, "deviation": 0.1}, "scale": {"mean": 1, "deviation": 0.1}},
@@ -216,11 +225,11 @@ def test_a_moved_segment_of_three_pathways_is_the_plain_one(seed, elastic):
     )  # fmt: skip
     centre = tuple(int(rng.integers(n)) for n in SHAPE)
     box = box_around(centre, (17, 18, 19))
-    moved = motion(
+    moved = random_transform(
         Augmentation.model_validate({**MOVING, "elastic": elastic}), channels=2,
         spacing_mm=case.geometry.spacing_mm, reach=reach(THREE.lattices(box)), rng=rng,
     )  # fmt: skip
-    assert moved != STILL
+    assert moved != IDENTITY
     found, plain = cut(case, box, THREE, moved=moved), plain_cut(case, box, THREE, moved)
     assert np.array_equal(found.labels, plain.labels)
     for one, expected in zip(found.inputs, plain.inputs, strict=True):

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepseg.geometry.boxes import Box
-from deepseg.geometry.context import Lattice, Sight, coarse_size, core, lattice, margin
+from deepseg.geometry.context import Lattice, PathwayGeometry, coarse_size, core, lattice, margin
 
-NORMAL = Sight((1, 1, 1), (16, 16, 16))
-BY_3 = Sight((3, 3, 3), (16, 16, 16))
+NORMAL = PathwayGeometry((1, 1, 1), (16, 16, 16))
+BY_3 = PathwayGeometry((3, 3, 3), (16, 16, 16))
 
 
 def along_x(found: Lattice) -> list[int]:
@@ -26,7 +26,7 @@ def test_the_sizes_of_the_default_network(segment, output, by_3, by_5):
     assert margin(NORMAL.shrink) == ((8, 8, 8), (8, 8, 8))
     for factor, (size, read) in {3: by_3, 5: by_5}.items():
         assert coarse_size((output,) * 3, (factor,) * 3) == (size,) * 3
-        sight = Sight((factor,) * 3, NORMAL.shrink)
+        sight = PathwayGeometry((factor,) * 3, NORMAL.shrink)
         assert lattice(box, NORMAL, sight, "centred").count == (read,) * 3
 
 
@@ -47,7 +47,10 @@ def test_deepmedic_alignment_gives_its_indices(start, inside):
 def test_deepmedic_alignment_with_an_even_factor_by_hand():
     # factor 4, field 17: before = 1 * 17 + 8 = 25, centre = 1, low = 60 + 1 - 25 = 36
     found = lattice(
-        Box((60, 60, 60), (25, 25, 25)), NORMAL, Sight((4, 4, 4), NORMAL.shrink), "deepmedic"
+        Box((60, 60, 60), (25, 25, 25)),
+        NORMAL,
+        PathwayGeometry((4, 4, 4), NORMAL.shrink),
+        "deepmedic",
     )
     assert along_x(found)[0] == 36
     assert found.count == (3 + 16,) * 3
@@ -65,10 +68,10 @@ def test_a_centred_point_is_the_middle_of_the_voxels_it_speaks_for(
     start, output, normal, coarse, factor
 ):
     segment = Box(start, tuple(n + m for n, m in zip(output, normal, strict=True)))
-    sight = Sight(factor, coarse)
-    if sight == Sight((1, 1, 1), normal):
+    sight = PathwayGeometry(factor, coarse)
+    if sight == PathwayGeometry((1, 1, 1), normal):
         return
-    found = lattice(segment, Sight((1, 1, 1), normal), sight, "centred")
+    found = lattice(segment, PathwayGeometry((1, 1, 1), normal), sight, "centred")
     for axis in range(3):
         first_output_sees = found.start[axis] + factor[axis] * coarse[axis] // 2
         first_block = range(start[axis] + normal[axis] // 2, 99)[: factor[axis]]
@@ -77,12 +80,12 @@ def test_a_centred_point_is_the_middle_of_the_voxels_it_speaks_for(
 
 @given(start=starts, shift=starts, output=sizes, coarse=shrinks, factor=factors)
 def test_centred_context_moves_with_the_segment(start, shift, output, coarse, factor):
-    normal = Sight((1, 1, 1), (4, 6, 2))
+    normal = PathwayGeometry((1, 1, 1), (4, 6, 2))
     segment = Box(start, tuple(n + m for n, m in zip(output, normal.shrink, strict=True)))
-    here = lattice(segment, normal, Sight(factor, coarse), "centred")
-    there = lattice(segment.moved(shift), normal, Sight(factor, coarse), "centred")
+    here = lattice(segment, normal, PathwayGeometry(factor, coarse), "centred")
+    there = lattice(segment.moved(shift), normal, PathwayGeometry(factor, coarse), "centred")
     assert there.count == here.count
-    if Sight(factor, coarse) != normal:
+    if PathwayGeometry(factor, coarse) != normal:
         assert there.start == tuple(a + d for a, d in zip(here.start, shift, strict=True))
 
 

@@ -1,14 +1,14 @@
 """How taps fall on repeated voxels, by hand."""
 
-from deepseg.geometry.repetition import Group, Run, groups
+from deepseg.geometry.repetition import Run, TapGroup, groups
 
 
 def test_three_taps_on_voxels_repeated_three_times_fall_in_three_ways():
     found = groups(3, 9, factor=3, size=30, kernel=3, border="zero")
     assert found == [
-        Group((-1, 0, 0), (Run(first=0, coarse=1, count=2),)),
-        Group((0, 0, 0), (Run(first=1, coarse=1, count=2),)),
-        Group((0, 0, 1), (Run(first=2, coarse=1, count=2),)),
+        TapGroup((-1, 0, 0), (Run(first=0, coarse=1, count=2),)),
+        TapGroup((0, 0, 0), (Run(first=1, coarse=1, count=2),)),
+        TapGroup((0, 0, 1), (Run(first=2, coarse=1, count=2),)),
     ]
     assert [group.taps for group in found] == [2, 1, 2]
 
@@ -21,9 +21,9 @@ def test_phases_whose_taps_fall_alike_share_a_group():
 def test_a_mirrored_end_repeats_its_voxel():
     # In front of voxel 0 it stands again, and behind voxel 7, the second of coarse voxel 2.
     assert groups(0, 8, factor=3, size=8, kernel=3, border="mirror") == [
-        Group((0, 0, 0), (Run(0, 0, 1), Run(1, 0, 3))),
-        Group((0, 0, 1), (Run(2, 0, 2),)),
-        Group((-1, 0, 0), (Run(3, 1, 2),)),
+        TapGroup((0, 0, 0), (Run(0, 0, 1), Run(1, 0, 3))),
+        TapGroup((0, 0, 1), (Run(2, 0, 2),)),
+        TapGroup((-1, 0, 0), (Run(3, 1, 2),)),
     ]
 
 
@@ -35,7 +35,7 @@ def test_beyond_a_border_of_zeros_there_is_nothing_to_see():
 
 def test_without_a_border_the_first_tap_stands_at_the_output_voxel():
     found = groups(1, 3, factor=2, size=9, kernel=3, border="none")
-    assert found == [Group((0, 1, 1), (Run(0, 0, 1),)), Group((0, 0, 1), (Run(1, 1, 1),))]
+    assert found == [TapGroup((0, 1, 1), (Run(0, 0, 1),)), TapGroup((0, 0, 1), (Run(1, 1, 1),))]
     assert [group.coarse for group in found] == [range(1), range(1, 2)]
 
 

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepseg.geometry.boxes import Box, per_axis
-from deepseg.geometry.context import Sight, Vision
+from deepseg.geometry.context import NetworkGeometry, PathwayGeometry
 from deepseg.geometry.tiles import starts, tiles
 
 
 def vision(shrink, fc=(0, 0, 0)):
-    return Vision((Sight((1, 1, 1), shrink),), fc, "centred")
+    return NetworkGeometry((PathwayGeometry((1, 1, 1), shrink),), fc, "centred")
 
 
 DEEPMEDIC = vision((16, 16, 16))

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from deepseg.geometry.boxes import Box
-from deepseg.geometry.context import Sight, Vision
+from deepseg.geometry.context import NetworkGeometry, PathwayGeometry
 from deepseg.geometry.tiles import tiles
 from deepseg.inference.overlap import WeightedSum, overlapping_tiles, window
 
-VISION = Vision((Sight((1, 1, 1), (4, 2, 0)),), (0, 0, 0), "centred")
+VISION = NetworkGeometry((PathwayGeometry((1, 1, 1), (4, 2, 0)),), (0, 0, 0), "centred")
 SHAPE = (20, 9, 13)
 
 

@@ -220,7 +220,7 @@ def test_context_is_a_function_of_place_only():
     """Two segments that overlap say the same about the voxels they share, if they are in phase."""
     config = model(subsampled={"factors": [3]}, fc={})
     network = built(config).eval()
-    from deepseg.data.voxels import read
+    from deepseg.data.segments.lattice_reading import read
     from deepseg.geometry.boxes import Box
 
     image = np.random.default_rng(3).normal(size=(2, 40, 41, 42)).astype(np.float32)

@@ -9,11 +9,12 @@ from torch.nn import functional as F
 from deepseg.config.model import ModelConfig
 from deepseg.geometry.boxes import Box
 from deepseg.geometry.repetition import groups
-from deepseg.model import layers, preactivation
+from deepseg.model import layers
+from deepseg.model.kernels import fused_activation as preactivation
+from deepseg.model.kernels.fused_activation import Statistics, dropout_mask, fused_activation
+from deepseg.model.kernels.repeated_convolution import repeated_sums
 from deepseg.model.layers import LowRankConvolution, Norm, PRelu, cropped, padded
 from deepseg.model.network import Network, repeated
-from deepseg.model.preactivation import Statistics, kept_by_dropout, preactivated
-from deepseg.model.repetition import repeated_sums
 
 
 def plain_logits(network, inputs):
@@ -187,7 +188,7 @@ def test_maps_of_many_pieces_and_several_threads_take_the_same_step(monkeypatch,
 
 @pytest.mark.parametrize("activation", ["prelu", "elu"])
 def test_what_dropout_switches_off_has_no_part_in_the_step(monkeypatch, activation):
-    monkeypatch.setattr(layers, "kept_by_dropout", mask_like)
+    monkeypatch.setattr(layers, "dropout_mask", mask_like)
     monkeypatch.setattr(F, "dropout", lambda x, rate: x * mask_like(x, rate) / (1 - rate))
     network = network_of(activation=activation, fc={**FC, "dropout": [0.25, 0.5, 0.5]})
     for layer in network.layers():
@@ -197,7 +198,7 @@ def test_what_dropout_switches_off_has_no_part_in_the_step(monkeypatch, activati
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.75])
 def test_dropout_switches_off_a_share_of_all_maps(rate):
-    kept = kept_by_dropout(torch.empty(3, 40, 20, 21, 22), rate)
+    kept = dropout_mask(torch.empty(3, 40, 20, 21, 22), rate)
     assert kept.shape == (3, 40, 20, 21, 22)
     assert kept.dtype == torch.bool
     off = 1 - kept.float().mean((0, 2, 3, 4))
@@ -221,7 +222,7 @@ def test_maps_of_many_pieces_are_activated_without_gradients_too(threads):
     x = torch.randn(2, 40, 20, 21, 22)
     one = torch.ones(40)
     with torch.inference_mode():
-        found = preactivated(x, Statistics(0 * one, one, 0.0), one, one, 0 * one)
+        found = fused_activation(x, Statistics(0 * one, one, 0.0), one, one, 0 * one)
     assert torch.equal(found, (x + 1).clamp(min=0))
 
 

@@ -10,15 +10,15 @@ import pytest
 
 import deepseg
 from deepseg.config.cases import Preparation
-from deepseg.data.cases import Case
+from deepseg.data.cases.case import Case
+from deepseg.data.images.volumes import read_mask
 from deepseg.data.preparation import prepared
-from deepseg.data.volumes import read_mask
-from deepseg.inference.answer import Answer, Wanted
-from deepseg.inference.fast_network import FastNetwork
-from deepseg.inference.fast_volume import pieces
-from deepseg.inference.jobs import jobs
+from deepseg.inference.boxwise.network import BoxwiseNetwork
+from deepseg.inference.boxwise.plan import work_units
+from deepseg.inference.boxwise.predict import box_predictions
 from deepseg.inference.postprocess import segmentation
-from deepseg.inference.volume import predict
+from deepseg.inference.prediction import Prediction, RequestedMaps
+from deepseg.inference.tilewise import predict
 from deepseg.report.console import Console
 from deepseg.transfer.rules import TransferRules
 
@@ -74,11 +74,11 @@ def test_an_imported_model_says_what_deepmedic_says(case, tmp_path):
         network, ready, tile=network.config.segment_sizes["inference"], batch_size=4,
         feature_maps={address: slice(None) for address, _ in maps.values()},
     )  # fmt: skip
-    fast = FastNetwork(network)
-    todo = jobs(fast, ready, memory=1 << 30, tile=network.config.segment_sizes["inference"])
+    fast = BoxwiseNetwork(network)
+    todo = work_units(fast, ready, memory=1 << 30, tile=network.config.segment_sizes["inference"])
     labels = range(len(network.config.classes))
-    quick = Answer(ready.shape, len(labels), Wanted(labels))
-    for _, piece in pieces(fast, ready, todo, wanted=labels):
+    quick = Prediction(ready.shape, len(labels), RequestedMaps(labels))
+    for _, piece in box_predictions(fast, ready, todo, wanted=labels):
         quick.put(piece)
     roi = read_mask(own.roi).array
     quick.clear_outside(roi)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from deepseg.config.deepmedic import translated
-from deepseg.config.loading import load
+from deepseg.config.deepmedic.translate import translated
+from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
-from deepseg.config.reading import read_cfg, validated
 from deepseg.config.training import Adam, TrainConfig
+from deepseg.config.validation.validate import read_cfg, validate
 from deepseg.model.network import Network
 from deepseg.training.freezing import freeze, trainable
 from deepseg.training.loss import class_weights, loss
@@ -39,7 +39,7 @@ def train_config(cfg: Path) -> TrainConfig:
     values["output"] = "."
     values["training"] = {**values["training"], "cases": {"table": "none.csv"}}
     freezing = {**values.get("freeze", {}), "batch_norm": "statistics"}  # as DeepMedic does
-    return validated(TrainConfig, replace(document, values={**values, "freeze": freezing}))
+    return validate(TrainConfig, replace(document, values={**values, "freeze": freezing}))
 
 
 class Run:

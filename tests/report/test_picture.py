@@ -25,7 +25,7 @@ from deepseg.report.picture import (
     write_gallery,
     write_picture,
 )
-from deepseg.report.sheet import GAP, LEFT, SWATCH, TOP, Row, cells, legend_cells
+from deepseg.report.sheet import GAP, LEFT, SWATCH, TOP, SheetRow, cells, legend_cells
 
 SHAPE = (20, 30, 10)
 CLASSES = ["background", "oedema", "core"]
@@ -178,7 +178,7 @@ def test_cells_are_as_large_as_the_largest_tile_of_row_and_column():
     def tile(height, width):
         return np.zeros((height, width, 3), dtype=np.uint8)
 
-    rows = [Row("a", (tile(10, 20), tile(30, 5))), Row("b", (tile(7, 8), None))]
+    rows = [SheetRow("a", (tile(10, 20), tile(30, 5))), SheetRow("b", (tile(7, 8), None))]
     (first, second), (third, fourth) = cells(rows)
     assert [(c.width, c.height) for c in (first, second, third, fourth)] == [
         (20, 30),
@@ -193,7 +193,7 @@ def test_cells_are_as_large_as_the_largest_tile_of_row_and_column():
 
 def test_a_column_without_any_tile_is_as_wide_as_the_widest():
     tile = np.zeros((10, 20, 3), dtype=np.uint8)
-    assert [c.width for c in cells([Row("a", (tile, None))])[0]] == [20, 20]
+    assert [c.width for c in cells([SheetRow("a", (tile, None))])[0]] == [20, 20]
 
 
 @pytest.mark.parametrize("names", [["a" * 500] * 3, ["b"] * 40, []])

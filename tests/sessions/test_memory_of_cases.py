@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import deepseg
+from deepseg.commands.segment import segment
 from deepseg.data.preparation import PreparedCase
 from deepseg.report.console import Console
-from deepseg.sessions import opening, segmenting
-from deepseg.sessions.test import segment
+from deepseg.sessions.segmentation import case_stages as segmenting
+from deepseg.sessions.segmentation import load_case as opening
 
 SHAPE = (150, 160, 170)
 VOXELS = 150 * 160 * 170

@@ -13,9 +13,9 @@ import torch.multiprocessing as mp
 
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import Freeze, Loss, Sgd, Steps
-from deepseg.data.stream import Batch
+from deepseg.data.segments.loader import Batch
 from deepseg.model.network import Network
-from deepseg.training.distributed import ALONE, Ranks, normalise_together
+from deepseg.training.distributed import SINGLE_RANK, Ranks, synchronise_batch_norm
 from deepseg.training.freezing import freeze, trainable
 from deepseg.training.optimization import Optimizer
 from deepseg.training.trainer import Tally, train_on, validate_on
@@ -73,7 +73,7 @@ def learnt(net, ranks, loss, steps, freeze_as=None):
     net = copy.deepcopy(net)
     if freeze_as is not None:
         freeze(net, freeze_as)
-    normalise_together(net, ranks)
+    synchronise_batch_norm(net, ranks)
     rule = Sgd(name="sgd", learning_rate=0.1, momentum=0.5)
     settings, tally, values = Loss.model_validate(loss), Tally(3), []
     own = [part(batch, ranks) for batch in batches(net)]
@@ -121,7 +121,7 @@ def two(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone():
-    return everything(ALONE)
+    return everything(SINGLE_RANK)
 
 
 HOW = [*CASES, "frozen", "window", "without norm"]
@@ -163,9 +163,9 @@ def test_the_leader_makes_for_all_and_items_come_in_the_order_of_ranks(two):
 
 def test_alone_nothing_is_added():
     one = torch.ones(2)
-    assert ALONE.summed(one)[0] is one
-    assert ALONE.totals([3, 4]) == [3, 4]
-    assert ALONE.together(["a"]) == ["a"]
+    assert SINGLE_RANK.summed(one)[0] is one
+    assert SINGLE_RANK.totals([3, 4]) == [3, 4]
+    assert SINGLE_RANK.together(["a"]) == ["a"]
     net = network()
-    normalise_together(net, ALONE)
+    synchronise_batch_norm(net, SINGLE_RANK)
     assert all(getattr(layer.norm, "of_whole", None) is None for layer in net.layers())

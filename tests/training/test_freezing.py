@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import Adam, AdamW, Freeze, Loss, Rmsprop, Sgd
-from deepseg.data.stream import Batch
+from deepseg.data.segments.loader import Batch
 from deepseg.errors import DeepsegError
 from deepseg.geometry.boxes import Box
 from deepseg.model.network import Network

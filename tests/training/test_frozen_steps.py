@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import AdamW, Freeze, Loss
-from deepseg.data.stream import Batch
+from deepseg.data.segments.loader import Batch
 from deepseg.geometry.boxes import Box
 from deepseg.model.network import Network
 from deepseg.storage.save_file import SaveFile, read_save, write_save

@@ -10,7 +10,7 @@ import torch
 
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import Adam, ClassWeights, Freeze, Loss, Sgd, Steps
-from deepseg.data.stream import Batch
+from deepseg.data.segments.loader import Batch
 from deepseg.errors import NumericalFailure
 from deepseg.inference.metrics import Confusion
 from deepseg.model.network import Network

@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from deepseg.config.model import ModelConfig
+from deepseg.data.images.volumes import Geometry
 from deepseg.data.preparation import PreparedCase
-from deepseg.data.volumes import Geometry
 from deepseg.errors import DeepsegError
-from deepseg.inference.volume import predict
+from deepseg.inference.tilewise import predict
 from deepseg.model.network import Network
+from deepseg.transfer.make_plan import make_plan
 from deepseg.transfer.plan import applied
-from deepseg.transfer.planning import make_plan
 from deepseg.transfer.rules import TransferRules
 from deepseg.transfer.source import Source
 

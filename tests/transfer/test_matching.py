@@ -6,7 +6,7 @@ import yaml
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError
 from deepseg.model.layout import layout
-from deepseg.transfer.matching import matched, ranges
+from deepseg.transfer.matching import match_layers, ranges
 from deepseg.transfer.rules import TransferRules
 
 MODEL = """\
@@ -28,7 +28,7 @@ def subsampled(*factors, **changes):
 
 
 def found(source, target, **rules):
-    return matched(source, target, TransferRules(**rules))
+    return match_layers(source, target, TransferRules(**rules))
 
 
 def fed(matching):
@@ -220,7 +220,7 @@ def test_no_block_is_given_twice_and_none_without_its_pathway(factors, asked):
 def test_a_finer_pathway_is_fed_by_nothing_and_the_others_by_those_of_their_resolution():
     source, target = subsampled(3), subsampled(2, 6)
     rules = TransferRules(spacing_mm=(2, 2, 2), layers=("1-4",))
-    matching = matched(source, target, rules, (4, 4, 4))
+    matching = match_layers(source, target, rules, (4, 4, 4))
     assert matching.pathways == {"normal": None, "sub1": "normal", "sub2": "sub1"}
     assert matching.blocks == matching.pathways
     assert {match.why_not for match in matching.layers[:3]} == {
@@ -231,14 +231,14 @@ def test_a_finer_pathway_is_fed_by_nothing_and_the_others_by_those_of_their_reso
 def test_a_hundredth_is_the_same_resolution_and_more_is_another():
     target = subsampled(2)
     rules = TransferRules(spacing_mm=(1.0, 1.0, 1.0), layers=("1",))
-    assert matched(subsampled(), target, rules, (2.015, 2.0, 2.0)).pathways["sub1"] == "normal"
+    assert match_layers(subsampled(), target, rules, (2.015, 2.0, 2.0)).pathways["sub1"] == "normal"
     with pytest.raises(DeepsegError):
-        matched(subsampled(), target, rules, (2.03, 2.0, 2.0))
+        match_layers(subsampled(), target, rules, (2.03, 2.0, 2.0))
 
 
 def test_a_source_that_does_not_know_its_spacing_cannot_be_matched_by_it():
     with pytest.raises(DeepsegError) as error:
-        matched(plan(), plan(), TransferRules(spacing_mm=(2, 2, 2)), None)
+        match_layers(plan(), plan(), TransferRules(spacing_mm=(2, 2, 2)), None)
     assert str(error.value) == (
         "[spacing-unknown] got an older model that has not been trained, or does not say at which "
         "spacing; expected -spacing with a model that knows its own; fix: name the pathways "

@@ -14,8 +14,8 @@ import yaml
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError
 from deepseg.model.network import Network
+from deepseg.transfer.make_plan import make_plan
 from deepseg.transfer.plan import applied
-from deepseg.transfer.planning import make_plan
 from deepseg.transfer.rules import TransferRules
 from deepseg.transfer.source import Source
 

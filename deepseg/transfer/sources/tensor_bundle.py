@@ -56,7 +56,7 @@ _REFUSED = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class BundleEntry:
     """What the index says of one tensor.
 
     Attributes:
@@ -152,7 +152,7 @@ def _files_of(prefix: Path) -> list[str]:
     return [name for name in endings if _ENDING.sub("", name) == prefix.name]
 
 
-def _shards_of(entries: Iterable[Entry]) -> list[int]:
+def _shards_of(entries: Iterable[BundleEntry]) -> list[int]:
     return sorted({entry.shard for entry in entries})
 
 
@@ -165,7 +165,7 @@ def _content(index: Path) -> bytes:
         raise _unreadable(error) from error
 
 
-def _arrays(file: Path, entries: Sequence[Entry]) -> dict[str, Array]:
+def _arrays(file: Path, entries: Sequence[BundleEntry]) -> dict[str, Array]:
     """Tensors of one shard.
 
     Raises:
@@ -187,7 +187,7 @@ def _arrays(file: Path, entries: Sequence[Entry]) -> dict[str, Array]:
     return arrays
 
 
-def _raise_if_outside(entries: Sequence[Entry], size: int) -> None:
+def _raise_if_outside(entries: Sequence[BundleEntry], size: int) -> None:
     """Refuse tensors behind the end of their file, or on shared bytes, to be read many times."""
     behind = [entry.shown for entry in entries if entry.end > size]
     if behind:
@@ -272,7 +272,7 @@ def _some(texts: Sequence[str]) -> str:
 # ---- Entries of the index ----
 
 
-def _entries(content: bytes) -> tuple[int, list[Entry]]:
+def _entries(content: bytes) -> tuple[int, list[BundleEntry]]:
     """How many shards there are, and the tensors of numbers in the order of their names.
 
     Raises:
@@ -298,7 +298,7 @@ def _entries(content: bytes) -> tuple[int, list[Entry]]:
     return shards, entries
 
 
-def _strangeness(entry: Entry) -> str:
+def _strangeness(entry: BundleEntry) -> str:
     if not entry.name.isprintable():
         return f"{entry.shown}, which is no text, as a name"
     if entry.dtype not in _NUMBERS:
@@ -306,7 +306,7 @@ def _strangeness(entry: Entry) -> str:
     return ""
 
 
-def _impossibility(entry: Entry, shards: int) -> str:
+def _impossibility(entry: BundleEntry, shards: int) -> str:
     if len(entry.shape) > _MOST_AXES:
         return f"{entry.shown} of {len(entry.shape)} axes"
     width = np.dtype(_NUMBERS[entry.dtype]).itemsize
@@ -364,7 +364,7 @@ def _raise_if_newer(version: bytes) -> None:
 _ENTRY_FIELDS = {1: "dtype", 3: "shard", 4: "offset", 5: "size", 6: "checksum"}
 
 
-def _entry(name: str, message: bytes) -> Entry:
+def _entry(name: str, message: bytes) -> BundleEntry:
     """One tensor, from a BundleEntryProto."""
     found: dict[str, Any] = {}
     for number, value in _fields(message):
@@ -376,8 +376,8 @@ def _entry(name: str, message: bytes) -> Entry:
             case n, int() if n in _ENTRY_FIELDS:
                 found[_ENTRY_FIELDS[n]] = value
             case _:
-                raise _refused(f"an unknown field {number} in an entry, {Entry(name).shown}")
-    return Entry(name, **found)
+                raise _refused(f"an unknown field {number} in an entry, {BundleEntry(name).shown}")
+    return BundleEntry(name, **found)
 
 
 def _shape(message: bytes) -> tuple[int, ...]:

@@ -1,0 +1,205 @@
+"""``-compare``: sessions side by side, run first where they are not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepseg.commands.check import check
+from deepseg.commands.train import train
+from deepseg.config.load import load
+from deepseg.config.training import TrainConfig
+from deepseg.errors import DeepsegError, Problem, raise_if_any
+from deepseg.report.comparison import (
+    COLUMNS,
+    RunGroup,
+    comparison_csv,
+    comparison_record,
+    comparison_rows,
+    weakest_best,
+)
+from deepseg.report.comparison_picture import write_comparison_picture
+from deepseg.report.console import Console
+from deepseg.sessions.comparison.run_history import (
+    METRICS,
+    FinishedRun,
+    as_groups,
+    common_metric,
+    comparison_warnings,
+    group_folder,
+    grouped,
+    read_run,
+)
+from deepseg.storage.atomic import writable, write_json, write_text
+
+
+@dataclass(frozen=True)
+class ToTrain:
+    """A session that is run, or continued, before it is compared.
+
+    Attributes:
+        config_file: Its train file.
+        folder: Of the session.
+        seed: None for the one in the train file.
+        from_scratch: Whether it begins with random weights, whatever model the file names.
+    """
+
+    config_file: Path
+    folder: Path
+    seed: int | None
+    from_scratch: bool
+
+    @property
+    def group(self) -> Path:
+        """The folder of its group."""
+        return group_folder(self.folder)
+
+    def __str__(self) -> str:
+        start = " from scratch" if self.from_scratch else ""
+        return f"{self.config_file}{start}" + ("" if self.seed is None else f", seed {self.seed}")
+
+
+def compare(
+    runs: Sequence[Path | str],
+    *,
+    seeds: Sequence[int] = (),
+    from_scratch: bool = False,
+    reach: float | None = None,
+    out: Path | str | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Path:
+    """Compare sessions by the score that their best models are chosen by.
+
+    Args:
+        runs: Folders of sessions, finished or not, and train files, whose sessions are run or
+            continued first.
+        seeds: Train files are run once with each. Default: with their own seed.
+        from_scratch: Also run the first train file without the model that it starts from.
+        reach: The table says in which epoch this score was reached. Default: the best score, as a
+            mean over seeds, of the group in which it is lowest.
+        out: Folder for comparison.png, comparison.json and comparison.csv. Default:
+            ``comparison`` beside the first session's folder.
+        device: As for training.
+        quiet: Say warnings and errors only.
+
+    Returns:
+        The folder of the comparison.
+
+    Raises:
+        DeepsegError: Everything that is wrong with folders, train files and their cases, before
+            anything is trained.
+    """
+    console = Console(quiet=quiet)
+    wanted = _wanted(list(map(Path, runs)), tuple(dict.fromkeys(seeds)), from_scratch=from_scratch)
+    sessions = []
+    for number, one in enumerate(wanted, start=1):
+        if isinstance(one, ToTrain):
+            console.say(f"session {number} of {len(wanted)}: {one}")
+            sessions.append(read_run(_trained(one, device=device, quiet=quiet)))
+        else:
+            sessions.append(one)
+    metric = common_metric(sessions)
+    together = grouped(sessions)
+    for doubt in comparison_warnings(together, metric):
+        console.warn(doubt)
+    groups = as_groups(together, metric)
+    reached = weakest_best(groups) if reach is None else reach
+    console.table(METRICS[metric], [*COLUMNS], comparison_rows(groups, reached))
+    console.say(f"reached: the first epoch with at least {reached:.3g}")
+    folder = sessions[0].folder.parent / "comparison" if out is None else Path(out)
+    _write(folder, groups, console, metric=METRICS[metric], reach=reached)
+    return folder
+
+
+def _wanted(
+    runs: Sequence[Path], seeds: Sequence[int], *, from_scratch: bool
+) -> list[FinishedRun | ToTrain]:
+    """Sessions that have begun, and those that train files stand for; each once.
+
+    Raises:
+        DeepsegError: All problems of all of them; ``compare-one-group``.
+    """
+    files = [run for run in runs if _is_train_file(run)]
+    problems = list(_without_train_file(seeds, from_scratch)) if not files else []
+    wanted: dict[Path | ToTrain, FinishedRun | ToTrain] = {}
+    for run in runs:
+        try:
+            if run not in files:
+                wanted[run.resolve()] = read_run(run)
+                continue
+            twins = (False, True) if from_scratch and run == files[0] else (False,)
+            wanted |= {one: one for one in _to_train(run, seeds, twins)}
+        except DeepsegError as error:
+            problems += error.at(str(run)).problems
+    raise_if_any(problems)
+    raise_if_any(_too_few({one.group for one in wanted.values()}))
+    return list(wanted.values())
+
+
+def _is_train_file(run: Path) -> bool:
+    return run.suffix.lower() in (".yaml", ".yml", ".cfg") and not run.is_dir()
+
+
+def _to_train(config_file: Path, seeds: Sequence[int], twins: Sequence[bool]) -> Iterator[ToTrain]:
+    """The sessions of a train file, whose cases and model are examined before the first begins."""
+    folder = load(TrainConfig, config_file).config.folder
+    latest = folder / "models" / "last.save"
+    model_file = latest if not seeds and latest.exists() else None
+    check(config_file, model_file=model_file, console=Console(quiet=True))
+    for from_scratch in twins:
+        name = f"{folder.name}-scratch" if from_scratch else folder.name
+        for seed in seeds or (None,):
+            ending = "" if seed is None else f"-seed{seed}"
+            yield ToTrain(config_file, folder.with_name(name + ending), seed, from_scratch)
+
+
+def _without_train_file(seeds: Sequence[int], from_scratch: bool) -> Iterator[Problem]:
+    for option, is_given in {"-seeds": bool(seeds), "-fromScratch": from_scratch}.items():
+        if is_given:
+            yield Problem(
+                code="compare-without-train-file",
+                got=f"{option} with folders of sessions only",
+                expected="a train file, whose sessions can still be run",
+                fix=f"name a train file, or remove {option}",
+            )
+
+
+def _too_few(groups: Collection[Path]) -> Iterator[Problem]:
+    if len(groups) < 2:
+        yield Problem(
+            code="compare-one-group",
+            got=" ".join(["one group of sessions:", *(group.name for group in groups)]),
+            expected="at least two that differ in more than their seed",
+            fix="name another session or train file, or add -fromScratch to a train file",
+        )
+
+
+def _trained(one: ToTrain, *, device: str, quiet: bool) -> Path:
+    """Run a session, or go on with it; its folder. A trained model at its start is fine-tuned."""
+    begins = not (one.folder / "models" / "last.save").exists()
+    last = train(
+        one.config_file,
+        device=device,
+        quiet=quiet,
+        reset_optimizer=begins and not one.from_scratch,
+        from_scratch=one.from_scratch,
+        seed=one.seed,
+    )
+    return last.parent.parent
+
+
+def _write(
+    folder: Path, groups: Sequence[RunGroup], console: Console, *, metric: str, reach: float
+) -> None:
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    record = comparison_record(groups, metric=metric, reach=reach)
+    write_json(folder / "comparison.json", record)
+    write_text(folder / "comparison.csv", comparison_csv(groups))
+    try:
+        write_comparison_picture(groups, folder / "comparison.png", metric=metric, reach=reach)
+    except DeepsegError as error:
+        console.warn(str(error))
+    console.say(f"comparison in {folder}: comparison.png, comparison.json, comparison.csv")

@@ -1,0 +1,145 @@
+"""``-newModel``: build a network from its description, fill it from an older one, and save it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from deepseg.config.load import load
+from deepseg.config.model import ModelConfig
+from deepseg.errors import DeepsegError, Problem, raise_if_any
+from deepseg.report.console import Console
+from deepseg.sessions.models import Model, broken, fresh, misfits, to_save
+from deepseg.sessions.tables import network_table, transfer_table
+from deepseg.storage.atomic import write_json
+from deepseg.storage.save_file import write_save
+from deepseg.transfer.make_plan import make_plan
+from deepseg.transfer.plan import Plan, applied
+from deepseg.transfer.rules import TransferRules
+from deepseg.transfer.source import read_source, settings_for
+
+
+def new_model(
+    config_file: Path | str,
+    *,
+    pretrained: Path | str | None = None,
+    rules: TransferRules | None = None,
+    out: Path | str | None = None,
+    seed: int = 0,
+    console: Console | None = None,
+) -> Path:
+    """Build the model that ``config_file`` describes, fill it from an older one, and save it.
+
+    The plan of a transfer is shown, and written beside the model as ``<name>.transfer.json``.
+
+    Args:
+        config_file: A model file, YAML or DeepMedic's.
+        pretrained: An older model: a `.save`, a session's folder, a TensorFlow checkpoint of
+            DeepMedic, or a file of named tensors.
+        rules: Which weights are taken over and how. Default: all layers but the classification
+            layer, by name.
+        out: Where to write. Default: ``<output>/models/<name>.save``, or the next free name.
+        seed: Of the weights that stay random.
+        console: Where to speak.
+
+    Returns:
+        The file written.
+
+    Raises:
+        DeepsegError: The description is wrong, the older model does not fit, or ``out`` exists.
+    """
+    console = Console() if console is None else console
+    model = _described(Path(config_file), seed=seed, console=console)
+    planned = None
+    if pretrained is not None:
+        planned = _planned(model, Path(pretrained), rules, seed=seed)
+        transfer_table(console, planned.plan)
+        model = planned.filled()
+    path = _free_path(model) if out is None else _not_there_yet(Path(out))
+    write_save(path, to_save(model))
+    if planned is not None:
+        write_json(path.with_suffix(".transfer.json"), planned.plan.record())
+    console.say(f"model written to {path}")
+    return path
+
+
+def plan_transfer(
+    config_file: Path | str,
+    pretrained: Path | str,
+    *,
+    rules: TransferRules | None = None,
+    seed: int = 0,
+    console: Console | None = None,
+) -> Plan:
+    """Show what `new_model` would take over from an older model, and write nothing.
+
+    Args and errors are those of `new_model`.
+    """
+    console = Console() if console is None else console
+    model = _described(Path(config_file), seed=seed, console=console)
+    plan = _planned(model, Path(pretrained), rules, seed=seed).plan
+    transfer_table(console, plan)
+    return plan
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A new model and what is going to fill it."""
+
+    model: Model
+    plan: Plan
+
+    def filled(self) -> Model:
+        return replace(
+            self.model,
+            weights=applied(self.plan, self.model.weights),
+            provenance=self.model.provenance | self.plan.provenance(),
+        )
+
+
+def _described(config_file: Path, *, seed: int, console: Console) -> Model:
+    loaded = load(ModelConfig, config_file)
+    for warning in loaded.warnings:
+        console.warn(warning)
+    network_table(console, loaded.config)
+    return fresh(loaded.config, seed=seed, origin=f"new, from {config_file}")
+
+
+def _planned(model: Model, pretrained: Path, rules: TransferRules | None, *, seed: int) -> _Planned:
+    rules = TransferRules() if rules is None else rules
+    source = read_source(pretrained, model.config)
+    config = settings_for(source, model.config)
+    model = fresh(config, seed=seed, origin=model.origin)
+    try:
+        if source.kind == "deepseg model" and source.config is not None:
+            raise_if_any(misfits(source.config, source.tensors))
+        plan = make_plan(source, config, model.weights, rules)
+        raise_if_any(broken({name: plan.source.tensors[name] for name in plan.sources}))
+        return _Planned(model, plan)
+    except DeepsegError as error:
+        raise error.at(str(source.file)) from error
+
+
+def _free_path(model: Model) -> Path:
+    name = model.config.name + (".pretrained" if "weights from" in model.provenance else "")
+    folder = model.config.output / "models"
+    path, number = folder / f"{name}.save", 2
+    while path.exists():
+        path, number = folder / f"{name}-{number}.save", number + 1
+    return path
+
+
+def _not_there_yet(out: Path) -> Path:
+    path = out if out.suffix == ".save" or not out.name else out.with_name(f"{out.name}.save")
+    for taken in (out, path):
+        if taken.exists():
+            raise DeepsegError(
+                Problem(
+                    code="file-exists",
+                    got="a folder of this name" if taken.is_dir() else "a file that is there",
+                    expected="a name that is free",
+                    fix="choose another -out, or remove the file",
+                    where=str(taken),
+                )
+            )
+    return path

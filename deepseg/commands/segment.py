@@ -1,0 +1,233 @@
+"""``-test``: segment cases, score them where there is a truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+import torch
+
+from deepseg.config.load import load
+from deepseg.config.testing import TestConfig
+from deepseg.config.training import Precision
+from deepseg.data.cases.case import Case, list_cases
+from deepseg.errors import DeepsegError, SomeCasesFailed, raise_if_any
+from deepseg.inference import memory
+from deepseg.report.console import Console
+from deepseg.sessions.checked_cases import MOST_THREADS, CheckedCases, checked_cases
+from deepseg.sessions.compatibility import preparation_for, testing_incompatibilities
+from deepseg.sessions.devices import chosen_device, slowness
+from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.models import Model, given_models
+from deepseg.sessions.processes.shard import Shard
+from deepseg.sessions.segmentation.case_stages import CaseStages, computing
+from deepseg.sessions.segmentation.completed_cases import CompletedCases
+from deepseg.sessions.segmentation.ensemble import Ensemble, member
+from deepseg.sessions.segmentation.pipeline import in_stages
+from deepseg.sessions.segmentation.score_table import ScoreTable
+from deepseg.sessions.training.epoch_log import announce
+
+SAME_SPACING = 1.05  # ratio up to which voxel sizes count as the same
+
+
+def segment(
+    config_file: Path | str,
+    *,
+    model_file: Path | str | Sequence[Path | str] | None = None,
+    device: str = "auto",
+    precision: Precision | None = None,
+    keep_going: bool | None = None,
+    part: Shard | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Segment the cases of ``config_file`` that are not done yet.
+
+    Args:
+        config_file: A test file, YAML or DeepMedic's.
+        model_file: A `.save`, or several whose answers are averaged; wins over the test file's.
+        device: ``cpu``, ``cuda``, ``cudaN`` or ``auto``.
+        precision: Of the arithmetic; wins over the one in the test file.
+        keep_going: Whether a case that fails stops the others; wins over the test file.
+        part: Do these cases only; other processes may do the others at the same time.
+        quiet: Say warnings and errors only.
+
+    Returns:
+        The session's folder, with ``predictions``, ``cases.csv`` and ``cases.json``.
+
+    Raises:
+        DeepsegError: Anything that is wrong with files, settings or data, before the first case.
+        SomeCasesFailed: With ``keep_going``, after all cases have been tried.
+    """
+    config_file = Path(config_file)
+    loaded = load(TestConfig, config_file)
+    config = _wished(loaded.config, precision=precision, keep_going=keep_going)
+    computer = chosen_device(device)
+    with SessionFolder(config.folder, config_file=config_file, part=part, quiet=quiet) as folder:
+        console = folder.console
+        warnings = [*loaded.warnings, *slowness(config.inference.precision, computer)]
+        announce(console, f"test {config.name}", warnings, computer)
+        models = _models(_paths(model_file), config, console)
+        raise_if_any(testing_incompatibilities(config, models))
+        work = CaseStages(folder, config, _computing(config, models, computer, console), models)
+        checked = _checked(config, models, folder, part)
+        results = ScoreTable(checked.left_out)
+        todo = _not_done(checked.cases, work, console)
+        fault = _fault_of_cases(todo, work, results, console, keep_going=config.keep_going)
+        every = list_cases(config.cases, models[0].config.channels)
+        if fault is not None:
+            with suppress(DeepsegError):  # what went wrong first is what is to be said
+                _gather(every, work, results, folder)
+            raise fault
+        _gather(every, work, results, folder)
+        _say_memory(config, console)
+        console.say(f"results in {folder.path}")
+        if results.failures:
+            raise SomeCasesFailed(*results.failures)
+        return folder.path
+
+
+def _wished(
+    config: TestConfig, *, precision: Precision | None, keep_going: bool | None
+) -> TestConfig:
+    """The settings with what was asked for beside them."""
+    changes: dict[str, object] = {}
+    if precision is not None:
+        changes["inference"] = config.inference.model_copy(update={"precision": precision})
+    if keep_going is not None:
+        changes["keep_going"] = keep_going
+    return config.model_copy(update=changes)
+
+
+def _paths(given: Path | str | Sequence[Path | str] | None) -> tuple[Path, ...]:
+    if given is None:
+        return ()
+    return (Path(given),) if isinstance(given, (str, Path)) else tuple(map(Path, given))
+
+
+def _models(typed: Sequence[Path], config: TestConfig, console: Console) -> tuple[Model, ...]:
+    models = given_models(typed, config.models, seed=0)
+    for model in models:
+        console.say(f"weights: {model.origin}")
+        if model.training is None and "initialised" in model.provenance:
+            console.warn(f"{model.origin}: these weights are random, nothing has been learnt")
+    return models
+
+
+def _computing(
+    config: TestConfig, models: Sequence[Model], computer: torch.device, console: Console
+) -> Ensemble:
+    """The models, ready to answer, and how they do it."""
+    ways = [preparation_for(config, model, console) for model in models]
+    networks = [model.network().to(computer).eval() for model in models]
+    members = [
+        member(network, config.inference, way, say=console.warn)
+        for network, way in zip(networks, ways, strict=True)
+    ]
+    return computing(config, members)
+
+
+def _checked(
+    config: TestConfig, models: Sequence[Model], folder: SessionFolder, part: Shard | None
+) -> CheckedCases:
+    """The cases, once nothing is wrong with them."""
+    checked = checked_cases(
+        config.cases,
+        models[0].config,
+        folder.console,
+        needs_labels=False,
+        what="cases",
+        cache=folder.path / "cache",
+        only_good=config.keep_going,
+        part=part,
+        # A limit is kept by reading one case at a time.
+        threads=MOST_THREADS if config.inference.memory is None else 1,
+    )
+    for model in models:
+        _warn_of_spacing(checked, model, folder.console)
+    return checked
+
+
+def _not_done(cases: Sequence[Case], work: CaseStages, console: Console) -> list[Case]:
+    """The cases to be done, nothing of whose older results lies beside new ones any more."""
+    todo = [case for case in cases if work.record(case) is None]
+    done = len(cases) - len(todo)
+    if done:
+        console.say(f"{done} of {len(cases)} cases are done already")
+    deleted = sum(map(work.clear, todo))
+    if deleted:
+        console.say(f"{deleted} result files of an older computation are deleted")
+    return todo
+
+
+def _fault_of_cases(
+    cases: Sequence[Case],
+    work: CaseStages,
+    results: ScoreTable,
+    console: Console,
+    *,
+    keep_going: bool,
+) -> DeepsegError | None:
+    """Do the cases; return what ends the session before all have been tried, or None."""
+    stages = in_stages(
+        cases,
+        read=work.read,
+        compute=work.compute,
+        write=work.write,
+        fits_beside=work.fits_beside,
+    )
+    with closing(stages):
+        for case, outcome in stages:
+            if not isinstance(outcome, DeepsegError):
+                continue
+            if not keep_going:
+                return outcome
+            results.failures += outcome.at(case.name).problems
+            console.warn(f"no result for {case.name}; going on with the other cases")
+    return None
+
+
+def _gather(
+    cases: Sequence[Case], work: CaseStages, results: ScoreTable, folder: SessionFolder
+) -> None:
+    """Write the results of all cases that are done, by this process or by others."""
+    with CompletedCases(folder.path).alone():
+        for case in cases:
+            record = work.record(case)
+            if record is not None:
+                results.add(case.name, record)
+        results.write(folder.path)
+    results.show(folder.console)
+
+
+def _say_memory(config: TestConfig, console: Console) -> None:
+    used, limit = memory.peak(), config.inference.memory_bytes
+    console.say(f"most memory used: {used / 1e9:.2f} GB")
+    if limit is not None and used > limit // memory.processes():
+        allowed = limit / memory.processes() / 1e9
+        console.warn(
+            f"{used / 1e9:.2f} GB of memory were used, more than the {allowed:.3g} GB that "
+            "inference.memory allows this process"
+        )
+
+
+def _warn_of_spacing(checked: CheckedCases, model: Model, console: Console) -> None:
+    """Cases of another voxel size than the model learnt with, where nothing is resampled."""
+    resampled = model.preparation is not None and model.preparation.resample is not None
+    if resampled or model.spacing_mm is None:
+        return
+    for facts in checked.facts:
+        if facts.spacing_mm is None:
+            continue
+        pairs = zip(facts.spacing_mm, model.spacing_mm, strict=True)
+        ratio = max(max(a / b, b / a) for a, b in pairs)
+        if ratio > SAME_SPACING:
+            console.warn(
+                f"{facts.name} has voxels of {_mm(facts.spacing_mm)}, the model learnt with "
+                f"{_mm(model.spacing_mm)}: expect a worse segmentation, or train with the key "
+                "'resample'"
+            )
+
+
+def _mm(spacing: tuple[float, float, float]) -> str:
+    return " x ".join(f"{mm:.3g}" for mm in spacing) + " mm"

@@ -1,0 +1,175 @@
+"""``-show``: what is inside a model file, a file of weights, or a config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from deepseg.config.files.kind_of_file import kind_of_file
+from deepseg.config.load import load
+from deepseg.config.model import ModelConfig
+from deepseg.config.testing import TestConfig
+from deepseg.config.training import TrainConfig
+from deepseg.geometry.boxes import text
+from deepseg.model.cost import multiply_adds, multiply_adds_in_inference
+from deepseg.model.layout import LayerPlan, Layout, layout
+from deepseg.report.console import Console
+from deepseg.sessions.models import Model, fresh, read_model
+from deepseg.sessions.tables import TAKEN, network_table
+from deepseg.transfer.rules import in_options
+from deepseg.transfer.source import Source, read_named_tensors
+
+
+def show(file: Path | str, *, console: Console | None = None) -> None:
+    """Say what is in a `.save`, a file of weights that others wrote, or a config file.
+
+    Raises:
+        DeepsegError: The file is missing, damaged or wrong.
+    """
+    console = Console() if console is None else console
+    file = Path(file)
+    named = read_named_tensors(file)
+    if named is not None:
+        _show_tensors(named, console)
+        return
+    if file.suffix == ".save" or file.is_dir():
+        _show_model(read_model(file), console)
+        return
+    match kind_of_file(file):
+        case "model":
+            loaded = load(ModelConfig, file)
+            _show_model(fresh(loaded.config, seed=0, origin=str(file)), console)
+            warnings = loaded.warnings
+        case "train":
+            trained = load(TrainConfig, file)
+            _show_settings(trained.config.model_dump(mode="json"), console)
+            warnings = trained.warnings
+        case "test":
+            tested = load(TestConfig, file)
+            _show_settings(tested.config.model_dump(mode="json"), console)
+            warnings = tested.warnings
+    for warning in warnings:
+        console.warn(warning)
+
+
+def _show_model(model: Model, console: Console) -> None:
+    network_table(console, model.config)
+    console.table(
+        "layers",
+        ["layer", "depth", "maps", "kernel", "before it", "with", "weights"],
+        [_layer_row(layer) for layer in layout(model.config)],
+    )
+    _show_costs(layout(model.config), console)
+    rows = [["file or origin", model.origin], ["context", model.config.context_alignment]]
+    if model.spacing_mm is not None:
+        rows.append(["trained at (mm)", " x ".join(f"{mm:.3g}" for mm in model.spacing_mm)])
+    if model.preparation is not None:
+        rows.append(["preparation", _short(model.preparation.model_dump(mode="json"))])
+    if model.training is not None:
+        rows.append(["session", str(model.training["session"])])
+        rows.append(["epochs finished", str(model.training["epoch"])])
+        rows.append(["best score", _short(model.training["best"])])
+        rates = model.training["optimizer"].get("learning_rates", {})
+        rows.append(["learning rates", ", ".join(f"{k} {v:.3g}" for k, v in rates.items())])
+        rows.append(["machine", _short(model.training["machine"])])
+    provenance = dict(model.provenance)
+    taken, rules = provenance.pop("layers", []), provenance.pop("rules", {})
+    rows += [[key, _short(value)] for key, value in provenance.items()]
+    rows += [[f"rule {option}", words] for option, words in in_options(rules)]
+    console.table("about it", ["", ""], rows)
+    if taken:
+        console.table(f"taken from {provenance['weights from']}", TAKEN, taken)
+
+
+def _show_tensors(source: Source, console: Console) -> None:
+    console.table(
+        "tensors",
+        ["name", "shape", "type"],
+        [_tensor_row(name, tensor) for name, tensor in source.tensors.items()],
+    )
+    numbers = sum(tensor.numel() for tensor in source.tensors.values())
+    console.table(
+        "about it",
+        ["", ""],
+        [
+            ["file", str(source.file)],
+            ["kind", source.kind],
+            ["sha256", source.sha256],
+            ["tensors", f"{len(source.tensors):,} with {numbers:,} numbers"],
+        ],
+    )
+
+
+def _tensor_row(name: str, tensor: Tensor) -> list[str]:
+    shape = "x".join(str(n) for n in tensor.shape)
+    return [name, shape or "-", str(tensor.dtype).removeprefix("torch.")]
+
+
+def _show_costs(plan: Layout, console: Console) -> None:
+    plain, quick = multiply_adds(plan), multiply_adds_in_inference(plan)
+    whole = sum(plain.values())
+    rows = [
+        [address, f"{cost:,.0f}", f"{quick[address]:,.0f}", f"{cost / whole:.1%}"]
+        for address, cost in plain.items()
+    ]
+    rows.append(["all", f"{whole:,.0f}", f"{sum(quick.values()):,.0f}", "100.0%"])
+    console.table(
+        "multiply-adds per predicted voxel, borders aside",
+        ["layer", "plain", "as segmented", "share of plain"],
+        rows,
+    )
+
+
+def _layer_row(layer: LayerPlan) -> list[str]:
+    extras = [
+        "residual" if layer.adds_earlier_input else "",
+        "low rank" if layer.is_low_rank else "",
+        f"{layer.padding} padding" if layer.padding != "none" else "",
+        f"dropout {layer.dropout:g}" if layer.dropout else "",
+        "head" if layer.is_head else "",
+    ]
+    return [
+        layer.address,
+        str(layer.depth),
+        f"{layer.inputs} → {layer.outputs}",
+        text(layer.kernel).replace(" ", ""),
+        f"{'norm' if layer.normalises else 'bias'}, {layer.activation}",
+        ", ".join(extra for extra in extras if extra),
+        f"{layer.parameters:,}",
+    ]
+
+
+def _show_settings(settings: Mapping[str, Any], console: Console) -> None:
+    console.table("settings", ["key", "value"], [list(row) for row in _flat(settings)])
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", _short(value)))
+    return rows
+
+
+def _short(value: Any) -> str:
+    """A value for people: no braces, and no settings that are off."""
+    match value:
+        case str():
+            return value
+        case dict():
+            set_ = {key: one for key, one in value.items() if one not in (None, False, [], {})}
+            return ", ".join(f"{key} {_short(one)}".strip() for key, one in set_.items())
+        case list():
+            return " ".join(_short(one) for one in value)
+        case None:
+            return "-"
+        case float():
+            return f"{value:.4g}"
+        case _:
+            return json.dumps(value)

@@ -1,0 +1,154 @@
+"""``-train``: train a model; the same command goes on where it stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from deepseg.config.load import load
+from deepseg.config.training import Precision, TrainConfig
+from deepseg.data.segments.loader import SegmentLoader
+from deepseg.sessions.checked_cases import CheckedCases, training_and_held_out
+from deepseg.sessions.devices import chosen_device, slowness
+from deepseg.sessions.models import Model
+from deepseg.sessions.processes.rank_session import session_of_ranks
+from deepseg.sessions.segmentation.result_files import validate_on_volumes
+from deepseg.sessions.tables import network_table
+from deepseg.sessions.training.epoch_log import BEFORE, announce
+from deepseg.sessions.training.model_selection import best_metric, lower_is_better
+from deepseg.sessions.training.run import TrainingRun
+from deepseg.sessions.training.segment_datasets import training_dataset, validation_dataset
+from deepseg.sessions.training.starting_point import say_where_it_stands, starting_model, varied
+
+
+def train(
+    config_file: Path | str,
+    *,
+    model_file: Path | str | None = None,
+    reset_optimizer: bool = False,
+    from_scratch: bool = False,
+    seed: int | None = None,
+    precision: Precision | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Path:
+    """Train as ``config_file`` says, or go on with it.
+
+    Args:
+        config_file: A train file, YAML or DeepMedic's.
+        model_file: A `.save` or a model file; wins over the one in the train file.
+        reset_optimizer: Fine-tune: keep the weights of a model that was trained before, and begin
+            everything else anew.
+        from_scratch: Take only the architecture of the model, in a session ``<name>-scratch``.
+        seed: Instead of the one in the train file, in a session ``<name>-seed<seed>``.
+        precision: Of the arithmetic; wins over the one in the train file.
+        device: ``cpu``, ``cuda``, ``cudaN`` or ``auto``.
+        quiet: Say warnings and errors only.
+
+    Returns:
+        The model file of the last epoch.
+
+    Raises:
+        DeepsegError: Anything that is wrong with files, settings or data, before training begins.
+    """
+    config_file = Path(config_file)
+    loaded = load(TrainConfig, config_file)
+    config = varied(loaded.config, from_scratch=from_scratch, seed=seed)
+    if precision is not None:
+        config = config.model_copy(update={"precision": precision})
+    computer = chosen_device(device)
+    with session_of_ranks(config.folder, config_file=config_file, quiet=quiet, device=computer) as (
+        folder,
+        ranks,
+    ):
+        console = folder.console
+        warnings = [*loaded.warnings, *slowness(config.precision, computer)]
+        announce(console, f"train {config.name}", warnings, computer, ranks.count)
+        model = ranks.from_leader(
+            lambda: starting_model(
+                folder,
+                config,
+                None if model_file is None else Path(model_file),
+                reset_optimizer=reset_optimizer,
+                from_scratch=from_scratch,
+            )
+        )
+        network_table(console, model.config)
+        cache = folder.path / "cache" if config.cache is None else config.cache
+        training, held_out = ranks.from_leader(
+            lambda: training_and_held_out(config, model.config, console, cache=cache)
+        )
+        own = _with_preparation(model, config, training)
+        run = TrainingRun(folder, config, own, computer, ranks)
+        say_where_it_stands(run)
+        if run.is_finished:
+            console.say(_why_finished(run))
+            return folder.models / "last.save"
+        source, judged = ranks.from_leader(
+            lambda: (
+                training_dataset(training, model, config, cache=cache, console=console),
+                validation_dataset(held_out, model, config, cache=cache, console=console),
+            )
+        )
+        if run.begins_trained:
+            run.judge_before(
+                run.validate(judged),
+                validate_on_volumes(
+                    run.judged, held_out, folder, config, epoch=BEFORE, ranks=ranks
+                ),
+            )
+        with SegmentLoader(
+            source,
+            batch_size=config.training.batch_size,
+            workers=config.workers,
+            first=run.next_subepoch,
+            pin=computer.type == "cuda",
+            rank=ranks.rank,
+            ranks=ranks.count,
+            warn=console.warn,
+        ) as stream:
+            while not run.is_finished:
+                outcome = run.train(stream)
+                samples = run.validate(judged)
+                volumes = validate_on_volumes(
+                    run.judged, held_out, folder, config, epoch=run.progress.epoch, ranks=ranks
+                )
+                run.keep(outcome, samples, volumes)
+        _say_where_it_ended(run)
+        return folder.models / "last.save"
+
+
+def _with_preparation(model: Model, config: TrainConfig, training: CheckedCases) -> Model:
+    """The model with the preparation and voxel size that it learns with from now on.
+
+    The voxel size is that of the first case where all keep their own.
+    """
+    wanted = config.preparation.spacing_mm
+    return replace(
+        model,
+        preparation=config.preparation,
+        spacing_mm=training.facts[0].spacing_mm if wanted is None else wanted,
+    )
+
+
+def _why_finished(run: TrainingRun) -> str:
+    if run.progress.end:
+        return f"nothing is left to do: {run.progress.end}"
+    return "nothing is left to do; raise epochs to train on"
+
+
+def _say_where_it_ended(run: TrainingRun) -> None:
+    say, best = run.folder.console.say, run.folder.models / "best.save"
+    if run.progress.end:
+        say(f"training ends: {run.progress.end}")
+    metric = best_metric(run.config)
+    score = ""
+    if run.progress.best is not None and run.config.checkpoints.best is None:
+        score = f" with Dice {run.progress.best:.3f}"
+    elif run.progress.best is not None:
+        value = -run.progress.best if lower_is_better(metric) else run.progress.best
+        score = f" with {metric} {value:.4g}"
+    say(
+        f"models in {run.folder.models}: last.save"
+        + (f", best.save{score}; next: run.py -test TEST -model {best}" if best.exists() else "")
+    )

@@ -1,0 +1,1 @@
+"""DeepMedic's keys, as tables, and how they become ours."""

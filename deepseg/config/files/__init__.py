@@ -1,0 +1,1 @@
+"""Files as plain values that know their lines, whatever their format."""

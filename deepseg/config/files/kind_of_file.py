@@ -1,0 +1,78 @@
+"""Whether a config file describes a model, a training or a testing session."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from pathlib import Path
+from typing import Literal
+
+from deepseg.config.files.cfg_file import read_cfg
+from deepseg.config.files.document import Document
+from deepseg.config.files.yaml_file import read_yaml
+from deepseg.errors import DeepsegError, Problem
+
+FileKind = Literal["model", "train", "test"]
+
+# Keys that only one kind of file has, in our vocabulary and in DeepMedic's.
+TELLING: dict[FileKind, Set[str]] = {
+    "model": {
+        "normal", "fc", "segments", "classes", "numberOfOutputClasses", "numberFMsPerLayerNormal",
+        "segmentsDimTrain",
+    },
+    "train": {
+        "training", "epochs", "subepochs", "optimiser", "channelsTraining", "dataframe_train",
+        "numberOfEpochs", "batchsize_train",
+    },
+    "test": {
+        "cases", "save", "groups", "channels", "dataframe", "namesForPredictionsPerCase",
+    },
+}  # fmt: skip
+
+
+COMMANDS: dict[FileKind, str] = {"model": "-newModel", "train": "-train", "test": "-test"}
+
+
+def kind_of_file(file: Path) -> FileKind:
+    """The kind of config in ``file``, told by its keys.
+
+    Raises:
+        DeepsegError: The file cannot be read, or ``config-kind``, if no key tells.
+    """
+    document = read_cfg(file) if file.suffix.lower() == ".cfg" else read_yaml(file)
+    told = kinds_told(document)
+    if told:
+        return told[0]
+    raise DeepsegError(
+        Problem(
+            code="config-kind",
+            got="none of the keys that a config file has",
+            expected="a model file (normal, segments), a train file (training) or a test file "
+            "(cases)",
+            fix="start from one of the files in configs/",
+            where=str(file),
+        )
+    )
+
+
+def raise_if_of_another_kind(document: Document, wanted: FileKind) -> None:
+    """Refuse a file that has keys of another kind of file and none of the wanted one.
+
+    Raises:
+        DeepsegError: ``config-kind``.
+    """
+    told = kinds_told(document)
+    if told and wanted not in told:
+        raise DeepsegError(
+            Problem(
+                code="config-kind",
+                got=f"a {told[0]} file",
+                expected=f"a {wanted} file",
+                fix=f"give a {wanted} file, or use {COMMANDS[told[0]]} for this one",
+                where=str(document.file),
+            )
+        )
+
+
+def kinds_told(document: Document) -> list[FileKind]:
+    """The kinds of file of which ``document`` has keys that no other kind has."""
+    return [kind for kind, keys in TELLING.items() if keys & document.values.keys()]

@@ -1,0 +1,90 @@
+"""A model, train or test file, in YAML or as DeepMedic's ``.cfg``, read and judged.
+
+Which kind of file is meant follows from the model class that is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from deepseg.config.deepmedic.row_types import ConfigKind
+from deepseg.config.deepmedic.translate import in_their_words, translated
+from deepseg.config.files.document import Document
+from deepseg.config.files.kind_of_file import raise_if_of_another_kind
+from deepseg.config.model import ModelConfig
+from deepseg.config.testing import TestConfig
+from deepseg.config.training import TrainConfig
+from deepseg.config.validation.validate import read_cfg, read_yaml, validate
+from deepseg.errors import DeepsegError, Problem, raise_if_any
+
+Config = TypeVar("Config", ModelConfig, TrainConfig, TestConfig)
+
+KINDS: dict[type[ModelConfig] | type[TrainConfig] | type[TestConfig], ConfigKind] = {
+    ModelConfig: "model",
+    TrainConfig: "train",
+    TestConfig: "test",
+}
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[Config]):
+    """A config and what the user should know about how it was read."""
+
+    config: Config
+    warnings: tuple[str, ...]
+
+
+def load(model: type[Config], file: Path) -> Loaded[Config]:
+    """The config in ``file``: YAML by its ending ``.yaml`` or ``.yml``, DeepMedic's by ``.cfg``.
+
+    Args:
+        model: `ModelConfig`, `TrainConfig` or `TestConfig`.
+        file: Relative paths inside it count from its folder.
+
+    Raises:
+        DeepsegError: Everything that is wrong with the file; ``config-file-type`` for another
+            ending; ``config-kind`` for a file of another kind.
+    """
+    match file.suffix.lower():
+        case ".yaml" | ".yml":
+            document = read_yaml(file)
+            raise_if_of_another_kind(document, KINDS[model])
+            return Loaded(validate(model, document), ())
+        case ".cfg":
+            document = read_cfg(file)
+            raise_if_of_another_kind(document, KINDS[model])
+            return _from_deepmedic(model, document)
+    raise DeepsegError(
+        Problem(
+            code="config-file-type",
+            got=f"the ending {file.suffix!r}" if file.suffix else "a file name without an ending",
+            expected=".yaml or .yml, or .cfg for a file of DeepMedic",
+            fix=f"give the path of a {KINDS[model]} file, or rename it",
+            where=str(file),
+        )
+    )
+
+
+def _from_deepmedic(model: type[Config], document: Document) -> Loaded[Config]:
+    kind = KINDS[model]
+    translation = translated(document, kind)
+    problems = list(translation.problems)
+    try:
+        config = validate(model, translation.document)
+    except DeepsegError as error:
+        problems += [
+            in_their_words(problem, translation.document, kind)
+            for problem in error.problems
+            if _counts(problem, translation.problems)
+        ]
+        raise DeepsegError(*problems) from None
+    raise_if_any(problems)
+    return Loaded(config, translation.warnings)
+
+
+def _counts(problem: Problem, found: Sequence[Problem]) -> bool:
+    """Whether ``problem`` is more than a consequence of a key that could not be translated."""
+    return not found or problem.code == "config-value"

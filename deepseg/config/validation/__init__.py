@@ -1,0 +1,1 @@
+"""What settings must be, and what is said of those that are not."""

@@ -1,0 +1,1 @@
+"""Cases: where they are listed, what they hold, what is wrong with them."""

@@ -1,0 +1,229 @@
+"""Cases from a folder with a ``dataset.json``: Medical Segmentation Decathlon and nnU-Net.
+
+Three layouts are known. The Decathlon lists its images under ``training`` and ``test``; an image
+of several channels is 4D, one volume per channel. nnU-Net 1 lists them too, but keeps every channel
+in a file of its own, NAME_0000, NAME_0001, … nnU-Net 2 lists nothing: the files in ``imagesTr`` or
+``imagesTs`` are the list.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
+
+from deepseg.data.cases.case_names import without_ending
+from deepseg.data.cases.listing import (
+    CaseRow,
+    ListEntry,
+    channel_order,
+    is_there,
+    missing_files,
+    text_of,
+)
+from deepseg.data.images.volumes import volume_count
+from deepseg.errors import DeepsegError, Problem
+
+DatasetPart: TypeAlias = Literal["training", "test"]
+
+FOLDERS: dict[DatasetPart, tuple[str, str]] = {
+    "training": ("imagesTr", "labelsTr"),
+    "test": ("imagesTs", "labelsTs"),
+}
+
+
+class _Listed(BaseModel):
+    """A case that a dataset.json lists."""
+
+    image: str | list[str]
+    label: str | None = None
+
+
+class _Content(BaseModel):
+    """What matters here of a dataset.json; everything else in it is left alone."""
+
+    channel_names: dict[int, str] = Field(
+        validation_alias=AliasChoices("channel_names", "modality")
+    )
+    file_ending: str = ".nii.gz"
+    training: list[_Listed] = []
+    test: list[_Listed | str] = []
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The files of one case, one per channel in the order of the dataset, or one 4D image."""
+
+    where: str
+    name: str
+    images: tuple[str, ...]
+    label: str | None
+
+
+def rows_of_dataset(folder: Path, part: DatasetPart, channels: Sequence[str]) -> list[CaseRow]:
+    """One row per case in ``part`` of the dataset.
+
+    Args:
+        folder: The folder, or the ``dataset.json`` in it.
+
+    Raises:
+        DeepsegError: everything that is wrong with dataset.json, and then every file that is
+            missing.
+    """
+    file = folder if folder.suffix == ".json" else folder / "dataset.json"
+    text = text_of(file)
+    content = _content(text, file)
+    names = [name for _, name in sorted(content.channel_names.items())]
+    listed = content.training if part == "training" else content.test
+    if listed:
+        found = [_listed_case(case, text, file, len(names)) for case in listed]
+    else:
+        found = _cases_in_folder(file.parent, part, len(names), content.file_ending)
+    problems = _file_counts(found, names, file) or _volume_counts(found, names, file)
+    order: list[int] = []
+    try:
+        order = channel_order(names, channels, where=str(file))
+    except DeepsegError as refusal:
+        problems += refusal.problems
+    if problems:
+        files = [
+            ListEntry(path, case.where, file.parent)
+            for case in found
+            for path in (*case.images, case.label)
+        ]
+        raise DeepsegError(*problems, *missing_files(files).values())
+    return [_row(case, order, file.parent) for case in found]
+
+
+def _content(text: str, file: Path) -> _Content:
+    """
+    Raises:
+        DeepsegError: ``dataset-syntax``, ``dataset-content``.
+    """
+    try:
+        return _Content.model_validate(json.loads(text))
+    except json.JSONDecodeError as error:
+        where, got = f"{file}:{error.lineno} column {error.colno}", error.msg
+    except RecursionError:
+        where, got = str(file), "too many levels of nesting"
+    except ValidationError as error:
+        raise DeepsegError(*_content_problems(error, file)) from None
+    raise DeepsegError(Problem("dataset-syntax", got, "valid JSON", "correct the text", where))
+
+
+def _content_problems(error: ValidationError, file: Path) -> list[Problem]:
+    return [
+        Problem(
+            code="dataset-content",
+            got=f"{detail['msg']} at {'.'.join(map(str, detail['loc'])) or 'the top'}",
+            expected="a dataset.json of the Medical Segmentation Decathlon or nnU-Net, with "
+            'channel_names (or modality) like {"0": "FLAIR"}',
+            fix="correct the entry, or list the cases in a table",
+            where=str(file),
+        )
+        for detail in error.errors()
+    ]
+
+
+def _listed_case(case: _Listed | str, text: str, file: Path, channel_count: int) -> _Found:
+    image = case if isinstance(case, str) else case.image
+    first = image if isinstance(image, str) else (image or [""])[0]
+    # The text is searched for the entry, because a JSON reader does not tell lines.
+    line = text[: max(text.find(json.dumps(first)), 0)].count("\n") + 1
+    stem = without_ending(Path(first).name)
+    ending = Path(first).name[len(stem) :]
+    if isinstance(image, list):
+        images = tuple(image)
+    else:
+        split = tuple(
+            str(Path(first).with_name(f"{stem}_{i:04d}{ending}")) for i in range(channel_count)
+        )
+        images = split if first and (file.parent / split[0]).exists() else (image,)
+    label = None if isinstance(case, str) else case.label
+    return _Found(f"{file}:{line}", re.sub("_0000$", "", stem), images, label)
+
+
+def _cases_in_folder(
+    folder: Path, part: DatasetPart, channel_count: int, ending: str
+) -> list[_Found]:
+    """The cases of nnU-Net 2, by the files of their first or any other channel."""
+    images, labels = FOLDERS[part]
+    pattern = re.compile(rf"([^.].*)_\d{{4}}{re.escape(ending)}")
+    there = (folder / images).iterdir() if (folder / images).is_dir() else ()
+    matches = (pattern.fullmatch(path.name) for path in there)
+    return [
+        _Found(
+            where=str(folder / images),
+            name=name,
+            images=tuple(f"{images}/{name}_{i:04d}{ending}" for i in range(channel_count)),
+            label=label if part == "training" or (folder / label).exists() else None,
+        )
+        for name in sorted({match[1] for match in matches if match})
+        for label in [f"{labels}/{name}{ending}"]
+    ]
+
+
+def _file_counts(found: Sequence[_Found], names: Sequence[str], file: Path) -> list[Problem]:
+    """A problem if cases have neither one file per channel nor a single one."""
+    counts = {case.name: len(case.images) for case in found if len(case.images) != 1}
+    wrong = {name: count for name, count in counts.items() if count != len(names)}
+    return _count_problem(wrong, "image file", names, file)
+
+
+def _volume_counts(found: Sequence[_Found], names: Sequence[str], file: Path) -> list[Problem]:
+    """A problem if single images do not hold one volume per channel."""
+    if len(names) == 1:
+        return []
+    singles = {case.name: file.parent / case.images[0] for case in found if len(case.images) == 1}
+    counts = {name: _readable_count(image) for name, image in singles.items()}
+    wrong = {n: count for n, count in counts.items() if count is not None and count != len(names)}
+    return _count_problem(wrong, "volume", names, file)
+
+
+def _readable_count(image: Path) -> int | None:
+    """Volumes in ``image``; None if it is missing or damaged, which is found later."""
+    try:
+        return volume_count(image) if is_there(image) else None
+    except DeepsegError:
+        return None
+
+
+def _count_problem(
+    wrong: Mapping[str, int], what: str, names: Sequence[str], file: Path
+) -> list[Problem]:
+    """The problem of the cases that have so many of ``what`` for the channels ``names``."""
+    if not wrong:
+        return []
+    name, count = next(iter(wrong.items()))
+    return [
+        Problem(
+            code="dataset-images",
+            got=f"{count} {what}{'s' * (count != 1)} for {len(names)} "
+            f"channel{'s' * (len(names) != 1)} ({', '.join(names)}) in {len(wrong)} "
+            f"case{'s' * (len(wrong) != 1)}, the first {name}",
+            expected="a file per channel, or one 4D file with a volume per channel",
+            fix="correct the channels or the images in dataset.json",
+            where=str(file),
+        )
+    ]
+
+
+def _row(case: _Found, order: Sequence[int], folder: Path) -> CaseRow:
+    def of(text: str | None) -> ListEntry:
+        return ListEntry(text, case.where, folder)
+
+    is_4d = len(case.images) < len(order)
+    return CaseRow(
+        where=case.where,
+        name=of(case.name),
+        channels=tuple(of(case.images[0 if is_4d else i]) for i in order),
+        labels=of(case.label),
+        roi=of(None),
+        weight_maps=(),
+        volumes=tuple(order) if is_4d else (),
+    )

@@ -1,0 +1,1 @@
+"""Files and grids: images, labels and masks in and out."""

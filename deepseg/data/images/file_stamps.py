@@ -1,0 +1,87 @@
+"""Images as they lie on the disk: which files they consist of, and whether these have changed.
+
+What is in them is not looked at, but for the names of further files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from deepseg.data.images.integrity import has_suffix
+
+HEADER_BYTES = 1 << 16  # of a MetaImage or NRRD file, in which further files are named
+NAMING = r"(?:ElementDataFile|data ?file)\s*[=:]\s*(.*)"
+NUMBER = r"%\d*[diu]"
+
+
+def file_stamp(path: Path) -> list[str | int]:
+    """Name, size and time of change of every file of an image.
+
+    Raises:
+        OSError: A file is missing.
+    """
+    if path.is_dir():  # a DICOM series
+        return [str(path), *(n for p in sorted(path.iterdir()) for n in file_stamp(p))]
+    return [n for file in (path, *further_files(path)) for n in _stamp(file)]
+
+
+def _stamp(file: Path) -> list[str | int]:
+    state = file.stat()
+    return [str(file), state.st_size, state.st_mtime_ns]
+
+
+def further_files(path: Path) -> list[Path]:
+    """The files that belong to an image beside the one that is named, as far as they are there."""
+    if has_suffix(path, ".hdr", ".hdr.gz", ".img", ".img.gz"):
+        found = [_partner(path)]
+    elif has_suffix(path, ".mhd", ".mha", ".nhdr", ".nrrd"):
+        found = sorted(set(_named_files(path)))
+    else:
+        found = []
+    return [file for file in found if file != path and _is_there(file)]
+
+
+def _partner(path: Path) -> Path:
+    """The .img of an .hdr, or the other way round."""
+    ending = re.search(r"(hdr|img)(\.gz)?$", path.name, re.IGNORECASE)
+    assert ending is not None
+    other = {"hdr": "img", "img": "hdr", "HDR": "IMG", "IMG": "HDR"}.get(ending[1], ending[1])
+    return path.with_name(f"{path.name[: ending.start()]}{other}{ending[2] or ''}")
+
+
+def _named_files(path: Path) -> Iterator[Path]:
+    """What a header names as the place of its voxels, in the folder of the header or elsewhere."""
+    with path.open("rb") as file:
+        lines = os.fsdecode(file.read(HEADER_BYTES)).split("\n")
+    for number, line in enumerate(lines):
+        place = re.fullmatch(NAMING, line.strip())
+        if place is None:
+            continue
+        if re.fullmatch(r"LIST(\s+\d+)?", place[1]):
+            yield from (path.parent / one.strip() for one in lines[number + 1 :])
+            return
+        pattern = re.sub(r"(\s+-?\d+){1,4}$", "", place[1])  # first, last, step, dimension
+        if re.search(NUMBER, pattern):
+            yield from _numbered_files(path.parent / pattern)
+        else:
+            yield path.parent / place[1]
+
+
+def _numbered_files(pattern: Path) -> list[Path]:
+    """The files whose names are that of ``pattern`` with a number where it has ``%d``."""
+    name = r"-?\d+".join(map(re.escape, re.split(NUMBER, pattern.name)))
+    try:
+        return [file for file in pattern.parent.iterdir() if re.fullmatch(name, file.name)]
+    except (OSError, ValueError):
+        return []
+
+
+def _is_there(file: Path) -> bool:
+    """Whether a file has this name, which may be one that no file can have."""
+    try:
+        return file.is_file()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,133 @@
+"""MetaImage, NRRD and DICOM series, read with SimpleITK.
+
+SimpleITK does not notice a wrong checksum in a MetaImage; it is compared here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+
+from deepseg.data.images.grid import Grid, invertible, three_dimensional
+from deepseg.data.images.integrity import damage_named, damaged, has_suffix
+from deepseg.data.images.nifti import header_from_affine
+from deepseg.data.images.raw_voxels import RawVoxels, dtype_problem
+from deepseg.errors import DeepsegError, Problem
+
+sitk: Any = SimpleITK  # not annotated
+
+
+@contextlib.contextmanager
+def _itk_damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        expected = "a whole image"
+        raise DeepsegError(damaged(path, "a damaged or incomplete image", expected)) from error
+
+
+def itk_header(path: Path) -> Any:
+    """A reader that has read the header of ``path`` and no voxel."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with _itk_damage_named(path):
+        reader.ReadImageInformation()
+    return reader
+
+
+def itk_image(path: Path, index: int | None) -> Any:
+    """The image in ``path``, with its axes and checksum judged before its voxels are read."""
+    reader = itk_header(path)
+    three_dimensional(path, reader.GetSize(), index)
+    if has_suffix(path, ".mha", ".mhd"):
+        _refuse_damaged_metaimage(path)
+    with _itk_damage_named(path):
+        return reader.Execute()
+
+
+def _refuse_damaged_metaimage(path: Path) -> None:
+    """Unpack a compressed MetaImage once: SimpleITK ignores a wrong checksum in it."""
+    fields: dict[str, str] = {}
+    with damage_named(path), path.open("rb") as stream:
+        while "ElementDataFile" not in fields and (line := stream.readline()):
+            key, _, value = line.decode("latin-1").partition("=")
+            fields[key.strip()] = value.strip()
+        begin = stream.tell()
+    if fields.get("CompressedData", "").lower() != "true":
+        return
+    name = fields["ElementDataFile"]
+    data_file, begin = (path, begin) if name == "LOCAL" else (path.with_name(name), 0)
+    with damage_named(data_file), data_file.open("rb") as stream:
+        stream.seek(begin)
+        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip, as the data says
+        while chunk := stream.read(1 << 20):
+            unpacker.decompress(chunk)
+        if not unpacker.eof:
+            raise EOFError(f"{stream.tell() - begin} bytes packed")
+
+
+def dicom_series(folder: Path) -> Any:
+    """The one DICOM series in ``folder``, slices ordered by their place in the patient."""
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what it warns of is refused here
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if len(series) != 1:
+        raise DeepsegError(_series_problem(folder, len(series)))
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    lost = sorted(
+        {p.name for p in folder.iterdir() if _is_dicom(p)} - {Path(n).name for n in names}
+    )
+    if lost:
+        raise DeepsegError(damaged(folder / lost[0], "a DICOM file that is damaged"))
+    with _itk_damage_named(folder):
+        if len(names) == 1:
+            return sitk.ReadImage(names[0])
+        image = sitk.ReadImage(names)
+    if image.HasMetaDataKey("ITK_non_uniform_sampling_deviation"):
+        got = f"{len(names)} slices at unequal distances"
+        fix = "add the missing slices or resample the series to equal distances"
+        raise DeepsegError(damaged(folder, got, "slices at equal distances", fix=fix))
+    return image
+
+
+def _is_dicom(path: Path) -> bool:
+    if not path.is_file() or path.name.upper() == "DICOMDIR":
+        return False
+    with damage_named(path), path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM" or has_suffix(path, ".dcm", ".ima")
+
+
+def _series_problem(folder: Path, number: int) -> Problem:
+    return Problem(
+        code="dicom-series",
+        got=f"a folder with {number or 'no'} DICOM series",
+        expected="an image file, or a folder with one DICOM series",
+        fix="give each series its own folder" if number else "give the image file itself",
+        where=str(folder),
+    )
+
+
+def itk_stored(path: Path, image: Any, index: int | None) -> RawVoxels:
+    """The numbers of ``image``, or of volume ``index`` of a 4D one."""
+    if image.GetNumberOfComponentsPerPixel() > 1 or "complex" in image.GetPixelIDTypeAsString():
+        raise DeepsegError(dtype_problem(path, image.GetPixelIDTypeAsString()))
+    grid = itk_grid(path, image, index)
+    volumes = sitk.GetArrayFromImage(image).T.reshape(*grid.geometry.shape, -1)
+    return RawVoxels(volumes[..., index or 0], 1.0, 0.0, grid)
+
+
+def itk_grid(path: Path, source: Any, index: int | None) -> Grid:
+    """The grid of an image or of a reader; SimpleITK counts to the left, the back and the head."""
+    shape = three_dimensional(path, source.GetSize(), index)
+    axes = min(len(source.GetSize()), 3)
+    direction = np.reshape(source.GetDirection(), (len(source.GetSize()),) * 2)
+    affine = np.eye(4)
+    affine[:axes, :axes] = (direction * source.GetSpacing())[:axes, :axes]
+    affine[:axes, 3] = source.GetOrigin()[:axes]
+    geometry = invertible(path, shape, np.diag([-1, -1, 1, 1]) @ affine)
+    return Grid(geometry, header_from_affine(geometry.affine), ())

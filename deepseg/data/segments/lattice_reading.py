@@ -1,0 +1,273 @@
+"""Reading voxels of an image at the points of a lattice, inside and beyond its border.
+
+The rule of the border: as far as ``margin`` voxels beyond the image, it is mirrored (the edge is
+not repeated, as numpy's ``reflect``); further out, every channel has its ``outside`` value, the
+mean of the eight corners of the image mirrored that far. Arrays are ``(C, X, Y, Z)``.
+
+Images are read through flat indices, by `numpy.take`: for single voxels of a large image, mapped
+from a file perhaps, nothing is quicker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepseg.geometry.boxes import Int3
+from deepseg.geometry.context import Lattice
+
+AT_ONCE = 16384  # points between voxels: what is computed of them stays in the processor's cache
+
+Margin = tuple[Int3, Int3]
+Number = TypeVar("Number", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class AxisPermutation:
+    """Axes exchanged and reversed: image axis ``a`` runs along lattice axis ``axes[a]``.
+
+    Attributes:
+        axes: A permutation of (0, 1, 2).
+        signs: 1, or -1 where the direction is reversed.
+    """
+
+    axes: Int3 = (0, 1, 2)
+    signs: Int3 = (1, 1, 1)
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """The same as ``(3, 3)``: image offset = matrix @ lattice offset."""
+        matrix = np.zeros((3, 3))
+        for row, (axis, sign) in enumerate(zip(self.axes, self.signs, strict=True)):
+            matrix[row, axis] = sign
+        return matrix
+
+    def then(self, later: AxisPermutation) -> AxisPermutation:
+        """This turn applied first, ``later`` to its result."""
+        x, y, z = (self.axes[axis] for axis in later.axes)
+        i, j, k = (
+            sign * self.signs[axis] for axis, sign in zip(later.axes, later.signs, strict=True)
+        )
+        return AxisPermutation((x, y, z), (i, j, k))
+
+
+IDENTITY_AXES = AxisPermutation()
+
+
+def mirrored(position: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Voxel of an axis of ``size`` that stands at ``position`` when it is mirrored for ever."""
+    if size == 1:
+        return np.zeros_like(position)
+    period = 2 * (size - 1)
+    inside = position % period
+    return np.minimum(inside, period - inside)
+
+
+def outside_values(image: NDArray[np.float32], margin: Margin) -> NDArray[np.float32]:
+    """``(C,)``: the mean of the eight corners of ``image`` mirrored by ``margin``."""
+    ends = [
+        mirrored(np.array([-low, n - 1 + high]), n)
+        for low, high, n in zip(*margin, image.shape[1:], strict=True)
+    ]
+    corners = [image[:, x, y, z] for x, y, z in product(*ends)]
+    return np.asarray(np.mean(corners, axis=0, dtype=np.float64), dtype=np.float32)
+
+
+def read(
+    image: NDArray[np.float32],
+    points: Lattice,
+    margin: Margin,
+    *,
+    turn: AxisPermutation = IDENTITY_AXES,
+    centre2: Int3 = (0, 0, 0),
+) -> NDArray[np.float32]:
+    """``(C, *points.count)``: the voxels of ``image`` at ``points``.
+
+    Args:
+        image: ``(C, X, Y, Z)``.
+        points: Where to read.
+        margin: Voxels before and behind the image that are mirrored.
+        turn: Applied to the points about the centre before reading.
+        centre2: Twice the centre of the turn, so that it may lie between voxels.
+    """
+    if turn == IDENTITY_AXES and _is_inside(points, image.shape[1:]):
+        x, y, z = (
+            slice(a, a + s * n, s)
+            for a, s, n in zip(points.start, points.step, points.count, strict=True)
+        )
+        return np.ascontiguousarray(image[:, x, y, z])
+    positions = turned_positions(points, turn, centre2)
+    taken = [mirrored(p, n) for p, n in zip(positions, image.shape[1:], strict=True)]
+    block = _at(image, _flat(_along_lattice(taken, turn), image.shape[1:]))
+    beyond = [
+        (p < -low) | (p >= n + high)
+        for p, n, low, high in zip(positions, image.shape[1:], *margin, strict=True)
+    ]
+    if any(b.any() for b in beyond):
+        out_x, out_y, out_z = _along_lattice(beyond, turn)
+        block[:, out_x | out_y | out_z] = outside_values(image, margin)[:, None]
+    return block
+
+
+def read_labels(
+    labels: NDArray[np.integer],
+    points: Lattice,
+    *,
+    turn: AxisPermutation = IDENTITY_AXES,
+    centre2: Int3 = (0, 0, 0),
+) -> NDArray[np.int16]:
+    """``points.count``: labels at ``points``, -1 (unknown) beyond the image."""
+    positions = turned_positions(points, turn, centre2)
+    taken = [p.clip(0, n - 1) for p, n in zip(positions, labels.shape, strict=True)]
+    block = _labels_at(labels, _flat(_along_lattice(taken, turn), labels.shape))
+    unknown = [(p < 0) | (p >= n) for p, n in zip(positions, labels.shape, strict=True)]
+    x, y, z = _along_lattice(unknown, turn)
+    block[x | y | z] = -1
+    return block
+
+
+def turned_positions(
+    points: Lattice, turn: AxisPermutation, centre2: Int3
+) -> list[NDArray[np.int64]]:
+    """Voxels along each image axis, in the order in which the turned lattice visits them."""
+    positions = []
+    for image_axis in range(3):
+        axis, sign = turn.axes[image_axis], turn.signs[image_axis]
+        straight = points.start[axis] + points.step[axis] * np.arange(points.count[axis])
+        doubled = sign * (2 * straight - centre2[axis]) + centre2[image_axis]
+        positions.append(doubled // 2)
+    return positions
+
+
+def _along_lattice(
+    per_axis: Sequence[NDArray[Number]], turn: AxisPermutation
+) -> list[NDArray[Number]]:
+    """What belongs to each image axis, in shapes that broadcast to the turned lattice."""
+    shapes = np.where(np.array(turn.axes)[:, None] == np.arange(3), -1, 1)
+    return [one.reshape(shape) for one, shape in zip(per_axis, shapes, strict=True)]
+
+
+def _flat(voxels: Sequence[NDArray[np.number[Any]]], shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Flat indices into an image of ``shape`` from whole numbers along X, Y and Z."""
+    x, y, z = voxels
+    return ((x * shape[1] + y) * shape[2] + z).astype(np.int64, copy=False)
+
+
+def _at(image: NDArray[np.float32], flat: NDArray[np.int64]) -> NDArray[np.float32]:
+    """``(C, *flat.shape)``: the voxels of all channels at flat indices."""
+    block = np.empty((len(image), *flat.shape), np.float32)
+    for channel, found in zip(image, block, strict=True):
+        channel.reshape(-1).take(flat, out=found, mode="clip")  # unbuffered, unlike "raise"
+    return block
+
+
+def _labels_at(labels: NDArray[np.integer], flat: NDArray[np.int64]) -> NDArray[np.int16]:
+    """``flat.shape``: the labels at flat indices."""
+    return np.asarray(labels.reshape(-1).take(flat), dtype=np.int16)
+
+
+def _is_inside(points: Lattice, shape: tuple[int, ...]) -> bool:
+    return all(
+        a >= 0 and last < n for a, last, n in zip(points.start, points.last, shape, strict=True)
+    )
+
+
+def interpolated(
+    image: NDArray[np.float32], coordinates: NDArray[np.float64], margin: Margin
+) -> NDArray[np.float32]:
+    """``(C, *count)``: ``image`` at fractional ``coordinates``, linearly, with the border rule.
+
+    Args:
+        image: ``(C, X, Y, Z)``; only the voxels needed are touched, so it may be a file on disk.
+        coordinates: ``(3, *count)`` in voxels.
+        margin: Voxels before and behind the image that are mirrored.
+    """
+    points = coordinates.reshape(3, -1)
+    channels = [channel.reshape(-1) for channel in np.asarray(image)]
+    block = np.empty((len(image), points.shape[1]), np.float32)
+    for begin in range(0, points.shape[1], AT_ONCE):
+        part = slice(begin, begin + AT_ONCE)
+        _interpolate(channels, image.shape[1:], points[:, part], out=block[:, part])
+    beyond = _beyond(points, image.shape[1:], margin)
+    if beyond is not None:
+        block[:, beyond] = outside_values(image, margin)[:, None]
+    return block.reshape(-1, *coordinates.shape[1:])
+
+
+def _interpolate(
+    channels: Sequence[NDArray[np.float32]],
+    shape: tuple[int, ...],
+    points: NDArray[np.float64],
+    *,
+    out: NDArray[np.float32],
+) -> None:
+    """Write into ``out (C, N)`` what flat ``channels`` have at ``points (3, N)``, all mirrored."""
+    folded = [_folded(one, n) for one, n in zip(points, shape, strict=True)]
+    # The last voxel of an axis is met as the upper neighbour of the one before it.
+    lower = [np.minimum(np.floor(a), max(n - 2, 0)) for a, n in zip(folded, shape, strict=True)]
+    weights = [(a - b).astype(np.float32) for a, b in zip(folded, lower, strict=True)]
+    flat, steps = _flat(lower, shape), _steps(shape)
+    for channel, found in zip(channels, out, strict=True):
+        found[:] = _between(channel, flat, weights, steps)
+
+
+def _folded(position: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """The same as `mirrored` for places between voxels: how far the next mirrored voxel 0 is."""
+    if size == 1:
+        return np.zeros_like(position)
+    if position.min() >= 0 and position.max() <= size - 1:
+        return position
+    period = 2.0 * (size - 1)
+    return np.abs(position - period * np.rint(position / period))
+
+
+def _steps(shape: tuple[int, ...]) -> list[int]:
+    """From a flat index to the next voxel along X, Y, Z; 0 where there is only one."""
+    strides = (shape[1] * shape[2], shape[2], 1)
+    return [step if n > 1 else 0 for step, n in zip(strides, shape, strict=True)]
+
+
+def _between(
+    voxels: NDArray[np.float32],
+    flat: NDArray[np.int64],
+    weights: Sequence[NDArray[np.float32]],
+    steps: Sequence[int],
+) -> NDArray[np.float32]:
+    """Linear interpolation from ``flat`` one voxel on, along all axes that are left."""
+    if not steps:
+        return voxels.take(flat)
+    here = _between(voxels, flat, weights[1:], steps[1:])
+    there = _between(voxels[steps[0] :], flat, weights[1:], steps[1:])
+    there -= here
+    there *= weights[0]
+    there += here
+    return there
+
+
+def _beyond(
+    coordinates: NDArray[np.float64], shape: tuple[int, ...], margin: Margin
+) -> NDArray[np.bool_] | None:
+    """``count``: which points lie further out than the margin; None if none does."""
+    found = None
+    for one, n, low, high in zip(coordinates, shape, *margin, strict=True):
+        if one.min() < -low or one.max() > n - 1 + high:
+            out = (one < -low) | (one > n - 1 + high)
+            found = out if found is None else found | out
+    return found
+
+
+def nearest_labels(
+    labels: NDArray[np.integer], coordinates: NDArray[np.float64]
+) -> NDArray[np.int16]:
+    """``count``: the labels nearest to ``coordinates (3, *count)``, -1 beyond the image."""
+    nearest = [np.rint(one) for one in coordinates]
+    taken = [one.clip(0, n - 1) for one, n in zip(nearest, labels.shape, strict=True)]
+    block = _labels_at(labels, _flat(taken, labels.shape))
+    for one, inside in zip(nearest, taken, strict=True):
+        block[one != inside] = -1
+    return block

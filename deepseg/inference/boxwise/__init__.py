@@ -1,0 +1,1 @@
+"""The fast engine: any box of the prediction by itself."""

@@ -1,0 +1,121 @@
+"""What has to be computed of a case: segments, the grids of their context, and boxes of them.
+
+By default the padded image is one segment: context lies on one grid, the FC pathway sees real
+neighbours, and boxes are only an order of work. In DeepMedic's way every tile is a segment of its
+own, with its own context and its own border; the later one counts where two overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from deepseg.data.preparation import PreparedCase
+from deepseg.geometry.boxes import Box, Int3, per_axis
+from deepseg.geometry.context import Lattice, NetworkGeometry
+from deepseg.inference.boxwise.boxes import bounding_box, common, longest_edge, normal_boxes
+from deepseg.inference.boxwise.network import BoxwiseNetwork
+from deepseg.inference.overlap import overlapping_tiles
+from deepseg.model.regions import MapSizes
+
+CONTEXT_PIECE = 64  # coarse voxels along an axis that a subsampled pathway computes at once
+SHARE_FOR_MAPS = 0.6  # of the memory; the rest is for FC maps, scratch and what is being read
+
+
+@dataclass(frozen=True)
+class WorkUnit:
+    """Boxes of one segment that share their context.
+
+    Attributes:
+        lattices: What each parallel pathway reads of the image for the segment.
+        origin: The first predicted voxel of the segment, in the image.
+        whole: Sizes of the segment's maps.
+        boxes: To be predicted, in the image.
+        piece: Coarse voxels along an axis that a subsampled pathway computes at once.
+    """
+
+    lattices: tuple[Lattice, ...]
+    origin: Int3
+    whole: MapSizes
+    boxes: tuple[Box, ...]
+    piece: int = CONTEXT_PIECE
+
+
+def work_units(
+    network: BoxwiseNetwork,
+    case: PreparedCase,
+    *,
+    memory: int,
+    tile: Int3 | None,
+    overlap: float = 0.0,
+    within: Box | None = None,
+) -> list[WorkUnit]:
+    """What has to be computed of a case.
+
+    Args:
+        network: That computes.
+        case: Prepared as the network's training cases were.
+        memory: Bytes that may be used besides what is in use now, for boxes and context.
+        tile: Size of a segment in DeepMedic's way; None for the whole image as one.
+        overlap: Share of a tile's edge that it has in common with the next.
+        within: The part of the image that is wanted; None for all of it.
+    """
+    vision = network.vision
+    image = Box((0, 0, 0), case.shape)
+    within = image if within is None else within
+    if tile is not None:
+        segments = overlapping_tiles(case.shape, tile, vision, overlap)
+        return list(_tile_jobs(network, case, segments, within))
+    lattices = global_lattices(vision, vision.segment(image))
+    whole = network.map_sizes([points.count for points in lattices])
+    around = bounding_box(case.to_compute, within)
+    if around is None:
+        return []
+    edge = longest_edge(
+        network.layout,
+        around.size,
+        memory=int(memory * SHARE_FOR_MAPS),
+        value_bytes=network.dtype.itemsize,
+        at_once=workers(network),
+    )
+    layers = normal_boxes(case.to_compute, within, network.layout, edge)
+    piece = min(edge, CONTEXT_PIECE)
+    return [WorkUnit(lattices, (0, 0, 0), whole, tuple(boxes), piece) for boxes in layers]
+
+
+def _tile_jobs(
+    network: BoxwiseNetwork, case: PreparedCase, segments: Sequence[Box], within: Box
+) -> Iterator[WorkUnit]:
+    for segment in segments:
+        prediction = network.vision.prediction(segment)
+        box = bounding_box(case.to_compute, common(prediction, within))
+        if box is not None:
+            lattices = network.vision.lattices(segment)
+            whole = network.map_sizes([points.count for points in lattices])
+            yield WorkUnit(lattices, prediction.start, whole, (box,))
+
+
+def global_lattices(vision: NetworkGeometry, segment: Box) -> tuple[Lattice, ...]:
+    """What the pathways read for a whole padded image.
+
+    DeepMedic's steps have another phase for segments that begin in front of the image. So the
+    lattices are those of a segment that lies far inside, moved to where this one is.
+    """
+    far = per_axis(lambda *factors: 64 * int(np.lcm.reduce(factors)), *_factors(vision))
+    back = per_axis(lambda n: -n, far)
+    return tuple(
+        replace(points, start=per_axis(lambda a, d: a + d, points.start, back))
+        for points in vision.lattices(segment.moved(far))
+    )
+
+
+def _factors(vision: NetworkGeometry) -> list[Int3]:
+    return [sight.factor for sight in vision.pathways]
+
+
+def workers(network: BoxwiseNetwork) -> int:
+    """Boxes that are computed at the same time."""
+    return torch.get_num_threads() if network.device.type == "cpu" else 1

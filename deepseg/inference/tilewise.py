@@ -1,0 +1,160 @@
+"""A whole case through a network, tile by tile.
+
+Every tile is predicted with its own context; where the last tiles of an axis overlap their
+neighbours, the later one counts. Tiles whose prediction holds no voxel that has to be
+computed are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deepseg.data.preparation import PreparedCase
+from deepseg.data.segments.lattice_reading import mirrored
+from deepseg.data.segments.segment import inputs
+from deepseg.geometry.boxes import Box, Int3
+from deepseg.geometry.context import NetworkGeometry, coarse_size
+from deepseg.geometry.tiles import tiles
+from deepseg.model.network import Network, repeated
+
+
+@dataclass(frozen=True)
+class TilewisePrediction:
+    """What a network says about a case.
+
+    Attributes:
+        probabilities: ``(K, X, Y, Z)`` float32; 0 for every class where nothing was computed.
+        feature_maps: ``(maps, X, Y, Z)`` by layer address, of the layers asked for.
+    """
+
+    probabilities: NDArray[np.float32]
+    feature_maps: Mapping[str, NDArray[np.float32]]
+
+
+def predict(
+    network: Network,
+    case: PreparedCase,
+    *,
+    tile: Int3,
+    batch_size: int,
+    feature_maps: Mapping[str, slice] | None = None,
+    on_tiles: Callable[[int], None] = lambda _: None,
+) -> TilewisePrediction:
+    """Probabilities of every voxel of ``case``.
+
+    Args:
+        network: In evaluation mode, on the device that computes.
+        case: Prepared as the network's training cases were.
+        tile: Size of the segment of one tile.
+        batch_size: Tiles computed together.
+        feature_maps: Layers whose maps are wanted, and which of them.
+        on_tiles: Called with the number of tiles just done.
+    """
+    wanted = {} if feature_maps is None else dict(feature_maps)
+    vision = network.vision
+    todo = tiles_to_compute(network, case, tile, with_feature_maps=bool(wanted))
+    probabilities = np.zeros((len(network.config.classes), *case.shape), np.float32)
+    maps = {
+        address: np.zeros((_count(network, address, which), *case.shape), np.float32)
+        for address, which in wanted.items()
+    }
+    device = next(network.parameters()).device
+    with torch.inference_mode(), watched(network, wanted) as seen:
+        for boxes in _grouped(todo, batch_size):
+            read = [inputs(case, box, vision) for box in boxes]
+            stacked = [torch.from_numpy(np.stack(one)) for one in zip(*read, strict=True)]
+            result = network([one.to(device) for one in stacked]).float().softmax(1).cpu().numpy()
+            for box, one in zip(boxes, result, strict=True):
+                _place(probabilities, one, vision.prediction(box))
+            for address, map_ in seen.items():
+                size = vision.prediction(boxes[0]).size
+                central = _at_full_resolution(map_, network, address, size)
+                for box, one in zip(boxes, central.float().cpu().numpy(), strict=True):
+                    _place(maps[address], one[wanted[address]], vision.prediction(box))
+            on_tiles(len(boxes))
+    return TilewisePrediction(probabilities, maps)
+
+
+def tiles_to_compute(
+    network: Network, case: PreparedCase, tile: Int3, *, with_feature_maps: bool
+) -> list[Box]:
+    """The segments of a case that `predict` computes.
+
+    Feature maps are wanted around those voxels too: of all tiles that DeepMedic computes.
+    """
+    vision = network.vision
+    counts = _sees_any if with_feature_maps else _predicts_any
+    return [box for box in tiles(case.shape, tile, vision) if counts(case, box, vision)]
+
+
+@contextmanager
+def watched(network: Network, addresses: Mapping[str, slice]) -> Iterator[dict[str, Tensor]]:
+    """While open, every pass leaves the convolution outputs of the layers in the dictionary.
+
+    They are what the convolution gives, before a residual is added and the next layer acts.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def keep(address: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[address] = output
+
+        return hook
+
+    handles = [
+        layer.conv.register_forward_hook(keep(layer.plan.address))
+        for layer in network.layers()
+        if layer.plan.address in addresses
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _at_full_resolution(maps: Tensor, network: Network, address: str, size: Int3) -> Tensor:
+    """``(N, F, *size)``: the middle of a layer's maps, repeated where they are subsampled."""
+    pathway = next(p for p in network.pathways() if p.plan.name == address.partition(".")[0])
+    factor = pathway.plan.sight.factor
+    coarse = coarse_size(size, factor)
+    for axis, n in zip((2, 3, 4), coarse, strict=True):
+        maps = maps.narrow(axis, (maps.shape[axis] - n) // 2, n)
+    return repeated(maps, factor, size)
+
+
+def _count(network: Network, address: str, which: slice) -> int:
+    layer = next(layer for layer in network.layout if layer.address == address)
+    return len(range(layer.outputs)[which])
+
+
+def _predicts_any(case: PreparedCase, segment: Box, vision: NetworkGeometry) -> bool:
+    inside = vision.prediction(segment).within(case.shape)
+    return case.to_compute is None or bool(case.to_compute[inside.slices].any())
+
+
+def _sees_any(case: PreparedCase, segment: Box, _vision: NetworkGeometry) -> bool:
+    """Whether any voxel of the segment, mirrored beyond the image, has to be computed."""
+    if case.to_compute is None:
+        return True
+    x, y, z = (
+        mirrored(np.arange(a, b), n)
+        for a, b, n in zip(segment.start, segment.stop, case.shape, strict=True)
+    )
+    return bool(case.to_compute[np.ix_(x, y, z)].any())
+
+
+def _place(volume: NDArray[np.float32], part: NDArray[np.float32], box: Box) -> None:
+    volume[(slice(None), *box.slices)] = part
+
+
+def _grouped(boxes: Sequence[Box], size: int) -> Iterator[Sequence[Box]]:
+    for begin in range(0, len(boxes), size):
+        yield boxes[begin : begin + size]

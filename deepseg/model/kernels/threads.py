@@ -1,0 +1,41 @@
+"""Work split among the processor's cores; what is done is not known here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_on_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """What ``work`` makes of every item, in their order and without gradients.
+
+    Each item is computed by one core. Threads of torch's own wait for each other after every
+    operation; where operations are short and other programs want the cores too, they wait a
+    hundred times longer than they compute.
+    """
+    threads = torch.get_num_threads()
+    count = min(threads, len(items))
+    waiting = iter(enumerate(items))
+    infers = torch.is_inference_mode_enabled()  # threads do not inherit it
+    if count == 1:
+        return [result for _, result in _done(work, waiting, infers)]
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            parts = [pool.submit(_done, work, waiting, infers) for _ in range(count)]
+            found = dict(pair for part in parts for pair in part.result())
+    finally:
+        torch.set_num_threads(threads)  # of threads that begin later
+    return [found[number] for number in range(len(items))]
+
+
+def _done(
+    work: Callable[[Item], Result], waiting: Iterator[tuple[int, Item]], infers: bool
+) -> list[tuple[int, Result]]:
+    with torch.inference_mode(infers), torch.no_grad():
+        return [(number, work(item)) for number, item in waiting]

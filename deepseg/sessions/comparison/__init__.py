@@ -1,0 +1,1 @@
+"""What sessions left in their folders."""

@@ -1,0 +1,231 @@
+"""What training sessions left in their folders: settings and scores, and which belong together.
+
+Sessions that differ in their seed only are a group. It is told by the name of the folder, which
+``-seed N`` ends in ``-seedN``; settings are held against each other to see whether it is true.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from deepseg.errors import DeepsegError, Problem, raise_if_any
+from deepseg.report.comparison import Run, RunGroup
+from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.training.epoch_log import mean_dice
+from deepseg.sessions.training.progress import WITHOUT_EFFECT, flattened
+from deepseg.storage.save_file import read_save
+
+Metric = Literal["volumes", "samples"]
+
+METRICS: dict[Metric, str] = {
+    "volumes": "Dice on whole volumes, mean of the foreground classes",
+    "samples": "Dice on samples, mean of the foreground classes",
+}
+OF_A_SEED = (*WITHOUT_EFFECT, "name", "seed")  # settings in which the sessions of a group differ
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A session with at least one finished epoch.
+
+    Attributes:
+        folder: As the user named it.
+        settings: Every key of its train file, and of its model file after ``network.``.
+        records: The lines of metrics.jsonl, by epoch from 0; -1 is before the first.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    records: Mapping[int, Mapping[str, Any]]
+
+    @property
+    def group(self) -> Path:
+        """The folder without the seed."""
+        return group_folder(self.folder)
+
+    @property
+    def epochs(self) -> int:
+        """How many it has finished."""
+        return sum(epoch >= 0 for epoch in self.records)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the network tells apart, the background left out."""
+        return tuple(self.settings["network.classes"][1:])
+
+    def scores(self, metric: Metric) -> dict[int, float]:
+        """By epoch, counted from 1, where it was judged by ``metric``; 0 is before the first."""
+        found = {
+            epoch + 1: mean_dice(record.get(f"validation_{metric}"))
+            for epoch, record in self.records.items()
+        }
+        return {epoch: score for epoch, score in found.items() if score is not None}
+
+    def run(self, metric: Metric) -> Run:
+        """What is compared of it."""
+        own = self.settings
+        segments, batch = own["training.segments_per_subepoch"], own["training.batch_size"]
+        return Run(
+            folder=str(self.folder),
+            seed=own["seed"],
+            scores=self.scores(metric),
+            epochs=self.epochs,
+            steps_per_epoch=own["subepochs"] * -(-segments // batch),
+            seconds=sum(record.get("seconds", 0.0) for record in self.records.values()),
+        )
+
+
+def group_folder(folder: Path) -> Path:
+    """``runs/lesions-seed2`` as ``runs/lesions``, from the top of the disk."""
+    whole = folder.resolve()
+    return whole.with_name(re.sub(r"(?<=.)-seed\d+$", "", whole.name))
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """The training session in ``folder``, finished or not.
+
+    Raises:
+        DeepsegError: ``session-unknown``, if there is none, or what is wrong with its model file.
+    """
+    known = SessionFolder(folder)
+    model = next((f for f in map(known.models.joinpath, _MODELS) if f.exists()), None)
+    try:
+        records = {record["epoch"]: record for record in known.records()}
+    except (ValueError, LookupError, TypeError):
+        raise DeepsegError(_unknown(folder, "metrics.jsonl with other lines")) from None
+    missing = [
+        name
+        for name, is_there in {"metrics.jsonl": records, "models/last.save": model}.items()
+        if not is_there
+    ]
+    save = None if model is None else read_save(model)
+    if missing or save is None or save.training is None:
+        got = f"a folder without {' and '.join(missing)}" if folder.is_dir() else "no such folder"
+        raise DeepsegError(_unknown(folder, got))
+    settings = flattened({**save.training["settings"], "network": save.model})
+    return FinishedRun(folder, settings, records)
+
+
+_MODELS = ("last.save", "previous.save")
+
+
+def _unknown(folder: Path, got: str) -> Problem:
+    return Problem(
+        code="session-unknown",
+        got=got,
+        expected="the folder of a training session that has finished an epoch, or a train file",
+        fix="give <output>/<name> of a session, or train it first",
+        where=str(folder),
+    )
+
+
+def common_metric(sessions: Sequence[FinishedRun]) -> Metric:
+    """What all sessions are judged by: whole volumes, or else samples.
+
+    Raises:
+        DeepsegError: ``scores-missing``: of every session without any score; or, if all have some,
+            of those that cannot be compared.
+    """
+    metrics: tuple[Metric, ...] = ("volumes", "samples")
+    scored = {
+        session.folder: [metric for metric in metrics if session.scores(metric)]
+        for session in sessions
+    }
+    raise_if_any(
+        _without_scores(str(folder), "no score in any epoch")
+        for folder, own in scored.items()
+        if not own
+    )
+    for metric in metrics:
+        if all(metric in own for own in scored.values()):
+            return metric
+    raise DeepsegError(
+        *(
+            _without_scores(str(folder), f"scores on {own[0]} only")
+            for folder, own in scored.items()
+            if len(own) == 1
+        )
+    )
+
+
+def _without_scores(where: str, got: str) -> Problem:
+    return Problem(
+        code="scores-missing",
+        got=got,
+        expected="epochs of all sessions judged in one way, on whole volumes or on samples",
+        fix="train with validation, or until the first epoch that is judged",
+        where=where,
+    )
+
+
+def grouped(sessions: Sequence[FinishedRun]) -> list[tuple[FinishedRun, ...]]:
+    """Sessions of one group together, in the order of the first of each; by seed inside."""
+    groups: dict[Path, list[FinishedRun]] = {}
+    for session in sessions:
+        groups.setdefault(session.group, []).append(session)
+    return [tuple(sorted(own, key=lambda one: one.settings["seed"])) for own in groups.values()]
+
+
+def group_names(folders: Sequence[Path]) -> list[str]:
+    """Names for the folders of groups; the whole path of those whose names are the same."""
+    names = [folder.name for folder in folders]
+    return [
+        str(folder) if names.count(name) > 1 else name
+        for folder, name in zip(folders, names, strict=True)
+    ]
+
+
+def as_groups(groups: Sequence[Sequence[FinishedRun]], metric: Metric) -> list[RunGroup]:
+    """What is compared of each group."""
+    names = group_names([sessions[0].group for sessions in groups])
+    return [
+        RunGroup(name, tuple(session.run(metric) for session in sessions))
+        for name, sessions in zip(names, groups, strict=True)
+    ]
+
+
+def comparison_warnings(groups: Sequence[Sequence[FinishedRun]], metric: Metric) -> Iterator[str]:
+    """Why the comparison may not mean what it seems to."""
+    for sessions in groups:
+        yield from _doubts_within(sessions)
+    every = [session for sessions in groups for session in sessions]
+    first = every[0]
+    for one in every:
+        planned = one.settings["epochs"]
+        if one.epochs < planned:
+            yield f"{one.folder} has finished {one.epochs} of {planned} epochs"
+        if one.classes != first.classes:
+            yield f"{one.folder} tells other classes apart than {first.folder}: " + (
+                f"{', '.join(one.classes)}; {', '.join(first.classes)}"
+            )
+        if _judged_on(one) != _judged_on(first):
+            yield f"{one.folder} is judged on other cases than {first.folder}"
+        if metric == "samples" and one.scores("volumes"):
+            yield f"best.save of {one.folder} is chosen on whole volumes, which others lack"
+
+
+def _judged_on(session: FinishedRun) -> dict[str, Any]:
+    return {k: v for k, v in session.settings.items() if k.startswith("validation.cases.")}
+
+
+def _doubts_within(sessions: Sequence[FinishedRun]) -> Iterator[str]:
+    """Settings in which the sessions of a group differ, and seeds that stand there twice."""
+    first, *others = sessions
+    for before, one in zip(sessions, others, strict=False):
+        keys = sorted(
+            key
+            for key in first.settings.keys() | one.settings.keys()
+            if key not in OF_A_SEED
+            and not key.startswith(("network.name", "network.output"))
+            and first.settings.get(key) != one.settings.get(key)
+        )
+        if keys:
+            yield f"{one.folder} differs from {first.folder} in more than its seed: " + (
+                ", ".join(keys)
+            )
+        if one.settings["seed"] == before.settings["seed"]:
+            yield f"{before.folder} and {one.folder} have the same seed, {one.settings['seed']}"

@@ -1,0 +1,70 @@
+"""The folder of a training session, shared by the ranks that work on it: rank 0 alone writes.
+
+Ranks are started by ``-devices N``, torchrun, or whatever sets the same environment: ``RANK``,
+``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR``, ``MASTER_PORT``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.processes.failure_board import RankSupervisor, board_of, store_of
+from deepseg.training.distributed import SINGLE_RANK, Ranks
+
+FOR_EVER = timedelta(days=365)  # rank 0 may check and prepare cases for hours; the dead are noticed
+
+
+def count_of_ranks() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def session_of_ranks(
+    path: Path, *, config_file: Path, quiet: bool, device: torch.device
+) -> Iterator[tuple[SessionFolder, Ranks]]:
+    """The folder of a session, and the ranks that work on it: often one, alone.
+
+    If one rank fails, all do; the first says why, in all others `SaidByAnotherRank` is raised.
+    """
+    if count_of_ranks() == 1:
+        with SessionFolder(path, config_file=config_file, quiet=quiet) as folder:
+            yield folder, SINGLE_RANK
+        return
+    rank = int(os.environ["RANK"])
+    folder = SessionFolder(path, config_file=config_file, quiet=quiet, leads=rank == 0)
+    with _joined(device) as (agreement, ranks), folder, agreement.agreeing():
+        agreement.when_stuck = lambda error: folder.__exit__(type(error), error, None)
+        yield folder, ranks
+        ranks.wait()
+
+
+@contextmanager
+def _joined(device: torch.device) -> Iterator[tuple[RankSupervisor, Ranks]]:
+    rank, count = int(os.environ["RANK"]), count_of_ranks()
+    store, _, _ = next(rendezvous("env://"))
+    # The watching thread has a connection of its own: one that waits would hold it up.
+    own = store_of(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    agreement = RankSupervisor(board_of(own), rank, count)
+    try:
+        with agreement.agreeing():
+            agreement.begin()
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                store=store, rank=rank, world_size=count, timeout=FOR_EVER,
+            )  # fmt: skip
+            yield agreement, Ranks(rank, count)
+        dist.destroy_process_group()
+    finally:
+        agreement.end()

@@ -1,0 +1,1 @@
+"""What a testing session does with every case."""

@@ -1,0 +1,126 @@
+"""Cases that are done: a record of each, so that nobody does them again.
+
+``cases/<name>.json`` in the session's folder is written when all results of a case are there. It
+holds a key that changes with the model, the settings and the files of the case, and counts only
+while the key is the same and all its result files exist; a picture that could not be drawn is
+missing only where it can be drawn by now. What does not count any more is deleted
+with its files before the case is done again. Several processes may write here at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepseg.config.cases import Preparation
+from deepseg.config.testing import TestConfig
+from deepseg.data.cases.case import Case
+from deepseg.data.preparation import fingerprint
+from deepseg.geometry.boxes import Int3
+from deepseg.report.figure import is_possible
+from deepseg.storage.atomic import writable, write_json
+
+# What the result of a case, and the files that hold it, follow from; a test names all others.
+RESULT_SETTINGS = {"save", "groups", "postprocess"}
+RESULT_INFERENCE = {"precision", "mirror", "overlap"}
+
+
+@dataclass(frozen=True)
+class ModelFingerprint:
+    """What a model's answer follows from, besides the case and the settings of the session.
+
+    Attributes:
+        sha256: Of its weights and settings.
+        preparation: How it wants cases prepared.
+        tile: Where segmentations and probabilities depend on it; None elsewhere.
+        feature_tile: Of feature maps; None without them.
+    """
+
+    sha256: str
+    preparation: Preparation
+    tile: Int3 | None
+    feature_tile: Int3 | None
+
+
+def case_key(
+    case: Case, config: TestConfig, models: Sequence[ModelFingerprint], channels: Sequence[str]
+) -> str:
+    """What the result of a case follows from, as a hash.
+
+    Args:
+        case: Its files count with path, size and time of their last change.
+        config: Settings of the session; those that only say how to get there do not count.
+        models: Those that answer.
+        channels: Of the models.
+    """
+    made_from = {
+        "settings": config.model_dump(mode="json", include=RESULT_SETTINGS),
+        "inference": config.inference.model_dump(mode="json", include=RESULT_INFERENCE),
+        "models": [[one.sha256, one.tile, one.feature_tile] for one in models],
+        "cases": [fingerprint(case, one.preparation, channels) for one in models],
+    }
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+
+
+class CompletedCases:
+    """The records in a session's folder.
+
+    Args:
+        folder: The session's own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._session = folder
+        self._folder = folder / "cases"
+
+    def record(self, name: str, key: str) -> dict[str, Any] | None:
+        """What is known of a case; None if it has to be done."""
+        found = self._noted(name)
+        if found.get("key") != key:
+            return None
+        is_whole = all((self._session / file).is_file() for file in found["files"])
+        lacks_picture = found["without_picture"] and is_possible()
+        return found if is_whole and not lacks_picture else None
+
+    def clear(self, name: str) -> int:
+        """Delete the result files that are noted of a case, then its record.
+
+        Returns:
+            How many result files there were.
+        """
+        files = [self._session / file for file in self._noted(name).get("files", [])]
+        present = [file for file in files if file.is_file()]
+        for file in (*present, self._folder / f"{name}.json"):
+            with writable(file):
+                file.unlink(missing_ok=True)
+        return len(present)
+
+    def keep(self, name: str, key: str, record: Mapping[str, Any]) -> None:
+        """Note that a case is done."""
+        with writable(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        write_json(self._folder / f"{name}.json", {"key": key, **record})
+
+    def _noted(self, name: str) -> dict[str, Any]:
+        """The record of a case, whether it counts or not; empty if there is none."""
+        try:
+            text = (self._folder / f"{name}.json").read_text("utf-8")
+            found: dict[str, Any] = json.loads(text)
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While this is open, no other process reads all records to write them as a table."""
+        with writable(self._session):
+            file = (self._session / "lock-cases").open("a")
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield

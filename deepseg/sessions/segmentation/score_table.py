@@ -1,0 +1,79 @@
+"""What a testing session found out about its cases, as files and as a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from deepseg.errors import Problem
+from deepseg.inference.metrics import FOREGROUND, Scores, summary
+from deepseg.report.console import Console
+from deepseg.storage.atomic import write_json, write_text
+
+MEASURES = tuple(field.name for field in fields(Scores))
+
+
+class ScoreTable:
+    """Collects the results of cases.
+
+    Attributes:
+        failures: Problems of the cases without a result.
+    """
+
+    def __init__(self, failures: Sequence[Problem]) -> None:
+        self.failures = list(failures)
+        self._cases: dict[str, dict[str, Any]] = {}
+        self._scores: dict[str, dict[str, Scores]] = {}
+
+    def add(self, name: str, record: Mapping[str, Any]) -> None:
+        """Note the record of a case; its scores are None if the truth is not known."""
+        self._cases[name] = {key: value for key, value in record.items() if key != "key"}
+        if record["scores"] is not None:
+            rows = record["scores"].items()
+            self._scores[name] = {row: Scores(**values) for row, values in rows}
+
+    def write(self, folder: Path) -> None:
+        """Write ``cases.json`` and ``cases.csv``."""
+        means = summary(self._scores) if self._scores else None
+        write_json(folder / "cases.json", {"cases": self._cases, "summary": means})
+        rows = [
+            [case, row, *("" if v is None else f"{v:.6g}" for v in asdict(one).values())]
+            for case, per_row in self._scores.items()
+            for row, one in per_row.items()
+        ]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([["case", "class", *MEASURES], *rows])
+        write_text(folder / "cases.csv", text.getvalue())
+
+    def show(self, console: Console) -> None:
+        """Say the mean scores, if there are any."""
+        if not self._scores:
+            return
+        means = summary(self._scores)
+        rows = [
+            [
+                row,
+                _number(values["dice"]["mean"], ".3f"),
+                _number(values["dice"]["standard_deviation"], ".3f"),
+                _number(values["precision"]["mean"], ".3f"),
+                _number(values["sensitivity"]["mean"], ".3f"),
+                _number(values["hausdorff95_mm"]["mean"], ".1f"),
+                _number(values["surface_distance_mm"]["mean"], ".2f"),
+                f"{values['dice']['defined']} of {len(self._scores)}",
+            ]
+            for row, values in means.items()
+            if len(means) > 2 or row != FOREGROUND  # with one class, that is the foreground
+        ]
+        console.table(
+            f"mean scores of {len(self._scores)} cases",
+            ["class", "Dice", "± s.d.", "precision", "sensitivity", "HD95 mm", "ASSD mm", "cases"],
+            rows,
+        )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,1 @@
+"""What a training session does from epoch to epoch."""

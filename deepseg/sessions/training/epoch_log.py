@@ -1,0 +1,142 @@
+"""What a session notes down: the line of an epoch, its score, curves and event files."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from deepseg.config.model import ModelConfig
+from deepseg.config.training import TrainConfig
+from deepseg.errors import DeepsegError
+from deepseg.inference.metrics import FOREGROUND
+from deepseg.report.console import Console
+from deepseg.report.curves import write_curves
+from deepseg.report.tensorboard import write_events
+from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.training.timer import EpochTimer
+from deepseg.training.optimization import Optimizer
+from deepseg.training.trainer import Outcome
+from deepseg.version import VERSION
+
+WORTH_SAYING = 0.1  # of an epoch, spent waiting
+BEFORE = -1  # the epoch of what is measured before the first one
+
+
+def announce(
+    console: Console, title: str, warnings: Sequence[str], device: torch.device, ranks: int = 1
+) -> None:
+    """The first line of every session: what runs where; then what its config files warn of."""
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    if ranks > 1:
+        where = f"{ranks} ranks, each on {where}"
+    console.say(
+        f"deepseg {VERSION}: {title} on {where} ({torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, Python {platform.python_version()})"
+    )
+    for warning in warnings:
+        console.warn(warning)
+
+
+def epoch_record(
+    epoch: int,
+    clock: EpochTimer,
+    optimizer: Optimizer,
+    model: ModelConfig,
+    training: Outcome,
+    samples: Outcome | None,
+    volumes: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The line of metrics.jsonl for one epoch."""
+    record: dict[str, Any] = {
+        "epoch": epoch,
+        "seconds": round(clock.seconds, 3),
+        "waited": round(clock.waited, 3),
+        "learning_rate": optimizer.learning_rate,
+        "momentum": optimizer.momentum,
+    }
+    if set(optimizer.learning_rates) != {"default"}:
+        record["learning_rates"] = optimizer.learning_rates
+    record["training"] = training.record(model.classes)
+    return record | validation_record(epoch, model, samples, volumes)
+
+
+def validation_record(
+    epoch: int, model: ModelConfig, samples: Outcome | None, volumes: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The part of an epoch's line that does not need training; all of it `BEFORE` the first."""
+    record: dict[str, Any] = {"epoch": epoch}
+    if samples is not None:
+        record["validation_samples"] = samples.record(model.classes)
+    if volumes is not None:
+        record["validation_volumes"] = dict(volumes)
+    return record
+
+
+def schedule_score(record: Mapping[str, Any]) -> float | None:
+    """What the plateau schedule follows: the same Dice, on samples where every epoch has them."""
+    return mean_dice(record.get("validation_samples", record.get("validation_volumes")))
+
+
+def mean_dice(part: Mapping[str, Any] | None) -> float | None:
+    """Mean Dice of the foreground classes in a part of a record; None where there is none."""
+    if part is None:
+        return None
+    dice = part["dice"].items()
+    defined = [value for name, value in dice if name != FOREGROUND and value is not None]
+    return sum(defined) / len(defined) if defined else None
+
+
+def show_progress(folder: SessionFolder, config: TrainConfig) -> None:
+    """Say what the last epoch gave, and draw the curves of all."""
+    records = folder.records()
+    folder.console.say(_line(records[-1], config.epochs))
+    try:
+        write_curves(records, folder.path / "progress.png")
+        if config.tensorboard:
+            write_events(records[-1], folder.path / "tensorboard")
+    except DeepsegError as error:
+        folder.console.warn(str(error))
+
+
+def show_before(folder: SessionFolder, record: Mapping[str, Any]) -> None:
+    """Say what the weights could do before the first epoch."""
+    parts = _validation_parts(record)
+    if parts:
+        folder.console.say(f"before training: {', '.join(parts)}")
+
+
+def rates_text(rate: float, rates: Mapping[str, float]) -> str:
+    """``learning rate 0.001 (head 0.1)``, with the groups that have another rate in brackets."""
+    own = [f"{label} {value:.3g}" for label, value in rates.items() if value != rate]
+    return f"learning rate {rate:.3g}" + (f" ({', '.join(own)})" if own else "")
+
+
+def _line(record: Mapping[str, Any], epochs: int) -> str:
+    parts = [f"epoch {record['epoch'] + 1} of {epochs}", f"loss {record['training']['loss']:.4f}"]
+    rates = rates_text(record["learning_rate"], record.get("learning_rates", {}))
+    parts += [*_validation_parts(record), rates, f"{record['seconds']:.0f} s"]
+    waited = record.get("waited", 0.0)
+    if waited > WORTH_SAYING * record["seconds"]:
+        parts.append(f"{waited:.0f} s of them waiting for segments")
+    return ", ".join(parts) + (" (best so far)" if record.get("best") else "")
+
+
+def _validation_parts(record: Mapping[str, Any]) -> list[str]:
+    parts = []
+    if "validation_samples" in record:
+        parts.append(f"validation loss {record['validation_samples']['loss']:.4f}")
+        parts.append(f"Dice on samples {_dice(record['validation_samples'])}")
+    if "validation_volumes" in record:
+        parts.append(f"Dice on volumes {_dice(record['validation_volumes'])}")
+    return parts
+
+
+def _dice(part: Mapping[str, Any]) -> str:
+    values = part["dice"].items()
+    shown = list(values) if len(part["dice"]) <= 6 else list(values)[:1]
+    if len(shown) == 2:  # one class: it is the foreground
+        shown = shown[1:]
+    return " ".join(f"{name} {'-' if v is None else format(v, '.3f')}" for name, v in shown)

@@ -1,0 +1,102 @@
+"""Which weights move with which rates: those of all, then of their type, then of their layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from deepseg.config.training import Optimiser, Rates, RatesWithMomentum, WeightType
+from deepseg.errors import Problem
+from deepseg.model.layout import Layout
+from deepseg.model.network import Network
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Weights to which the same rules of the optimiser's settings apply.
+
+    Attributes:
+        label: The rules, as the user wrote them; ``default`` where there are none.
+        factor: Initial learning rate, as a multiple of that of the optimiser.
+        weight_decay: Share of the weights taken off per step, times the learning rate.
+        momentum: Its own, or None for that of the optimiser.
+    """
+
+    label: str
+    factor: float
+    weight_decay: float
+    momentum: float | None
+
+
+def default_group(settings: Optimiser) -> ParameterGroup:
+    """The group of weights that no rule names."""
+    return ParameterGroup("default", 1.0, settings.weight_decay, None)
+
+
+def parameter_groups(network: Network, settings: Optimiser) -> dict[str, ParameterGroup]:
+    """The group of every weight by its name; rules that come later win, key by key.
+
+    Raises:
+        DeepsegError: ``layer-unknown``.
+    """
+    layers = {p: network.layout.addresses([p]) for p in settings.by_layer}
+    found = {}
+    for name, _ in network.named_parameters():
+        group = default_group(settings)
+        kind = weight_type(name)
+        if kind in settings.by_type:
+            group = _changed(group, kind, settings.by_type[kind], settings)
+        for pattern, addresses in layers.items():
+            if _address(name) in addresses:
+                group = _changed(group, pattern, settings.by_layer[pattern], settings)
+        found[name] = group
+    return found
+
+
+def absent_types(plan: Layout, settings: Optimiser) -> Iterator[Problem]:
+    """Types that the settings name and that no weight of the model has."""
+    present: dict[WeightType, bool] = {
+        "Conv": True,
+        "BatchNorm": any(layer.normalises for layer in plan),
+        "PReLU": any(layer.activation == "prelu" for layer in plan),
+        "Bias": True,
+    }
+    known = [kind for kind, is_present in present.items() if is_present]
+    for kind in settings.by_type:
+        if kind not in known:
+            yield Problem(
+                code="weight-type-absent",
+                got=f"{kind} in optimiser.by_type",
+                expected=f"types of this model: {', '.join(known)}",
+                fix="remove it",
+            )
+
+
+def weight_type(name: str) -> WeightType:
+    """The type of the weight called ``normal.3.norm.bias``, here ``BatchNorm``."""
+    match name.split(".")[2:]:
+        case ["conv", *_]:
+            return "Conv"
+        case ["norm", _]:
+            return "BatchNorm"
+        case ["activation", _]:
+            return "PReLU"
+        case _:
+            return "Bias"
+
+
+def _address(name: str) -> str:
+    return ".".join(name.split(".")[:2])
+
+
+def _changed(group: ParameterGroup, rule: str, rates: Rates, settings: Optimiser) -> ParameterGroup:
+    momentum = rates.momentum if isinstance(rates, RatesWithMomentum) else None
+    decay = rates.weight_decay
+    return ParameterGroup(
+        label=rule if group.label == "default" else f"{group.label} + {rule}",
+        factor=group.factor
+        if rates.learning_rate is None
+        else rates.learning_rate / settings.learning_rate,
+        weight_decay=group.weight_decay if decay is None else decay,
+        momentum=group.momentum if momentum is None else momentum,
+    )

@@ -1,0 +1,135 @@
+"""How each layer of a new model is filled: along its inputs, along its outputs, or by itself.
+
+Two ways: maps are copied one by one as far as both models have them, or so that the new model
+computes what the old one did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deepseg.config.model import ModelConfig
+from deepseg.errors import DeepsegError
+from deepseg.model.layout import LayerPlan, Layout
+from deepseg.transfer.map_selection import MapSelection, channels, classes, joined, overlap
+from deepseg.transfer.matching import Matching
+from deepseg.transfer.net2net import Growth
+from deepseg.transfer.rules import TransferRules
+
+
+@dataclass(frozen=True)
+class LayerMapping:
+    """How one layer is filled.
+
+    Attributes:
+        incoming: Along the inputs of its kernels, and for what belongs to each input.
+        outgoing: Along its outputs.
+        passes: For a layer that only passes its input on: the input of every output, or None
+            where a residual brings it.
+    """
+
+    incoming: MapSelection
+    outgoing: MapSelection
+    passes: tuple[int | None, ...] = ()
+
+    def plane(self, source: LayerPlan, target: LayerPlan, name: str) -> MapSelection:
+        """The part of ``outgoing`` that belongs to one of three flat kernels."""
+        begin, size = target.planes[name]
+        old, _ = source.planes[name]
+        rows = self.outgoing.rows[begin : begin + size]
+        return MapSelection(
+            tuple(row and {i - old: factor for i, factor in row.items()} for row in rows)
+        )
+
+
+def layer_mappings(
+    source_config: ModelConfig,
+    config: ModelConfig,
+    source: Layout,
+    target: Layout,
+    matching: Matching,
+    rules: TransferRules,
+) -> dict[str, LayerMapping]:
+    """How every layer that does not stay as initialised is filled, by address.
+
+    Raises:
+        DeepsegError: ``channel-unknown``, ``channels-unmatched``, ``class-unknown``, or
+            ``function-not-kept`` where the rules demand that.
+    """
+    by_channel = channels(config.channels, source_config.channels, rules.channels)
+    by_class = classes(config.classes, source_config.classes, rules.classes)
+    if not rules.keeps_function:
+        return _overlapping(source, target, matching, by_channel, by_class)
+    growth = Growth(source, target, matching, rules, by_channel, by_class)
+    if growth.problems:
+        raise DeepsegError(*growth.problems)
+    return {
+        address: LayerMapping(
+            grown.incoming,
+            by_class if address == target.fc.layers[-1].address else _as_wiring(grown.outputs),
+            grown.passes,
+        )
+        for address, grown in growth.layers.items()
+    }
+
+
+def _as_wiring(maps: tuple[int | None, ...]) -> MapSelection:
+    return MapSelection(tuple(None if index is None else {index: 1.0} for index in maps))
+
+
+def _overlapping(
+    source: Layout,
+    target: Layout,
+    matching: Matching,
+    by_channel: MapSelection,
+    by_class: MapSelection,
+) -> dict[str, LayerMapping]:
+    first = target.fc.layers[0].address
+    found = {}
+    for match in matching.layers:
+        own, old = match.target, match.source
+        if old is None:
+            continue
+        if own.reads_image:
+            incoming = by_channel
+        elif own.address == old.address == first:
+            incoming = _joined(source, target, matching)
+        elif own.is_head and own.address != old.address:  # another number of hidden layers
+            incoming = MapSelection(
+                (None,) * own.inputs, ("its inputs are other maps in the source",)
+            )
+        else:
+            incoming = overlap(own.inputs, old.inputs, "inputs")
+        outgoing = by_class if own.is_head else _planes(old, own)
+        found[own.address] = LayerMapping(incoming, outgoing)
+    return found
+
+
+def _joined(source: Layout, target: Layout, matching: Matching) -> MapSelection:
+    old = {pathway.name: pathway for pathway in source.pathways}
+    begins = source.blocks
+    blocks: list[tuple[str, int, MapSelection | None, int]] = []
+    for pathway in target.pathways:
+        name = matching.blocks[pathway.name]
+        if name is None:
+            blocks.append((pathway.name, pathway.outputs, None, 0))
+            continue
+        wiring = overlap(pathway.outputs, old[name].outputs, "inputs")
+        last, old_last = pathway.layers[-1].address, old[name].layers[-1].address
+        if len(pathway.layers) != len(old[name].layers):
+            note = f"reads {last}, in the source {old_last}"
+            wiring = MapSelection(wiring.rows, (*wiring.notes, note))
+        blocks.append((pathway.name, pathway.outputs, wiring, begins[name]))
+    return joined(blocks)
+
+
+def _planes(source: LayerPlan, target: LayerPlan) -> MapSelection:
+    """Outputs map by map; those of flat kernels within their plane."""
+    if not target.is_low_rank:
+        return overlap(target.outputs, source.outputs, "kernels")
+    return joined(
+        [
+            (name, size, overlap(size, source.planes[name][1], "kernels"), source.planes[name][0])
+            for name, (_, size) in target.planes.items()
+        ]
+    )

@@ -1,0 +1,386 @@
+"""Comparing sessions: prepared folders, and what training is asked to do for train files."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import deepseg
+from deepseg.config.load import load
+from deepseg.config.model import ModelConfig
+from deepseg.config.training import TrainConfig
+from deepseg.errors import DeepsegError
+from deepseg.sessions.folder import SessionFolder
+from deepseg.storage.save_file import SaveFile, write_save
+
+MODEL = """\
+name: small
+channels: [T1]
+classes: [background, rim, core]
+normal: {feature_maps: [3]}
+segments: {train: 5}
+"""
+
+TRAIN = """\
+name: NAME
+output: runs
+model: model.yaml
+training:
+  cases: {table: train.csv}
+  segments_per_subepoch: 9
+  batch_size: 4
+validation:
+  cases: {table: validation.csv}
+  volumes: {every: 2}
+epochs: 4
+subepochs: 3
+"""
+
+FILES = ["comparison.csv", "comparison.json", "comparison.png"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.yaml").write_text(MODEL)
+    return tmp_path
+
+
+def settings(name="a", **changed):
+    """The settings of a train file, as a model file keeps them."""
+    file = Path(f"{name}.yaml")
+    file.write_text(TRAIN.replace("NAME", name))
+    config = load(TrainConfig, file).config
+    return {**config.model_dump(mode="json"), **changed}
+
+
+def record(epoch, volumes=None, samples=None):
+    dice = {"foreground": 0.99, "rim": None, "core": None}
+    made = {"epoch": epoch, "seconds": 2.5}
+    if volumes is not None:
+        made["validation_volumes"] = {"dice": {**dice, "rim": volumes, "core": volumes}}
+    if samples is not None:
+        made["validation_samples"] = {"dice": {**dice, "core": samples}}
+    return made
+
+
+def session(here, folder, records, *, model=MODEL, **changed):
+    """A folder as `deepseg.train` leaves it; gives its path from here."""
+    (here / "other.yaml").write_text(model)
+    network = load(ModelConfig, here / "other.yaml").config.model_dump(mode="json")
+    training = {"settings": settings(**changed)}
+    save = SaveFile(model=network, weights={"w": torch.zeros(1)}, training=training)
+    write_save(here / "runs" / folder / "models" / "last.save", save)
+    lines = "".join(json.dumps(one) + "\n" for one in records)
+    (here / "runs" / folder / "metrics.jsonl").write_text(lines)
+    return f"runs/{folder}"
+
+
+def on_volumes(*scores):
+    """Judged every second epoch."""
+    return [
+        one
+        for number, score in enumerate(scores)
+        for one in (record(2 * number, samples=0.9), record(2 * number + 1, score, 0.9))
+    ]
+
+
+def compared(folder):
+    return json.loads((folder / "comparison.json").read_text())
+
+
+@pytest.fixture
+def two(here):
+    return [
+        session(here, "scratch", on_volumes(0.25, 0.375)),
+        session(here, "transferred", on_volumes(0.5, 0.75), seed=3),
+    ]
+
+
+def test_two_sessions_by_the_score_of_their_best_models(two, here, capsys):
+    out = deepseg.compare(two)
+    assert out.resolve() == here / "runs" / "comparison"
+    assert sorted(file.name for file in out.iterdir()) == FILES
+    found = compared(out)
+    assert found["metric"] == "Dice on whole volumes, mean of the foreground classes"
+    assert found["reach"] == 0.375
+    assert [group["name"] for group in found["groups"]] == ["scratch", "transferred"]
+    assert [group["best"]["mean"] for group in found["groups"]] == [0.375, 0.75]
+    (first,) = found["groups"][0]["sessions"]
+    assert first["scores"] == {"2": 0.25, "4": 0.375}
+    assert (first["epochs"], first["steps_per_epoch"], first["seconds"]) == (4, 9, 10.0)
+    assert (first["folder"], first["epochs_to_reach"]) == ("runs/scratch", 4)
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out == (
+        "Dice on whole volumes, mean of the foreground classes\n"
+        "session               best   last  reached  epochs  steps  s/epoch\n"
+        "------------------------------------------------------------------\n"
+        "scratch, seed 0      0.375  0.375        4       4      9      2.5\n"
+        "transferred, seed 3  0.750  0.750        2       4      9      2.5\n"
+        "reached: the first epoch with at least 0.375\n"
+        "comparison in runs/comparison: comparison.png, comparison.json, comparison.csv\n"
+    )
+
+
+def test_seeds_are_one_group_whatever_their_order(two, here, capsys):
+    names = ("scratch-seed2", "transferred-scratch-seed1", "scratch-seed1")
+    folders = [
+        session(here, name, on_volumes(0.5, score), seed=seed)
+        for name, score, seed in zip(names, (0.25, 0.5, 1.0), (2, 1, 1), strict=True)
+    ]
+    found = compared(deepseg.compare([*two, *folders], out="elsewhere"))
+    assert [
+        (group["name"], [(one["seed"], one["best"]) for one in group["sessions"]])
+        for group in found["groups"]
+    ] == [
+        ("scratch", [(0, 0.375), (1, 1.0), (2, 0.5)]),
+        ("transferred", [(3, 0.75)]),
+        ("transferred-scratch", [(1, 0.5)]),
+    ]
+    assert capsys.readouterr().err == ""
+
+
+def test_sessions_of_one_name_in_two_places_are_two_groups(here):
+    folders = [session(here, f"{place}/lesions", on_volumes(0.5)) for place in "ab"]
+    names = [group["name"] for group in compared(deepseg.compare(folders))["groups"]]
+    assert names == [str(here / "runs" / place / "lesions") for place in "ab"]
+
+
+def test_a_score_to_reach_can_be_given(two):
+    found = compared(deepseg.compare(two, reach=0.5))
+    epochs = [group["epochs_to_reach"]["mean"] for group in found["groups"]]
+    assert (found["reach"], epochs) == (0.5, [None, 2])
+
+
+def test_what_a_model_can_do_before_it_is_trained_is_epoch_0(two, here):
+    before = {"epoch": -1, "validation_volumes": {"dice": {"foreground": 0.9, "rim": 0.4}}}
+    tuned = session(here, "tuned", [before, *on_volumes(0.5, 0.75)])
+    group = compared(deepseg.compare([two[0], tuned], reach=0.3))["groups"][1]
+    (found,) = group["sessions"]
+    assert found["scores"] == {"0": 0.4, "2": 0.5, "4": 0.75}
+    assert (found["epochs_to_reach"], found["epochs"], found["seconds"]) == (0, 4, 10.0)
+
+
+def test_samples_decide_where_one_session_has_no_volumes(two, here, capsys):
+    third = session(here, "third", [record(e, samples=0.5) for e in range(4)], name="b")
+    found = compared(deepseg.compare([*two, third]))
+    assert found["metric"] == "Dice on samples, mean of the foreground classes"
+    assert [group["best"]["mean"] for group in found["groups"]] == [0.9, 0.9, 0.5]
+    assert capsys.readouterr().err == (
+        "WARNING best.save of runs/scratch is chosen on whole volumes, which others lack\n"
+        "WARNING best.save of runs/transferred is chosen on whole volumes, which others lack\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        pytest.param(
+            {"seed": 1, "epochs": 2},
+            "runs/a-seed1 differs from runs/a-seed0 in more than its seed: epochs",
+            id="another number of epochs",
+        ),
+        pytest.param(
+            {"seed": 1, "model": MODEL.replace("[3]", "[5]")},
+            "runs/a-seed1 differs from runs/a-seed0 in more than its seed: "
+            "network.normal.feature_maps",
+            id="another network",
+        ),
+        pytest.param({}, "runs/a-seed0 and runs/a-seed1 have the same seed, 0", id="one seed"),
+        pytest.param(
+            {"seed": 1, "model": MODEL.replace("rim", "edge")},
+            "runs/a-seed1 differs from runs/a-seed0 in more than its seed: network.classes\n"
+            "WARNING runs/a-seed1 tells other classes apart than runs/b: edge, core; rim, core",
+            id="other classes",
+        ),
+        pytest.param({"seed": 1, "workers": 4, "name": "b", "output": "x"}, None, id="no doubt"),
+    ],
+)
+def test_a_group_that_is_none_is_named_with_its_differences(here, capsys, changes, warning):
+    folders = [
+        session(here, "b", on_volumes(0.5, 0.5)),
+        session(here, "a-seed0", on_volumes(0.5, 0.5)),
+        session(here, "a-seed1", on_volumes(0.5, 0.5), **changes),
+    ]
+    deepseg.compare(folders)
+    assert capsys.readouterr().err == ("" if warning is None else f"WARNING {warning}\n")
+
+
+def test_unfinished_sessions_and_other_cases_are_named(two, here, capsys):
+    short = session(here, "short", on_volumes(0.5), name="b", validation={"cases": {"table": "x"}})
+    deepseg.compare([*two, short])
+    assert capsys.readouterr().err == (
+        "WARNING runs/short has finished 2 of 4 epochs\n"
+        "WARNING runs/short is judged on other cases than runs/scratch\n"
+    )
+
+
+def problems(*runs, **options):
+    with pytest.raises(DeepsegError) as refusal:
+        deepseg.compare(runs, **options)
+    assert refusal.value.exit_code == 2
+    return [str(problem) for problem in refusal.value.problems]
+
+
+EXPECTED = (
+    "expected the folder of a training session that has finished an epoch, or a train file; "
+    "fix: give <output>/<name> of a session, or train it first"
+)
+
+
+def test_all_that_is_no_session_is_refused_at_once(here, two):
+    (here / "runs" / "empty").mkdir()
+    torn = session(here, "torn", on_volumes(0.5))
+    (here / torn / "metrics.jsonl").write_text("{1}\n")
+    headless = session(here, "headless", on_volumes(0.5))
+    (here / headless / "models" / "last.save").unlink()
+    assert problems("runs/none", "runs/empty", two[0], torn, headless, "0123456789.yaml") == [
+        f"[session-unknown] runs/none: got no such folder; {EXPECTED}",
+        "[session-unknown] runs/empty: got a folder without metrics.jsonl and models/last.save; "
+        f"{EXPECTED}",
+        f"[session-unknown] runs/torn: got metrics.jsonl with other lines; {EXPECTED}",
+        f"[session-unknown] runs/headless: got a folder without models/last.save; {EXPECTED}",
+        "[config-file-missing] 0123456789.yaml: got no such file; expected a config file; "
+        "fix: correct the path",
+    ]
+    assert not (here / "runs" / "comparison").exists()
+
+
+def test_the_model_before_the_last_tells_as_much(two, here):
+    models = here / "runs/scratch/models"
+    (models / "last.save").rename(models / "previous.save")
+    deepseg.compare(two)
+
+
+@pytest.mark.parametrize("again", [0, 1])
+def test_one_group_is_nothing_to_compare(here, again):
+    first = session(here, "a-seed0", on_volumes(0.5))
+    second = [first, session(here, "a-seed1", on_volumes(0.5), seed=1)][again]
+    assert problems(first, second) == [
+        "[compare-one-group] got one group of sessions: a; expected at least two that differ in "
+        "more than their seed; fix: name another session or train file, or add -fromScratch to a "
+        "train file"
+    ]
+
+
+def test_sessions_without_scores_are_named(here, two):
+    bare = session(here, "bare", [record(0)])
+    assert problems(*two, bare) == [
+        "[scores-missing] runs/bare: got no score in any epoch; expected epochs of all sessions "
+        "judged in one way, on whole volumes or on samples; fix: train with validation, or until "
+        "the first epoch that is judged"
+    ]
+
+
+def test_sessions_without_a_common_score_are_named(here):
+    one = session(here, "one", [record(0, volumes=0.5)])
+    two = session(here, "two", [record(0, samples=0.5)])
+    assert [line.split(";")[0] for line in problems(one, two)] == [
+        "[scores-missing] runs/one: got scores on volumes only",
+        "[scores-missing] runs/two: got scores on samples only",
+    ]
+
+
+def test_options_of_train_files_need_one(two):
+    assert problems(*two, seeds=[0, 1], from_scratch=True) == [
+        f"[compare-without-train-file] got {option} with folders of sessions only; expected a "
+        f"train file, whose sessions can still be run; fix: name a train file, or remove {option}"
+        for option in ("-seeds", "-fromScratch")
+    ]
+
+
+@pytest.fixture
+def trained(here, monkeypatch):
+    """Training leaves the folder that it would leave; gives what was asked of it."""
+    asked = []
+
+    def train(config_file, *, device, quiet, reset_optimizer, from_scratch, seed):
+        name = config_file.stem + ("-scratch" if from_scratch else "")
+        asked.append((str(config_file), from_scratch, seed, device, quiet, reset_optimizer))
+        folder = name if seed is None else f"{name}-seed{seed}"
+        score = 0.25 if from_scratch else 0.5
+        session(here, folder, on_volumes(score, score), seed=0 if seed is None else seed)
+        return here / "runs" / folder / "models" / "last.save"
+
+    monkeypatch.setattr("deepseg.commands.compare.train", train)
+    monkeypatch.setattr("deepseg.commands.compare.check", lambda *_, **__: None)
+    settings("a")
+    settings("b")
+    return asked
+
+
+def test_a_train_file_is_run_with_every_seed_and_from_scratch(trained, here):
+    out = deepseg.compare(
+        ["a.yaml", "b.yaml"], seeds=[0, 2, 0], from_scratch=True, device="cpu", quiet=True
+    )
+    assert trained == [
+        (file, from_scratch, seed, "cpu", True, not from_scratch)
+        for file, from_scratch in (("a.yaml", False), ("a.yaml", True), ("b.yaml", False))
+        for seed in (0, 2)
+    ]
+    assert out == here / "runs" / "comparison"
+    groups = compared(out)["groups"]
+    assert [(group["name"], len(group["sessions"])) for group in groups] == [
+        ("a", 2),
+        ("a-scratch", 2),
+        ("b", 2),
+    ]
+
+
+def test_one_train_file_is_compared_with_itself_from_scratch(trained, capsys):
+    deepseg.compare(["a.yaml"], from_scratch=True)
+    assert [one[:3] for one in trained] == [("a.yaml", False, None), ("a.yaml", True, None)]
+    said = capsys.readouterr().out
+    assert said.startswith("session 1 of 2: a.yaml\nsession 2 of 2: a.yaml from scratch\n")
+
+
+def test_a_session_that_has_begun_goes_on_and_its_optimiser_is_kept(trained, here):
+    session(here, "a-seed1", on_volumes(0.5))
+    deepseg.compare(["a.yaml", "b.yaml"], seeds=[1, 2])
+    assert [one[-1] for one in trained] == [False, True, True, True]
+
+
+def test_folders_and_train_files_mix(trained, two):
+    groups = compared(deepseg.compare([two[0], "a.yaml"], seeds=[1]))["groups"]
+    assert [group["name"] for group in groups] == ["scratch", "a"]
+
+
+def test_nothing_is_trained_where_only_one_group_would_come_of_it(trained):
+    assert problems("a.yaml", seeds=[0, 1])[0].startswith("[compare-one-group]")
+    assert trained == []
+
+
+def test_cases_of_all_train_files_are_examined_before_the_first_session(here, monkeypatch):
+    monkeypatch.setattr("deepseg.commands.compare.train", lambda *_, **__: pytest.fail("trained"))
+    settings("a")
+    settings("b")
+    found = problems("a.yaml", "b.yaml")
+    assert [line.split("]")[0] for line in found] == ["[cases-file-missing"] * 4
+    assert not (here / "runs").exists()
+
+
+def test_a_begun_session_needs_no_model_in_its_train_file(trained, here, monkeypatch):
+    models = {}
+
+    def check(config_file, *, model_file, console):
+        models[str(config_file)] = model_file
+
+    monkeypatch.setattr("deepseg.commands.compare.check", check)
+    session(here, "a", on_volumes(0.5))
+    deepseg.compare(["a.yaml", "b.yaml"])
+    assert models == {"a.yaml": here / "runs/a/models/last.save", "b.yaml": None}
+
+
+def test_without_matplotlib_the_numbers_are_still_written(two, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    out = deepseg.compare(two, quiet=True)
+    assert sorted(file.name for file in out.iterdir()) == FILES[:2]
+    assert capsys.readouterr().err.startswith("WARNING [plot-extra-missing]")
+
+
+def test_reading_takes_no_lock(two, here):
+    with SessionFolder(here / two[0], quiet=True):
+        deepseg.compare(two)

@@ -1,0 +1,147 @@
+"""The stream: the same samples whoever cuts them, whenever, and however many processes."""
+
+import numpy as np
+import pytest
+import torch
+
+from deepseg.config.training import Augmentation, Sampling
+from deepseg.data.preparation import open_prepared
+from deepseg.data.segments.loader import SegmentLoader
+from deepseg.data.segments.segment_dataset import SegmentDataset, SegmentRules
+from deepseg.geometry.context import NetworkGeometry, PathwayGeometry
+from deepseg.storage.atomic import write_json
+
+VISION = NetworkGeometry(
+    (PathwayGeometry((1, 1, 1), (4, 4, 4)), PathwayGeometry((3, 3, 3), (4, 4, 4))),
+    (0, 0, 0),
+    "centred",
+)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    rng = np.random.default_rng(0)
+    made = []
+    for number, shape in enumerate([(14, 16, 18), (17, 13, 15), (12, 12, 12)]):
+        folder = tmp_path / f"case{number}"
+        folder.mkdir()
+        labels = np.zeros(shape, np.uint8)
+        if number < 2:
+            labels[4:8, 5:9, 6:9] = 1
+        roi = np.zeros(shape, bool)
+        roi[2:-2, 2:-2, 2:-2] = number < 2  # the last case has an empty region of interest
+        np.save(folder / "channels.npy", rng.normal(size=(2, *shape)).astype(np.float32))
+        np.save(folder / "labels.npy", labels)
+        np.save(folder / "roi.npy", roi)
+        record = {"name": f"case{number}", "shape": shape, "affine": np.eye(4).tolist()}
+        write_json(folder / "case.json", record)
+        made.append(folder)
+    return made
+
+
+def rules(**changes) -> SegmentRules:
+    settings = {
+        "sampling": Sampling(type="foreground_background"),
+        "classes": ("background", "lesion"),
+        "vision": VISION,
+        "size": (9, 8, 7),
+        "segments": 10,
+        "cases": 5,
+        "augmentation": Augmentation.model_validate(
+            {"reflect": [0.5, 0.5, 0.5], "affine": {"probability": 0.5}}
+        ),
+        "seed": 3,
+        "is_training": True,
+        **changes,
+    }
+    return SegmentRules(**settings)
+
+
+def batches(folders, *, workers=0, first=0, subepochs=2, **changes):
+    source = SegmentDataset(folders, rules(**changes))
+    with SegmentLoader(source, batch_size=4, workers=workers, first=first) as stream:
+        return [list(stream.subepoch()) for _ in range(subepochs)]
+
+
+def same(one, other) -> bool:
+    return all(
+        a.cases == b.cases
+        and torch.equal(a.labels, b.labels)
+        and all(torch.equal(x, y) for x, y in zip(a.inputs, b.inputs, strict=True))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_a_subepoch_gives_every_segment_once_in_batches(folders):
+    first, second = batches(folders)
+    assert [len(batch.cases) for batch in first] == [4, 4, 2]
+    assert [tuple(x.shape) for x in first[0].inputs] == [(4, 2, 9, 8, 7), (4, 2, 6, 6, 5)]
+    assert tuple(first[0].labels.shape) == (4, 5, 4, 3)
+    assert first[0].labels.dtype == torch.int64
+    assert {name for batch in first + second for name in batch.cases} == {"case0", "case1"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_changes_nothing(folders, workers):
+    alone, helped = batches(folders), batches(folders, workers=workers)
+    assert all(same(one, other) for one, other in zip(alone, helped, strict=True))
+
+
+def test_a_stream_that_begins_later_gives_what_would_have_come_then(folders):
+    whole, late = batches(folders, subepochs=3), batches(folders, first=2, subepochs=1)
+    assert same(whole[2], late[0])
+    assert not same(whole[0], late[0])
+
+
+def test_another_seed_and_validation_give_other_samples(folders):
+    plain = batches(folders, subepochs=1)[0]
+    assert not same(plain, batches(folders, subepochs=1, seed=4)[0])
+    assert not same(plain, batches(folders, subepochs=1, is_training=False)[0])
+
+
+def test_half_of_the_segments_are_centred_on_the_foreground(folders):
+    centres = torch.cat(
+        [
+            batch.labels[:, 2, 1, 1]
+            for batch in batches(folders, subepochs=1, segments=40, augmentation=None)[0]
+        ]
+    )
+    # a prediction of 5 x 4 x 3 around a centre: the centre is its voxel (2, 1, 1)
+    assert (centres == 1).sum() == 20
+
+
+def test_cases_without_candidates_are_named(folders):
+    source = SegmentDataset(folders, rules())
+    assert source.without_candidates() == ["case2"]
+    assert source.counts[0] == (48, 10 * 12 * 14 - 48)
+
+
+def test_unaugmented_segments_are_cut_from_the_prepared_arrays(folders):
+    batch = batches(folders, subepochs=1, segments=6, augmentation=None)[0][0]
+    images = {folder.name: open_prepared(folder).channels for folder in folders}
+    for block, name in zip(batch.inputs[0].numpy(), batch.cases, strict=True):
+        voxel = block[0, 4, 3, 3]
+        assert (images[name][0] == voxel).any()
+
+
+def test_ranks_share_every_batch_and_stand_ins_have_no_known_voxels(folders):
+    # 9 segments in batches of 4, 4 and 1 for two ranks: the second has no part of the last one.
+    source = SegmentDataset(folders, rules(segments=9))
+    whole, first, second = (
+        list(
+            SegmentLoader(
+                source, batch_size=4, workers=0, first=0, rank=rank, ranks=ranks
+            ).subepoch()
+        )
+        for rank, ranks in [(0, 1), (0, 2), (1, 2)]
+    )
+    for batch, *parts in zip(whole[:2], first, second, strict=False):
+        for rank, part in enumerate(parts):
+            assert part.cases == batch.cases[rank::2]
+            assert torch.equal(part.labels, batch.labels[rank::2])
+            for x, own in zip(batch.inputs, part.inputs, strict=True):
+                assert torch.equal(own, x[rank::2])
+    assert torch.equal(first[2].labels, whole[2].labels)
+    assert second[2].cases == ()
+    assert second[2].labels.shape == whole[2].labels.shape
+    assert bool((second[2].labels == -1).all())

@@ -1,0 +1,27 @@
+"""Sessions under another name: from scratch, and with another seed."""
+
+from deepseg.config.training import Freeze, TrainConfig
+from deepseg.sessions.training.starting_point import varied
+
+CONFIG = TrainConfig.model_validate(
+    {
+        "name": "tune",
+        "output": "runs",
+        "training": {"cases": {"table": "train.csv"}},
+        "freeze": {"layers": ["normal.1"]},
+        "loss": {"l2_sp": 0.5, "dice": 0.25},
+    }
+)
+
+
+def test_from_scratch_everything_learns_freely():
+    found = varied(CONFIG, from_scratch=True, seed=None)
+    assert (found.name, found.freeze, found.loss.l2_sp) == ("tune-scratch", (), 0)
+    assert found.loss.dice == 0.25
+
+
+def test_another_seed_changes_nothing_but_the_name():
+    found = varied(CONFIG, from_scratch=False, seed=7)
+    assert (found.name, found.seed) == ("tune-seed7", 7)
+    assert found.freeze == Freeze(layers=("normal.1",))
+    assert varied(CONFIG, from_scratch=True, seed=7).name == "tune-scratch-seed7"

@@ -1,0 +1,296 @@
+"""Which maps become which: by hand, and by laws that hold for any sizes."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepseg.errors import DeepsegError
+from deepseg.transfer.map_selection import (
+    MapSelection,
+    channels,
+    classes,
+    joined,
+    overlap,
+    repeated,
+)
+
+sizes = st.integers(1, 12)
+maps = st.lists(st.one_of(st.none(), st.integers(0, 5)), min_size=1, max_size=12)
+rows = st.one_of(st.none(), st.dictionaries(st.integers(0, 9), st.floats(0.1, 3), max_size=3))
+wirings = st.builds(lambda found: MapSelection(tuple(found)), st.lists(rows, max_size=10))
+
+
+def refusal(function, *arguments) -> str:
+    with pytest.raises(DeepsegError) as found:
+        function(*arguments)
+    return str(found.value)
+
+
+# ---- Maps ----
+
+
+@given(size=sizes, source_size=sizes)
+def test_maps_that_both_have_are_taken_one_by_one(size, source_size):
+    wiring = overlap(size, source_size)
+    assert len(wiring.rows) == size
+    assert wiring.filled == list(range(min(size, source_size)))
+    assert all(wiring.rows[index] == {index: 1.0} for index in wiring.filled)
+    assert wiring.taken == min(size, source_size)
+
+
+def test_a_source_of_another_size_is_worth_a_note():
+    assert overlap(7, 4).notes == ("4 maps in the source",)
+    assert overlap(4, 7, "kernels").notes == ("7 kernels in the source",)
+    assert overlap(4, 4).notes == ()
+
+
+@given(copies=maps)
+def test_the_shares_of_every_source_map_add_up_to_one(copies):
+    shares = Counter()
+    for row in repeated(copies).rows:
+        shares.update(row)
+    assert shares.keys() == {index for index in copies if index is not None}
+    assert all(share == pytest.approx(1) for share in shares.values())
+
+
+@given(copies=maps)
+def test_no_two_copies_have_the_same_share(copies):
+    found = [tuple(row.items()) for row in repeated(copies).rows if row]
+    assert len(set(found)) == len(found)
+
+
+def test_repeated_inputs_share_in_growing_parts():
+    wiring = repeated([0, 1, 1, None, 1, 2])
+    assert wiring.rows == ({0: 1}, {1: 2 / 12}, {1: 4 / 12}, {}, {1: 6 / 12}, {2: 1})
+    assert wiring.notes == ("2 inputs are repeated", "1 inputs start at zero")
+    assert repeated([0, 2, 1]).notes == ()
+
+
+@given(wiring=wirings)
+def test_what_belongs_to_a_map_is_carried_as_a_mean_and_not_to_zeros(wiring):
+    carried = wiring.carried().rows
+    for row, own in zip(wiring.rows, carried, strict=True):
+        assert (own is None) == (not row)
+        if row:
+            assert own.keys() == row.keys()
+            assert sum(own.values()) == pytest.approx(1)
+            (first, factor), *others = row.items()
+            assert all(own[i] / own[first] == pytest.approx(f / factor) for i, f in others)
+
+
+def test_a_share_of_a_kernel_goes_with_the_whole_norm():
+    assert repeated([0, 0, None]).carried().rows == ({0: 1}, {0: 1}, None)
+
+
+def test_blocks_stand_one_behind_the_other_and_each_begins_where_its_own_does():
+    wiring = joined(
+        [
+            ("normal", 3, overlap(3, 2), 4),
+            ("sub1", 2, None, 0),
+            ("sub2", 2, MapSelection(({1: 0.5, 2: 0.5}, {}), ("mixed",)), 10),
+        ]
+    )
+    assert wiring.rows == ({4: 1}, {5: 1}, None, None, None, {11: 0.5, 12: 0.5}, {})
+    assert wiring.notes == (
+        "normal: 2 maps in the source",
+        "inputs from sub1 are new",
+        "sub2: mixed",
+    )
+
+
+@given(parts=st.lists(st.tuples(sizes, sizes), min_size=1, max_size=4))
+def test_joined_blocks_have_all_maps_and_take_none_twice(parts):
+    begins = [sum(old for _, old in parts[:index]) for index in range(len(parts))]
+    wiring = joined(
+        [
+            (f"sub{index}", size, overlap(size, old), begin)
+            for index, ((size, old), begin) in enumerate(zip(parts, begins, strict=True))
+        ]
+    )
+    assert len(wiring.rows) == sum(size for size, _ in parts)
+    used = [index for row in wiring.rows if row for index in row]
+    assert len(set(used)) == len(used) == sum(min(pair) for pair in parts)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        pytest.param([], [], id="nothing"),
+        pytest.param([{0: 1.0}], ["0 from 0"], id="one map"),
+        pytest.param([{4: 1.0}, {5: 1.0}, {6: 1.0}], ["0-2 from 4-6"], id="neighbours"),
+        pytest.param([{0: 1.0}, {0: 1.0}], ["0 from 0", "1 from 0"], id="one map twice"),
+        pytest.param([{1: 1.0}, {0: 1.0}], ["0 from 1", "1 from 0"], id="backwards"),
+        pytest.param([None, None, {}, {}, None], ["0-1 new", "2-3 zero", "4 new"], id="no source"),
+        pytest.param([{2: 1.0}, None, {4: 1.0}], ["0 from 2", "1 new", "2 from 4"], id="a gap"),
+        pytest.param([{0: 0.5}, {1: 0.5}], ["0-1 from 0-1 x 0.5"], id="shares"),
+        pytest.param([{0: 1.0}, {1: 0.5}], ["0 from 0", "1 from 1 x 0.5"], id="other shares"),
+        pytest.param(
+            [{0: 1 / 3, 1: 2 / 3}, {1: 1 / 3, 2: 2 / 3}],
+            ["0 from 0 x 0.3333 + 1 x 0.6667", "1 from 1 x 0.3333 + 2 x 0.6667"],
+            id="sums",
+        ),
+    ],
+)
+def test_rows_in_words(found, words):
+    assert MapSelection(tuple(found)).spans() == words
+
+
+@given(wiring=wirings)
+def test_the_words_speak_of_every_map_once(wiring):
+    spoken = []
+    for span in wiring.spans():
+        first, _, last = span.split()[0].partition("-")
+        spoken += range(int(first), int(last or first) + 1)
+    assert spoken == list(range(len(wiring.rows)))
+
+
+# ---- Channels ----
+
+
+def test_channels_are_matched_by_name_wherever_they_are():
+    wiring = channels(["T1c", "DWI", "FLAIR"], ["FLAIR", "T1c"], {})
+    assert wiring.rows == ({1: 1}, {}, {0: 1})
+    assert wiring.notes == ("DWI is not in the source and starts at zero",)
+
+
+@pytest.mark.parametrize(
+    ("wish", "row", "note"),
+    [
+        ("zero", {}, ("T2 starts at zero", "channels left behind: T2, PD")),
+        ("random", None, ("T2 is new", "channels left behind: T2, PD")),
+        ("mean", {0: 1 / 3, 1: 1 / 3, 2: 1 / 3}, ("T2 is the mean of all",)),
+        ("copy:PD", {2: 1}, ("T2 is a copy of PD", "channels left behind: T2")),
+        ("PD", {2: 1}, ("T2 is a copy of PD", "channels left behind: T2")),
+    ],
+)
+def test_a_channel_begins_as_asked(wish, row, note):
+    wiring = channels(["T2", "T1"], ["T2", "T1", "PD"], {"T2": wish})
+    assert wiring.rows == (row, {1: 1})
+    assert wiring.notes == note
+
+
+def test_upper_and_lower_case_are_one_where_only_one_name_fits():
+    assert channels(["flair", "t1C"], ["T1c", "FLAIR"], {}).rows == ({1: 1}, {0: 1})
+    assert channels(["T1C", "flair"], ["T1c", "t1c", "FLAIR"], {}).rows == ({}, {2: 1})
+    assert channels(["t1c", "flair"], ["T1c", "t1c", "FLAIR"], {}).rows == ({1: 1}, {2: 1})
+
+
+@pytest.mark.parametrize(
+    ("own", "source", "row", "note"),
+    [
+        pytest.param(
+            ["T1", "FLAIR"],
+            ["channel1", "channel2"],
+            ({0: 1}, {1: 1}),
+            ("channels by position: T1, FLAIR from channel1, channel2",),
+            id="an old cfg file",
+        ),
+        pytest.param(
+            ["channel1", "channel2", "channel3"],
+            ["T1", "FLAIR"],
+            ({0: 1}, {1: 1}, {}),
+            (
+                "channels by position: channel1, channel2, channel3 from T1, FLAIR",
+                "channel3 is not in the source and starts at zero",
+            ),
+            id="a new cfg file",
+        ),
+        pytest.param(
+            ["channel1", "channel2"],
+            ["channel1", "channel2"],
+            ({0: 1}, {1: 1}),
+            (),
+            id="both",
+        ),
+        pytest.param(
+            ["channel1", "channel2"],
+            ["channel1"],
+            ({0: 1}, {}),
+            ("channel2 is not in the source and starts at zero",),
+            id="both, with one more",
+        ),
+    ],
+)
+def test_channels_without_names_of_their_own_are_matched_by_position(own, source, row, note):
+    wiring = channels(own, source, {})
+    assert wiring.rows == row
+    assert wiring.notes == note
+
+
+def test_what_is_asked_goes_before_positions_which_hold_for_the_others():
+    wiring = channels(["T1", "FLAIR"], ["channel1", "channel2"], {"T1": "channel2"})
+    assert wiring.rows == ({1: 1}, {1: 1})
+    assert wiring.notes == (
+        "channels by position: T1, FLAIR from channel1, channel2",
+        "T1 is a copy of channel2",
+        "channels left behind: channel1",
+    )
+
+
+def test_models_without_a_common_channel_need_a_word():
+    assert refusal(channels, ["CT", "PET"], ["FLAIR", "T1c"], {}) == (
+        "[channels-unmatched] got channels CT, PET, none of them in the older model; expected at "
+        "least one of its channels FLAIR, T1c; fix: say which feeds which, such as -channels "
+        "CT=FLAIR"
+    )
+    assert channels(["CT", "PET"], ["FLAIR", "T1c"], {"PET": "T1c"}).rows == ({}, {1: 1})
+
+
+def test_all_channels_that_nobody_knows_are_named_with_the_nearest_ones():
+    wishes = {"FLIAR": "zero", "T1c": "copy:FLARE", "DWI": "nil"}
+    assert refusal(channels, ["FLAIR", "T1c", "DWI"], ["FLAIR", "T2"], wishes).splitlines() == [
+        "[channel-unknown] got -channels FLIAR=zero; expected one of FLAIR, T1c, DWI; fix: write "
+        "new=older with a channel of the new model; did you mean 'FLAIR'?",
+        "[channel-unknown] got -channels T1c=copy:FLARE; expected one of FLAIR, T2, zero, mean, "
+        "random; fix: name a channel of the older model; did you mean 'FLAIR'?",
+        "[channel-unknown] got -channels DWI=nil; expected one of FLAIR, T2, zero, mean, random; "
+        "fix: name a channel of the older model",
+    ]
+
+
+# ---- Classes ----
+
+
+def test_classes_are_matched_by_name_and_others_stay_new():
+    wiring = classes(["background", "core", "LESION"], ["background", "lesion"], {})
+    assert wiring.rows == ({0: 1}, None, {1: 1})
+    assert wiring.notes == ("class core is new",)
+
+
+def test_the_background_comes_from_the_background_under_any_name():
+    assert classes(["air", "lesion"], ["background", "lesion"], {}).rows == ({0: 1}, {1: 1})
+
+
+def test_a_class_can_be_fed_by_any_other():
+    wiring = classes(
+        ["background", "oedema", "core"], ["background", "lesion"], {"oedema": "lesion"}
+    )
+    assert wiring.rows == ({0: 1}, {1: 1}, None)
+    assert wiring.notes == ("class oedema is a copy of lesion", "class core is new")
+
+
+def test_classes_without_names_of_their_own_are_matched_by_position():
+    wiring = classes(["background", "core", "rim"], ["background", "class1"], {})
+    assert wiring.rows == ({0: 1}, {1: 1}, None)
+    assert wiring.notes == (
+        "classes by position: background, core, rim from background, class1",
+        "class rim is new",
+    )
+    assert classes(["background", "class1"], ["background", "class1"], {}).notes == ()
+
+
+def test_all_classes_that_nobody_knows_are_named_with_the_nearest_ones():
+    wishes = {"oedem": "lesion", "core": "lesoin", "rim": "copy:lesion"}
+    found = refusal(
+        classes, ["background", "oedema", "core", "rim"], ["background", "lesion"], wishes
+    )
+    assert found.splitlines() == [
+        "[class-unknown] got -classes oedem=lesion; expected one of background, oedema, core, rim; "
+        "fix: write new=older with a class of the new model; did you mean 'oedema'?",
+        "[class-unknown] got -classes core=lesoin; expected one of background, lesion; fix: name a "
+        "class of the older model; did you mean 'lesion'?",
+        "[class-unknown] got -classes rim=copy:lesion; expected one of background, lesion; fix: "
+        "name a class of the older model; did you mean 'lesion'?",
+    ]
