@@ -12,13 +12,13 @@ from deepseg.sessions.checked_cases import CheckedCases, training_and_held_out
 from deepseg.sessions.devices import chosen_device, slowness
 from deepseg.sessions.models import Model
 from deepseg.sessions.processes.rank_session import session_of_ranks
-from deepseg.sessions.segmentation.result_files import validate_on_volumes
 from deepseg.sessions.tables import network_table
 from deepseg.sessions.training.epoch_log import BEFORE, announce
-from deepseg.sessions.training.model_selection import best_metric, lower_is_better
 from deepseg.sessions.training.run import TrainingRun
 from deepseg.sessions.training.segment_datasets import training_dataset, validation_dataset
 from deepseg.sessions.training.starting_point import say_where_it_stands, starting_model, varied
+from deepseg.sessions.training.whole_case_validation import validate_on_volumes
+from deepseg.training.model_selection import best_metric, lower_is_better
 
 
 def train(

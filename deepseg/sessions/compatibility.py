@@ -15,8 +15,8 @@ from deepseg.inference.metrics import FOREGROUND
 from deepseg.model.layout import Layout, layout
 from deepseg.report.console import Console
 from deepseg.sessions.models import Model
-from deepseg.sessions.training.model_selection import metric_incompatibilities
 from deepseg.training.freezing import frozen_layers
+from deepseg.training.model_selection import metric_incompatibilities
 from deepseg.training.parameter_groups import absent_types
 
 

@@ -9,23 +9,16 @@ from typing import Any
 from numpy.typing import NDArray
 
 from deepseg.config.model import ModelConfig
-from deepseg.config.testing import Inference
-from deepseg.config.training import SavedResults, TrainConfig
+from deepseg.config.training import SavedResults
 from deepseg.data.images.volumes import write_volume
 from deepseg.errors import DeepsegError
-from deepseg.inference.metrics import Scores, class_scores, summary
+from deepseg.inference.metrics import Scores, class_scores
 from deepseg.model.layout import layout
-from deepseg.model.network import Network
 from deepseg.report.console import Console
 from deepseg.report.picture import write_picture
-from deepseg.sessions.checked_cases import CheckedCases
 from deepseg.sessions.compatibility import wanted_feature_maps, wanted_probabilities
-from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.segmentation.ensemble import Ensemble, member
-from deepseg.sessions.segmentation.load_case import load_case
-from deepseg.sessions.segmentation.predict_case import Segmentation, predict_case
+from deepseg.sessions.segmentation.predict_case import Segmentation
 from deepseg.storage.atomic import writable
-from deepseg.training.distributed import SINGLE_RANK, Ranks
 
 
 def write_results(
@@ -84,38 +77,3 @@ def case_scores(
         result.labels, result.truth, classes=model.classes, groups=groups,
         spacing_mm=result.source.geometry.spacing_mm, voxel_ml=result.source.geometry.voxel_ml,
     )  # fmt: skip
-
-
-def validate_on_volumes(
-    network: Network,
-    held_out: CheckedCases | None,
-    folder: SessionFolder,
-    config: TrainConfig,
-    *,
-    epoch: int,
-    ranks: Ranks = SINGLE_RANK,
-) -> dict[str, Any] | None:
-    """Mean scores on whole held-out cases, in the epochs in which that is due and in the last.
-
-    Ranks share the cases; each writes the results of its own.
-    """
-    if config.validation is None or config.validation.volumes is None or held_out is None:
-        return None
-    own = config.validation.volumes
-    if (epoch + 1) % own.every and epoch + 1 != config.epochs:
-        return None
-    network.eval()
-    per_case = {}
-    say = folder.console.warn
-    alone = member(network, Inference(), config.preparation, say=say)
-    how = Ensemble((alone,), Inference(), own.save, {}, None, own.batch_size)
-    for case in held_out.cases[ranks.rank :: ranks.count]:
-        result = predict_case(how, load_case(how, case), folder.console)
-        predictions = folder.path / "predictions"
-        write_results(result, case.name, predictions, network.config, own.save, folder.console)
-        per_case[case.name] = case_scores(result, network.config, {})
-    means = summary(dict(ranks.together(list(per_case.items()))))
-    return {
-        measure: {row: values[measure]["mean"] for row, values in means.items()}
-        for measure in ("dice", "sensitivity", "precision", "hausdorff95_mm")
-    }

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from deepseg.config.training import TrainConfig
 from deepseg.report.console import Console
-from deepseg.sessions.training.model_selection import best_metric, stopping_metric
+from deepseg.training.model_selection import best_metric, stopping_metric
 from deepseg.training.optimization import Optimizer
 from deepseg.version import VERSION
 

@@ -33,7 +33,11 @@ from deepseg.sessions.training.epoch_log import (
     validation_record,
 )
 from deepseg.sessions.training.l2_sp import starting_weights
-from deepseg.sessions.training.model_selection import (
+from deepseg.sessions.training.progress import Progress, restored
+from deepseg.sessions.training.timer import EpochTimer
+from deepseg.training.distributed import SINGLE_RANK, Ranks, synchronise_batch_norm
+from deepseg.training.freezing import freeze, trainable
+from deepseg.training.model_selection import (
     best_metric,
     is_reached,
     patience_is_exhausted,
@@ -41,10 +45,6 @@ from deepseg.sessions.training.model_selection import (
     stopping_metric,
     value,
 )
-from deepseg.sessions.training.progress import Progress, restored
-from deepseg.sessions.training.timer import EpochTimer
-from deepseg.training.distributed import SINGLE_RANK, Ranks, synchronise_batch_norm
-from deepseg.training.freezing import freeze, trainable
 from deepseg.training.optimization import Optimizer
 from deepseg.training.parameter_groups import parameter_groups
 from deepseg.training.schedule import learning_rate, momentum, warm_up

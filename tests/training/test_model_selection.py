@@ -3,7 +3,7 @@
 import pytest
 
 from deepseg.config.training import EarlyStopping, StopAt
-from deepseg.sessions.training.model_selection import (
+from deepseg.training.model_selection import (
     is_reached,
     lower_is_better,
     patience_is_exhausted,
