@@ -4,33 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from deepseg.config.model import ModelConfig
 from deepseg.data.images.volumes import Geometry
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.segments.segment import inputs
 from deepseg.geometry.boxes import Box
 from deepseg.inference.tilewise import predict, tiles_to_compute
-from deepseg.model.network import Network
+from tests.networks import trained_network
 
 SHAPE = (19, 23, 17)
-
-
-def network(**changes) -> Network:
-    settings = {
-        "channels": ["T1", "FLAIR"],
-        "classes": ["background", "a", "b"],
-        "normal": {"feature_maps": [3, 4]},
-        "subsampled": {"factors": [3]},
-        "fc": {"feature_maps": [5]},
-        "segments": {"train": 11},
-        **changes,
-    }
-    rng = torch.Generator().manual_seed(0)
-    own = Network(ModelConfig.model_validate(settings), rng=rng).eval()
-    for name, tensor in own.state_dict().items():
-        if "running" in name or name.endswith("bias"):
-            tensor.uniform_(0.5, 1.5, generator=rng)
-    return own
 
 
 def case(roi=None, shape=SHAPE) -> PreparedCase:
@@ -46,7 +27,7 @@ def probabilities(own, ready, **choices):
 
 
 def test_one_pathway_gives_the_same_for_any_tiles():
-    own, ready = network(subsampled=None), case()
+    own, ready = trained_network(subsampled=None), case()
     image = torch.from_numpy(np.pad(ready.channels, [(0, 0), (2, 2), (2, 2), (2, 2)], "reflect"))
     with torch.inference_mode():
         whole = own([image[None]]).softmax(1)[0].numpy()
@@ -55,7 +36,7 @@ def test_one_pathway_gives_the_same_for_any_tiles():
 
 
 def test_every_tile_has_its_own_context_and_the_later_one_counts():
-    own, ready = network(), case()
+    own, ready = trained_network(), case()
     found = probabilities(own, ready)
     # tiles of 11 x 12 x 13 predict 7 x 8 x 9; the last one along X begins at 23 - 11 - 2 = 10
     last = Box((10, 13, 6), (11, 12, 13))
@@ -66,7 +47,7 @@ def test_every_tile_has_its_own_context_and_the_later_one_counts():
 
 
 def test_tiles_in_phase_with_the_context_agree_with_one_large_tile():
-    own, ready = network(), case()
+    own, ready = trained_network(), case()
     whole = probabilities(own, ready, tile=(99, 99, 99))
     in_phase = probabilities(own, ready, tile=(10, 13, 13))  # predictions of 6, 9 and 9 voxels
     # The last tile of an axis is flush with its end, from 13, 14 and 8 on, and out of phase.
@@ -75,20 +56,20 @@ def test_tiles_in_phase_with_the_context_agree_with_one_large_tile():
 
 @pytest.mark.parametrize("batch_size", [1, 2, 50])
 def test_the_batch_size_changes_nothing(batch_size):
-    own, ready = network(), case()
+    own, ready = trained_network(), case()
     np.testing.assert_allclose(
         probabilities(own, ready, batch_size=batch_size), probabilities(own, ready), atol=1e-6
     )
 
 
 def test_probabilities_sum_to_one_everywhere():
-    np.testing.assert_allclose(probabilities(network(), case()).sum(0), 1, atol=1e-6)
+    np.testing.assert_allclose(probabilities(trained_network(), case()).sum(0), 1, atol=1e-6)
 
 
 def test_only_tiles_with_voxels_of_the_region_of_interest_are_computed():
     roi = np.zeros(SHAPE, bool)
     roi[18, 22, 16] = True
-    own = network()
+    own = trained_network()
     done = []
     found = probabilities(own, case(roi), on_tiles=done.append)
     todo = tiles_to_compute(own, case(roi), (11, 12, 13), with_feature_maps=False)
@@ -99,13 +80,13 @@ def test_only_tiles_with_voxels_of_the_region_of_interest_are_computed():
 
 
 def test_an_image_smaller_than_the_receptive_field_is_predicted_whole():
-    own = network(normal={"feature_maps": [3, 4], "kernels": 5})
+    own = trained_network(normal={"feature_maps": [3, 4], "kernels": 5})
     found = probabilities(own, case(shape=(3, 20, 1)))
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-6)
 
 
 def test_feature_maps_are_convolution_outputs_at_full_resolution():
-    own, ready = network(), case()
+    own, ready = trained_network(), case()
     wanted = {"normal.1": slice(1, 3), "sub1.2": slice(None), "fc.2": slice(None)}
     found = predict(own, ready, tile=(99, 99, 99), batch_size=1, feature_maps=wanted).feature_maps
     assert {address: maps.shape for address, maps in found.items()} == {
@@ -126,7 +107,7 @@ def test_feature_maps_are_computed_for_every_tile_that_sees_the_region_of_intere
     roi = np.zeros(SHAPE, bool)
     roi[3, 3, 3] = True
     choices = {"tile": (11, 12, 13), "batch_size": 3, "feature_maps": {"normal.2": slice(0, 1)}}
-    own = network()
+    own = trained_network()
     found = predict(own, case(roi), **choices).feature_maps["normal.2"]
     whole = predict(own, case(), **choices).feature_maps["normal.2"]
     # Tiles begin at -2, 5 and 10 along X, at -2, 6 and 13 along Y, at -2 and 6 along Z: only the
@@ -139,7 +120,7 @@ def test_feature_maps_are_computed_for_every_tile_that_sees_the_region_of_intere
 def test_a_mirrored_voxel_of_the_region_of_interest_is_seen():
     roi = np.zeros(SHAPE, bool)
     roi[1, 22, 0] = True  # beyond the image it stands at (-1, 22, 0) too
-    own = network()
+    own = trained_network()
     wanted = {"normal.1": slice(0, 1)}
     found = predict(own, case(roi), tile=(5, 5, 5), batch_size=9, feature_maps=wanted)
     whole = predict(own, case(), tile=(5, 5, 5), batch_size=9, feature_maps=wanted)

@@ -21,6 +21,7 @@ from deepseg.inference.out_of_memory import EXHAUSTED, SplitOnOutOfMemory
 from deepseg.inference.prediction import Prediction, RequestedMaps
 from deepseg.inference.tilewise import predict
 from deepseg.model.network import Network
+from tests.networks import trained_network
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 SHAPE = (19, 23, 17)
@@ -60,24 +61,6 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def network(**changes) -> Network:
-    settings = {
-        "channels": ["T1", "FLAIR"],
-        "classes": ["background", "a", "b"],
-        "normal": {"feature_maps": [3, 4]},
-        "subsampled": {"factors": [3]},
-        "fc": {"feature_maps": [5]},
-        "segments": {"train": 11},
-        **changes,
-    }
-    rng = torch.Generator().manual_seed(0)
-    own = Network(ModelConfig.model_validate(settings), rng=rng).eval()
-    for name, tensor in own.state_dict().items():
-        if "running" in name or name.endswith("bias") or tensor.ndim == 1:
-            tensor.uniform_(0.5, 1.5, generator=rng)
-    return own
-
-
 def case(roi=None) -> PreparedCase:
     channels = np.random.default_rng(1).normal(size=(2, *SHAPE)).astype(np.float32)
     return PreparedCase(
@@ -107,7 +90,7 @@ def stacked(found):
 @pytest.mark.parametrize("edge", [9, 96])
 def test_probabilities_are_those_of_the_whole_image_as_one_segment(changes, edge, monkeypatch):
     monkeypatch.setattr(boxes, "EDGES", (edge,))
-    own, ready = network(**changes), case()
+    own, ready = trained_network(**changes), case()
     plain = predict(own, ready, tile=(99, 99, 99), batch_size=1).probabilities
     found = answer(own, ready)
     np.testing.assert_allclose(stacked(found), plain, atol=1e-4)
@@ -116,7 +99,7 @@ def test_probabilities_are_those_of_the_whole_image_as_one_segment(changes, edge
 
 @pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS.keys())
 def test_the_result_does_not_depend_on_boxes(changes, monkeypatch):
-    own, ready = network(**changes), case()
+    own, ready = trained_network(**changes), case()
     found = []
     for edge in (7, 10, 96):
         monkeypatch.setattr(boxes, "EDGES", (edge,))
@@ -145,13 +128,13 @@ def test_the_default_model_says_what_the_plain_computation_says(monkeypatch):
 
 @pytest.mark.parametrize("alignment", ["centred", "deepmedic"])
 def test_tiles_of_their_own_are_those_of_the_plain_network(alignment):
-    own, ready = network(context_alignment=alignment), case()
+    own, ready = trained_network(context_alignment=alignment), case()
     plain = predict(own, ready, tile=(11, 12, 13), batch_size=1).probabilities
     np.testing.assert_allclose(stacked(answer(own, ready, tile=(11, 12, 13))), plain, atol=1e-5)
 
 
 def test_deepmedics_context_lies_on_one_grid_too():
-    own, ready = network(context_alignment="deepmedic"), case()
+    own, ready = trained_network(context_alignment="deepmedic"), case()
     # Inside the image, a segment that begins at a multiple of the factor has the phase of the grid:
     # this one, of 13 voxels in front of whose prediction there are 2, begins at 3 - 2 + 2.
     found = stacked(answer(own, ready))
@@ -164,7 +147,7 @@ def test_the_region_of_interest_is_answered_and_what_is_far_is_not_computed(edge
     monkeypatch.setattr(boxes, "EDGES", (edge,))
     roi = np.zeros(SHAPE, bool)
     roi[1:4, 2:20, 3] = roi[15, 20, 11:16] = True
-    own = network()
+    own = trained_network()
     whole, part = answer(own, case()), answer(own, case(roi))
     np.testing.assert_allclose(stacked(part)[:, roi], stacked(whole)[:, roi], atol=1e-5)
     np.testing.assert_array_equal(part.labels[roi], whole.labels[roi])
@@ -172,13 +155,13 @@ def test_the_region_of_interest_is_answered_and_what_is_far_is_not_computed(edge
 
 
 def test_only_the_wanted_probabilities_are_kept():
-    found = answer(network(), case(), wanted=[2])
+    found = answer(trained_network(), case(), wanted=[2])
     assert list(found.probabilities) == [2]
 
 
 @pytest.mark.parametrize("name", ["two resolutions", "only the head"])
 def test_bfloat16_says_nearly_the_same(name):
-    own, ready = network(**NETWORKS[name]), case()
+    own, ready = trained_network(**NETWORKS[name]), case()
     exact, rough = answer(own, ready), answer(own, ready, dtype=torch.bfloat16)
     assert 0 < np.abs(stacked(exact) - stacked(rough)).max() < 0.1
     assert (exact.labels == rough.labels).mean() > 0.95
@@ -197,7 +180,7 @@ class Exhausted:
 
 
 def test_where_memory_is_exhausted_halves_are_computed_and_it_is_said(monkeypatch):
-    own, ready, lines = network(), case(), []
+    own, ready, lines = trained_network(), case(), []
     expected = answer(own, ready)
     exhausted = Exhausted(BoxwiseNetwork.pathway, volume((19, 12, 17)))
     monkeypatch.setattr(BoxwiseNetwork, "pathway", partialmethod(exhausted))
@@ -209,7 +192,7 @@ def test_where_memory_is_exhausted_halves_are_computed_and_it_is_said(monkeypatc
 
 
 def test_context_is_computed_in_smaller_pieces_where_memory_is_exhausted(monkeypatch):
-    own, ready = network(fc={"feature_maps": [5], "kernels": [1, 1]}), case()
+    own, ready = trained_network(fc={"feature_maps": [5], "kernels": [1, 1]}), case()
     expected = answer(own, ready)
     exhausted = Exhausted(BoxwiseNetwork.pathway, 300)
     monkeypatch.setattr(
@@ -223,11 +206,11 @@ def test_context_is_computed_in_smaller_pieces_where_memory_is_exhausted(monkeyp
 def test_memory_that_no_box_is_small_enough_for_is_an_error(monkeypatch):
     monkeypatch.setattr(BoxwiseNetwork, "pathway", partialmethod(Exhausted(None, 0)))
     with pytest.raises(torch.OutOfMemoryError):
-        answer(network(), case())
+        answer(trained_network(), case())
 
 
 def test_less_memory_means_more_boxes_and_the_same_result():
-    own, ready = network(), case()
+    own, ready = trained_network(), case()
     fast = BoxwiseNetwork(own)
     few, many = (work_units(fast, ready, memory=n, tile=None) for n in (1 << 30, 1))
     assert sum(len(job.boxes) for job in few) < sum(len(job.boxes) for job in many)
@@ -237,7 +220,7 @@ def test_less_memory_means_more_boxes_and_the_same_result():
 
 
 def test_progress_counts_the_boxes():
-    fast, ready, done = BoxwiseNetwork(network()), case(), []
+    fast, ready, done = BoxwiseNetwork(trained_network()), case(), []
     todo = work_units(fast, ready, memory=1, tile=None)
     put_together(fast, ready, todo, wanted=(), on_boxes=done.append)
     assert sum(done) == sum(len(job.boxes) for job in todo)
