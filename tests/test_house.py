@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,9 @@ FLOORS = {
     "training": 6, "report": 6,
     "sessions": 7,
     "commands": 8,
-    "cli": 9,
+    "__init__": 9,
+    "cli": 10,
+    "__main__": 11,
 }  # fmt: skip
 DOOR = "deepseg/__init__.py"  # what `import deepseg` gives: it names rooms of every floor, lazily
 OPTIONAL = {
@@ -67,9 +69,9 @@ def files() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def room(dotted: str) -> str:
+def room(module: str) -> str:
     """The room on a floor to which a module belongs: ``deepseg.data.segments`` is in ``data``."""
-    return dotted.split(".")[1]
+    return module.split(".")[1]
 
 
 def room_of_file(file: str) -> str:
@@ -99,49 +101,151 @@ def _walk(node: ast.AST, file: str, *, is_inside: bool, is_typing: bool) -> Iter
 
 def all_imports() -> list[Import]:
     return [
-        found
+        statement
         for path in files()
-        for found in imports_in(path.read_text("utf-8"), str(path.relative_to(ROOT)))
+        for statement in imports_in(path.read_text("utf-8"), str(path.relative_to(ROOT)))
     ]
 
 
-def imported_rooms(found: Import) -> set[str]:
-    """Rooms of this package that an import reaches; ``from deepseg import data`` reaches data."""
-    if found.module == "deepseg":
-        return set(found.names)
-    return {room(found.module)} if found.module.startswith("deepseg.") else set()
+def imported_rooms(statement: Import) -> set[str]:
+    """Rooms of this package that an import reaches; the door for all that is only seen there.
+
+    ``from deepseg import data`` reaches data; ``import deepseg`` and ``from deepseg import train``
+    reach the door.
+    """
+    if statement.module == "deepseg":
+        door = "__init__"
+        return {name if name in FLOORS else door for name in statement.names} or {door}
+    return {room(statement.module)} if statement.module.startswith("deepseg.") else set()
 
 
-def climbs(found: Import) -> bool:
+def climbs(statement: Import) -> bool:
     """Whether an import goes up, or sideways into another room of the same floor."""
-    own = room_of_file(found.file)
+    home = room_of_file(statement.file)
     return any(
-        other != own and FLOORS[other] >= FLOORS[own] and FLOORS[own] > 0
-        for other in imported_rooms(found)
+        other != home and FLOORS[other] >= FLOORS[home] and FLOORS[home] > 0
+        for other in imported_rooms(statement)
     )
 
 
+def dotted(path: Path) -> str:
+    """The name by which a module is imported; that of its folder for ``__init__.py``."""
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def module_arrows() -> dict[str, set[str]]:
+    """For each module but the door, the modules of this package that it imports."""
+    modules = {dotted(path) for path in files()}
+    arrows: dict[str, set[str]] = {name: set() for name in modules if name != "deepseg"}
+    for statement in all_imports():
+        importer = dotted(ROOT / statement.file)
+        if importer == "deepseg":
+            continue
+        inner = {f"{statement.module}.{name}" for name in statement.names} & modules
+        arrows[importer] |= (inner or {statement.module} & modules) - {importer}
+    return arrows
+
+
+def wing(module: str) -> str | None:
+    """The folder within a room to which a module belongs: ``data.cases``; None in the room itself.
+
+    Modules of the room itself stand below some of its wings and above others.
+    """
+    folders = module.split(".")[1:-1]
+    return ".".join(folders[:2]) if len(folders) > 1 else None
+
+
+def wing_arrows(arrows: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """For each wing, the other wings of which a module of it imports one."""
+    between: dict[str, set[str]] = {}
+    for module, targets in arrows.items():
+        home = wing(module)
+        if home is not None:
+            reached = {other for other in map(wing, targets) if other is not None}
+            between[home] = between.get(home, set()) | (reached - {home})
+    return between
+
+
+def circles(arrows: Mapping[str, set[str]]) -> set[str]:
+    """Every node from which the arrows lead back to itself."""
+    return {start for start in arrows if start in _reached_from(start, arrows)}
+
+
+def _reached_from(start: str, arrows: Mapping[str, set[str]]) -> set[str]:
+    reached: set[str] = set()
+    ahead = [start]
+    while ahead:
+        for target in arrows.get(ahead.pop(), set()) - reached:
+            reached.add(target)
+            ahead.append(target)
+    return reached
+
+
 def test_every_room_has_a_floor():
-    rooms = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" and p.stem != "__init__"}
+    rooms = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py"}
     rooms |= {p.name for p in PACKAGE.iterdir() if p.is_dir() and any(p.rglob("*.py"))}
     assert rooms - FLOORS.keys() == set()
 
 
+@pytest.mark.parametrize(
+    ("arrows", "expected"),
+    [
+        pytest.param({"a": {"b"}, "b": {"c"}, "c": set()}, set(), id="a chain"),
+        pytest.param({"a": {"b", "c"}, "b": {"c"}, "c": set()}, set(), id="two ways to one end"),
+        pytest.param({"a": {"a"}}, {"a"}, id="itself"),
+        pytest.param(
+            {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}, {"b", "c"}, id="a circle at the end"
+        ),
+    ],
+)
+def test_circles_are_told_from_chains(arrows, expected):
+    assert circles(arrows) == expected
+
+
+def test_arrows_are_those_of_the_import_statements():
+    arrows = module_arrows()
+    assert "deepseg.geometry.boxes" in arrows["deepseg.geometry.receptive_field"]
+    assert wing_arrows({"deepseg.a.b.c": {"deepseg.a.d.e", "deepseg.a.b.f", "deepseg.a.g"}}) == {
+        "a.b": {"a.d"}
+    }
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    assert circles(module_arrows()) == set()
+
+
+def test_no_two_wings_import_each_other():
+    assert circles(wing_arrows(module_arrows())) == set()
+
+
 def test_imports_go_down():
-    inside = [one for one in all_imports() if one.file != DOOR]
-    assert [one.place for one in inside if climbs(one)] == []
+    inside = [statement for statement in all_imports() if statement.file != DOOR]
+    assert [statement.place for statement in inside if climbs(statement)] == []
 
 
 def test_the_ground_floor_imports_only_itself():
     ground = [
-        one for one in all_imports() if one.file != DOOR and not FLOORS[room_of_file(one.file)]
+        statement
+        for statement in all_imports()
+        if statement.file != DOOR and not FLOORS[room_of_file(statement.file)]
     ]
-    assert [one.place for one in ground if any(FLOORS[r] for r in imported_rooms(one))] == []
+    assert [
+        statement.place for statement in ground if any(FLOORS[r] for r in imported_rooms(statement))
+    ] == []
 
 
 def test_the_door_imports_only_the_ground_floor_until_it_is_asked_for_more():
-    at_once = [one for one in all_imports() if one.file == DOOR and not one.is_typing]
-    assert [one.place for one in at_once if any(FLOORS[r] for r in imported_rooms(one))] == []
+    at_once = [
+        statement
+        for statement in all_imports()
+        if statement.file == DOOR and not statement.is_typing
+    ]
+    assert [
+        statement.place
+        for statement in at_once
+        if any(FLOORS[r] for r in imported_rooms(statement))
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -160,37 +264,53 @@ def test_the_door_imports_only_the_ground_floor_until_it_is_asked_for_more():
         ),
         pytest.param("import torch", "deepseg/data/intensity.py", False, id="another package"),
         pytest.param("def f():\n from deepseg import cli", "deepseg/data/a.py", True, id="hidden"),
+        pytest.param("import deepseg", "deepseg/sessions/folder.py", True, id="the door"),
+        pytest.param(
+            "import deepseg as d", "deepseg/commands/train.py", True, id="the door renamed"
+        ),
+        pytest.param(
+            "from deepseg import train", "deepseg/commands/demo.py", True, id="through the door"
+        ),
+        pytest.param("import deepseg", "deepseg/cli/main.py", False, id="the door from above"),
+        pytest.param("import deepseg_pathways", "deepseg/data/a.py", False, id="another name"),
     ],
 )
 def test_these_rules_tell_up_and_sideways_from_down(source, file, expected):
-    assert [climbs(found) for found in imports_in(source, file)] == [expected]
+    assert [climbs(statement) for statement in imports_in(source, file)] == [expected]
 
 
 def test_all_imports_are_absolute():
-    assert [one.place for one in all_imports() if one.level > 0] == []
+    assert [statement.place for statement in all_imports() if statement.level > 0] == []
 
 
 def test_imports_in_functions_are_of_optional_packages_or_the_one_lazy_one():
-    hidden = [one for one in all_imports() if one.is_inside]
+    hidden = [statement for statement in all_imports() if statement.is_inside]
     wrong = [
-        one.place
-        for one in hidden
-        if one.module.split(".")[0] not in OPTIONAL and (one.file, one.module) not in LAZY
+        statement.place
+        for statement in hidden
+        if statement.module.split(".")[0] not in OPTIONAL
+        and (statement.file, statement.module) not in LAZY
     ]
     assert wrong == []
-    assert {(one.file, one.module) for one in hidden} >= LAZY
+    assert {(statement.file, statement.module) for statement in hidden} >= LAZY
 
 
 def test_optional_packages_are_imported_in_functions_only():
-    optional = [one for one in all_imports() if one.module.split(".")[0] in OPTIONAL]
+    optional = [
+        statement for statement in all_imports() if statement.module.split(".")[0] in OPTIONAL
+    ]
     assert optional != []
-    assert [one.place for one in optional if not one.is_inside and not one.is_typing] == []
+    assert [
+        statement.place
+        for statement in optional
+        if not statement.is_inside and not statement.is_typing
+    ] == []
 
 
 def test_only_the_door_imports_by_text():
     texts = {str(p.relative_to(ROOT)): p.read_text("utf-8") for p in files()}
-    found = [f for f, text in texts.items() if "import_module" in text or "__import__" in text]
-    assert found == [DOOR]
+    importers = [f for f, text in texts.items() if "import_module" in text or "__import__" in text]
+    assert importers == [DOOR]
 
 
 def loaded_by(*modules: str) -> set[str]:
@@ -202,17 +322,16 @@ def loaded_by(*modules: str) -> set[str]:
 
 
 def modules_in(floors: range) -> list[str]:
-    dotted = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in files()]
-    names = [name.removesuffix(".__init__") for name in dotted if name != "deepseg.__init__"]
-    return [name for name in names if FLOORS[room(name)] in floors]
+    names = [dotted(path) for path in files()]
+    return [name for name in names if name != "deepseg" and FLOORS[room(name)] in floors]
 
 
 def test_floors_0_to_2_work_without_torch_and_without_anything_above():
     loaded = loaded_by(*modules_in(range(3)))
-    own = {name for name in loaded if name.startswith("deepseg.")}
-    assert "deepseg.config.training" in own
+    ours = {name for name in loaded if name.startswith("deepseg.")}
+    assert "deepseg.config.training" in ours
     assert "torch" not in loaded
-    assert {name for name in own if FLOORS[room(name)] > 2} == set()
+    assert {name for name in ours if FLOORS[room(name)] > 2} == set()
 
 
 @pytest.mark.parametrize("module", ["deepseg", "deepseg.cli.main"])

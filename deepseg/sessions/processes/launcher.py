@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-import deepseg
 from deepseg.errors import DeepsegError, Problem, RankLost, ReportedByPeer
 from deepseg.sessions.devices import chosen_device
 from deepseg.sessions.outcome import exit_code
@@ -33,6 +32,7 @@ from deepseg.sessions.processes.failure_board import (
 LOOK_S = 0.1
 MORE_S = 5.0  # for ranks to end, than they give themselves
 HERE = "127.0.0.1"
+CHECKOUT = Path(__file__).parents[3]  # the folder that holds the package
 
 
 def launch(arguments: Sequence[str], *, devices: int, device: str) -> None:
@@ -94,8 +94,7 @@ def _check(devices: int, device: torch.device) -> None:
 def _environment(rank: int, count: int, port: int) -> dict[str, str]:
     """What torchrun would set; the store is held by this process."""
     threads = max(1, torch.get_num_threads() // count)
-    package = str(Path(deepseg.__file__).parents[1])
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         "OMP_NUM_THREADS": str(threads),
         **os.environ,
