@@ -12,21 +12,31 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "deepseg"
 
-# Rooms and modules whose names are still being changed.
-UNFINISHED = (
-    "config data geometry inference model sessions storage training transfer commands cli report "
-    "errors randomness parent_process"
-).split()
 
-PRONOUNS = frozenset(
+def words(name: str) -> frozenset[str]:
+    """``FirstOne``, ``first_one`` and ``first one`` as first and one."""
+    return frozenset(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name))
+
+
+# Paths within the package, of rooms and modules whose names are still being changed.
+UNFINISHED = re.findall(
+    r"\S+",
+    "config data geometry inference model sessions storage training transfer commands cli report "
+    "errors randomness parent_process",
+)
+
+# Banned as a whole name, and as a word in the name of a function or class.
+PRONOUNS = words(
     "own one ones it its them they their theirs our ours my mine this that these those who whom "
-    "whose what which how each every something anything nothing everything".split()
-)  # as a whole name, or as a word of a function's or class's name
-PARTICIPLES = frozenset(
+    "whose what which how each every something anything nothing everything"
+)
+# Banned as a whole name.
+PARTICIPLES = words(
     "found given wanted known taken told seen said asked made meant held kept lent fed gathered "
-    "others why someone".split()
-)  # as a whole name
-QUESTIONS = ("What", "Whether", "How")  # begin no docstring of a public function or class
+    "others why someone"
+)
+# Begin no docstring of a public function or class.
+QUESTIONS = ("What", "Whether", "How")
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -43,13 +53,8 @@ def banned_names(source: str) -> list[str]:
         f"{name}:{line}"
         for line, name, is_definition in _names(ast.parse(source))
         if name.strip("_").lower() in PRONOUNS | PARTICIPLES
-        or (is_definition and _words(name) & PRONOUNS)
+        or (is_definition and words(name) & PRONOUNS)
     ]
-
-
-def _words(name: str) -> set[str]:
-    """``FirstOne`` and ``first_one`` as first and one."""
-    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
 
 
 def _names(tree: ast.AST) -> Iterator[tuple[int, str, bool]]:

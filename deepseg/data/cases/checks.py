@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from deepseg.data.cases.case import Case
 from deepseg.data.cases.cohort_checks import find_problems
+from deepseg.data.cases.label_values import strange_labels, value_counts
 from deepseg.data.cases.listing import is_there
 from deepseg.data.cases.summary import CaseSummary, Intensity
-from deepseg.data.cases.label_values import strange_labels, value_counts
 from deepseg.data.images.volumes import (
     Geometry,
     Volume,
