@@ -14,10 +14,10 @@ from deepseg.config.training import Precision
 from deepseg.data.cases.case import Case, list_cases
 from deepseg.errors import DeepsegError, SomeCasesFailed, raise_if_any
 from deepseg.inference import memory
+from deepseg.model.devices import chosen_device, slowness
 from deepseg.report.console import Console
 from deepseg.sessions.checked_cases import MOST_THREADS, CheckedCases, checked_cases
 from deepseg.sessions.compatibility import preparation_for, testing_incompatibilities
-from deepseg.sessions.devices import chosen_device, slowness
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.models import Model, given_models
 from deepseg.sessions.processes.shard import Shard

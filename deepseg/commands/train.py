@@ -8,8 +8,8 @@ from pathlib import Path
 from deepseg.config.load import load
 from deepseg.config.training import Precision, TrainConfig
 from deepseg.data.segments.loader import SegmentLoader
+from deepseg.model.devices import chosen_device, slowness
 from deepseg.sessions.checked_cases import CheckedCases, training_and_held_out
-from deepseg.sessions.devices import chosen_device, slowness
 from deepseg.sessions.models import Model
 from deepseg.sessions.processes.rank_session import session_of_ranks
 from deepseg.sessions.tables import network_table

@@ -14,6 +14,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -83,10 +84,31 @@ class PreparedCase:
             mapping.madvise(mmap.MADV_DONTNEED)
 
 
+@dataclass(frozen=True)
+class CaseImages:
+    """Images of a case before they are prepared, on one grid; a channel is read when it is needed.
+
+    Attributes:
+        name: Of the case.
+        first: Number of the first channel that the case has.
+        channel: Reads a channel by its number; None for one that the case lacks.
+        labels: ``(X, Y, Z)`` integers, or None.
+        roi: ``(X, Y, Z)`` bool, or None where the whole image counts.
+        weight_maps: Sampling weights, one per category.
+    """
+
+    name: str
+    first: int
+    channel: Callable[[int], Volume | None]
+    labels: Volume | None = None
+    roi: Volume | None = None
+    weight_maps: tuple[Volume, ...] = ()
+
+
 def prepared(
     case: Case, preparation: Preparation, channels: Sequence[str], *, scratch: Path | None = None
 ) -> PreparedCase:
-    """``case`` made ready.
+    """``case`` read and made ready.
 
     Args:
         case: Where its files are.
@@ -94,26 +116,43 @@ def prepared(
         channels: The model's channel names.
         scratch: Folder for a nameless file that holds the channels; None for memory.
     """
-    roi = None if case.roi is None else read_mask(case.roi)
-    number, first = _first_channel(case)
-    labels = None if case.labels is None else read_labels(case.labels, dict(case.label_map))
-    weights = [read_image(path) for path in case.weight_maps]
-    own = first.geometry
-    target = prepared_geometry(own, preparation)
+    images = CaseImages(
+        name=case.name,
+        first=next(i for i, (path, _) in enumerate(case.images) if path is not None),
+        channel=partial(_channel, case),
+        roi=None if case.roi is None else read_mask(case.roi),
+        labels=None if case.labels is None else read_labels(case.labels, dict(case.label_map)),
+        weight_maps=tuple(read_image(path) for path in case.weight_maps),
+    )
+    return prepared_images(images, preparation, channels, scratch=scratch)
+
+
+def prepared_images(
+    images: CaseImages,
+    preparation: Preparation,
+    channels: Sequence[str],
+    *,
+    scratch: Path | None = None,
+) -> PreparedCase:
+    """Images made ready, wherever they come from; for the arguments see `prepared`."""
+    first = images.channel(images.first)
+    assert first is not None
+    grid = first.geometry
+    target = prepared_geometry(grid, preparation)
 
     def fitted(volume: Volume, order: Literal[0, 1]) -> NDArray[Any]:
         # The files of one case share their voxels; the checks have judged their geometry.
         array = volume.array
-        return array if target == own else resample(array, own, target, order=order)
+        return array if target == grid else resample(array, grid, target, order=order)
 
-    mask = None if roi is None else fitted(roi, 0).astype(bool, copy=False)
+    mask = None if images.roi is None else fitted(images.roi, 0).astype(bool, copy=False)
     source, waiting = first, [first]
-    if target == own:
+    if target == grid:
         source = replace(first, array=np.empty(0))
     del first
 
     def image(channel: int) -> NDArray[np.float32] | None:
-        volume = waiting.pop() if channel == number else _channel(case, channel)
+        volume = waiting.pop() if channel == images.first else images.channel(channel)
         if volume is None:
             return None
         array = fitted(volume, 1).astype(np.float32, copy=False)
@@ -122,14 +161,15 @@ def prepared(
 
     size = (len(channels), *target.shape)
     stacked, mapping = _in_memory(image, size) if scratch is None else _mapped(image, size, scratch)
+    weights = [fitted(weight_map, 1) for weight_map in images.weight_maps]
     return PreparedCase(
-        name=case.name,
+        name=images.name,
         channels=stacked,
-        labels=None if labels is None else fitted(labels, 0),
+        labels=None if images.labels is None else fitted(images.labels, 0),
         roi=mask,
-        weights=np.stack([fitted(v, 1) for v in weights]).astype(np.float32) if weights else None,
+        weights=np.stack(weights).astype(np.float32) if weights else None,
         geometry=target,
-        source=replace(source, array=stacked[number]) if target == own else source,
+        source=replace(source, array=stacked[images.first]) if target == grid else source,
         mappings=() if mapping is None else (mapping,),
     )
 
@@ -192,14 +232,6 @@ def channel_bytes(case: Case, preparation: Preparation, channels: Sequence[str])
 def _channel(case: Case, number: int) -> Volume | None:
     path, volume = case.images[number]
     return None if path is None else read_image(path, nan=case.nan, volume=volume)
-
-
-def _first_channel(case: Case) -> tuple[int, Volume]:
-    """The first image that the case has, and which of its channels it is."""
-    number = next(i for i, (path, _) in enumerate(case.images) if path is not None)
-    volume = _channel(case, number)
-    assert volume is not None
-    return number, volume
 
 
 def prepared_folder(

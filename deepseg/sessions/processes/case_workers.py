@@ -18,9 +18,9 @@ import torch
 from deepseg.config.load import load
 from deepseg.config.testing import TestConfig
 from deepseg.data.cases.case import list_cases
+from deepseg.model.devices import chosen_device
 from deepseg.parent_process import STARTER
 from deepseg.report.console import Console
-from deepseg.sessions.devices import chosen_device
 from deepseg.sessions.models import given_models
 from deepseg.sessions.processes.shard import Shard
 

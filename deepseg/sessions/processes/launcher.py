@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from deepseg.errors import DeepsegError, Problem, RankLost, ReportedByPeer
-from deepseg.sessions.devices import chosen_device
+from deepseg.model.devices import chosen_device
 from deepseg.sessions.outcome import exit_code
 from deepseg.sessions.processes.failure_board import (
     LAUNCHER,

@@ -13,9 +13,9 @@ from deepseg.inference.boxwise.network import BoxwiseNetwork
 from deepseg.inference.components import Cleaning
 from deepseg.inference.out_of_memory import SplitOnOutOfMemory
 from deepseg.inference.prediction import RequestedMaps
+from deepseg.model.devices import PRECISIONS
 from deepseg.model.network import Network
 from deepseg.sessions.compatibility import wanted_probabilities
-from deepseg.sessions.devices import PRECISIONS
 
 
 @dataclass(frozen=True)

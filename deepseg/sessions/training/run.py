@@ -18,9 +18,9 @@ from deepseg.config.training import TrainConfig
 from deepseg.data.segments.loader import SegmentLoader
 from deepseg.data.segments.segment_dataset import SegmentDataset
 from deepseg.errors import NumericalFailure
+from deepseg.model.devices import PRECISIONS
 from deepseg.model.network import Network
 from deepseg.randomness import Purpose, torch_seed
-from deepseg.sessions.devices import PRECISIONS
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.models import Model, to_save
 from deepseg.sessions.training.epoch_log import (

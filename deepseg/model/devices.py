@@ -1,4 +1,4 @@
-"""Where a session computes, and with which numbers."""
+"""Devices by name, and the floating-point formats that they compute in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16"
 
 
 def chosen_device(name: str) -> torch.device:
-    """The device called ``cpu``, ``cuda``, ``cudaN`` or ``auto`` (a GPU where there is one).
+    """Device called ``cpu``, ``cuda``, ``cudaN`` or ``auto`` (a GPU where there is one).
 
     Of several ranks on one machine, each has its own: rank 1 of the machine has ``cuda1``.
 
@@ -54,7 +54,7 @@ def chosen_device(name: str) -> torch.device:
 
 
 def slowness(precision: Precision, device: torch.device) -> list[str]:
-    """A warning, where ``device`` has no instructions for numbers of this ``precision``."""
+    """Warnings: one where ``device`` has no instructions for this ``precision``, else none."""
     if computes_quickly(PRECISIONS[precision], device):
         return []
     return [f"{precision} is slower than float32 here: there are no instructions for it"]
