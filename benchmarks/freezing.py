@@ -44,9 +44,9 @@ def random_batch(network: Network, segment: int, size: int, device: torch.device
     channels, classes = len(network.config.channels), len(network.config.classes)
     inputs = tuple(
         torch.randn(size, channels, *points.count, generator=rng)
-        for points in network.vision.lattices(box)
+        for points in network.geometry.lattices(box)
     )
-    predicted = network.vision.prediction(box).size
+    predicted = network.geometry.prediction(box).size
     labels = torch.randint(classes, (size, *predicted), generator=rng)
     return Batch(inputs, labels, ("random",) * size).to(device)
 

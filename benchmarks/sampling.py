@@ -82,7 +82,7 @@ def source(
         SegmentRules(
             sampling=Sampling(),
             classes=config.classes,
-            vision=layout(config).vision(config.context_alignment),
+            geometry=layout(config).geometry(config.context_alignment),
             size=config.segment_sizes["train"],
             segments=count,
             cases=min(50, len(folders)),

@@ -255,7 +255,7 @@ def source_of(cases: Sequence[Path], cache: Path, *, segments: int) -> SegmentDa
     listed = list_cases(CasesConfig(table=table), config.channels)
     preparation = Preparation(z_score="none")
     rules = SegmentRules(
-        sampling=Sampling(), classes=config.classes, vision=layout(config).vision("centred"),
+        sampling=Sampling(), classes=config.classes, geometry=layout(config).geometry("centred"),
         size=config.segment_sizes["train"], segments=segments, cases=50, augmentation=None,
         seed=0, is_training=True,
     )  # fmt: skip

@@ -57,5 +57,5 @@ def network_inputs(
     rng = torch.Generator().manual_seed(seed)
     return [
         torch.randn(batch, len(network.config.channels), *points.count, generator=rng)
-        for points in network.vision.lattices(Box((0, 0, 0), segment))
+        for points in network.geometry.lattices(Box((0, 0, 0), segment))
     ]

@@ -16,16 +16,16 @@ def starts(length: int, tile: int, stride: int) -> list[int]:
     return [*regular, length - tile]
 
 
-def tiles(shape: Int3, tile: Int3, vision: NetworkGeometry) -> list[Box]:
+def tiles(shape: Int3, tile: Int3, geometry: NetworkGeometry) -> list[Box]:
     """Segments of an image, in its voxels, whose predictions cover it; later ones overwrite.
 
     The image counts as surrounded by the margin that a segment loses, so every voxel is predicted;
     segments begin in that margin, at negative voxels. A tile larger than that is cut down to it.
     X varies fastest, as in DeepMedic.
     """
-    low, _ = vision.margin
-    padded = per_axis(lambda n, m: n + m, shape, vision.shrink)
+    low, _ = geometry.margin
+    padded = per_axis(lambda n, m: n + m, shape, geometry.shrink)
     size = per_axis(min, tile, padded)
-    stride = vision.prediction(Box((0, 0, 0), size)).size
+    stride = geometry.prediction(Box((0, 0, 0), size)).size
     x, y, z = (starts(n, t, s) for n, t, s in zip(padded, size, stride, strict=True))
     return [Box((a - low[0], b - low[1], c - low[2]), size) for c, b, a in product(z, y, x)]

@@ -140,7 +140,7 @@ class View:
     def _weighted(self, box: Box, found: Iterator[tuple[WorkUnit, BoxPrediction]]) -> list[Map]:
         assert self.tile is not None
         total = WeightedSum(self.classes, box.size)
-        weights = window(predicted_size(self.case.shape, self.tile, self.network.vision))
+        weights = window(predicted_size(self.case.shape, self.tile, self.network.geometry))
         back = per_axis(lambda a: -a, box.start)
         for job, pairs in groupby(found, key=itemgetter(0)):
             waiting = weights.copy()  # pieces of a tile may overlap; each voxel counts once

@@ -21,29 +21,29 @@ LEAST = 1e-3  # weight of a corner, so that voxels of one tile alone are kept
 
 
 def overlapping_tiles(
-    shape: Int3, tile: Int3, vision: NetworkGeometry, overlap: float
+    shape: Int3, tile: Int3, geometry: NetworkGeometry, overlap: float
 ) -> list[Box]:
     """Segments whose predictions share at least ``overlap`` of their edge with the next one.
 
     Args:
         shape: Of the image.
         tile: Size of a segment; cut down to the image with its margin.
-        vision: How the network looks at the image.
+        geometry: How the network looks at the image.
         overlap: From 0 to below 1.
     """
-    low, _ = vision.margin
-    padded = per_axis(lambda n, m: n + m, shape, vision.shrink)
+    low, _ = geometry.margin
+    padded = per_axis(lambda n, m: n + m, shape, geometry.shrink)
     size = per_axis(min, tile, padded)
-    predicted = vision.prediction(Box((0, 0, 0), size)).size
+    predicted = geometry.prediction(Box((0, 0, 0), size)).size
     stride = per_axis(lambda n: max(1, int(n * (1 - overlap))), predicted)
     x, y, z = (starts(n, t, s) for n, t, s in zip(padded, size, stride, strict=True))
     return [Box((a - low[0], b - low[1], c - low[2]), size) for c, b, a in product(z, y, x)]
 
 
-def predicted_size(shape: Int3, tile: Int3, vision: NetworkGeometry) -> Int3:
+def predicted_size(shape: Int3, tile: Int3, geometry: NetworkGeometry) -> Int3:
     """Voxels that a tile predicts of an image that may be smaller than the tile."""
-    padded = per_axis(lambda n, m: n + m, shape, vision.shrink)
-    return vision.prediction(Box((0, 0, 0), per_axis(min, tile, padded))).size
+    padded = per_axis(lambda n, m: n + m, shape, geometry.shrink)
+    return geometry.prediction(Box((0, 0, 0), per_axis(min, tile, padded))).size
 
 
 def window(size: Int3) -> NDArray[np.float32]:

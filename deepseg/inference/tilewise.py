@@ -58,7 +58,7 @@ def predict(
         on_tiles: Called with the number of tiles just done.
     """
     wanted = {} if feature_maps is None else dict(feature_maps)
-    vision = network.vision
+    geometry = network.geometry
     todo = tiles_to_compute(network, case, tile, with_feature_maps=bool(wanted))
     probabilities = np.zeros((len(network.config.classes), *case.shape), np.float32)
     maps = {
@@ -68,16 +68,16 @@ def predict(
     device = next(network.parameters()).device
     with torch.inference_mode(), watched(network, wanted) as seen:
         for boxes in _grouped(todo, batch_size):
-            read = [inputs(case, box, vision) for box in boxes]
+            read = [inputs(case, box, geometry) for box in boxes]
             stacked = [torch.from_numpy(np.stack(one)) for one in zip(*read, strict=True)]
             result = network([one.to(device) for one in stacked]).float().softmax(1).cpu().numpy()
             for box, one in zip(boxes, result, strict=True):
-                _place(probabilities, one, vision.prediction(box))
+                _place(probabilities, one, geometry.prediction(box))
             for address, map_ in seen.items():
-                size = vision.prediction(boxes[0]).size
+                size = geometry.prediction(boxes[0]).size
                 central = _at_full_resolution(map_, network, address, size)
                 for box, one in zip(boxes, central.float().cpu().numpy(), strict=True):
-                    _place(maps[address], one[wanted[address]], vision.prediction(box))
+                    _place(maps[address], one[wanted[address]], geometry.prediction(box))
             on_tiles(len(boxes))
     return TilewisePrediction(probabilities, maps)
 
@@ -89,9 +89,9 @@ def tiles_to_compute(
 
     Feature maps are wanted around those voxels too: of all tiles that DeepMedic computes.
     """
-    vision = network.vision
+    geometry = network.geometry
     counts = _sees_any if with_feature_maps else _predicts_any
-    return [box for box in tiles(case.shape, tile, vision) if counts(case, box, vision)]
+    return [box for box in tiles(case.shape, tile, geometry) if counts(case, box, geometry)]
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def watched(network: Network, addresses: Mapping[str, slice]) -> Iterator[dict[s
 def _at_full_resolution(maps: Tensor, network: Network, address: str, size: Int3) -> Tensor:
     """``(N, F, *size)``: the middle of a layer's maps, repeated where they are subsampled."""
     pathway = next(p for p in network.pathways() if p.plan.name == address.partition(".")[0])
-    factor = pathway.plan.sight.factor
+    factor = pathway.plan.geometry.factor
     coarse = coarse_size(size, factor)
     for axis, n in zip((2, 3, 4), coarse, strict=True):
         maps = maps.narrow(axis, (maps.shape[axis] - n) // 2, n)
@@ -135,8 +135,8 @@ def _count(network: Network, address: str, which: slice) -> int:
     return len(range(layer.outputs)[which])
 
 
-def _predicts_any(case: PreparedCase, segment: Box, vision: NetworkGeometry) -> bool:
-    inside = vision.prediction(segment).within(case.shape)
+def _predicts_any(case: PreparedCase, segment: Box, geometry: NetworkGeometry) -> bool:
+    inside = geometry.prediction(segment).within(case.shape)
     return case.to_compute is None or bool(case.to_compute[inside.slices].any())
 
 

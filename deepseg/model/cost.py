@@ -15,7 +15,7 @@ from deepseg.model.layout import LayerPlan, Layout
 def multiply_adds(plan: Layout) -> dict[str, float]:
     """Of each layer by its address, per predicted voxel; as in training, nothing left out."""
     costs = {
-        layer.address: layer.weights / volume(pathway.sight.factor)
+        layer.address: layer.weights / volume(pathway.geometry.factor)
         for pathway in plan.pathways
         for layer in pathway.layers
     }
@@ -27,7 +27,7 @@ def multiply_adds_in_inference(plan: Layout) -> dict[str, float]:
     joining = plan.fc.layers[0]
     own = sum(
         layer_weights(joining, pathway.outputs)
-        * share_of_taps(joining.kernel, pathway.sight.factor)
+        * share_of_taps(joining.kernel, pathway.geometry.factor)
         for pathway in plan.pathways
     )
     return multiply_adds(plan) | {joining.address: own}

@@ -89,11 +89,11 @@ class PathwayLayout:
     """The layers of one pathway in their order.
 
     Attributes:
-        sight: How it looks at the image: factor and shrink.
+        geometry: How it looks at the image: factor and shrink.
     """
 
     name: str
-    sight: PathwayGeometry
+    geometry: PathwayGeometry
     layers: tuple[LayerPlan, ...]
 
     @property
@@ -135,12 +135,14 @@ class Layout:
     @property
     def shrink(self) -> Int3:
         """Voxels by which the prediction is smaller than the segment."""
-        return per_axis(lambda a, b: a + b, self.pathways[0].sight.shrink, self.fc.sight.shrink)
+        return per_axis(
+            lambda a, b: a + b, self.pathways[0].geometry.shrink, self.fc.geometry.shrink
+        )
 
-    def vision(self, alignment: Alignment) -> NetworkGeometry:
+    def geometry(self, alignment: Alignment) -> NetworkGeometry:
         """How the network looks at the image."""
         return NetworkGeometry(
-            tuple(pathway.sight for pathway in self.pathways), self.fc.sight.shrink, alignment
+            tuple(pathway.geometry for pathway in self.pathways), self.fc.geometry.shrink, alignment
         )
 
     def prediction_size(self, segment: Int3) -> Int3:

@@ -88,9 +88,9 @@ class Network(nn.Module):
             initialise(layer, config, rng=rng)
 
     @property
-    def vision(self) -> NetworkGeometry:
+    def geometry(self) -> NetworkGeometry:
         """How the network looks at the image."""
-        return self.layout.vision(self.config.context_alignment)
+        return self.layout.geometry(self.config.context_alignment)
 
     def pathways(self) -> Iterator[Pathway]:
         """The parallel pathways, then the FC pathway."""
@@ -127,7 +127,7 @@ class Network(nn.Module):
     def _joined_coarsely(self, outputs: Sequence[Tensor], fc: Pathway) -> Tensor:
         first, *others = fc.layers()
         before = MultiScaleInput(
-            outputs, [pathway.sight.factor for pathway in self.layout.pathways]
+            outputs, [pathway.geometry.factor for pathway in self.layout.pathways]
         )
         x = before.convolved(first)
         return through(others, before, x)
@@ -136,7 +136,7 @@ class Network(nn.Module):
         size = (outputs[0].shape[2], outputs[0].shape[3], outputs[0].shape[4])
         joined = torch.cat(
             [
-                repeated(y, pathway.sight.factor, size)
+                repeated(y, pathway.geometry.factor, size)
                 for pathway, y in zip(self.layout.pathways, outputs, strict=True)
             ],
             1,

@@ -52,9 +52,9 @@ class Model:
         return self.provenance.keys() == {"initialised"}
 
     @property
-    def vision(self) -> NetworkGeometry:
+    def geometry(self) -> NetworkGeometry:
         """How the network looks at the image."""
-        return layout(self.config).vision(self.config.context_alignment)
+        return layout(self.config).geometry(self.config.context_alignment)
 
     def network(self) -> Network:
         """The network with these weights, on the CPU."""

@@ -40,7 +40,9 @@ def _pathway_row(pathway: PathwayLayout) -> list[str]:
     kernels = [text(layer.kernel).replace(" ", "") for layer in pathway.layers]
     chain = [Window(layer.kernel) for layer in pathway.layers]
     sees = per_axis(
-        lambda field, factor: (field - 1) * factor + 1, receptive_field(chain), pathway.sight.factor
+        lambda field, factor: (field - 1) * factor + 1,
+        receptive_field(chain),
+        pathway.geometry.factor,
     )
     return [
         pathway.name,
@@ -65,11 +67,11 @@ def _megabytes(plan: Layout, segment: Int3) -> float:
     values = 0
     for pathway in (*plan.pathways, plan.fc):
         size = per_axis(
-            lambda n, m, f: -(-(n - m) // f), segment, plan.pathways[0].sight.shrink,
-            pathway.sight.factor,
+            lambda n, m, f: -(-(n - m) // f), segment, plan.pathways[0].geometry.shrink,
+            pathway.geometry.factor,
         )  # fmt: skip
         if pathway is not plan.fc:
-            size = per_axis(lambda n, m: n + m, size, pathway.sight.shrink)
+            size = per_axis(lambda n, m: n + m, size, pathway.geometry.shrink)
         for layer in pathway.layers:
             values += KEPT_PER_LAYER * layer.inputs * volume(size)
             if layer.padding == "none":

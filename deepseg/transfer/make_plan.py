@@ -258,14 +258,14 @@ def _lent(source: Source) -> Iterator[str]:
 
 def _feeding(old: Layout, new: Layout, matching: Matching, rules: TransferRules) -> str:
     """Which pathway feeds which, and where they see at other factors."""
-    factors = {pathway.name: pathway.sight.factor for pathway in old.pathways}
+    factors = {pathway.name: pathway.geometry.factor for pathway in old.pathways}
     pairs = []
     for pathway in new.pathways:
         name = matching.pathways[pathway.name]
         pair = f"{pathway.name} from {name or 'nothing'}"
-        differs = name is not None and factors[name] != pathway.sight.factor
+        differs = name is not None and factors[name] != pathway.geometry.factor
         if name is not None and differs and rules.spacing_mm is None:
-            now, before = text(pathway.sight.factor), text(factors[name])
+            now, before = text(pathway.geometry.factor), text(factors[name])
             pair += f" (factor {now}, in the source {before})"
         pairs.append(pair)
     return f"pathways: {', '.join(pairs)}"

@@ -168,7 +168,7 @@ def _by_resolution(
 def _resolution(
     pathway: PathwayLayout, spacing_mm: tuple[float, float, float]
 ) -> tuple[float, ...]:
-    return tuple(mm * f for mm, f in zip(spacing_mm, pathway.sight.factor, strict=True))
+    return tuple(mm * f for mm, f in zip(spacing_mm, pathway.geometry.factor, strict=True))
 
 
 def _is_same(one: Sequence[float], other: Sequence[float]) -> bool:

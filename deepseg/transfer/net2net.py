@@ -219,14 +219,14 @@ class Growth:
 
     def _same_factors(self, source: Layout, target: Layout, matching: Matching) -> None:
         """Pathways that correspond must see the same, unless they do so in mm."""
-        factors = {pathway.name: pathway.sight.factor for pathway in source.pathways}
+        factors = {pathway.name: pathway.geometry.factor for pathway in source.pathways}
         for pathway in target.pathways:
             name = matching.blocks[pathway.name]
             if name is None or self._rules.spacing_mm is not None:
                 continue
-            if factors[name] != pathway.sight.factor:
+            if factors[name] != pathway.geometry.factor:
                 self._add(
-                    f"{pathway.name} with factor {text(pathway.sight.factor)}",
+                    f"{pathway.name} with factor {text(pathway.geometry.factor)}",
                     f"{text(factors[name])}, as {name} of the source",
                     "give the pathway this factor, or -spacing if the voxels have another size",
                 )

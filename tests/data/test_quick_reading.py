@@ -89,14 +89,14 @@ def plain_coordinates(points, moved, middle):
     return landed if moved.bumps is None else landed + moved.bumps.at(points)
 
 
-def plain_cut(case, box, vision, moved):
-    core = vision.prediction(box)
+def plain_cut(case, box, geometry, moved):
+    core = geometry.prediction(box)
     middle = np.array(core.start) + (np.array(core.size) - 1) / 2
     inputs = [
         plain_interpolated(
-            case.channels, plain_coordinates(points, moved, middle), vision.margin
+            case.channels, plain_coordinates(points, moved, middle), geometry.margin
         )
-        for points in vision.lattices(box)
+        for points in geometry.lattices(box)
     ]  # fmt: skip
     inputs = [
         (one + moved.shift.reshape(-1, 1, 1, 1)) * moved.scale.reshape(-1, 1, 1, 1)

@@ -26,8 +26,8 @@ def test_the_sizes_of_the_default_network(segment, output, by_3, by_5):
     assert margin(NORMAL.shrink) == ((8, 8, 8), (8, 8, 8))
     for factor, (size, read) in {3: by_3, 5: by_5}.items():
         assert coarse_size((output,) * 3, (factor,) * 3) == (size,) * 3
-        sight = PathwayGeometry((factor,) * 3, NORMAL.shrink)
-        assert lattice(box, NORMAL, sight, "centred").count == (read,) * 3
+        geometry = PathwayGeometry((factor,) * 3, NORMAL.shrink)
+        assert lattice(box, NORMAL, geometry, "centred").count == (read,) * 3
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,10 @@ def test_a_centred_point_is_the_middle_of_the_voxels_it_speaks_for(
     start, output, normal, coarse, factor
 ):
     segment = Box(start, tuple(n + m for n, m in zip(output, normal, strict=True)))
-    sight = PathwayGeometry(factor, coarse)
-    if sight == PathwayGeometry((1, 1, 1), normal):
+    geometry = PathwayGeometry(factor, coarse)
+    if geometry == PathwayGeometry((1, 1, 1), normal):
         return
-    found = lattice(segment, PathwayGeometry((1, 1, 1), normal), sight, "centred")
+    found = lattice(segment, PathwayGeometry((1, 1, 1), normal), geometry, "centred")
     for axis in range(3):
         first_output_sees = found.start[axis] + factor[axis] * coarse[axis] // 2
         first_block = range(start[axis] + normal[axis] // 2, 99)[: factor[axis]]

@@ -10,11 +10,11 @@ from deepseg.geometry.context import NetworkGeometry, PathwayGeometry
 from deepseg.geometry.tiles import starts, tiles
 
 
-def vision(shrink, fc=(0, 0, 0)):
+def geometry(shrink, fc=(0, 0, 0)):
     return NetworkGeometry((PathwayGeometry((1, 1, 1), shrink),), fc, "centred")
 
 
-DEEPMEDIC = vision((16, 16, 16))
+DEEPMEDIC = geometry((16, 16, 16))
 
 
 @pytest.mark.parametrize(
@@ -42,21 +42,21 @@ def test_the_image_is_surrounded_by_the_margin():
 
 
 def test_x_varies_fastest_and_z_slowest():
-    found = tiles((2, 3, 2), (1, 1, 1), vision((0, 0, 0)))
+    found = tiles((2, 3, 2), (1, 1, 1), geometry((0, 0, 0)))
     x, y, z = np.unravel_index(range(12), (2, 3, 2), order="F")
     assert [box.start for box in found] == list(zip(x, y, z, strict=True))
 
 
 def test_a_tile_larger_than_the_image_is_cut_down_along_that_axis():
     # shrink 16 + 2 of the FC pathway: 11 + 18 = 29 voxels along Y
-    network = vision((16, 16, 16), fc=(2, 2, 2))
+    network = geometry((16, 16, 16), fc=(2, 2, 2))
     found = tiles((30, 11, 27), (45, 45, 45), network)
     assert found == [Box((-9, -9, -9), (45, 29, 45)), Box((-6, -9, -9), (45, 29, 45))]
     assert network.prediction(found[0]) == Box((0, 0, 0), (27, 11, 27))
 
 
 def test_an_odd_margin_is_longer_behind():
-    (box,) = tiles((4, 5, 3), (9, 9, 9), vision((3, 0, 5)))
+    (box,) = tiles((4, 5, 3), (9, 9, 9), geometry((3, 0, 5)))
     assert box == Box((-1, 0, -2), (7, 5, 8))
 
 
@@ -67,7 +67,7 @@ shrinks = st.tuples(*[st.integers(0, 5)] * 3)
 @settings(deadline=None)
 @given(shape=triples, prediction=triples, shrink=shrinks, fc=shrinks)
 def test_predictions_cover_the_image_and_nothing_else(shape, prediction, shrink, fc):
-    network = vision(shrink, fc)
+    network = geometry(shrink, fc)
     tile = per_axis(lambda n, m: n + m, prediction, network.shrink)
     found = tiles(shape, tile, network)
     times = np.zeros(shape, int)

@@ -41,7 +41,7 @@ def test_every_tile_has_its_own_context_and_the_later_one_counts():
     # tiles of 11 x 12 x 13 predict 7 x 8 x 9; the last one along X begins at 23 - 11 - 2 = 10
     last = Box((10, 13, 6), (11, 12, 13))
     with torch.inference_mode():
-        tensors = [torch.from_numpy(x)[None] for x in inputs(ready, last, own.vision)]
+        tensors = [torch.from_numpy(x)[None] for x in inputs(ready, last, own.geometry)]
         expected = own(tensors).softmax(1)[0].numpy()
     np.testing.assert_allclose(found[:, 12:19, 15:23, 8:17], expected, atol=1e-6)
 
@@ -93,7 +93,7 @@ def test_feature_maps_are_convolution_outputs_at_full_resolution():
         "normal.1": (2, *SHAPE), "sub1.2": (4, *SHAPE), "fc.2": (3, *SHAPE),
     }  # fmt: skip
     segment = Box((-2, -2, -2), tuple(n + 4 for n in SHAPE))
-    normal, coarse = (torch.from_numpy(x)[None] for x in inputs(ready, segment, own.vision))
+    normal, coarse = (torch.from_numpy(x)[None] for x in inputs(ready, segment, own.geometry))
     with torch.inference_mode():
         first = own.normal.get_submodule("1")(normal)[0, 1:3, 1:-1, 1:-1, 1:-1]
         second = own.sub1(coarse)[0].repeat_interleave(3, 1).repeat_interleave(3, 2)

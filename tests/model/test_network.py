@@ -66,7 +66,7 @@ def inputs_for(network: Network, segment, batch=2):
 
     return [
         torch.randn(batch, len(network.config.channels), *points.count, generator=rng)
-        for points in network.vision.lattices(Box((0, 0, 0), segment))
+        for points in network.geometry.lattices(Box((0, 0, 0), segment))
     ]
 
 
@@ -226,7 +226,7 @@ def test_context_is_a_function_of_place_only():
     image = np.random.default_rng(3).normal(size=(2, 40, 41, 42)).astype(np.float32)
 
     def predicted(start):
-        points = network.vision.lattices(Box(start, (13, 13, 13)))
+        points = network.geometry.lattices(Box(start, (13, 13, 13)))
         no_margin = ((0, 0, 0), (0, 0, 0))
         return network([torch.from_numpy(read(image, p, no_margin))[None] for p in points])
 

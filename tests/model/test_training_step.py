@@ -23,7 +23,7 @@ def plain_logits(network, inputs):
     outputs = [plain_pathway(pathway, x) for pathway, x in zip(parallel, inputs, strict=True)]
     size = tuple(outputs[0].shape[2:])
     joined = [
-        repeated(y, pathway.plan.sight.factor, size)
+        repeated(y, pathway.plan.geometry.factor, size)
         for pathway, y in zip(parallel, outputs, strict=True)
     ]
     *_, head = fc.layers()
@@ -110,7 +110,7 @@ def network_of(**changes) -> Network:
 
 def inputs_of(network, segment=(13, 11, 15)):
     rng = torch.Generator().manual_seed(7)
-    points = network.vision.lattices(Box((0, 0, 0), segment))
+    points = network.geometry.lattices(Box((0, 0, 0), segment))
     return [torch.randn(2, 2, *one.count, generator=rng).double() for one in points]
 
 

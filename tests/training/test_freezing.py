@@ -35,8 +35,8 @@ def network(**changes):
 
 def batches(net, count, size=(9, 10, 11)):
     rng = np.random.default_rng(5)
-    lattices = net.vision.lattices(Box((0, 0, 0), size))
-    predicted = net.vision.prediction(Box((0, 0, 0), size)).size
+    lattices = net.geometry.lattices(Box((0, 0, 0), size))
+    predicted = net.geometry.prediction(Box((0, 0, 0), size)).size
     for _ in range(count):
         yield Batch(
             tuple(

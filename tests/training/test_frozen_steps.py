@@ -49,9 +49,9 @@ def batch(net, number):
     return Batch(
         tuple(
             torch.tensor(rng.normal(size=(2, 2, *points.count)), dtype=torch.float32)
-            for points in net.vision.lattices(box)
+            for points in net.geometry.lattices(box)
         ),
-        torch.tensor(rng.integers(0, 3, (2, *net.vision.prediction(box).size))),
+        torch.tensor(rng.integers(0, 3, (2, *net.geometry.prediction(box).size))),
         ("one", "two"),
     )
 

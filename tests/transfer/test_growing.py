@@ -321,7 +321,7 @@ def test_any_network_grown_into_any_other_keeps_its_function_or_is_refused(old, 
     rng = torch.Generator().manual_seed(3)
     inputs = [torch.randn(1, many, 9, 9, 9, generator=rng)]
     for pathway in pair.large.layout.pathways[1:]:
-        n = -(-9 // pathway.sight.factor[0])
+        n = -(-9 // pathway.geometry.factor[0])
         inputs.append(torch.randn(1, many, n, n, n, generator=rng))
     larger = [x.clone() for x in inputs]
     smaller = [x[:, :few] for x in inputs[: len(pair.small.layout.pathways)]]

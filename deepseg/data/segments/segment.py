@@ -33,26 +33,34 @@ def box_around(centre: Int3, size: Int3) -> Box:
 
 
 def inputs(
-    case: PreparedCase, segment: Box, vision: NetworkGeometry, *, moved: SegmentTransform = IDENTITY
+    case: PreparedCase,
+    segment: Box,
+    geometry: NetworkGeometry,
+    *,
+    moved: SegmentTransform = IDENTITY,
 ) -> tuple[NDArray[np.float32], ...]:
     """``(C, X, Y, Z)`` for each parallel pathway."""
-    middle2 = _doubled_middle(vision.prediction(segment))
+    middle2 = _doubled_middle(geometry.prediction(segment))
     return tuple(
         _intensities(
-            interpolated(case.channels, _coordinates(points, moved, middle2), vision.margin)
+            interpolated(case.channels, _coordinates(points, moved, middle2), geometry.margin)
             if moved.interpolates
-            else read(case.channels, points, vision.margin, turn=moved.turn, centre2=middle2),
+            else read(case.channels, points, geometry.margin, turn=moved.turn, centre2=middle2),
             moved,
         )
-        for points in vision.lattices(segment)
+        for points in geometry.lattices(segment)
     )
 
 
 def cut(
-    case: PreparedCase, segment: Box, vision: NetworkGeometry, *, moved: SegmentTransform = IDENTITY
+    case: PreparedCase,
+    segment: Box,
+    geometry: NetworkGeometry,
+    *,
+    moved: SegmentTransform = IDENTITY,
 ) -> Segment:
     """The sample of a labelled case at ``segment``."""
-    predicted = vision.prediction(segment)
+    predicted = geometry.prediction(segment)
     middle2 = _doubled_middle(predicted)
     points = Lattice(predicted.start, (1, 1, 1), predicted.size)
     assert case.labels is not None
@@ -61,7 +69,7 @@ def cut(
         if moved.interpolates
         else read_labels(case.labels, points, turn=moved.turn, centre2=middle2)
     )
-    return Segment(inputs(case, segment, vision, moved=moved), labels)
+    return Segment(inputs(case, segment, geometry, moved=moved), labels)
 
 
 def reach(lattices: tuple[Lattice, ...]) -> Lattice:

@@ -31,7 +31,7 @@ class SegmentRules:
     Attributes:
         sampling: Categories and their shares.
         classes: Names of the classes.
-        vision: How the network looks at the image.
+        geometry: How the network looks at the image.
         size: Of the segments.
         segments: Of one sub-epoch.
         cases: That one sub-epoch draws from.
@@ -42,7 +42,7 @@ class SegmentRules:
 
     sampling: Sampling
     classes: tuple[str, ...]
-    vision: NetworkGeometry
+    geometry: NetworkGeometry
     size: Int3
     segments: int
     cases: int
@@ -69,7 +69,7 @@ class SegmentDataset(Dataset[tuple[Segment, str]]):
         centre = case.candidates.draw(draw.category, case.prepared.shape, rng=rng)
         segment = box_around(centre, own.size)
         moved = IDENTITY if own.augmentation is None else self._motion(case, segment, rng=rng)
-        return cut(case.prepared, segment, own.vision, moved=moved), case.prepared.name
+        return cut(case.prepared, segment, own.geometry, moved=moved), case.prepared.name
 
     def without_candidates(self) -> list[str]:
         """Names of the cases from which nothing can be drawn."""
@@ -86,7 +86,7 @@ class SegmentDataset(Dataset[tuple[Segment, str]]):
         own = self.rules
         return mapped_case(
             folder, own.sampling, classes=len(own.classes), segment=own.size,
-            prediction=own.vision.prediction(box_around((0, 0, 0), own.size)).size,
+            prediction=own.geometry.prediction(box_around((0, 0, 0), own.size)).size,
         )  # fmt: skip
 
     def _motion(
@@ -97,7 +97,7 @@ class SegmentDataset(Dataset[tuple[Segment, str]]):
             self.rules.augmentation,
             channels=len(case.prepared.channels),
             spacing_mm=case.prepared.geometry.spacing_mm,
-            reach=reach(self.rules.vision.lattices(segment)),
+            reach=reach(self.rules.geometry.lattices(segment)),
             rng=rng,
         )
 

@@ -114,7 +114,7 @@ def _normal_cost(plan: Layout) -> Cost:
     """Multiply-adds of the normal pathway, with the border that each layer needs."""
     costs = multiply_adds(plan)
     layers = []
-    border = per_axis(lambda *shrinks: sum(shrinks), plan.fc.sight.shrink)
+    border = per_axis(lambda *shrinks: sum(shrinks), plan.fc.geometry.shrink)
     padded = [one.kernel for one in plan.fc.layers if one.padding != "none"]
     border = per_axis(lambda *ns: sum(ns) - len(padded), border, *padded)
     for layer in reversed(plan.pathways[0].layers):
@@ -160,6 +160,6 @@ def context_numbers(plan: Layout, size: Int3) -> int:
     """Numbers in the outputs of the subsampled pathways for ``size`` voxels of the image."""
     total = 0
     for pathway in plan.pathways[1:]:
-        coarse = per_axis(lambda n, f: -(-n // f) + 2, size, pathway.sight.factor)
+        coarse = per_axis(lambda n, f: -(-n // f) + 2, size, pathway.geometry.factor)
         total += RAW_AND_ACTIVATED * pathway.outputs * prod(coarse)
     return total

@@ -96,7 +96,7 @@ class _Join:
                 self._normal = own.to(dtype).contiguous(memory_format=LAST)
             else:
                 self._repeated.append(
-                    RepeatedConvolution(own, part.sight.factor, layer.plan.padding, dtype=dtype)
+                    RepeatedConvolution(own, part.geometry.factor, layer.plan.padding, dtype=dtype)
                 )
             begin = end
 
@@ -128,7 +128,7 @@ class BoxwiseNetwork:
 
     def __init__(self, network: Network, dtype: torch.dtype = torch.float32) -> None:
         self.layout = network.layout
-        self.vision = network.vision
+        self.geometry = network.geometry
         self.dtype = dtype
         *parallel, fc = network.pathways()
         self.device = next(network.parameters()).device
@@ -173,7 +173,7 @@ class BoxwiseNetwork:
             values[None].to(self.dtype).contiguous(memory_format=LAST), boxes[0], len(image)
         )
         part = _through(layers, [x], boxes, sizes)
-        return replace(part, maps=own.outputs, factor=own.sight.factor)
+        return replace(part, maps=own.outputs, factor=own.geometry.factor)
 
     def context(
         self,
@@ -197,7 +197,7 @@ class BoxwiseNetwork:
 
         for box in split(output, piece):
             room.in_parts(number, box, fill)
-        return FeatureMapRegion(values, output, own.outputs, own.sight.factor)
+        return FeatureMapRegion(values, output, own.outputs, own.geometry.factor)
 
     def activated(self, number: int, part: FeatureMapRegion) -> FeatureMapRegion:
         """The output of a parallel pathway as the first FC layer convolves it."""

@@ -63,13 +63,13 @@ def work_units(
         overlap: Share of a tile's edge that it has in common with the next.
         within: The part of the image that is wanted; None for all of it.
     """
-    vision = network.vision
+    geometry = network.geometry
     image = Box((0, 0, 0), case.shape)
     within = image if within is None else within
     if tile is not None:
-        segments = overlapping_tiles(case.shape, tile, vision, overlap)
+        segments = overlapping_tiles(case.shape, tile, geometry, overlap)
         return list(_tile_jobs(network, case, segments, within))
-    lattices = global_lattices(vision, vision.segment(image))
+    lattices = global_lattices(geometry, geometry.segment(image))
     whole = network.map_sizes([points.count for points in lattices])
     around = bounding_box(case.to_compute, within)
     if around is None:
@@ -90,30 +90,30 @@ def _tile_jobs(
     network: BoxwiseNetwork, case: PreparedCase, segments: Sequence[Box], within: Box
 ) -> Iterator[WorkUnit]:
     for segment in segments:
-        prediction = network.vision.prediction(segment)
+        prediction = network.geometry.prediction(segment)
         box = bounding_box(case.to_compute, common(prediction, within))
         if box is not None:
-            lattices = network.vision.lattices(segment)
+            lattices = network.geometry.lattices(segment)
             whole = network.map_sizes([points.count for points in lattices])
             yield WorkUnit(lattices, prediction.start, whole, (box,))
 
 
-def global_lattices(vision: NetworkGeometry, segment: Box) -> tuple[Lattice, ...]:
+def global_lattices(geometry: NetworkGeometry, segment: Box) -> tuple[Lattice, ...]:
     """What the pathways read for a whole padded image.
 
     DeepMedic's steps have another phase for segments that begin in front of the image. So the
     lattices are those of a segment that lies far inside, moved to where this one is.
     """
-    far = per_axis(lambda *factors: 64 * int(np.lcm.reduce(factors)), *_factors(vision))
+    far = per_axis(lambda *factors: 64 * int(np.lcm.reduce(factors)), *_factors(geometry))
     back = per_axis(lambda n: -n, far)
     return tuple(
         replace(points, start=per_axis(lambda a, d: a + d, points.start, back))
-        for points in vision.lattices(segment.moved(far))
+        for points in geometry.lattices(segment.moved(far))
     )
 
 
-def _factors(vision: NetworkGeometry) -> list[Int3]:
-    return [sight.factor for sight in vision.pathways]
+def _factors(geometry: NetworkGeometry) -> list[Int3]:
+    return [geometry.factor for geometry in geometry.pathways]
 
 
 def workers(network: BoxwiseNetwork) -> int:

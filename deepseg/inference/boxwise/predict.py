@@ -95,7 +95,7 @@ class _Work:
         found = []
         for number, pathway in enumerate(self.network.layout.pathways):
             if number != NORMAL:
-                box = coarse_box(shared, pathway.sight.factor)
+                box = coarse_box(shared, pathway.geometry.factor)
                 raw = self.network.context(
                     number, self.job.whole, box, self._image, piece=self.job.piece, room=self.room
                 )
@@ -135,7 +135,7 @@ class _Work:
         own = self.job.lattices[number]
         start = per_axis(lambda a, s, i: a + s * i, own.start, own.step, box.start)
         points = Lattice(start, own.step, box.size)
-        return torch.from_numpy(read(self.case.channels, points, self.network.vision.margin))
+        return torch.from_numpy(read(self.case.channels, points, self.network.geometry.margin))
 
 
 def _piece(box: Box, logits: Tensor, wanted: Sequence[int]) -> BoxPrediction:

@@ -24,7 +24,7 @@ def training_dataset(
     rules = SegmentRules(
         sampling=own.sampling,
         classes=model.config.classes,
-        vision=model.vision,
+        geometry=model.geometry,
         size=model.config.segment_sizes["train"],
         segments=own.segments_per_subepoch,
         cases=own.cases_per_subepoch,
@@ -53,7 +53,7 @@ def validation_dataset(
     rules = SegmentRules(
         sampling=own.sampling,
         classes=model.config.classes,
-        vision=model.vision,
+        geometry=model.geometry,
         size=model.config.segment_sizes["validation"],
         segments=own.segments,
         cases=own.cases,

@@ -261,8 +261,8 @@ def whole_case(labels):
 
 
 def moved_labels(labels, moved):
-    vision = NetworkGeometry((PathwayGeometry((1, 1, 1), (0, 0, 0)),), (0, 0, 0), "centred")
-    return cut(whole_case(labels), Box((0, 0, 0), labels.shape), vision, moved=moved).labels
+    geometry = NetworkGeometry((PathwayGeometry((1, 1, 1), (0, 0, 0)),), (0, 0, 0), "centred")
+    return cut(whole_case(labels), Box((0, 0, 0), labels.shape), geometry, moved=moved).labels
 
 
 @pytest.mark.parametrize(

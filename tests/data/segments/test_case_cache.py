@@ -42,7 +42,7 @@ def source(folders) -> SegmentDataset:
     return SegmentDataset(
         folders,
         SegmentRules(
-            sampling=Sampling(type="uniform"), classes=("background", "lesion"), vision=VISION,
+            sampling=Sampling(type="uniform"), classes=("background", "lesion"), geometry=VISION,
             size=(37, 38, 39), segments=400, cases=50,
             augmentation=Augmentation.model_validate({"reflect": (0.5, 0.5, 0.5)}),
             seed=0, is_training=True,

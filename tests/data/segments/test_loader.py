@@ -43,7 +43,7 @@ def rules(**changes) -> SegmentRules:
     settings = {
         "sampling": Sampling(type="foreground_background"),
         "classes": ("background", "lesion"),
-        "vision": VISION,
+        "geometry": VISION,
         "size": (9, 8, 7),
         "segments": 10,
         "cases": 5,
