@@ -17,9 +17,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from deepseg.config.validation.validate import ConfigPath
 from deepseg.config.validation.validator_error import invalid
-from deepseg.geometry.boxes import Int3, per_axis, text
+from deepseg.geometry.boxes import Int3, text
 from deepseg.geometry.context import Alignment
-from deepseg.geometry.receptive_field import Window, receptive_field, smallest_input
+from deepseg.geometry.receptive_field import receptive_field, shrinkage
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 LayerNumber: TypeAlias = Annotated[int, Field(ge=1, le=1000, strict=True)]
@@ -203,10 +203,10 @@ class PathwayPlan:
     dropout: tuple[float, ...]
 
     @property
-    def chain(self) -> tuple[Window, ...]:
-        """The convolutions that make the feature maps smaller."""
+    def unpadded_kernels(self) -> tuple[Int3, ...]:
+        """Kernels of the convolutions that make the feature maps smaller."""
         return tuple(
-            Window(kernel)
+            kernel
             for kernel, padding in zip(self.kernels, self.padding, strict=True)
             if padding == "none"
         )
@@ -214,7 +214,7 @@ class PathwayPlan:
     @property
     def shrink(self) -> Int3:
         """Voxels by which the output is smaller than the input."""
-        return per_axis(lambda n: n - 1, receptive_field(self.chain))
+        return shrinkage(self.unpadded_kernels)
 
 
 class ModelConfig(Settings):
@@ -289,7 +289,9 @@ class ModelConfig(Settings):
     @cached_property
     def smallest_segment(self) -> Int3:
         """The smallest segment for which the network predicts one voxel."""
-        return smallest_input((1, 1, 1), (*self.pathways[0].chain, *self.fc_pathway.chain))
+        return receptive_field(
+            (*self.pathways[0].unpadded_kernels, *self.fc_pathway.unpadded_kernels)
+        )
 
     @property
     def segment_sizes(self) -> dict[str, Int3]:

@@ -13,10 +13,10 @@ with it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from deepseg.geometry.boxes import Box, Int3, per_axis
+from deepseg.geometry.boxes import Box, Int3, add, ceil_div, floor_div, mul, negate, per_axis, sub
 
 Alignment: TypeAlias = Literal["centred", "deepmedic"]
 
@@ -38,7 +38,11 @@ class Lattice:
     @property
     def last(self) -> Int3:
         """The furthest voxel along each axis."""
-        return per_axis(lambda a, s, n: a + s * (n - 1), self.start, self.step, self.count)
+        return add(self.start, mul(self.step, sub(self.count, 1)))
+
+    def moved(self, by: Int3) -> Lattice:
+        """Points shifted by ``by`` voxels."""
+        return replace(self, start=add(self.start, by))
 
 
 @dataclass(frozen=True)
@@ -55,22 +59,32 @@ class PathwayGeometry:
 
 
 def margin(shrink: Int3) -> tuple[Int3, Int3]:
-    """Voxels of a segment before and behind its predicted core: the odd one goes behind."""
-    return per_axis(lambda m: m // 2, shrink), per_axis(lambda m: m - m // 2, shrink)
+    """Voxels of a segment before and after its predicted core: an odd one comes after.
+
+    >>> margin((16, 3, 0))
+    ((8, 1, 0), (8, 2, 0))
+    """
+    low = floor_div(shrink, 2)
+    return low, sub(shrink, low)
 
 
 def core(segment: Box, shrink: Int3) -> Box:
-    """The voxels of ``segment`` for which the pathway has an output."""
+    """Voxels of ``segment`` for which a pathway has an output.
+
+    >>> core(Box((100, 0, -4), (25, 17, 20)), shrink=(16, 16, 16))
+    Box(start=(108, 8, 4), size=(9, 1, 4))
+    """
     low, _ = margin(shrink)
-    return Box(
-        per_axis(lambda a, m: a + m, segment.start, low),
-        per_axis(lambda n, m: n - m, segment.size, shrink),
-    )
+    return Box(add(segment.start, low), sub(segment.size, shrink))
 
 
 def coarse_size(size: Int3, factor: Int3) -> Int3:
-    """Coarse voxels that cover ``size`` fine ones."""
-    return per_axis(lambda n, f: -(-n // f), size, factor)
+    """Coarse voxels that cover ``size`` fine ones.
+
+    >>> coarse_size((9, 9, 4), (3, 5, 1))
+    (3, 2, 4)
+    """
+    return ceil_div(size, factor)
 
 
 def lattice(
@@ -88,9 +102,9 @@ def lattice(
     if pathway == normal:
         return Lattice(segment.start, (1, 1, 1), segment.size)
     target = core(segment, normal.shrink)
-    count = per_axis(lambda n, m: n + m, coarse_size(target.size, pathway.factor), pathway.shrink)
+    count = add(coarse_size(target.size, pathway.factor), pathway.shrink)
     if alignment == "deepmedic":
-        field = per_axis(lambda m: m + 1, pathway.shrink)
+        field = add(pathway.shrink, 1)
         start = per_axis(_deepmedic_start, segment.start, pathway.factor, field)
     else:
         start = per_axis(_centred_start, target.start, pathway.factor, pathway.shrink)
@@ -128,7 +142,7 @@ class NetworkGeometry:
     @property
     def shrink(self) -> Int3:
         """Voxels by which the prediction is smaller than the segment."""
-        return per_axis(lambda a, b: a + b, self.pathways[0].shrink, self.fc_shrink)
+        return add(self.pathways[0].shrink, self.fc_shrink)
 
     @property
     def margin(self) -> tuple[Int3, Int3]:
@@ -142,10 +156,7 @@ class NetworkGeometry:
     def segment(self, prediction: Box) -> Box:
         """The segment from which the voxels of ``prediction`` are predicted."""
         low, _ = self.margin
-        return Box(
-            per_axis(lambda a, m: a - m, prediction.start, low),
-            per_axis(lambda n, m: n + m, prediction.size, self.shrink),
-        )
+        return Box(sub(prediction.start, low), add(prediction.size, self.shrink))
 
     def lattices(self, segment: Box) -> tuple[Lattice, ...]:
         """What each parallel pathway reads for ``segment``, in voxels of the image."""
@@ -153,10 +164,6 @@ class NetworkGeometry:
         low, _ = self.margin
         padded = segment.moved(low)  # counted from the corner of the padded image
         return tuple(
-            _moved(lattice(padded, normal, pathway, self.alignment), per_axis(lambda m: -m, low))
+            lattice(padded, normal, pathway, self.alignment).moved(negate(low))
             for pathway in self.pathways
         )
-
-
-def _moved(points: Lattice, by: Int3) -> Lattice:
-    return Lattice(per_axis(lambda a, d: a + d, points.start, by), points.step, points.count)

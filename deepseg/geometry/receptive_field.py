@@ -1,69 +1,32 @@
-"""Receptive field and sizes of a chain of convolutions, in whole voxels.
+"""Receptive field of a chain of unpadded convolutions, in whole voxels.
 
 Everything here is exact integer arithmetic and nothing imports torch, so that a model file can be
-judged before a network is built from it. Sizes are ``Int3``: voxels along X, Y, Z. Convolutions are
-unpadded; a chain is given in the order in which its layers are applied.
+judged before a network is built from it. Sizes are ``Int3``: voxels along X, Y, Z.
 
 Source: A. Araujo, W. Norris, J. Sim, "Computing Receptive Fields of Convolutional Neural Networks",
-Distill, 2019, doi:10.23915/distill.00021.
+Distill, 2019, doi:10.23915/distill.00021; all strides are 1 here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-from deepseg.errors import DeepsegError, Problem
-from deepseg.geometry.boxes import Int3, per_axis, text
+from deepseg.geometry.boxes import Int3, add
 
 
-@dataclass(frozen=True)
-class Window:
-    """The part of a layer's input that one output voxel of this layer sees.
+def receptive_field(kernels: Iterable[Int3]) -> Int3:
+    """Extent of the input on which one output voxel depends; one voxel for an empty chain.
 
-    Attributes:
-        kernel: Voxels seen along each axis, at least 1.
-        stride: Input voxels from the window of one output voxel to that of the next, at least 1.
+    >>> receptive_field([(3, 3, 3), (3, 3, 1)])
+    (5, 5, 3)
     """
-
-    kernel: Int3
-    stride: Int3 = (1, 1, 1)
+    return add(shrinkage(kernels), 1)
 
 
-def smallest_input(output: Int3, chain: Sequence[Window]) -> Int3:
-    """Smallest segment from which ``chain`` computes ``output`` voxels.
+def shrinkage(kernels: Iterable[Int3]) -> Int3:
+    """Voxels by which the output of a chain is smaller than its input.
 
-    The last layer says what it needs of the one before, so the chain is walked backwards.
+    >>> shrinkage([(3, 3, 3), (3, 3, 1)])
+    (4, 4, 2)
     """
-    size = output
-    for window in reversed(chain):
-        size = per_axis(lambda n, k, s: (n - 1) * s + k, size, window.kernel, window.stride)
-    return size
-
-
-def receptive_field(chain: Sequence[Window]) -> Int3:
-    """Extent of the input on which one output voxel depends; one voxel for an empty chain."""
-    return smallest_input((1, 1, 1), chain)
-
-
-def output_size(segment: Int3, chain: Sequence[Window]) -> Int3:
-    """Voxels that ``chain`` computes from ``segment``.
-
-    Raises:
-        DeepsegError: ``segment-too-small``, if ``segment`` is smaller than the receptive field.
-    """
-    field = receptive_field(chain)
-    short = [axis for axis, n, r in zip("XYZ", segment, field, strict=True) if n < r]
-    if short:
-        raise DeepsegError(
-            Problem(
-                code="segment-too-small",
-                got=f"{text(segment)} voxels",
-                expected=f"at least {text(field)}, the receptive field",
-                fix=f"enlarge the segment along {', '.join(short)} or use fewer or smaller kernels",
-            )
-        )
-    size = segment
-    for window in chain:
-        size = per_axis(lambda n, k, s: (n - k) // s + 1, size, window.kernel, window.stride)
-    return size
+    return add(0, *(add(kernel, -1) for kernel in kernels))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from deepseg.geometry.boxes import Box, Int3, per_axis
+from deepseg.geometry.boxes import Box, Int3, add, minimum, sub
 from deepseg.geometry.context import NetworkGeometry
 
 
@@ -24,8 +24,8 @@ def tiles(shape: Int3, tile: Int3, geometry: NetworkGeometry) -> list[Box]:
     X varies fastest, as in DeepMedic.
     """
     low, _ = geometry.margin
-    padded = per_axis(lambda n, m: n + m, shape, geometry.shrink)
-    size = per_axis(min, tile, padded)
-    stride = geometry.prediction(Box((0, 0, 0), size)).size
+    padded = add(shape, geometry.shrink)
+    size = minimum(tile, padded)
+    stride = geometry.prediction(Box.whole(size)).size
     x, y, z = (starts(n, t, s) for n, t, s in zip(padded, size, stride, strict=True))
-    return [Box((a - low[0], b - low[1], c - low[2]), size) for c, b, a in product(z, y, x)]
+    return [Box(sub((a, b, c), low), size) for c, b, a in product(z, y, x)]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from deepseg.config.model import ModelConfig
 from deepseg.data.cases.checks import CaseSummary
-from deepseg.geometry.boxes import Int3, per_axis, text, volume
-from deepseg.geometry.receptive_field import Window, receptive_field
+from deepseg.geometry.boxes import Int3, add, ceil_div, mul, sub, text, volume
+from deepseg.geometry.receptive_field import shrinkage
 from deepseg.model.layout import Layout, PathwayLayout, layout
 from deepseg.report.console import Console
 from deepseg.transfer.plan import Plan
@@ -38,12 +38,8 @@ def network_table(console: Console, config: ModelConfig) -> None:
 
 def _pathway_row(pathway: PathwayLayout) -> list[str]:
     kernels = [text(layer.kernel).replace(" ", "") for layer in pathway.layers]
-    chain = [Window(layer.kernel) for layer in pathway.layers]
-    sees = per_axis(
-        lambda field, factor: (field - 1) * factor + 1,
-        receptive_field(chain),
-        pathway.geometry.factor,
-    )
+    shrink = shrinkage(layer.kernel for layer in pathway.layers)
+    extent = add(mul(shrink, pathway.geometry.factor), 1)
     return [
         pathway.name,
         str(len(pathway.layers)),
@@ -52,7 +48,7 @@ def _pathway_row(pathway: PathwayLayout) -> list[str]:
             f"{times} x {kernel}" if times > 1 else kernel
             for kernel, times in Counter(kernels).items()
         ),
-        text(sees),
+        text(extent),
         f"{sum(layer.parameters for layer in pathway.layers):,}",
     ]
 
@@ -66,16 +62,14 @@ def _megabytes(plan: Layout, segment: Int3) -> float:
     """Feature maps that a training step keeps for one segment; an estimate from the sizes."""
     values = 0
     for pathway in (*plan.pathways, plan.fc):
-        size = per_axis(
-            lambda n, m, f: -(-(n - m) // f), segment, plan.pathways[0].geometry.shrink,
-            pathway.geometry.factor,
-        )  # fmt: skip
+        core = sub(segment, plan.pathways[0].geometry.shrink)
+        size = ceil_div(core, pathway.geometry.factor)
         if pathway is not plan.fc:
-            size = per_axis(lambda n, m: n + m, size, pathway.geometry.shrink)
+            size = add(size, pathway.geometry.shrink)
         for layer in pathway.layers:
             values += KEPT_PER_LAYER * layer.inputs * volume(size)
             if layer.padding == "none":
-                size = per_axis(lambda n, k: n - k + 1, size, layer.kernel)
+                size = sub(add(size, 1), layer.kernel)
     return values * BYTES_PER_VALUE / 1e6
 
 

@@ -17,9 +17,13 @@ def along_x(found: Lattice) -> list[int]:
 
 @pytest.mark.parametrize(
     ("segment", "output", "by_3", "by_5"),
-    [(17, 1, (1, 17), (1, 17)), (25, 9, (3, 19), (2, 18)), (37, 21, (7, 23), (5, 21)),
-     (45, 29, (10, 26), (6, 22))],
-)  # fmt: skip
+    [
+        (17, 1, (1, 17), (1, 17)),
+        (25, 9, (3, 19), (2, 18)),
+        (37, 21, (7, 23), (5, 21)),
+        (45, 29, (10, 26), (6, 22)),
+    ],
+)
 def test_the_sizes_of_the_default_network(segment, output, by_3, by_5):
     box = Box((0, 0, 0), (segment,) * 3)
     assert core(box, NORMAL.shrink).size == (output,) * 3
@@ -56,15 +60,27 @@ def test_deepmedic_alignment_with_an_even_factor_by_hand():
     assert found.count == (3 + 16,) * 3
 
 
+def test_a_centred_lattice_with_even_factors_by_hand():
+    # The core begins at voxel 108, 58, 38. Along X, factor 2 repeats each output for 2 voxels,
+    # whose lower middle is the first: (2 - 1) // 2 = 0. Along Y, factor 4: (4 - 1) // 2 = 1. Along
+    # Z, factor 6: (6 - 1) // 2 = 2. The pathway loses 4 points before its first output.
+    segment = Box((100, 50, 30), (26, 28, 30))
+    points = lattice(segment, NORMAL, PathwayGeometry((2, 4, 6), (8, 8, 8)), "centred")
+    assert points == Lattice(
+        start=(108 + 0 - 4 * 2, 58 + 1 - 4 * 4, 38 + 2 - 4 * 6),
+        step=(2, 4, 6),
+        count=(5 + 8, 3 + 8, 3 + 8),
+    )
+
+
 factors = st.tuples(*[st.integers(1, 7)] * 3)
-odd_factors = st.tuples(*[st.sampled_from([1, 3, 5, 7])] * 3)
 shrinks = st.tuples(*[st.integers(0, 8).map(lambda n: 2 * n)] * 3)
 starts = st.tuples(*[st.integers(-30, 30)] * 3)
 sizes = st.tuples(*[st.integers(1, 12)] * 3)
 
 
-@given(start=starts, output=sizes, normal=shrinks, coarse=shrinks, factor=odd_factors)
-def test_a_centred_point_is_the_middle_of_the_voxels_it_speaks_for(
+@given(start=starts, output=sizes, normal=shrinks, coarse=shrinks, factor=factors)
+def test_a_centred_point_is_the_lower_middle_of_the_voxels_its_output_is_repeated_for(
     start, output, normal, coarse, factor
 ):
     segment = Box(start, tuple(n + m for n, m in zip(output, normal, strict=True)))
@@ -75,7 +91,7 @@ def test_a_centred_point_is_the_middle_of_the_voxels_it_speaks_for(
     for axis in range(3):
         first_output_sees = found.start[axis] + factor[axis] * coarse[axis] // 2
         first_block = range(start[axis] + normal[axis] // 2, 99)[: factor[axis]]
-        assert first_output_sees == first_block[factor[axis] // 2]
+        assert first_output_sees == first_block[(factor[axis] - 1) // 2]
 
 
 @given(start=starts, shift=starts, output=sizes, coarse=shrinks, factor=factors)
@@ -98,3 +114,9 @@ def test_the_repeated_output_covers_the_core(output, coarse, factor):
 
 def test_the_last_point_of_a_lattice():
     assert Lattice((-4, 0, 5), (3, 1, 2), (5, 7, 2)).last == (8, 6, 7)
+
+
+def test_a_moved_lattice_keeps_its_steps_and_points():
+    assert Lattice((-4, 0, 5), (3, 1, 2), (5, 7, 2)).moved((1, 2, -5)) == Lattice(
+        (-3, 2, 0), (3, 1, 2), (5, 7, 2)
+    )

@@ -5,16 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepseg.geometry.boxes import Box, per_axis
+from deepseg.geometry.boxes import Box, add, minimum
 from deepseg.geometry.context import NetworkGeometry, PathwayGeometry
 from deepseg.geometry.tiles import starts, tiles
 
 
-def geometry(shrink, fc=(0, 0, 0)):
+def network_geometry(shrink, fc=(0, 0, 0)):
     return NetworkGeometry((PathwayGeometry((1, 1, 1), shrink),), fc, "centred")
 
 
-DEEPMEDIC = geometry((16, 16, 16))
+DEEPMEDIC = network_geometry((16, 16, 16))
 
 
 @pytest.mark.parametrize(
@@ -35,28 +35,26 @@ def test_starts_of_the_default_tile(length, expected):
 def test_the_image_is_surrounded_by_the_margin():
     # X: 30 + 16 voxels, tiles from -8 and -8 + 46 - 45; Y: a tile is as long as 29 + 16
     found = tiles((30, 29, 60), (45, 45, 45), DEEPMEDIC)
-    assert [box.start for box in found] == [
-        (-8, -8, -8), (-7, -8, -8), (-8, -8, 21), (-7, -8, 21), (-8, -8, 23), (-7, -8, 23),
-    ]  # fmt: skip
+    assert [box.start for box in found] == [(x, -8, z) for z in (-8, 21, 23) for x in (-8, -7)]
     assert {box.size for box in found} == {(45, 45, 45)}
 
 
 def test_x_varies_fastest_and_z_slowest():
-    found = tiles((2, 3, 2), (1, 1, 1), geometry((0, 0, 0)))
+    found = tiles((2, 3, 2), (1, 1, 1), network_geometry((0, 0, 0)))
     x, y, z = np.unravel_index(range(12), (2, 3, 2), order="F")
     assert [box.start for box in found] == list(zip(x, y, z, strict=True))
 
 
 def test_a_tile_larger_than_the_image_is_cut_down_along_that_axis():
     # shrink 16 + 2 of the FC pathway: 11 + 18 = 29 voxels along Y
-    network = geometry((16, 16, 16), fc=(2, 2, 2))
+    network = network_geometry((16, 16, 16), fc=(2, 2, 2))
     found = tiles((30, 11, 27), (45, 45, 45), network)
     assert found == [Box((-9, -9, -9), (45, 29, 45)), Box((-6, -9, -9), (45, 29, 45))]
     assert network.prediction(found[0]) == Box((0, 0, 0), (27, 11, 27))
 
 
 def test_an_odd_margin_is_longer_behind():
-    (box,) = tiles((4, 5, 3), (9, 9, 9), geometry((3, 0, 5)))
+    (box,) = tiles((4, 5, 3), (9, 9, 9), network_geometry((3, 0, 5)))
     assert box == Box((-1, 0, -2), (7, 5, 8))
 
 
@@ -67,8 +65,8 @@ shrinks = st.tuples(*[st.integers(0, 5)] * 3)
 @settings(deadline=None)
 @given(shape=triples, prediction=triples, shrink=shrinks, fc=shrinks)
 def test_predictions_cover_the_image_and_nothing_else(shape, prediction, shrink, fc):
-    network = geometry(shrink, fc)
-    tile = per_axis(lambda n, m: n + m, prediction, network.shrink)
+    network = network_geometry(shrink, fc)
+    tile = add(prediction, network.shrink)
     found = tiles(shape, tile, network)
     times = np.zeros(shape, int)
     for box in found:
@@ -76,7 +74,5 @@ def test_predictions_cover_the_image_and_nothing_else(shape, prediction, shrink,
         assert predicted.within(shape) == predicted
         times[predicted.slices] += 1
     assert times.min() == 1  # every voxel, and the first one only once
-    assert {box.size for box in found} == {
-        per_axis(min, tile, per_axis(lambda n, m: n + m, shape, network.shrink))
-    }
+    assert {box.size for box in found} == {minimum(tile, add(shape, network.shrink))}
     assert len(found) == np.prod([-(-n // p) for n, p in zip(shape, prediction, strict=True)])
