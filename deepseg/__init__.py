@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from deepseg.commands.segment import segment
     from deepseg.commands.show import show
     from deepseg.commands.train import train
-    from deepseg.sessions.models import read_model as load
+    from deepseg.model.checkpoint import read_checkpoint as load
     from deepseg.transfer.rules import TransferRules
 
 __version__ = VERSION
@@ -47,7 +47,7 @@ _HOMES = {
     "TransferRules": ("deepseg.transfer.rules", "TransferRules"),
     "check": ("deepseg.commands.check", "check"),
     "compare": ("deepseg.commands.compare", "compare"),
-    "load": ("deepseg.sessions.models", "read_model"),
+    "load": ("deepseg.model.checkpoint", "read_checkpoint"),
     "new_model": ("deepseg.commands.new_model", "new_model"),
     "plan_transfer": ("deepseg.commands.new_model", "plan_transfer"),
     "segment": ("deepseg.commands.segment", "segment"),

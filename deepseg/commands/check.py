@@ -13,7 +13,7 @@ from deepseg.errors import raise_if_any
 from deepseg.report.console import Console
 from deepseg.sessions.checked_cases import checked_cases, training_and_held_out
 from deepseg.sessions.compatibility import testing_incompatibilities
-from deepseg.sessions.models import given_model, given_models
+from deepseg.sessions.model_files import session_model, session_models
 from deepseg.sessions.tables import network_table
 
 
@@ -51,7 +51,7 @@ def check(
 def _check_train(config_file: Path, model_file: Path | None, console: Console) -> None:
     loaded = load(TrainConfig, config_file)
     _say(console, loaded.warnings)
-    model = given_model(model_file, loaded.config.model, seed=0)
+    model = session_model(model_file, loaded.config.model, seed=0)
     network_table(console, model.config)
     training_and_held_out(loaded.config, model.config, console)
 
@@ -60,7 +60,7 @@ def _check_test(config_file: Path, model_file: Path | None, console: Console) ->
     loaded = load(TestConfig, config_file)
     _say(console, loaded.warnings)
     typed = () if model_file is None else (model_file,)
-    models = given_models(typed, loaded.config.models, seed=0)
+    models = session_models(typed, loaded.config.models, seed=0)
     network_table(console, models[0].config)
     raise_if_any(testing_incompatibilities(loaded.config, models))
     checked_cases(loaded.config.cases, models[0].config, console, needs_labels=False, what="cases")

@@ -8,11 +8,10 @@ from pathlib import Path
 from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
+from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, non_finite_weights
 from deepseg.report.console import Console
-from deepseg.sessions.models import Model, broken, fresh, misfits, to_save
 from deepseg.sessions.tables import network_table, transfer_table
 from deepseg.storage.atomic import write_json
-from deepseg.storage.save_file import write_save
 from deepseg.transfer.make_plan import make_plan
 from deepseg.transfer.plan import Plan, applied
 from deepseg.transfer.rules import TransferRules
@@ -56,7 +55,7 @@ def new_model(
         transfer_table(console, planned.plan)
         model = planned.filled()
     path = _free_path(model) if out is None else _not_there_yet(Path(out))
-    write_save(path, to_save(model))
+    model.write(path)
     if planned is not None:
         write_json(path.with_suffix(".transfer.json"), planned.plan.record())
     console.say(f"model written to {path}")
@@ -86,42 +85,42 @@ def plan_transfer(
 class _Planned:
     """A new model and what is going to fill it."""
 
-    model: Model
+    model: Checkpoint
     plan: Plan
 
-    def filled(self) -> Model:
+    def filled(self) -> Checkpoint:
         return replace(
             self.model,
             weights=applied(self.plan, self.model.weights),
-            provenance=self.model.provenance | self.plan.provenance(),
+            provenance=replace(self.model.provenance, filled_from=self.plan.provenance()),
         )
 
 
-def _described(config_file: Path, *, seed: int, console: Console) -> Model:
+def _described(config_file: Path, *, seed: int, console: Console) -> Checkpoint:
     loaded = load(ModelConfig, config_file)
     for warning in loaded.warnings:
         console.warn(warning)
     network_table(console, loaded.config)
-    return fresh(loaded.config, seed=seed, origin=f"new, from {config_file}")
+    return new_checkpoint(loaded.config, seed=seed, origin=Origin(config_file))
 
 
-def _planned(model: Model, pretrained: Path, rules: TransferRules | None, *, seed: int) -> _Planned:
+def _planned(
+    model: Checkpoint, pretrained: Path, rules: TransferRules | None, *, seed: int
+) -> _Planned:
     rules = TransferRules() if rules is None else rules
     source = read_source(pretrained, model.config)
     config = settings_for(source, model.config)
-    model = fresh(config, seed=seed, origin=model.origin)
+    model = new_checkpoint(config, seed=seed, origin=model.origin)
     try:
-        if source.kind == "deepseg model" and source.config is not None:
-            raise_if_any(misfits(source.config, source.tensors))
         plan = make_plan(source, config, model.weights, rules)
-        raise_if_any(broken({name: plan.source.tensors[name] for name in plan.sources}))
+        raise_if_any(non_finite_weights({name: plan.source.tensors[name] for name in plan.sources}))
         return _Planned(model, plan)
     except DeepsegError as error:
         raise error.at(str(source.file)) from error
 
 
-def _free_path(model: Model) -> Path:
-    name = model.config.name + (".pretrained" if "weights from" in model.provenance else "")
+def _free_path(model: Checkpoint) -> Path:
+    name = model.config.name + (".pretrained" if model.provenance.filled_from is not None else "")
     folder = model.config.output / "models"
     path, number = folder / f"{name}.save", 2
     while path.exists():

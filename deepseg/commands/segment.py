@@ -14,12 +14,13 @@ from deepseg.config.training import Precision
 from deepseg.data.cases.case import Case, list_cases
 from deepseg.errors import DeepsegError, SomeCasesFailed, raise_if_any
 from deepseg.inference import memory
+from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.devices import chosen_device, slowness
 from deepseg.report.console import Console
 from deepseg.sessions.checked_cases import MOST_THREADS, CheckedCases, checked_cases
 from deepseg.sessions.compatibility import preparation_for, testing_incompatibilities
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.models import Model, given_models
+from deepseg.sessions.model_files import session_models
 from deepseg.sessions.processes.shard import Shard
 from deepseg.sessions.segmentation.case_stages import CaseStages, computing
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
@@ -105,17 +106,17 @@ def _paths(given: Path | str | Sequence[Path | str] | None) -> tuple[Path, ...]:
     return (Path(given),) if isinstance(given, (str, Path)) else tuple(map(Path, given))
 
 
-def _models(typed: Sequence[Path], config: TestConfig, console: Console) -> tuple[Model, ...]:
-    models = given_models(typed, config.models, seed=0)
+def _models(typed: Sequence[Path], config: TestConfig, console: Console) -> tuple[Checkpoint, ...]:
+    models = session_models(typed, config.models, seed=0)
     for model in models:
         console.say(f"weights: {model.origin}")
-        if model.training is None and "initialised" in model.provenance:
+        if model.is_random:
             console.warn(f"{model.origin}: these weights are random, nothing has been learnt")
     return models
 
 
 def _computing(
-    config: TestConfig, models: Sequence[Model], computer: torch.device, console: Console
+    config: TestConfig, models: Sequence[Checkpoint], computer: torch.device, console: Console
 ) -> Ensemble:
     """The models, ready to answer, and how they do it."""
     ways = [preparation_for(config, model, console) for model in models]
@@ -128,7 +129,7 @@ def _computing(
 
 
 def _checked(
-    config: TestConfig, models: Sequence[Model], folder: SessionFolder, part: Shard | None
+    config: TestConfig, models: Sequence[Checkpoint], folder: SessionFolder, part: Shard | None
 ) -> CheckedCases:
     """The cases, once nothing is wrong with them."""
     checked = checked_cases(
@@ -211,7 +212,7 @@ def _say_memory(config: TestConfig, console: Console) -> None:
         )
 
 
-def _warn_of_spacing(checked: CheckedCases, model: Model, console: Console) -> None:
+def _warn_of_spacing(checked: CheckedCases, model: Checkpoint, console: Console) -> None:
     """Cases of another voxel size than the model learnt with, where nothing is resampled."""
     resampled = model.preparation is not None and model.preparation.resample is not None
     if resampled or model.spacing_mm is None:

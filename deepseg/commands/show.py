@@ -15,10 +15,10 @@ from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
 from deepseg.geometry.boxes import text
+from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, read_checkpoint
 from deepseg.model.cost import multiply_adds, multiply_adds_in_inference
 from deepseg.model.layout import LayerPlan, Layout, layout
 from deepseg.report.console import Console
-from deepseg.sessions.models import Model, fresh, read_model
 from deepseg.sessions.tables import TAKEN, network_table
 from deepseg.transfer.rules import in_options
 from deepseg.transfer.source import Source, read_named_tensors
@@ -37,12 +37,12 @@ def show(file: Path | str, *, console: Console | None = None) -> None:
         _show_tensors(named, console)
         return
     if file.suffix == ".save" or file.is_dir():
-        _show_model(read_model(file), console)
+        _show_model(read_checkpoint(file), console)
         return
     match kind_of_file(file):
         case "model":
             loaded = load(ModelConfig, file)
-            _show_model(fresh(loaded.config, seed=0, origin=str(file)), console)
+            _show_model(new_checkpoint(loaded.config, seed=0, origin=Origin(file)), console)
             warnings = loaded.warnings
         case "train":
             trained = load(TrainConfig, file)
@@ -56,7 +56,7 @@ def show(file: Path | str, *, console: Console | None = None) -> None:
         console.warn(warning)
 
 
-def _show_model(model: Model, console: Console) -> None:
+def _show_model(model: Checkpoint, console: Console) -> None:
     network_table(console, model.config)
     console.table(
         "layers",
@@ -64,7 +64,7 @@ def _show_model(model: Model, console: Console) -> None:
         [_layer_row(layer) for layer in layout(model.config)],
     )
     _show_costs(layout(model.config), console)
-    rows = [["file or origin", model.origin], ["context", model.config.context_alignment]]
+    rows = [["file or origin", str(model.origin.file)], ["context", model.config.context_alignment]]
     if model.spacing_mm is not None:
         rows.append(["trained at (mm)", " x ".join(f"{mm:.3g}" for mm in model.spacing_mm)])
     if model.preparation is not None:
@@ -76,13 +76,13 @@ def _show_model(model: Model, console: Console) -> None:
         rates = model.training["optimizer"].get("learning_rates", {})
         rows.append(["learning rates", ", ".join(f"{k} {v:.3g}" for k, v in rates.items())])
         rows.append(["machine", _short(model.training["machine"])])
-    provenance = dict(model.provenance)
-    taken, rules = provenance.pop("layers", []), provenance.pop("rules", {})
-    rows += [[key, _short(value)] for key, value in provenance.items()]
+    words, source = model.provenance.words(), model.provenance.filled_from
+    rows += [[key, _short(text)] for key, text in words.items() if key not in ("layers", "rules")]
+    rules = {} if source is None else source.rules
     rows += [[f"rule {option}", words] for option, words in in_options(rules)]
     console.table("about it", ["", ""], rows)
-    if taken:
-        console.table(f"taken from {provenance['weights from']}", TAKEN, taken)
+    if source is not None and source.layers:
+        console.table(f"taken from {source.file}", TAKEN, source.layers)
 
 
 def _show_tensors(source: Source, console: Console) -> None:

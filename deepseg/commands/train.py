@@ -8,11 +8,12 @@ from pathlib import Path
 from deepseg.config.load import load
 from deepseg.config.training import Precision, TrainConfig
 from deepseg.data.segments.loader import SegmentLoader
+from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.devices import chosen_device, slowness
 from deepseg.sessions.checked_cases import CheckedCases, training_and_held_out
-from deepseg.sessions.models import Model
 from deepseg.sessions.processes.rank_session import session_of_ranks
 from deepseg.sessions.tables import network_table
+from deepseg.sessions.training.cohort import training_cohort
 from deepseg.sessions.training.epoch_log import BEFORE, announce
 from deepseg.sessions.training.run import TrainingRun
 from deepseg.sessions.training.segment_datasets import training_dataset, validation_dataset
@@ -118,17 +119,10 @@ def train(
         return folder.models / "last.save"
 
 
-def _with_preparation(model: Model, config: TrainConfig, training: CheckedCases) -> Model:
-    """The model with the preparation and voxel size that it learns with from now on.
-
-    The voxel size is that of the first case where all keep their own.
-    """
-    wanted = config.preparation.spacing_mm
-    return replace(
-        model,
-        preparation=config.preparation,
-        spacing_mm=training.facts[0].spacing_mm if wanted is None else wanted,
-    )
+def _with_preparation(model: Checkpoint, config: TrainConfig, training: CheckedCases) -> Checkpoint:
+    """The model with the preparation and the cases that it learns with from now on."""
+    cohort = training_cohort(training.facts, config.preparation, model.config.channels)
+    return replace(model, preparation=config.preparation, cohort=cohort)
 
 
 def _why_finished(run: TrainingRun) -> str:

@@ -12,9 +12,9 @@ from deepseg.config.training import SavedResults, TrainConfig
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 from deepseg.geometry.boxes import text
 from deepseg.inference.metrics import FOREGROUND
+from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.layout import Layout, layout
 from deepseg.report.console import Console
-from deepseg.sessions.models import Model
 from deepseg.training.freezing import frozen_layers
 from deepseg.training.model_selection import metric_incompatibilities
 from deepseg.training.parameter_groups import absent_types
@@ -49,7 +49,9 @@ def training_incompatibilities(config: TrainConfig, model: ModelConfig) -> Itera
         yield from _variance_of_one(save, key, "ask for entropy only")
 
 
-def testing_incompatibilities(config: TestConfig, models: Sequence[Model]) -> Iterator[Problem]:
+def testing_incompatibilities(
+    config: TestConfig, models: Sequence[Checkpoint]
+) -> Iterator[Problem]:
     """Settings of a test file that do not fit the models, which have the same classes."""
     model = models[0].config
     yield from _saving_misfits(config.save, model)
@@ -131,7 +133,7 @@ def wanted_probabilities(classes: Sequence[str], settings: SavedResults) -> list
     return [known.index(one) if isinstance(one, str) else one for one in settings.probabilities]
 
 
-def preparation_for(config: TestConfig, model: Model, console: Console) -> Preparation:
+def preparation_for(config: TestConfig, model: Checkpoint, console: Console) -> Preparation:
     """How cases are prepared: as the model says; the test file decides only where it does not."""
     if model.preparation is not None:
         return model.preparation
@@ -194,7 +196,7 @@ def _tile_misfits(config: TestConfig, model: ModelConfig) -> Iterator[Problem]:
         )
 
 
-def _overlap_misfits(own: Inference, model: Model) -> Iterator[Problem]:
+def _overlap_misfits(own: Inference, model: Checkpoint) -> Iterator[Problem]:
     """Tiles overlap where there are any: by a setting, or because the model learnt so."""
     if own.overlap and own.tiling is None and model.config.context_alignment != "deepmedic":
         yield Problem(

@@ -34,9 +34,11 @@ class SaveFile:
         model: The model's settings.
         weights: Parameters and statistics by address, such as ``normal.3.conv.weight``.
         preparation: How cases were prepared, or None for a model that saw none.
-        spacing_mm: Voxel size of the training cases, or None.
+        spacing_mm: Voxel size of the training cases, or None; for versions that know no cohort.
         training: State from which a session continues (optimiser, progress), or None.
         provenance: Where the weights come from, in words and numbers for people.
+        cohort: What the training cases were like, or None.
+        lineage: Where the weights come from, in fields for programs; None in older files.
         version: The deepseg that wrote it.
     """
 
@@ -46,6 +48,8 @@ class SaveFile:
     spacing_mm: tuple[float, float, float] | None = None
     training: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    cohort: Mapping[str, Any] | None = None
+    lineage: Mapping[str, Any] | None = None
     version: str = VERSION
 
 

@@ -42,7 +42,9 @@ def make_plan(
         return plan_by_name(source, config, weights, rules)
     raise_if_any(_without_effect(rules))
     old, new = layout(source.config), layout(config)
-    matching = match_layers(old, new, rules, source.spacing_mm)
+    matching = match_layers(
+        old, new, rules, None if source.cohort is None else source.cohort.spacing_mm
+    )
     raise_if_any(_misfits(matching, rules))
     differences = tuple(_differences(source.config, config))
     raise_if_any(_unkept(differences, rules))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deepseg.model.provenance import FilledFrom
 from deepseg.transfer.map_selection import MapSelection
 from deepseg.transfer.matching import ranges
 from deepseg.transfer.rules import TransferRules
@@ -177,15 +178,16 @@ class Plan:
             "target_only": list(self.target_only),
         }
 
-    def provenance(self) -> dict[str, Any]:
-        """What the new model remembers."""
-        return {
-            "weights from": str(self.source.file),
-            "sha256": self.source.sha256,
-            "rules": self.rules.chosen(),
-            "tensors": f"{len(self.touched)} of {len(self.entries)}",
-            "layers": self.table(),
-        }
+    def provenance(self) -> FilledFrom:
+        """What the new model remembers of the older one."""
+        return FilledFrom(
+            file=str(self.source.file),
+            sha256=self.source.sha256,
+            rules=self.rules.chosen(),
+            tensors=f"{len(self.touched)} of {len(self.entries)}",
+            layers=tuple(tuple(row) for row in self.table()),
+            is_random=self.source.is_random,
+        )
 
 
 def _stands_with(before: LayerSummary, row: LayerSummary, pathway: str) -> bool:

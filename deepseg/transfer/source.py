@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
+from deepseg.config.cases import Preparation
 from deepseg.config.model import BatchNorm, ModelConfig
-from deepseg.errors import DeepsegError, Problem
+from deepseg.errors import DeepsegError
+from deepseg.model.checkpoint import TrainingCohort, read_checkpoint
 from deepseg.model.layout import layout
-from deepseg.storage.save_file import read_save
 from deepseg.transfer.sources import deepmedic
 from deepseg.transfer.sources.tensor_bundle import looks_like_bundle, read_bundle
 from deepseg.transfer.sources.tensor_files import is_tensor_file, read_tensors
@@ -38,7 +38,9 @@ class Source:
         tensors: By our names, or, where the layers are not known, by those of the file.
         sha256: Of the file, or files, that hold the weights.
         config: Its settings; None for a file that holds named tensors only.
-        spacing_mm: Voxel size of its training cases, where known.
+        preparation: How its training cases were prepared, where known.
+        cohort: Its training cases, where known.
+        is_random: It has learnt nothing.
         lent: Settings that a model with these weights has to have, by key.
     """
 
@@ -47,7 +49,9 @@ class Source:
     tensors: Mapping[str, Tensor]
     sha256: str
     config: ModelConfig | None
-    spacing_mm: tuple[float, float, float] | None = None
+    preparation: Preparation | None = None
+    cohort: TrainingCohort | None = None
+    is_random: bool = False
     lent: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -96,20 +100,17 @@ def _best_of(file: Path) -> Path:
 
 
 def _save(file: Path) -> Source:
-    save = read_save(file)
-    try:
-        config = ModelConfig.model_validate(save.model)
-    except ValidationError as error:
-        raise DeepsegError(
-            Problem(
-                code="model-settings",
-                got=f"settings that this deepseg does not understand: {error.errors()[0]['msg']}",
-                expected="settings of a model",
-                fix="use the deepseg that wrote the file",
-                where=str(file),
-            )
-        ) from error
-    return Source(file, "deepseg model", save.weights, _sha256([file]), config, save.spacing_mm)
+    checkpoint = read_checkpoint(file, finite=False)
+    return Source(
+        file=file,
+        kind="deepseg model",
+        tensors=checkpoint.weights,
+        sha256=_sha256([file]),
+        config=checkpoint.config,
+        preparation=checkpoint.preparation,
+        cohort=checkpoint.cohort,
+        is_random=checkpoint.is_random,
+    )
 
 
 def _deepmedic(file: Path, config: ModelConfig) -> Source:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from deepseg.sessions.models import read_model
+from deepseg.model.checkpoint import read_checkpoint
 
 TRAIN = ("-train", "train.yaml")
 
@@ -66,7 +66,7 @@ def test_the_best_model_is_chosen_by_the_metric_that_is_named(command, place):
     settings(place, "checkpoints: {best: validation_samples/loss}\n", epochs=4)
     result = command(*TRAIN)
     losses = [record["validation_samples"]["loss"] for record in records(place)]
-    best = read_model(place / "runs/training/models/best.save").training
+    best = read_checkpoint(place / "runs/training/models/best.save").training
     assert best["epoch"] == losses.index(min(losses)) + 1
     assert best["best"] == -min(losses)
     assert f"best.save with validation_samples/loss {min(losses):.4g}; next" in result.stdout

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from deepseg.sessions.models import read_model
+from deepseg.model.checkpoint import read_checkpoint
 
 SETTINGS = """\
 freeze:
@@ -37,7 +37,7 @@ def tuning(place, model):
 
 
 def saved(place, name="tuned"):
-    return read_model(place / f"runs/{name}/models/last.save")
+    return read_checkpoint(place / f"runs/{name}/models/last.save")
 
 
 def records(place):
@@ -64,7 +64,7 @@ def test_the_log_says_what_is_frozen_when_it_learns_and_at_which_rates(command, 
 
 def test_only_what_may_learn_changes(command, place, tuning):
     assert command(*tuning).returncode == 0
-    before, after = read_model(place / "M.save").weights, saved(place).weights
+    before, after = read_checkpoint(place / "M.save").weights, saved(place).weights
     for name, tensor in after.items():
         assert torch.equal(tensor, before[name]) == name.startswith("sub1.1."), name
     steps = saved(place).training["optimizer"]["steps"]
@@ -103,7 +103,7 @@ def test_it_goes_on_to_the_same_weights_without_the_file_it_began_with(
 
 
 def distance(place, name):
-    start = read_model(place / "M.save").weights
+    start = read_checkpoint(place / "M.save").weights
     end = saved(place, name).weights
     kernels = [name for name in start if ".conv." in name]
     return sum(float((end[n] - start[n]).square().sum()) for n in kernels)
@@ -152,8 +152,8 @@ def test_a_new_head_is_not_pulled_and_the_rest_of_a_filled_model_is(command, pla
     result = command("-train", "tune.yaml", "-model", "B.save")
     pulled = "pulled towards the start by l2_sp: normal.1.conv.weight, normal.2.conv.weight, "
     assert f"{pulled}sub1.1.conv.weight, sub1.2.conv.weight\n" in result.stdout
-    parts = read_model(place / "runs/training/models/last.save").training["anchors"]
-    source = read_model(place / model).weights
+    parts = read_checkpoint(place / "runs/training/models/last.save").training["anchors"]
+    source = read_checkpoint(place / model).weights
     assert all(torch.equal(anchor, source[name]) for name, anchor in parts.items())
 
 
@@ -181,8 +181,8 @@ def test_the_average_is_saved_and_a_session_with_it_goes_on_exactly(
     plain = (place / "train.yaml").read_text()
     place.write("train.yaml", plain + "steps: {average: 0.5}\n")
     assert command("-train", "train.yaml").returncode == 0
-    saved_ = read_model(place / "runs/training/models/last.save")
-    raw = read_model(place / model).weights  # of the same session without an average
+    saved_ = read_checkpoint(place / "runs/training/models/last.save")
+    raw = read_checkpoint(place / model).weights  # of the same session without an average
     assert all(torch.equal(raw[n], t) for n, t in saved_.training["weights"].items())
     assert not torch.equal(raw["fc.1.conv.weight"], saved_.weights["fc.1.conv.weight"])
     assert saved_.training["averaged"] == 4
@@ -201,7 +201,7 @@ def test_norms_of_frozen_layers_learn_from_the_epoch_that_says_so(command, place
     place.write("tune.yaml", text + f"freeze: [{blocks}]\nschedule: {{type: constant}}\n")
     place.edit("tune.yaml", "name: training", "name: tuned")
     assert command("-train", "tune.yaml", "-resetOptimizer").returncode == 0
-    before, after = read_model(place / "M.save").weights, saved(place).weights
+    before, after = read_checkpoint(place / "M.save").weights, saved(place).weights
     changed = {
         n for n in after if n.startswith("normal.2.") and not torch.equal(after[n], before[n])
     }

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deepseg.data.segments.loader import Batch
-from deepseg.sessions.models import read_model
+from deepseg.model.checkpoint import read_checkpoint
 from deepseg.sessions.training import run as training_run
 from deepseg.training.optimization import Optimizer
 
@@ -72,7 +72,7 @@ def test_a_loss_that_is_not_finite_goes_back_once_and_lowers_the_rate(
         WARNING.format(cases="Ada, Zoe", subepoch=2, epoch=2),
     )
     assert rates(settings) == [0.01, SLOWER, SLOWER]
-    assert read_model(settings / "models/last.save").training["slowing"] == 0.5
+    assert read_checkpoint(settings / "models/last.save").training["slowing"] == 0.5
 
 
 @pytest.mark.parametrize("steps", [7, 9, 11])
@@ -137,7 +137,7 @@ def test_the_second_time_ends_with_4_names_the_cases_and_keeps_what_was_good(
     for _ in range(2):  # a session that goes on tries once more, from the same state
         result = command(*TRAIN)
         assert (result.returncode, result.stderr) == (4, warning + expected)
-        training = read_model(settings / "models/running.save").training
+        training = read_checkpoint(settings / "models/running.save").training
         assert (training["epoch"], training["subepoch"]) == (1, 1)
         assert len(losses(settings)) == 1
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deepseg.sessions.models import read_model
+from deepseg.model.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.slow  # each starts several processes
 
@@ -89,7 +89,7 @@ def records(place, session="training"):
 
 
 def weights(place, session="training"):
-    return read_model(place / f"runs/{session}/models/last.save").weights
+    return read_checkpoint(place / f"runs/{session}/models/last.save").weights
 
 
 def for_long(place):

@@ -144,7 +144,7 @@ def test_a_model_that_was_filled_from_nothing_shows_no_such_table(folder, transf
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_tables_fit_a_terminal(transferred, width):
     page = StringIO()
-    rows = deepseg.load("B.save").provenance["layers"]
+    rows = deepseg.load("B.save").provenance.filled_from.layers
     RichConsole(file=page, width=width).print(rich_table(TAKEN, rows))
     lines = page.getvalue().splitlines()
     assert max(len(line) for line in lines) <= width

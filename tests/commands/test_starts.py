@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from deepseg.sessions.models import read_model
+from deepseg.model.checkpoint import read_checkpoint
+from deepseg.model.provenance import Provenance
 
 TRAIN = ("-train", "tune.yaml", "-model", "M.save")
 PHRASE = "(Re)Initializing parameters for the optimization. Reason: Uninitialized: "
@@ -27,7 +28,7 @@ def records(place, session="tuned"):
 
 
 def weights(file):
-    return read_model(file).weights
+    return read_checkpoint(file).weights
 
 
 def test_a_model_in_its_training_is_not_taken_into_another_session_unasked(refused, place, model):
@@ -58,7 +59,7 @@ def test_fine_tuning_keeps_the_weights_and_begins_everything_else_anew(command, 
     assert said < before
     (judged,) = [n for n in lines if n.startswith("before training: validation loss ")]
     assert before < lines.index(judged) < lines.index(first[0])
-    state = read_model(place / "runs/tuned/models/last.save").training
+    state = read_checkpoint(place / "runs/tuned/models/last.save").training
     assert (state["epoch"], state["session"], len(state["scores"])) == (1, "tuned", 1)
     assert set(state["optimizer"]["steps"].values()) == {2}
 
@@ -140,8 +141,8 @@ def test_from_scratch_takes_the_architecture_only(command, place, model):
     )
     assert not (place / "runs/tuned").exists()
     assert [record["epoch"] for record in records(place, "tuned-scratch")] == [0]
-    scratch = read_model(place / "runs/tuned-scratch/models/last.save")
-    assert scratch.provenance.keys() == {"initialised", "trained by tuned-scratch"}
+    scratch = read_checkpoint(place / "runs/tuned-scratch/models/last.save")
+    assert scratch.provenance == Provenance(seed=0).trained("tuned-scratch", epochs=1)
 
 
 def test_from_scratch_is_what_a_new_model_of_the_same_seed_learns(

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from deepseg.model.checkpoint import read_checkpoint
 from deepseg.model.kernels import convolution
 from deepseg.sessions import devices
-from deepseg.sessions.models import read_model
 
 needs_instructions = pytest.mark.skipif(
     not convolution.computes_quickly(torch.bfloat16, torch.device("cpu")),
@@ -14,7 +14,7 @@ needs_instructions = pytest.mark.skipif(
 
 
 def weights(place):
-    return read_model(place / "runs/training/models/last.save").weights
+    return read_checkpoint(place / "runs/training/models/last.save").weights
 
 
 def test_the_option_and_the_file_give_the_same_weights_near_those_of_float32(command, place):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import deepseg
+from deepseg.model.checkpoint import read_checkpoint
 from deepseg.report.console import Console
-from deepseg.sessions.models import read_model
 
 SHAPE = (20, 24, 18)
 
@@ -89,7 +89,7 @@ def trained(folder):
 
 
 def weights(path):
-    return read_model(path).weights
+    return read_checkpoint(path).weights
 
 
 def test_a_session_trains_keeps_its_models_and_writes_down_every_epoch(folder, trained):
@@ -150,7 +150,7 @@ def test_a_damaged_newest_file_is_passed_over(folder, trained):
     deepseg.train(folder / "train.yaml", device="cpu", quiet=True)
     outcome = json.loads((folder / "first" / "outcome.json").read_text())
     assert any("previous.save" in text for text in outcome["warnings"])
-    assert read_model(trained).training["epoch"] == 3
+    assert read_checkpoint(trained).training["epoch"] == 3
 
 
 def test_results_lie_on_the_grid_of_the_case_and_are_scored(folder, trained):
@@ -191,7 +191,7 @@ def test_a_resampled_model_answers_on_the_grid_of_the_case(folder):
     (folder / "train.yaml").write_text(settings.replace("epochs: 3\n", "epochs: 2\n"))
     model = deepseg.new_model(folder / "model.yaml", out=folder / "model.save")
     coarse = deepseg.train(folder / "train.yaml", model_file=model, device="cpu", quiet=True)
-    assert read_model(coarse).spacing_mm == (2.5, 2.5, 2.5)
+    assert read_checkpoint(coarse).spacing_mm == (2.5, 2.5, 2.5)
     results = deepseg.segment(folder / "test.yaml", model_file=coarse, device="cpu", quiet=True)
     source = nib.load(folder / "anna_T1.nii.gz")
     for kind in ("Segm", "ProbMapClass1", "normal.2_fm1"):

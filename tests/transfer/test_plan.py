@@ -156,7 +156,7 @@ def test_all_layers_are_the_same_model_and_it_remembers_where_from(model_file, t
     assert new == tmp_path / "out" / "models" / "small.pretrained.save"
     source, found = deepseg.load(old), deepseg.load(new)
     assert all(torch.equal(found.weights[name], source.weights[name]) for name in source.weights)
-    assert found.provenance == {
+    assert found.provenance.words() == {
         "initialised": "seed 2",
         "weights from": str(old),
         "sha256": hashlib.sha256(old.read_bytes()).hexdigest(),

@@ -13,6 +13,7 @@ import yaml
 
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError
+from deepseg.model.checkpoint import TrainingCohort
 from deepseg.model.network import Network
 from deepseg.transfer.make_plan import make_plan
 from deepseg.transfer.plan import applied
@@ -384,7 +385,12 @@ def test_pathways_correspond_by_their_resolution_in_mm():
         A.replace("factors: [3]", "factors: [[2, 2, 1], [6, 6, 3]]"), classes=["background", "x"]
     )
     source = Source(
-        "A.save", "deepseg model", older().tensors, "0" * 64, config(A), spacing_mm=(4, 4, 3)
+        "A.save",
+        "deepseg model",
+        older().tensors,
+        "0" * 64,
+        config(A),
+        cohort=TrainingCohort((4, 4, 3)),
     )
     start = weights(finer, 2)
     rules = TransferRules(spacing_mm=(2, 2, 3), layers=("1", "2", "5"))

@@ -21,7 +21,7 @@ from deepseg.data.cases.case import list_cases
 from deepseg.model.devices import chosen_device
 from deepseg.parent_process import STARTER
 from deepseg.report.console import Console
-from deepseg.sessions.models import given_models
+from deepseg.sessions.model_files import session_models
 from deepseg.sessions.processes.shard import Shard
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -70,7 +70,7 @@ def share_cases(
         DeepsegError: What is wrong with the settings, the model, or the list of cases.
     """
     config = load(TestConfig, config_file).config
-    channels = given_models(models, config.models, seed=0)[0].config.channels
+    channels = session_models(models, config.models, seed=0)[0].config.channels
     names = [case.name for case in list_cases(config.cases, channels)]
     with ExitStack() as stack:
         running = []

@@ -12,8 +12,8 @@ from deepseg.config.testing import TestConfig
 from deepseg.data.cases.case import Case
 from deepseg.errors import DeepsegError
 from deepseg.inference.components import Cleaning
+from deepseg.model.checkpoint import Checkpoint
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.models import Model
 from deepseg.sessions.segmentation.completed_cases import CompletedCases, ModelFingerprint, case_key
 from deepseg.sessions.segmentation.ensemble import Ensemble, Member
 from deepseg.sessions.segmentation.load_case import LoadedCase, is_large, load_case
@@ -42,7 +42,7 @@ class CaseStages:
     """
 
     def __init__(
-        self, folder: SessionFolder, config: TestConfig, how: Ensemble, models: Sequence[Model]
+        self, folder: SessionFolder, config: TestConfig, how: Ensemble, models: Sequence[Checkpoint]
     ) -> None:
         self._folder = folder
         self._config = config
@@ -140,7 +140,7 @@ def computing(config: TestConfig, members: Sequence[Member]) -> Ensemble:
     )
 
 
-def _sha256(model: Model) -> str:
+def _sha256(model: Checkpoint) -> str:
     """Of settings and weights."""
     digest = hashlib.sha256(model.config.model_dump_json().encode())
     for name, tensor in model.weights.items():

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from deepseg.config.training import Loss
 from deepseg.errors import DeepsegError, Problem
-from deepseg.sessions.models import Model, fresh
+from deepseg.model.checkpoint import Checkpoint, new_checkpoint
 from deepseg.training.parameter_groups import weight_type
 
 
-def starting_weights(model: Model, settings: Loss) -> dict[str, Tensor]:
+def starting_weights(model: Checkpoint, settings: Loss) -> dict[str, Tensor]:
     """Where kernels are pulled, by name; nowhere without L2-SP.
 
     Args:
@@ -42,13 +42,13 @@ def starting_weights(model: Model, settings: Loss) -> dict[str, Tensor]:
     return dict(model.training["anchors"])
 
 
-def _starting_kernels(model: Model) -> dict[str, Tensor]:
+def _starting_kernels(model: Checkpoint) -> dict[str, Tensor]:
     kernels = {name: w for name, w in model.weights.items() if weight_type(name) == "Conv"}
-    initialised = model.provenance.get("initialised")
-    if initialised is None:
+    seed = model.provenance.seed
+    if seed is None:
         return {name: kernel.clone() for name, kernel in kernels.items()}
     # What is still as its seed made it was filled from nowhere.
-    random = fresh(model.config, seed=int(initialised.removeprefix("seed ")), origin="").weights
+    random = new_checkpoint(model.config, seed=seed).weights
     filled = {
         name: torch.where(kernel == random[name], torch.zeros_like(kernel), kernel)
         for name, kernel in kernels.items()

@@ -18,11 +18,11 @@ from deepseg.config.training import TrainConfig
 from deepseg.data.segments.loader import SegmentLoader
 from deepseg.data.segments.segment_dataset import SegmentDataset
 from deepseg.errors import NumericalFailure
+from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.devices import PRECISIONS
 from deepseg.model.network import Network
 from deepseg.randomness import Purpose, torch_seed
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.models import Model, to_save
 from deepseg.sessions.training.epoch_log import (
     BEFORE,
     epoch_record,
@@ -71,7 +71,7 @@ class TrainingRun:
         self,
         folder: SessionFolder,
         config: TrainConfig,
-        model: Model,
+        model: Checkpoint,
         device: torch.device,
         ranks: Ranks = SINGLE_RANK,
     ) -> None:
@@ -178,7 +178,7 @@ class TrainingRun:
         self.progress = replace(reached, end=self._end(reached, record))
         self.tally = self._tally({})
         self.folder.keep(
-            to_save(self._as_model()),
+            self._as_model().to_save(),
             {**record, "best": is_best},
             is_best=is_best,
             name=self._name(reached.epoch, value(record, metric)) if is_kept else None,
@@ -246,7 +246,7 @@ class TrainingRun:
     def _keep_running(self) -> None:
         """Keep the middle of the epoch, if it is long since anything was kept."""
         if time.monotonic() - self._written >= self.config.checkpoints.seconds:
-            self.folder.keep_running(to_save(self._as_model()))
+            self.folder.keep_running(self._as_model().to_save())
             self._written = time.monotonic()
 
     def _tally(self, unfinished: Mapping[str, Any]) -> Tally:
@@ -307,8 +307,7 @@ class TrainingRun:
         self.optimizer.learning_rate = scheduled * share * self.progress.slowing
         self.optimizer.momentum = momentum(own.schedule, own.optimiser, epoch=epoch, epochs=epochs)
 
-    def _as_model(self) -> Model:
-        trained = {f"trained by {self.config.name}": f"{self.progress.epoch} epochs"}
+    def _as_model(self) -> Checkpoint:
         training = self.progress.saved(self.config, self.optimizer)
         if self.config.loss.l2_sp:
             training["anchors"] = self.anchors
@@ -321,5 +320,5 @@ class TrainingRun:
             self.model,
             weights=dict(self.judged.state_dict()),
             training=training,
-            provenance={**self.model.provenance, **trained},
+            provenance=self.model.provenance.trained(self.config.name, epochs=self.progress.epoch),
         )

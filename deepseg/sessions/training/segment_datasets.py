@@ -7,13 +7,13 @@ from pathlib import Path
 from deepseg.config.training import TrainConfig
 from deepseg.data.segments.segment_dataset import SegmentDataset, SegmentRules
 from deepseg.errors import DeepsegError, Problem
+from deepseg.model.checkpoint import Checkpoint
 from deepseg.report.console import Console
 from deepseg.sessions.checked_cases import CheckedCases, prepared_cases
-from deepseg.sessions.models import Model
 
 
 def training_dataset(
-    cases: CheckedCases, model: Model, config: TrainConfig, *, cache: Path, console: Console
+    cases: CheckedCases, model: Checkpoint, config: TrainConfig, *, cache: Path, console: Console
 ) -> SegmentDataset:
     """Segments to learn from.
 
@@ -40,7 +40,12 @@ def training_dataset(
 
 
 def validation_dataset(
-    cases: CheckedCases | None, model: Model, config: TrainConfig, *, cache: Path, console: Console
+    cases: CheckedCases | None,
+    model: Checkpoint,
+    config: TrainConfig,
+    *,
+    cache: Path,
+    console: Console,
 ) -> SegmentDataset | None:
     """Segments to judge by, the same ones after every epoch; None where none are wanted.
 

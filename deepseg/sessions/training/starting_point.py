@@ -11,8 +11,9 @@ from pathlib import Path
 
 from deepseg.config.training import TrainConfig
 from deepseg.errors import DeepsegError, Problem
+from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, read_checkpoint
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.models import NEW, Model, fresh, given_model, read_model
+from deepseg.sessions.model_files import session_model
 from deepseg.sessions.training.run import TrainingRun
 
 
@@ -40,7 +41,7 @@ def starting_model(
     *,
     reset_optimizer: bool,
     from_scratch: bool,
-) -> Model:
+) -> Checkpoint:
     """The model from which the session goes on, with its training state only if that is its own.
 
     Raises:
@@ -50,10 +51,10 @@ def starting_model(
     latest = folder.latest()
     if latest is not None:
         return _continued(folder, latest, model_file, reset_optimizer=reset_optimizer)
-    model = given_model(model_file, config.model, seed=config.seed)
+    model = session_model(model_file, config.model, seed=config.seed)
     if from_scratch:
-        origin = f"{NEW}the architecture of {model.origin.removeprefix(NEW)}"
-        model = fresh(model.config, seed=config.seed, origin=origin)
+        origin = Origin(model.origin.file, "architecture")
+        model = new_checkpoint(model.config, seed=config.seed, origin=origin)
     trained = model.training is not None
     if trained and not reset_optimizer:
         raise _undecided(model)
@@ -66,7 +67,7 @@ def starting_model(
 
 def _continued(
     folder: SessionFolder, latest: Path, model_file: Path | None, *, reset_optimizer: bool
-) -> Model:
+) -> Checkpoint:
     if reset_optimizer:
         raise DeepsegError(
             Problem(
@@ -83,10 +84,10 @@ def _continued(
             f"{model_file} is not read: it was for the beginning of the session, which goes on "
             f"from {latest}; give the session another name to start from that model"
         )
-    return read_model(latest)
+    return read_checkpoint(latest)
 
 
-def _undecided(model: Model) -> DeepsegError:
+def _undecided(model: Checkpoint) -> DeepsegError:
     assert model.training is not None
     session, epoch = model.training["session"], model.training["epoch"]
     return DeepsegError(
@@ -96,7 +97,7 @@ def _undecided(model: Model) -> DeepsegError:
             expected="a model without an optimiser's state, or -resetOptimizer",
             fix="add -resetOptimizer to fine-tune it: its weights, everything else from the start; "
             f"or give the command of session {session!r} again to train that session on",
-            where=model.origin,
+            where=str(model.origin),
         )
     )
 
@@ -109,7 +110,7 @@ def say_where_it_stands(run: TrainingRun) -> None:
     if run.config.loss.l2_sp:
         say(f"pulled towards the start by l2_sp: {', '.join(run.anchors) or 'nothing'}")
     count, origin = len(run.model.weights), run.model.origin
-    weights = origin if origin.startswith(NEW) else f"{count}/{count} tensors from {origin}"
+    weights = str(origin) if origin.is_new else f"{count}/{count} tensors from {origin}"
     done = f"epoch {run.progress.epoch} of {run.config.epochs}"
     if run.progress.subepoch:
         done += f", {run.progress.subepoch} of {run.config.subepochs} sub-epochs"
