@@ -17,9 +17,11 @@ from pathlib import Path
 
 import torch
 
+from deepseg.config.blocks.freezing import Freeze
+from deepseg.config.blocks.losses import Loss
+from deepseg.config.blocks.optimisers import Rmsprop
 from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
-from deepseg.config.training import Freeze, Loss, Rmsprop
 from deepseg.data.segments.loader import Batch
 from deepseg.geometry.boxes import Box
 from deepseg.model.network import Network

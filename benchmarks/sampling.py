@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
+from deepseg.config.blocks.augmentation import Augmentation
+from deepseg.config.blocks.sampling import Sampling
 from deepseg.config.cases import Preparation
 from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
-from deepseg.config.training import Augmentation, Sampling
 from deepseg.data.cases.case import Case
 from deepseg.data.preparation import prepared_folder
 from deepseg.data.segments.loader import joined

@@ -32,10 +32,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepseg.config.blocks.losses import Loss
+from deepseg.config.blocks.optimisers import Sgd
+from deepseg.config.blocks.sampling import Sampling
 from deepseg.config.cases import CasesConfig, Preparation
 from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
-from deepseg.config.training import Loss, Sampling, Sgd
 from deepseg.data.cases.case import list_cases
 from deepseg.data.preparation import prepared_folder
 from deepseg.data.segments.loader import Batch, SegmentLoader

@@ -12,23 +12,18 @@ from pydantic import create_model
 
 import deepseg
 from deepseg.cli.arguments import parsed
+from deepseg.config.blocks.augmentation import Augmentation
+from deepseg.config.blocks.checkpoints import Checkpoints, EarlyStopping, StopAt
+from deepseg.config.blocks.freezing import FreezeBlocks
+from deepseg.config.blocks.losses import Loss
+from deepseg.config.blocks.optimisers import Optimiser, Steps
+from deepseg.config.blocks.sampling import Sampling
+from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.cases import CasesConfig, Preparation
-from deepseg.config.model import ModelConfig, Settings
+from deepseg.config.model import ModelConfig
+from deepseg.config.settings import Precision, Settings
 from deepseg.config.testing import ComponentRule, Inference, TestConfig
-from deepseg.config.training import (
-    Augmentation,
-    Checkpoints,
-    EarlyStopping,
-    FreezeBlocks,
-    Loss,
-    Optimiser,
-    Precision,
-    Sampling,
-    SavedResults,
-    Steps,
-    StopAt,
-    TrainConfig,
-)
+from deepseg.config.training import TrainConfig
 from deepseg.config.validation.validate import read_yaml, validate
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from deepseg.config.load import load
+from deepseg.config.settings import Precision
 from deepseg.config.testing import TestConfig
-from deepseg.config.training import Precision
 from deepseg.data.cases.case import Case, list_cases
 from deepseg.errors import DeepsegError, SomeCasesFailed, raise_if_any
 from deepseg.inference import memory

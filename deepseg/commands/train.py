@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from deepseg.config.load import load
-from deepseg.config.training import Precision, TrainConfig
+from deepseg.config.settings import Precision
+from deepseg.config.training import TrainConfig
 from deepseg.data.segments.loader import SegmentLoader
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.devices import chosen_device, slowness

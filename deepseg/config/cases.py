@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from deepseg.config.model import Name, Settings
+from deepseg.config.settings import Name, Settings
 from deepseg.config.validation.validate import ConfigPath
 from deepseg.config.validation.validator_error import invalid
 

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.cases import CasesConfig, Preparation
-from deepseg.config.model import Count, CubeOrBox, Name, Settings, cube
-from deepseg.config.training import Precision, SavedResults
+from deepseg.config.settings import Count, CubeOrBox, Name, Precision, Settings, cube
 from deepseg.config.validation.validate import ConfigPath
 from deepseg.config.validation.validator_error import invalid
 from deepseg.geometry.boxes import Int3

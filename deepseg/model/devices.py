@@ -7,7 +7,7 @@ import re
 
 import torch
 
-from deepseg.config.training import Precision
+from deepseg.config.settings import Precision
 from deepseg.errors import DeepsegError, Problem
 from deepseg.model.kernels.convolution import computes_quickly
 

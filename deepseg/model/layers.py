@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepseg.config.model import Activation, BatchNorm, FanIn, ModelConfig, Padding
+from deepseg.config.blocks.pathways import Padding
+from deepseg.config.model import Activation, BatchNorm, FanIn, ModelConfig
 from deepseg.geometry.boxes import Int3, volume
 from deepseg.model.kernels.convolution import LAST, Convolution, arranged, convolved
 from deepseg.model.kernels.fused_activation import (

@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from deepseg.config.model import Activation, ModelConfig, Padding, PathwayPlan
+from deepseg.config.blocks.pathways import Padding, PathwayPlan
+from deepseg.config.model import Activation, ModelConfig
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 from deepseg.geometry.boxes import Int3, per_axis, volume
 from deepseg.geometry.context import Alignment, NetworkGeometry, PathwayGeometry

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from operator import sub
 
+from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.cases import Preparation, ZScore
-from deepseg.config.model import ModelConfig, cube
+from deepseg.config.model import ModelConfig
+from deepseg.config.settings import cube
 from deepseg.config.testing import Inference, TestConfig
-from deepseg.config.training import SavedResults, TrainConfig
+from deepseg.config.training import TrainConfig
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 from deepseg.geometry.boxes import text
 from deepseg.inference.metrics import FOREGROUND

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from deepseg.config.training import Freeze, FreezeBlocks
+from deepseg.config.blocks.freezing import Freeze, FreezeBlocks
 from deepseg.errors import DeepsegError, Problem
 from deepseg.model.layers import Layer, Norm
 from deepseg.model.layout import Layout

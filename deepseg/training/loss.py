@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepseg.config.training import ClassWeights, Loss
+from deepseg.config.blocks.losses import ClassWeights, Loss
 from deepseg.training.distributed import SINGLE_RANK, Ranks
 
 LOG_FLOOR = 1e-6  # keeps the logarithm finite

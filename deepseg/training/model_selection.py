@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from deepseg.config.blocks.checkpoints import EarlyStopping, StopAt
 from deepseg.config.model import ModelConfig
-from deepseg.config.training import EarlyStopping, StopAt, TrainConfig
+from deepseg.config.training import TrainConfig
 from deepseg.errors import Problem, did_you_mean
 from deepseg.inference.metrics import FOREGROUND
 

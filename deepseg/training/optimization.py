@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from deepseg.config.training import Adam, AdamW, Optimiser, Rmsprop, Sgd, WithMomentum
+from deepseg.config.blocks.optimisers import Adam, AdamW, MomentumOptimiser, Optimiser, Rmsprop, Sgd
 from deepseg.training.parameter_groups import ParameterGroup, default_group
 
 State: TypeAlias = dict[str, Tensor]
@@ -47,7 +47,7 @@ class Optimizer:
     ) -> None:
         self.settings = settings
         self.learning_rate = settings.learning_rate
-        self.momentum = settings.momentum if isinstance(settings, WithMomentum) else 0.0
+        self.momentum = settings.momentum if isinstance(settings, MomentumOptimiser) else 0.0
         self._groups = groups
         self.steps: dict[str, int] = {}
         self.state: dict[str, State] = {}
@@ -157,12 +157,12 @@ class _Step:
     momentum: float
 
 
-def _scaled(step: _Step, settings: WithMomentum) -> list[Tensor]:
+def _scaled(step: _Step, settings: MomentumOptimiser) -> list[Tensor]:
     """Gradients times the learning rate."""
     return list(torch._foreach_mul(step.gradients, _scale(step, settings)))
 
 
-def _scale(step: _Step, settings: WithMomentum) -> float:
+def _scale(step: _Step, settings: MomentumOptimiser) -> float:
     return step.rate * (1 - step.momentum if settings.normalised_momentum else 1.0)
 
 
@@ -174,7 +174,7 @@ def _rmsprop(step: _Step, settings: Rmsprop) -> None:
     _with_momentum(step, list(torch._foreach_div(_scaled(step, settings), roots)), settings)
 
 
-def _with_momentum(step: _Step, moves: list[Tensor], settings: WithMomentum) -> None:
+def _with_momentum(step: _Step, moves: list[Tensor], settings: MomentumOptimiser) -> None:
     """``v = m v - move``, then ``w += v``, or looking ahead ``w += m v - move``."""
     velocities = step.states["velocity"]
     torch._foreach_mul_(velocities, step.momentum)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from deepseg.config.training import Optimiser, Rates, RatesWithMomentum, WeightType
+from deepseg.config.blocks.optimisers import Optimiser, Rates, RatesWithMomentum, WeightType
 from deepseg.errors import Problem
 from deepseg.model.layout import Layout
 from deepseg.model.network import Network

@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from deepseg.config.training import (
+from deepseg.config.blocks.optimisers import MomentumOptimiser, Optimiser
+from deepseg.config.blocks.schedules import (
     Constant,
     Cosine,
     Exponential,
-    Optimiser,
     Plateau,
     Poly,
     Predefined,
     Schedule,
-    WithMomentum,
 )
 
 EXPONENTIAL_END = 1 / 256  # of the initial rate, where no final one is given
@@ -71,7 +70,7 @@ def warm_up(subepoch: int, *, subepochs: float) -> float:
 
 def momentum(schedule: Schedule, optimiser: Optimiser, *, epoch: int, epochs: int) -> float:
     """The momentum of ``epoch``; 0 for optimisers without one."""
-    if not isinstance(optimiser, WithMomentum):
+    if not isinstance(optimiser, MomentumOptimiser):
         return 0.0
     if isinstance(schedule, Exponential) and schedule.final_momentum is not None:
         done = _done(epoch, _wait(schedule.wait, epochs), epochs)

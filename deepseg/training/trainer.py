@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepseg.config.training import Loss, Steps
+from deepseg.config.blocks.losses import Loss
+from deepseg.config.blocks.optimisers import Steps
 from deepseg.data.segments.loader import Batch
 from deepseg.errors import NumericalFailure, Problem
 from deepseg.inference.metrics import Confusion, Counts

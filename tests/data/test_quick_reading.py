@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from deepseg.config.training import Augmentation
+from deepseg.config.blocks.augmentation import Augmentation
 from deepseg.data.images.volumes import Geometry
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.segments import lattice_reading as voxels

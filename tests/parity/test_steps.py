@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from deepseg.config.blocks.optimisers import Adam
 from deepseg.config.deepmedic.translate import translated
 from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
-from deepseg.config.training import Adam, TrainConfig
+from deepseg.config.training import TrainConfig
 from deepseg.config.validation.validate import read_cfg, validate
 from deepseg.model.network import Network
 from deepseg.training.freezing import freeze, trainable

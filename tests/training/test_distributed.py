@@ -11,8 +11,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from deepseg.config.blocks.freezing import Freeze
+from deepseg.config.blocks.losses import Loss
+from deepseg.config.blocks.optimisers import Sgd, Steps
 from deepseg.config.model import ModelConfig
-from deepseg.config.training import Freeze, Loss, Sgd, Steps
 from deepseg.data.segments.loader import Batch
 from deepseg.model.network import Network
 from deepseg.training.distributed import SINGLE_RANK, Ranks, synchronise_batch_norm

@@ -7,8 +7,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from deepseg.config.blocks.freezing import Freeze
+from deepseg.config.blocks.losses import Loss
+from deepseg.config.blocks.optimisers import Adam, AdamW, Rmsprop, Sgd
 from deepseg.config.model import ModelConfig
-from deepseg.config.training import Adam, AdamW, Freeze, Loss, Rmsprop, Sgd
 from deepseg.data.segments.loader import Batch
 from deepseg.errors import DeepsegError
 from deepseg.geometry.boxes import Box

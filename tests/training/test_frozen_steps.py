@@ -9,8 +9,10 @@ import torch.distributed
 import torch.multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
+from deepseg.config.blocks.freezing import Freeze
+from deepseg.config.blocks.losses import Loss
+from deepseg.config.blocks.optimisers import AdamW
 from deepseg.config.model import ModelConfig
-from deepseg.config.training import AdamW, Freeze, Loss
 from deepseg.data.segments.loader import Batch
 from deepseg.geometry.boxes import Box
 from deepseg.model.network import Network

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from deepseg.config.training import ClassWeights, Loss
+from deepseg.config.blocks.losses import ClassWeights, Loss
 from deepseg.training.loss import (
     class_weights,
     cross_entropy,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deepseg.config.training import EarlyStopping, StopAt
+from deepseg.config.blocks.checkpoints import EarlyStopping, StopAt
 from deepseg.training.model_selection import (
     is_reached,
     lower_is_better,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepseg.config.training import Adam, AdamW, Rmsprop, Sgd
+from deepseg.config.blocks.optimisers import Adam, AdamW, Rmsprop, Sgd
 from deepseg.storage.save_file import SaveFile, read_save, write_save
 from deepseg.training.optimization import Optimizer
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from deepseg.config.blocks.optimisers import Adam, AdamW, Rmsprop, Sgd
 from deepseg.config.model import ModelConfig
-from deepseg.config.training import Adam, AdamW, Rmsprop, Sgd
 from deepseg.errors import DeepsegError
 from deepseg.model.layout import layout
 from deepseg.model.network import Network

@@ -8,17 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepseg.config.training import (
-    Adam,
-    Constant,
-    Cosine,
-    Exponential,
-    Plateau,
-    Poly,
-    Predefined,
-    Rmsprop,
-    Sgd,
-)
+from deepseg.config.blocks.optimisers import Adam, Rmsprop, Sgd
+from deepseg.config.blocks.schedules import Constant, Cosine, Exponential, Plateau, Poly, Predefined
 from deepseg.training.schedule import learning_rate, momentum, warm_up
 
 

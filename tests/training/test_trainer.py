@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from deepseg.config.blocks.freezing import Freeze
+from deepseg.config.blocks.losses import ClassWeights, Loss
+from deepseg.config.blocks.optimisers import Adam, Sgd, Steps
 from deepseg.config.model import ModelConfig
-from deepseg.config.training import Adam, ClassWeights, Freeze, Loss, Sgd, Steps
 from deepseg.data.segments.loader import Batch
 from deepseg.errors import NumericalFailure
 from deepseg.inference.metrics import Confusion

@@ -16,18 +16,18 @@ FileKind = Literal["model", "train", "test"]
 # Keys that only one kind of file has, in our vocabulary and in DeepMedic's.
 TELLING: dict[FileKind, Set[str]] = {
     "model": {
-        "normal", "fc", "segments", "classes", "numberOfOutputClasses", "numberFMsPerLayerNormal",
-        "segmentsDimTrain",
+        *("normal", "fc", "segments", "classes"),
+        *("numberOfOutputClasses", "numberFMsPerLayerNormal", "segmentsDimTrain"),
     },
     "train": {
-        "training", "epochs", "subepochs", "optimiser", "channelsTraining", "dataframe_train",
-        "numberOfEpochs", "batchsize_train",
+        *("training", "epochs", "subepochs", "optimiser"),
+        *("channelsTraining", "dataframe_train", "numberOfEpochs", "batchsize_train"),
     },
     "test": {
-        "cases", "save", "groups", "channels", "dataframe", "namesForPredictionsPerCase",
+        *("cases", "save", "groups"),
+        *("channels", "dataframe", "namesForPredictionsPerCase"),
     },
-}  # fmt: skip
-
+}
 
 COMMANDS: dict[FileKind, str] = {"model": "-newModel", "train": "-train", "test": "-test"}
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepseg.config.training import (
+from deepseg.config.blocks.augmentation import (
     AffineAugmentation,
     Augmentation,
     ElasticAugmentation,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from deepseg.config.training import Sampling
+from deepseg.config.blocks.sampling import Sampling
 from deepseg.data.preparation import PreparedCase, open_prepared
 from deepseg.data.segments.sampling import Candidates, candidates, keep_candidates, open_candidates
 from deepseg.geometry.boxes import Int3, text

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deepseg.config.training import Sampling
+from deepseg.config.blocks.sampling import Sampling
 from deepseg.data.preparation import PreparedCase, mappings_of
 from deepseg.geometry.boxes import Int3
 from deepseg.storage.atomic import replacing

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
-from deepseg.config.training import Augmentation, Sampling
+from deepseg.config.blocks.augmentation import Augmentation
+from deepseg.config.blocks.sampling import Sampling
 from deepseg.data.segments.augmentation import IDENTITY, SegmentTransform, random_transform
 from deepseg.data.segments.case_cache import MappedCase, mapped_case
 from deepseg.data.segments.sampling import Draw, shares, subepoch_draws

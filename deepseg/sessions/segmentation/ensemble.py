@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.cases import Preparation
 from deepseg.config.testing import Inference
-from deepseg.config.training import SavedResults
 from deepseg.geometry.boxes import Int3
 from deepseg.inference.boxwise.network import BoxwiseNetwork
 from deepseg.inference.components import Cleaning

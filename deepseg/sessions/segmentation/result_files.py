@@ -8,8 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.model import ModelConfig
-from deepseg.config.training import SavedResults
 from deepseg.data.images.volumes import write_volume
 from deepseg.errors import DeepsegError
 from deepseg.inference.metrics import Scores, class_scores

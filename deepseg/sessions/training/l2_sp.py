@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deepseg.config.training import Loss
+from deepseg.config.blocks.losses import Loss
 from deepseg.errors import DeepsegError, Problem
 from deepseg.model.checkpoint import Checkpoint, new_checkpoint
 from deepseg.training.parameter_groups import weight_type

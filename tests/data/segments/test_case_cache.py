@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepseg.config.training import Augmentation, Sampling
+from deepseg.config.blocks.augmentation import Augmentation
+from deepseg.config.blocks.sampling import Sampling
 from deepseg.data.segments import case_cache as opened
 from deepseg.data.segments.segment_dataset import SegmentDataset, SegmentRules
 from deepseg.geometry.context import NetworkGeometry, PathwayGeometry

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepseg.config.training import Augmentation, Sampling
+from deepseg.config.blocks.augmentation import Augmentation
+from deepseg.config.blocks.sampling import Sampling
 from deepseg.data.preparation import open_prepared
 from deepseg.data.segments.loader import SegmentLoader
 from deepseg.data.segments.segment_dataset import SegmentDataset, SegmentRules

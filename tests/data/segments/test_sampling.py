@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepseg.config.training import Sampling
+from deepseg.config.blocks.sampling import Sampling
 from deepseg.data.images.volumes import Geometry
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.segments.sampling import (

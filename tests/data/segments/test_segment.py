@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deepseg.config.training import Augmentation
+from deepseg.config.blocks.augmentation import Augmentation
 from deepseg.data.images.volumes import Geometry
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.segments.augmentation import (

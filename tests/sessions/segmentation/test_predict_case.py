@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.cases import Preparation
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import Inference
-from deepseg.config.training import SavedResults
 from deepseg.data import preparation
 from deepseg.data.cases.case import Case
 from deepseg.data.images import volumes

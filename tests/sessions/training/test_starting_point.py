@@ -1,6 +1,7 @@
 """Sessions under another name: from scratch, and with another seed."""
 
-from deepseg.config.training import Freeze, TrainConfig
+from deepseg.config.blocks.freezing import Freeze
+from deepseg.config.training import TrainConfig
 from deepseg.sessions.training.starting_point import varied
 
 CONFIG = TrainConfig.model_validate(

@@ -1,0 +1,1 @@
+"""The blocks of which model, train and test files consist."""

@@ -1,0 +1,73 @@
+"""The loss of a training session, and the weights of the classes in it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from deepseg.config.settings import EpochNumber, NotNegative, Settings
+from deepseg.config.validation.validator_error import invalid
+
+
+class ClassWeights(Settings):
+    """Weights of the classes in the cross-entropy, fading to 1 over some epochs."""
+
+    type: Literal["frequency", "given"] = Field(
+        description="frequency: by the share of each class in the batch; given: as in weights."
+    )
+    weights: tuple[NotNegative, ...] | None = Field(
+        None, description="One per class, for type given."
+    )
+    fade: tuple[EpochNumber, EpochNumber] | None = Field(
+        None,
+        description="Epochs between which the weights go linearly to 1. Default: from the first "
+        "to the last.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> ClassWeights:
+        if (self.type == "given") != (self.weights is not None):
+            raise invalid(
+                "class-weights",
+                got=f"type {self.type} {'with' if self.weights else 'without'} weights",
+                expected="weights with type given, and only there",
+                fix="add or remove weights",
+            )
+        if self.fade is not None and self.fade[0] >= self.fade[1]:
+            raise invalid(
+                "class-weights",
+                got=f"fade from epoch {self.fade[0]} to {self.fade[1]}",
+                expected="a first epoch before the last",
+                fix="swap or change the two numbers",
+            )
+        return self
+
+
+class Loss(Settings):
+    """What training makes small: a weighted sum, each part 0 to leave it out."""
+
+    cross_entropy: NotNegative = Field(1.0, description="Weight of the cross-entropy.")
+    dice: NotNegative = Field(0.0, description="Weight of 1 - mean soft Dice of all classes.")
+    iou: NotNegative = Field(
+        0.0, description="Weight of 1 - mean soft intersection over union of all classes."
+    )
+    class_weights: ClassWeights | None = Field(None, description="For the cross-entropy.")
+    l1: NotNegative = Field(1e-6, description="Times the sum of absolute kernel weights.")
+    l2: NotNegative = Field(1e-4, description="Times the sum of squared kernel weights.")
+    l2_sp: NotNegative = Field(
+        0.0,
+        description="Times the sum of squared differences from the weights that the session began "
+        "with, of kernels that were not random there; l2 then acts on the other kernels only.",
+    )
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Loss:
+        if self.cross_entropy == self.dice == self.iou == 0:
+            raise invalid(
+                "loss-empty",
+                got="weight 0 for cross_entropy, dice and iou",
+                expected="at least one above 0",
+                fix="give one of them a weight, such as cross_entropy: 1",
+            )
+        return self
