@@ -4,4 +4,4 @@ import sys
 
 from deepseg.cli.main import main
 
-sys.exit(main())
+sys.exit(main(program="run.py"))

@@ -87,8 +87,8 @@ def whole_tumour_dice(folder: Path, data: Path, *, seed: int, segments: int = 10
     folder.mkdir(parents=True, exist_ok=True)
     write_files(folder, data, seed=seed, segments=segments)
     model = deepseg.new_model(folder / "model.yaml", out=folder / "model.save", seed=seed)
-    trained = deepseg.train(folder / "train.yaml", model_file=model)
-    results = deepseg.segment(folder / "test.yaml", model_file=trained)
+    trained = deepseg.train(folder / "train.yaml", model=model)
+    results = deepseg.segment(folder / "test.yaml", model=trained)
     cases = json.loads((results / "cases.json").read_text())["cases"]
     return [case["scores"]["whole"]["dice"] for case in cases.values()]
 

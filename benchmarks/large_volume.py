@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import deepseg
-from deepseg.report.console import Console
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "configs/model/deepmedic.yaml"
@@ -71,7 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="deepseg-large-", dir=given.folder) as name:
         folder = Path(name)
         write_files(folder, tuple(given.shape), given.memory, given.precision)
-        model = deepseg.new_model(MODEL, out=folder / "model.save", console=Console(quiet=True))
+        model = deepseg.new_model(MODEL, out=folder / "model.save", quiet=True)
         command = [sys.executable, str(ROOT / "run.py"), "-test", "test.yaml"]
         started = time.monotonic()
         said = subprocess.run(

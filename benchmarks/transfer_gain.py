@@ -204,7 +204,7 @@ def dice(folder: Path, name: str, model: Path, table: str) -> float:
     """Mean Dice of the foreground classes, each a mean over whole unseen volumes."""
     file = folder / f"{name}_test.yaml"
     _write(file, TEST, {"NAME": f"{name}-test", "TABLE": table})
-    results = deepseg.segment(file, model_file=model, device="cpu", quiet=True)
+    results = deepseg.segment(file, model=model, device="cpu", quiet=True)
     summary = json.loads((results / "cases.json").read_text())["summary"]
     return statistics.fmean(summary[one]["dice"]["mean"] for one in CLASSES[1:] if one in summary)
 
@@ -221,7 +221,7 @@ def target_dice(folder: Path, number: int, row: Row, seed: int, source: Path) ->
         out=folder / f"{name}.save",
         seed=seed,
     )
-    trained = deepseg.train(folder / f"{name}.yaml", model_file=start, device="cpu", quiet=True)
+    trained = deepseg.train(folder / f"{name}.yaml", model=start, device="cpu", quiet=True)
     return dice(folder, name, trained, "target_test")
 
 
@@ -241,7 +241,7 @@ def main() -> None:
         folder, given.seeds, source_epochs=given.source_epochs, target_epochs=given.target_epochs
     )
     start = deepseg.new_model(folder / "source_model.yaml", out=folder / "source.save")
-    source = deepseg.train(folder / "source.yaml", model_file=start, device="cpu", quiet=True)
+    source = deepseg.train(folder / "source.yaml", model=start, device="cpu", quiet=True)
     source_dice = dice(folder, "source", source, "source_test")
     print(f"source task: Dice {source_dice:.3f} ({time.monotonic() - started:.0f} s)", flush=True)
     rows = []

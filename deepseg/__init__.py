@@ -3,8 +3,8 @@
 The commands of the command line are functions here::
 
     model = deepseg.new_model("model.yaml")
-    trained = deepseg.train("train.yaml", model_file=model)
-    folder = deepseg.segment("test.yaml", model_file=trained)
+    trained = deepseg.train("train.yaml", model=model)
+    folder = deepseg.segment("test.yaml", model=trained)
 
 They are imported when they are first used, so that the floors that do not need torch, and the
 command line's first words, do not wait for it.
@@ -19,7 +19,7 @@ from deepseg.errors import DeepsegError
 from deepseg.version import VERSION
 
 if TYPE_CHECKING:
-    from deepseg.commands.check import check
+    from deepseg.commands.check import CheckReport, check
     from deepseg.commands.compare import compare
     from deepseg.commands.new_model import new_model, plan_transfer
     from deepseg.commands.segment import segment
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 __all__ = [
+    "CheckReport",
     "DeepsegError",
     "TransferRules",
     "__version__",
@@ -45,6 +46,7 @@ __all__ = [
 
 _HOMES = {
     "TransferRules": ("deepseg.transfer.rules", "TransferRules"),
+    "CheckReport": ("deepseg.commands.check", "CheckReport"),
     "check": ("deepseg.commands.check", "check"),
     "compare": ("deepseg.commands.compare", "compare"),
     "load": ("deepseg.model.checkpoint", "read_checkpoint"),

@@ -1,4 +1,7 @@
-"""What the user typed, as one record; nothing of the work is known here."""
+"""The words of the command line as one record; nothing of the work is known here.
+
+The program goes by the name that is typed: ``deepseg`` once installed, ``run.py`` in a checkout.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +44,9 @@ OPTIONS: dict[str, tuple[Command, ...]] = {
 
 EXAMPLES = """\
 examples:
-  run.py -newModel configs/model/tiny.yaml              build a model and save it
-  run.py -train configs/train/tiny.yaml -model M.save   train it; the same command continues
-  run.py -test configs/test/tiny.yaml -model M.save     segment cases, score them
+  {program} -newModel model.yaml              build a model and save it
+  {program} -train train.yaml -model M.save   train it; the same command continues
+  {program} -test test.yaml -model M.save     segment cases, score them
 """
 
 
@@ -52,7 +55,8 @@ class Arguments:
     """One command with its options.
 
     Attributes:
-        command: What to do.
+        program: The name under which it was started.
+        command: The verb, without its dash.
         file: The config or model file it is about; None for the demo and comparisons.
         models: ``-load``, or else ``-model``; several only for ``-test``.
         out: ``-out``.
@@ -73,6 +77,7 @@ class Arguments:
         devices: ``-devices``, 1 where it is not given.
     """
 
+    program: str
     command: Command
     file: Path | None
     models: tuple[Path, ...]
@@ -95,175 +100,214 @@ class Arguments:
 
     @property
     def model(self) -> Path | None:
-        """The one model of commands that take one."""
+        """The first model, of commands that take no more; None where none is typed."""
         return self.models[0] if self.models else None
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise DeepsegError(_problem(message, fix="look at the examples of run.py -help"))
+        raise DeepsegError(self.problem(message, fix=f"look at the examples of {self.prog} -help"))
+
+    def problem(self, got: str, *, fix: str) -> Problem:
+        """A word that the command line does not understand."""
+        return _problem(got, f"options as in {self.prog} -help", fix=fix)
 
 
-def _problem(got: str, expected: str = "options as in run.py -help", *, fix: str) -> Problem:
+def _problem(got: str, expected: str, *, fix: str) -> Problem:
     return Problem("command-line", got, expected, fix)
 
 
-def _parser() -> _Parser:
+def _parser(program: str) -> _Parser:
     parser = _Parser(
-        prog="run.py",
-        usage="run.py COMMAND [options]",
-        description=EXAMPLES,
+        prog=program,
+        usage=f"{program} COMMAND [options]",
+        description=EXAMPLES.format(program=program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         add_help=False,
     )
-    what = parser.add_argument_group("commands (one of them)")
-    what.add_argument("-newModel", metavar="MODEL", help="build the model of a model file")
-    what.add_argument("-train", metavar="TRAIN", help="train; the same command continues")
-    what.add_argument("-test", metavar="TEST", help="segment cases, score them where possible")
-    what.add_argument("-check", metavar="CONFIG", help="everything wrong with config and data")
-    what.add_argument(
+    _add_commands(parser)
+    _add_options(parser)
+    transfer_options.add_options(parser)
+    return parser
+
+
+def _add_commands(parser: _Parser) -> None:
+    commands = parser.add_argument_group("commands (one of them)")
+    commands.add_argument("-newModel", metavar="MODEL", help="build the model of a model file")
+    commands.add_argument("-train", metavar="TRAIN", help="train; the same command continues")
+    commands.add_argument("-test", metavar="TEST", help="segment cases, score them where possible")
+    commands.add_argument("-check", metavar="CONFIG", help="everything wrong with config and data")
+    commands.add_argument(
         "-compare", metavar="RUN", nargs="+", help="sessions and train files side by side"
     )
-    what.add_argument(
+    commands.add_argument(
         "-show", metavar="FILE", help="what is inside a model, weights or config file"
     )
-    what.add_argument("-demo", action="store_true", help="the whole story on generated brains")
-    how = parser.add_argument_group("options")
-    how.add_argument(
+    commands.add_argument("-demo", action="store_true", help="the whole story on generated brains")
+
+
+def _add_options(parser: _Parser) -> None:
+    options = parser.add_argument_group("options")
+    options.add_argument(
         "-model",
         metavar="FILE",
         nargs="+",
-        help="a .save, or a model file; several .save files for the mean of their answers",
+        help="a .save, or a model file; several .save files for the mean of their predictions",
     )
-    how.add_argument("-load", metavar="FILE", help="a .save; wins over -model, as in DeepMedic")
-    how.add_argument("-pretrained", metavar="FILE", help="older model that fills the new one")
-    how.add_argument("-out", metavar="PATH", help="file of -newModel, folder of -compare, -demo")
-    how.add_argument(
+    options.add_argument("-load", metavar="FILE", help="a .save; wins over -model, as in DeepMedic")
+    options.add_argument("-pretrained", metavar="FILE", help="older model that fills the new one")
+    options.add_argument(
+        "-out", metavar="PATH", help="file of -newModel, folder of -compare, -demo"
+    )
+    options.add_argument(
         "-resetOptimizer",
         "-resetopt",
         action="store_const",
         const=True,
         help="fine-tune: keep the weights of -model, begin everything else anew",
     )
-    how.add_argument(
+    options.add_argument(
         "-fromScratch",
         action="store_const",
         const=True,
         help="-train: take only the architecture of -model, in a session NAME-scratch; "
         "-compare: the first train file so too",
     )
-    how.add_argument(
+    options.add_argument(
         "-seed",
         type=_seed,
         help="of -newModel's random weights (0), or of -train, in a session NAME-seedN",
     )
-    how.add_argument("-seeds", metavar="SEED", nargs="+", type=_seed, help="of -compare's sessions")
-    how.add_argument("-reach", metavar="SCORE", type=_score, help="when -compare's sessions got it")
-    how.add_argument("-dev", default="auto", help="cpu, cuda, cudaN or auto (auto)")
-    how.add_argument(
+    options.add_argument(
+        "-seeds", metavar="SEED", nargs="+", type=_seed, help="of -compare's sessions"
+    )
+    options.add_argument(
+        "-reach", metavar="SCORE", type=_score, help="when -compare's sessions got it"
+    )
+    options.add_argument("-dev", default="auto", help="cpu, cuda, cudaN or auto (auto)")
+    options.add_argument(
         "-devices",
         metavar="N",
         type=_count,
-        help="work as N processes, each with its own GPU: -train together, -test a part each",
+        help="work as N processes, each with a GPU of its own: -train together, -test a part each",
     )
-    how.add_argument("-precision", choices=PRECISIONS, help="of the arithmetic (float32)")
-    how.add_argument(
+    options.add_argument("-precision", choices=PRECISIONS, help="of the arithmetic (float32)")
+    options.add_argument(
         "-keepGoing",
         action="store_const",
         const=True,
         help="of -test: a case that fails does not stop the others",
     )
-    how.add_argument("-part", metavar="I/N", help="of -test: every N-th case, beginning with I")
-    how.add_argument("-quiet", action="store_true", help="say warnings and errors only")
-    how.add_argument("-version", action="version", version=f"deepseg {VERSION}")
-    how.add_argument("-help", "-h", action="help", help="this text")
-    transfer_options.add_options(parser)
-    return parser
+    options.add_argument("-part", metavar="I/N", help="of -test: every N-th case, beginning with I")
+    options.add_argument("-quiet", action="store_true", help="print warnings and errors only")
+    options.add_argument("-version", action="version", version=f"deepseg {VERSION}")
+    options.add_argument("-help", "-h", action="help", help="this text")
 
 
-def short_help() -> str:
-    """What is shown without arguments."""
-    return f"usage: run.py COMMAND [options]\n\n{EXAMPLES}\nrun.py -help lists all options"
+def short_help(program: str) -> str:
+    """The text that is printed where no command is typed."""
+    examples = EXAMPLES.format(program=program)
+    return f"usage: {program} COMMAND [options]\n\n{examples}\n{program} -help lists all options"
 
 
-def parsed(arguments: Sequence[str]) -> Arguments:
-    """The command that ``arguments`` ask for.
+def parsed(words: Sequence[str], *, program: str = "deepseg") -> Arguments:
+    """The command that ``words`` ask for.
+
+    >>> parsed(["-train", "train.yaml", "-model", "M.save", "-dev", "cpu"]).command
+    'train'
+    >>> parsed(["--test=test.yaml", "-part", "2/5"]).shard
+    Shard(number=2, count=5)
+
+    Args:
+        words: What stands after the name of the program.
+        program: Its name, for usage and problems.
 
     Raises:
         DeepsegError: ``command-line``.
     """
-    parser = _parser()
-    single = [_with_one_dash(one) for one in arguments]
+    parser = _parser(program)
+    single = [_with_single_dash(word) for word in words]
     raise_if_any(_misspelt(single, parser))
-    found = parser.parse_args(single)
-    files: dict[Command, str | None] = {
-        "newModel": found.newModel, "train": found.train, "test": found.test,
-        "check": found.check, "show": found.show,
-        "compare": None if found.compare is None else "", "demo": "" if found.demo else None,
-    }  # fmt: skip
-    given = [command for command in COMMANDS if files[command] is not None]
-    if len(given) != 1:
-        got = " and ".join(f"-{command}" for command in given) or "no command"
-        expected = "one of " + ", ".join(f"-{command}" for command in COMMANDS)
-        raise DeepsegError(_problem(got, expected, fix="give exactly one command"))
-    command = given[0]
-    raise_if_any(_without_meaning(command, found))
-    file = files[command]
-    if "" in (found.compare or [file if command != "demo" else None]):
-        raise DeepsegError(_problem(f"an empty name behind -{command}", "a file", fix="name it"))
+    options = parser.parse_args(single)
+    command, file = _command(options)
+    raise_if_any(_without_meaning(command, options))
+    if "" in (options.compare or [file]):
+        raise DeepsegError(_problem(f"an empty name after -{command}", "a file", fix="name it"))
     return Arguments(
+        program=program,
         command=command,
-        file=Path(file) if file else None,
-        models=tuple(map(Path, (found.model or ()) if found.load is None else (found.load,))),
-        out=None if found.out is None else Path(found.out),
-        seed=found.seed,
-        device=found.dev,
-        quiet=found.quiet,
-        pretrained=None if found.pretrained is None else Path(found.pretrained),
-        rules=None if found.pretrained is None else transfer_options.rules_given(found),
-        dry_run=found.dryRun is True,
-        reset_optimizer=found.resetOptimizer is not None,
-        runs=tuple(map(Path, found.compare or ())),
-        seeds=tuple(found.seeds or ()),
-        from_scratch=found.fromScratch is not None,
-        reach=found.reach,
-        precision=found.precision,
-        keep_going=found.keepGoing is not None,
-        shard=None if found.part is None else shard(found.part),
-        devices=1 if found.devices is None else found.devices,
+        file=_path(file),
+        models=tuple(map(Path, (options.model or ()) if options.load is None else (options.load,))),
+        out=_path(options.out),
+        seed=options.seed,
+        device=options.dev,
+        quiet=options.quiet,
+        pretrained=_path(options.pretrained),
+        rules=None if options.pretrained is None else transfer_options.transfer_rules(options),
+        dry_run=options.dryRun is True,
+        reset_optimizer=options.resetOptimizer is not None,
+        runs=tuple(map(Path, options.compare or ())),
+        seeds=tuple(options.seeds or ()),
+        from_scratch=options.fromScratch is not None,
+        reach=options.reach,
+        precision=options.precision,
+        keep_going=options.keepGoing is not None,
+        shard=None if options.part is None else shard(options.part),
+        devices=1 if options.devices is None else options.devices,
     )
 
 
-def _misspelt(arguments: Sequence[str], parser: _Parser) -> Iterator[Problem]:
-    """Options that do not exist, and those given more than once."""
-    known = {option: action for action in parser._actions for option in action.option_strings}
-    given: list[str] = []
-    for one in arguments:
-        if not one.startswith("-") or one.lstrip("-").isdigit():
+def _path(word: str | None) -> Path | None:
+    return None if word is None else Path(word)
+
+
+def _command(options: argparse.Namespace) -> tuple[Command, str | None]:
+    """The one command that was typed, and its file, which the demo and comparisons lack.
+
+    Raises:
+        DeepsegError: ``command-line``, for none and for several.
+    """
+    typed = [command for command in COMMANDS if vars(options)[command] not in (None, False)]
+    if len(typed) != 1:
+        got = " and ".join(f"-{command}" for command in typed) or "no command"
+        expected = "one of " + ", ".join(f"-{command}" for command in COMMANDS)
+        raise DeepsegError(_problem(got, expected, fix="give exactly one command"))
+    (command,) = typed
+    file = vars(options)[command]
+    return command, file if isinstance(file, str) else None
+
+
+def _misspelt(words: Sequence[str], parser: _Parser) -> Iterator[Problem]:
+    """Options that do not exist, and those typed more than once."""
+    actions = {option: action for action in parser._actions for option in action.option_strings}
+    typed: list[str] = []
+    for word in words:
+        if not word.startswith("-") or word.lstrip("-").isdigit():
             continue
-        action = known.get(one.split("=")[0])
+        action = actions.get(word.split("=")[0])
         if action is not None:
-            given.append(action.option_strings[0])
+            typed.append(action.option_strings[0])
         else:
-            hint = did_you_mean(one, known)
-            yield _problem(f"unknown option {one}", fix=f"correct the option{hint}")
-    for option, times in Counter(given).items():
+            hint = did_you_mean(word, actions)
+            yield parser.problem(f"unknown option {word}", fix=f"correct the option{hint}")
+    for option, times in Counter(typed).items():
         if times > 1:
             yield _problem(f"{option} {times} times", "every option once", fix="remove the others")
 
 
-def _without_meaning(command: Command, found: argparse.Namespace) -> Iterator[Problem]:
-    if command != "test" and len(found.model or ()) > 1:
-        got = f"{len(found.model)} models with -{command}"
+def _without_meaning(command: Command, options: argparse.Namespace) -> Iterator[Problem]:
+    """Options that do not go with the command, or with each other."""
+    if command != "test" and len(options.model or ()) > 1:
+        got = f"{len(options.model)} models with -{command}"
         yield _problem(got, "one, or several with -test", fix="give one model")
-    if found.part is not None and found.devices is not None:
+    if options.part is not None and options.devices is not None:
         yield _problem("-part with -devices", "one of the two", fix="remove one of them")
     if command == "newModel":
-        yield from transfer_options.without_meaning(found)
+        yield from transfer_options.without_meaning(options)
     for option, commands in OPTIONS.items():
-        if vars(found)[option] is not None and command not in commands:
-            expected = f"-{option} with {', '.join(f'-{one}' for one in commands)}"
+        if vars(options)[option] is not None and command not in commands:
+            expected = f"-{option} with {', '.join(f'-{name}' for name in commands)}"
             yield _problem(f"-{option} with -{command}", expected, fix=f"remove -{option}")
 
 
@@ -292,5 +336,5 @@ def _score(text: str) -> float:
     return score
 
 
-def _with_one_dash(argument: str) -> str:
+def _with_single_dash(argument: str) -> str:
     return argument[1:] if argument.startswith("--") and len(argument) > 2 else argument

@@ -1,4 +1,4 @@
-"""Each command as one call into ``sessions/``."""
+"""Each command as one call of the function that does it, which Python users call too."""
 
 from __future__ import annotations
 
@@ -11,121 +11,129 @@ from deepseg.commands.demo import demo as run_demo
 from deepseg.commands.new_model import new_model as build_model
 from deepseg.commands.new_model import plan_transfer
 from deepseg.commands.segment import segment as segment_cases
-from deepseg.commands.show import show as show_file
+from deepseg.commands.show import show_contents
 from deepseg.commands.train import train as train_model
+from deepseg.errors import raise_if_any
 from deepseg.report.console import Console
 from deepseg.sessions.processes.case_workers import share_cases
 from deepseg.sessions.processes.launcher import launch
 
 
-def new_model(given: Arguments) -> None:
+def new_model(arguments: Arguments) -> None:
     """``-newModel``."""
-    console = Console(quiet=given.quiet)
-    seed = 0 if given.seed is None else given.seed
-    if given.dry_run and given.pretrained is not None:
-        plan_transfer(_file(given), given.pretrained, rules=given.rules, seed=seed, console=console)
+    seed = 0 if arguments.seed is None else arguments.seed
+    if arguments.dry_run and arguments.pretrained is not None:
+        plan_transfer(
+            _file(arguments),
+            arguments.pretrained,
+            rules=arguments.rules,
+            seed=seed,
+            quiet=arguments.quiet,
+        )
         return
     build_model(
-        _file(given),
-        pretrained=given.pretrained,
-        rules=given.rules,
-        out=given.out,
+        _file(arguments),
+        pretrained=arguments.pretrained,
+        rules=arguments.rules,
+        out=arguments.out,
         seed=seed,
-        console=console,
+        quiet=arguments.quiet,
     )
 
 
-def train(given: Arguments) -> None:
+def train(arguments: Arguments) -> None:
     """``-train``, by this process or by several."""
-    if given.devices > 1:
-        launch(_train_arguments(given), devices=given.devices, device=given.device)
+    if arguments.devices > 1:
+        launch(_train_arguments(arguments), devices=arguments.devices, device=arguments.device)
         return
     train_model(
-        _file(given),
-        model_file=given.model,
-        reset_optimizer=given.reset_optimizer,
-        from_scratch=given.from_scratch,
-        seed=given.seed,
-        precision=given.precision,
-        device=given.device,
-        quiet=given.quiet,
+        _file(arguments),
+        model=arguments.model,
+        reset_optimizer=arguments.reset_optimizer,
+        from_scratch=arguments.from_scratch,
+        seed=arguments.seed,
+        precision=arguments.precision,
+        device=arguments.device,
+        quiet=arguments.quiet,
     )
 
 
-def _train_arguments(given: Arguments) -> list[str]:
-    arguments = ["-train", str(_file(given)), "-dev", given.device]
-    if given.model is not None:
-        arguments += ["-model", str(given.model)]
-    if given.seed is not None:
-        arguments += ["-seed", str(given.seed)]
-    if given.precision is not None:
-        arguments += ["-precision", given.precision]
+def _train_arguments(arguments: Arguments) -> list[str]:
+    """The command line of each of several processes that train together."""
+    words = ["-train", str(_file(arguments)), "-dev", arguments.device]
+    if arguments.model is not None:
+        words += ["-model", str(arguments.model)]
+    if arguments.seed is not None:
+        words += ["-seed", str(arguments.seed)]
+    if arguments.precision is not None:
+        words += ["-precision", arguments.precision]
     flags = {
-        "-resetOptimizer": given.reset_optimizer,
-        "-fromScratch": given.from_scratch,
-        "-quiet": given.quiet,
+        "-resetOptimizer": arguments.reset_optimizer,
+        "-fromScratch": arguments.from_scratch,
+        "-quiet": arguments.quiet,
     }
-    return arguments + [flag for flag, is_given in flags.items() if is_given]
+    return words + [flag for flag, is_set in flags.items() if is_set]
 
 
-def test(given: Arguments) -> None:
+def test(arguments: Arguments) -> None:
     """``-test``."""
-    if given.devices > 1:
+    if arguments.devices > 1:
         share_cases(
-            _file(given),
-            _options(given),
-            models=given.models,
-            count=given.devices,
-            device=given.device,
-            console=Console(quiet=given.quiet),
+            _file(arguments),
+            _options(arguments),
+            models=arguments.models,
+            count=arguments.devices,
+            device=arguments.device,
+            console=Console(quiet=arguments.quiet),
         )
     segment_cases(
-        _file(given),
-        model_file=given.models,
-        device=given.device,
-        precision=given.precision,
-        keep_going=True if given.keep_going else None,
-        part=given.shard,
-        quiet=given.quiet,
+        _file(arguments),
+        model=arguments.models,
+        keep_going=True if arguments.keep_going else None,
+        shard=arguments.shard,
+        precision=arguments.precision,
+        device=arguments.device,
+        quiet=arguments.quiet,
     )
 
 
-def _options(given: Arguments) -> list[str]:
-    """What parts of the cases are given too."""
-    options = ["-model", *map(str, given.models)] if given.models else []
-    options += ["-precision", given.precision] if given.precision else []
-    return options + (["-keepGoing"] if given.keep_going else [])
+def _options(arguments: Arguments) -> list[str]:
+    """Options that the processes of a shared session are started with too."""
+    options = ["-model", *map(str, arguments.models)] if arguments.models else []
+    options += ["-precision", arguments.precision] if arguments.precision else []
+    return options + (["-keepGoing"] if arguments.keep_going else [])
 
 
-def check(given: Arguments) -> None:
+def check(arguments: Arguments) -> None:
     """``-check``."""
-    check_config(_file(given), model_file=given.model, console=Console(quiet=given.quiet))
+    report = check_config(_file(arguments), model=arguments.model, quiet=arguments.quiet)
+    raise_if_any(report.problems)
 
 
-def show(given: Arguments) -> None:
+def show(arguments: Arguments) -> None:
     """``-show``."""
-    show_file(_file(given), console=Console(quiet=given.quiet))
+    show_contents(_file(arguments), Console(quiet=arguments.quiet))
 
 
-def compare(given: Arguments) -> None:
+def compare(arguments: Arguments) -> None:
     """``-compare``."""
     compare_runs(
-        given.runs,
-        seeds=given.seeds,
-        from_scratch=given.from_scratch,
-        reach=given.reach,
-        out=given.out,
-        device=given.device,
-        quiet=given.quiet,
+        arguments.runs,
+        seeds=arguments.seeds,
+        from_scratch=arguments.from_scratch,
+        reach=arguments.reach,
+        out=arguments.out,
+        device=arguments.device,
+        quiet=arguments.quiet,
     )
 
 
-def demo(given: Arguments) -> None:
+def demo(arguments: Arguments) -> None:
     """``-demo``."""
-    folder = Path("runs/demo") if given.out is None else given.out
-    run_demo(folder, device=given.device, quiet=given.quiet)
+    folder = Path("runs/demo") if arguments.out is None else arguments.out
+    run_demo(folder, program=arguments.program, device=arguments.device, quiet=arguments.quiet)
 
 
-def _file(given: Arguments) -> Path:
-    assert given.file is not None
-    return given.file
+def _file(arguments: Arguments) -> Path:
+    assert arguments.file is not None
+    return arguments.file

@@ -26,17 +26,22 @@ SHOWN_PROBLEMS = 20
 TERMINATED = 143
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code (documentation/errors.md)."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
+def main(arguments: Sequence[str] | None = None, *, program: str = "deepseg") -> int:
+    """Run one command; return its exit code (documentation/errors.md).
+
+    Args:
+        arguments: The words after the name of the program. Default: those of this process.
+        program: The name by which its user calls it.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
     signal.signal(signal.SIGTERM, _terminated)
     end_with_starter()
     _leave_removed_folder()
     try:
-        if not given:
-            _say(short_help())
+        if not words:
+            _say(short_help(program))
             return 2
-        _run(parsed(given))
+        _run(parsed(words, program=program))
     except ReportedByPeer as error:
         return error.exit_code
     except DeepsegError as error:
@@ -59,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Arguments) -> None:
-    """Do what the arguments ask for; problems without a place are those of the file given."""
+    """Do what the arguments ask for; problems without a place are about the file that they name."""
     place = "" if arguments.file is None else str(arguments.file)
     try:
         _call(arguments)
@@ -121,7 +126,7 @@ def _trace_file() -> str:
 
 
 def _leave_removed_folder() -> None:
-    """Stand somewhere: torch's libraries do not load while the current folder does not exist."""
+    """Go to the root where the current folder is gone: torch's libraries would not load in it."""
     try:
         Path.cwd()
     except OSError:
@@ -130,7 +135,3 @@ def _leave_removed_folder() -> None:
 
 def _terminated(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(TERMINATED)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

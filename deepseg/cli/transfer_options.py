@@ -16,46 +16,46 @@ NAMES = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Let ``parser`` know them."""
-    how = parser.add_argument_group("with -newModel MODEL -pretrained FILE")
-    how.add_argument(
+    """Teach ``parser`` the options of a transfer."""
+    options = parser.add_argument_group("with -newModel MODEL -pretrained FILE")
+    options.add_argument(
         "-layers", nargs="+", metavar="L",
         help="of the older model: depths (1 2 5), names (normal.1-3 sub1.2 fc.1), head, or all "
         "(all but the head)",
     )  # fmt: skip
-    how.add_argument("-pathways", nargs="+", metavar="NEW=OLD", help="such as sub2=sub1")
-    how.add_argument(
+    options.add_argument("-pathways", nargs="+", metavar="NEW=OLD", help="such as sub2=sub1")
+    options.add_argument(
         "-spacing", nargs="+", metavar="MM",
         help="voxel size of the new model: pathways correspond by their resolution in mm",
     )  # fmt: skip
-    how.add_argument(
+    options.add_argument(
         "-channels", nargs="+", metavar="NEW=OLD",
         help="such as DWI=copy:FLAIR, or =zero, =mean, =random (by name, others zero)",
     )  # fmt: skip
-    how.add_argument("-classes", nargs="+", metavar="NEW=OLD", help="such as oedema=lesion")
-    how.add_argument(
+    options.add_argument("-classes", nargs="+", metavar="NEW=OLD", help="such as oedema=lesion")
+    options.add_argument(
         "-width", choices=["overlap", "net2net"],
         help="wider layers: the shared kernels (overlap), or the same function (net2net)",
     )  # fmt: skip
-    how.add_argument(
+    options.add_argument(
         "-kernels", choices=["same", "centre"],
         help="larger kernels: refused (same), or filled in the middle (centre)",
     )  # fmt: skip
-    how.add_argument(
+    options.add_argument(
         "-depth", choices=["by-name", "first-common", "identity"],
         help="other numbers of layers: refused (by-name), walked along until something differs, "
         "or filled so that the function is kept",
     )  # fmt: skip
-    how.add_argument(
+    options.add_argument(
         "-minMatch", metavar="SHARE", type=_share,
         help="of the tensors that a file without layers must fill (0.5)",
     )  # fmt: skip
-    how.add_argument(
+    options.add_argument(
         "-dryRun", action="store_true", default=None, help="show the plan, write nothing"
     )
 
 
-def rules_given(found: argparse.Namespace) -> TransferRules:
+def transfer_rules(options: argparse.Namespace) -> TransferRules:
     """The rules that the options ask for.
 
     Raises:
@@ -63,24 +63,24 @@ def rules_given(found: argparse.Namespace) -> TransferRules:
     """
     default = TransferRules()
     return TransferRules(
-        layers=None if found.layers is None else tuple(found.layers),
-        pathways=_pairs("pathways", found.pathways),
-        spacing_mm=None if found.spacing is None else _spacing(found.spacing),
-        width=found.width or default.width,
-        kernels=found.kernels or default.kernels,
-        depth=found.depth or default.depth,
-        channels=_pairs("channels", found.channels),
-        classes=_pairs("classes", found.classes),
-        min_match=default.min_match if found.minMatch is None else found.minMatch,
+        layers=None if options.layers is None else tuple(options.layers),
+        pathways=_pairs("pathways", options.pathways),
+        spacing_mm=None if options.spacing is None else _spacing(options.spacing),
+        width=options.width or default.width,
+        kernels=options.kernels or default.kernels,
+        depth=options.depth or default.depth,
+        channels=_pairs("channels", options.channels),
+        classes=_pairs("classes", options.classes),
+        min_match=default.min_match if options.minMatch is None else options.minMatch,
     )
 
 
-def without_meaning(found: argparse.Namespace) -> Iterator[Problem]:
+def without_meaning(options: argparse.Namespace) -> Iterator[Problem]:
     """Options of a transfer where there is none."""
-    if found.pretrained is not None:
+    if options.pretrained is not None:
         return
     for name in NAMES:
-        if vars(found)[name] is not None:
+        if vars(options)[name] is not None:
             yield _problem(f"-{name} alone", f"-{name} with -pretrained", "add -pretrained FILE")
 
 

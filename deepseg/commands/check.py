@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 from deepseg.config.files.kind_of_file import kind_of_file
@@ -9,63 +12,106 @@ from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
-from deepseg.errors import raise_if_any
+from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.report.console import Console
-from deepseg.sessions.checked_cases import checked_cases, training_and_held_out
+from deepseg.sessions.checked_cases import CheckedCases, checked_cases, training_and_held_out
 from deepseg.sessions.compatibility import testing_incompatibilities
 from deepseg.sessions.model_files import session_model, session_models
-from deepseg.sessions.tables import network_table
+from deepseg.sessions.tables import cases_table, network_table
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What is known of a config file and its data.
+
+    Attributes:
+        problems: All that would stop the session; none if it can start.
+        warnings: All that is odd, but stops nothing.
+        text: The tables of the network and of the cases, as plain text; empty where there are
+            problems.
+    """
+
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+    text: str
 
 
 def check(
-    config_file: Path | str,
-    *,
-    model_file: Path | str | None = None,
-    console: Console | None = None,
-) -> None:
+    config_file: Path | str, *, model: Path | str | None = None, quiet: bool = False
+) -> CheckReport:
     """Read a model, train or test file, its model and every file of every case.
+
+    Tables and warnings are also printed while the files are read.
 
     Args:
         config_file: Any config file.
-        model_file: A `.save` or model file; wins over the one in the config.
-        console: Where to speak.
+        model: A `.save` or model file; wins over the one in the config.
+        quiet: Print warnings only.
+
+    Returns:
+        The problems, warnings and tables.
 
     Raises:
-        DeepsegError: All problems found.
+        DeepsegError: Memory ran out. What is wrong with files is returned, not raised.
     """
-    console = Console() if console is None else console
+    console = Console(quiet=quiet)
     config_file = Path(config_file)
-    model_file = None if model_file is None else Path(model_file)
+    try:
+        text = _tables(config_file, None if model is None else Path(model), console)
+    except DeepsegError as error:
+        if error.exit_code != DeepsegError.exit_code:
+            raise
+        return CheckReport(error.at(str(config_file)).problems, tuple(console.warnings), "")
+    console.say(f"{config_file}: nothing wrong")
+    return CheckReport((), tuple(console.warnings), text)
+
+
+def _tables(config_file: Path, model: Path | None, console: Console) -> str:
     match kind_of_file(config_file):
         case "model":
             loaded = load(ModelConfig, config_file)
-            _say(console, loaded.warnings)
+            _warn(console, loaded.warnings)
             network_table(console, loaded.config)
+            return _text(loaded.config, {})
         case "train":
-            _check_train(config_file, model_file, console)
+            return _train_tables(config_file, model, console)
         case "test":
-            _check_test(config_file, model_file, console)
-    console.say(f"{config_file}: nothing wrong")
+            return _test_tables(config_file, model, console)
 
 
-def _check_train(config_file: Path, model_file: Path | None, console: Console) -> None:
+def _train_tables(config_file: Path, typed: Path | None, console: Console) -> str:
     loaded = load(TrainConfig, config_file)
-    _say(console, loaded.warnings)
-    model = session_model(model_file, loaded.config.model, seed=0)
+    _warn(console, loaded.warnings)
+    model = session_model(typed, loaded.config.model, seed=0)
     network_table(console, model.config)
-    training_and_held_out(loaded.config, model.config, console)
+    training, held_out = training_and_held_out(loaded.config, model.config, console)
+    cases = {"training cases": training}
+    return _text(
+        model.config, cases if held_out is None else {**cases, "validation cases": held_out}
+    )
 
 
-def _check_test(config_file: Path, model_file: Path | None, console: Console) -> None:
+def _test_tables(config_file: Path, typed: Path | None, console: Console) -> str:
     loaded = load(TestConfig, config_file)
-    _say(console, loaded.warnings)
-    typed = () if model_file is None else (model_file,)
-    models = session_models(typed, loaded.config.models, seed=0)
-    network_table(console, models[0].config)
+    _warn(console, loaded.warnings)
+    models = session_models(() if typed is None else (typed,), loaded.config.models, seed=0)
+    network = models[0].config
+    network_table(console, network)
     raise_if_any(testing_incompatibilities(loaded.config, models))
-    checked_cases(loaded.config.cases, models[0].config, console, needs_labels=False, what="cases")
+    cases = checked_cases(loaded.config.cases, network, console, needs_labels=False, what="cases")
+    return _text(network, {"cases": cases})
 
 
-def _say(console: Console, warnings: tuple[str, ...]) -> None:
+def _text(network: ModelConfig, groups: Mapping[str, CheckedCases]) -> str:
+    """The tables of a network and of groups of cases by their title, as plain text."""
+    page = StringIO()
+    console = Console(stream=page)
+    network_table(console, network)
+    for title, cases in groups.items():
+        cases_table(console, title, cases.facts, network.classes)
+    return page.getvalue()
+
+
+def _warn(console: Console, warnings: tuple[str, ...]) -> None:
     for warning in warnings:
         console.warn(warning)

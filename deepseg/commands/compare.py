@@ -13,7 +13,7 @@ from deepseg.config.training import TrainConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.report.comparison import (
     COLUMNS,
-    RunGroup,
+    SeedGroup,
     comparison_csv,
     comparison_record,
     comparison_rows,
@@ -24,25 +24,25 @@ from deepseg.report.console import Console
 from deepseg.sessions.comparison.run_history import (
     METRICS,
     FinishedRun,
-    as_groups,
     common_metric,
     comparison_warnings,
     group_folder,
     grouped,
     read_run,
+    seed_groups,
 )
 from deepseg.storage.atomic import writable, write_json, write_text
 
 
 @dataclass(frozen=True)
-class ToTrain:
-    """A session that is run, or continued, before it is compared.
+class PlannedRun:
+    """A session that is trained, or continued, before it is compared.
 
     Attributes:
         config_file: Its train file.
         folder: Of the session.
         seed: None for the one in the train file.
-        from_scratch: Whether it begins with random weights, whatever model the file names.
+        from_scratch: It begins with random weights, whatever model the file names.
     """
 
     config_file: Path
@@ -81,8 +81,8 @@ def compare(
             mean over seeds, of the group in which it is lowest.
         out: Folder for comparison.png, comparison.json and comparison.csv. Default:
             ``comparison`` beside the first session's folder.
-        device: As for training.
-        quiet: Say warnings and errors only.
+        device: ``cpu``, ``cuda``, ``cudaN`` or ``auto``.
+        quiet: Print warnings and errors only.
 
     Returns:
         The folder of the comparison.
@@ -92,19 +92,21 @@ def compare(
             anything is trained.
     """
     console = Console(quiet=quiet)
-    wanted = _wanted(list(map(Path, runs)), tuple(dict.fromkeys(seeds)), from_scratch=from_scratch)
+    planned = _planned(
+        list(map(Path, runs)), tuple(dict.fromkeys(seeds)), from_scratch=from_scratch
+    )
     sessions = []
-    for number, one in enumerate(wanted, start=1):
-        if isinstance(one, ToTrain):
-            console.say(f"session {number} of {len(wanted)}: {one}")
-            sessions.append(read_run(_trained(one, device=device, quiet=quiet)))
+    for number, run in enumerate(planned, start=1):
+        if isinstance(run, PlannedRun):
+            console.say(f"session {number} of {len(planned)}: {run}")
+            sessions.append(read_run(_trained(run, device=device, quiet=quiet)))
         else:
-            sessions.append(one)
+            sessions.append(run)
     metric = common_metric(sessions)
-    together = grouped(sessions)
-    for doubt in comparison_warnings(together, metric):
-        console.warn(doubt)
-    groups = as_groups(together, metric)
+    by_seed = grouped(sessions)
+    for warning in comparison_warnings(by_seed, metric):
+        console.warn(warning)
+    groups = seed_groups(by_seed, metric)
     reached = weakest_best(groups) if reach is None else reach
     console.table(METRICS[metric], [*COLUMNS], comparison_rows(groups, reached))
     console.say(f"reached: the first epoch with at least {reached:.3g}")
@@ -113,9 +115,9 @@ def compare(
     return folder
 
 
-def _wanted(
+def _planned(
     runs: Sequence[Path], seeds: Sequence[int], *, from_scratch: bool
-) -> list[FinishedRun | ToTrain]:
+) -> list[FinishedRun | PlannedRun]:
     """Sessions that have begun, and those that train files stand for; each once.
 
     Raises:
@@ -123,36 +125,38 @@ def _wanted(
     """
     files = [run for run in runs if _is_train_file(run)]
     problems = list(_without_train_file(seeds, from_scratch)) if not files else []
-    wanted: dict[Path | ToTrain, FinishedRun | ToTrain] = {}
+    planned: dict[Path | PlannedRun, FinishedRun | PlannedRun] = {}
     for run in runs:
         try:
             if run not in files:
-                wanted[run.resolve()] = read_run(run)
+                planned[run.resolve()] = read_run(run)
                 continue
             twins = (False, True) if from_scratch and run == files[0] else (False,)
-            wanted |= {one: one for one in _to_train(run, seeds, twins)}
+            planned |= {session: session for session in _planned_runs(run, seeds, twins)}
         except DeepsegError as error:
             problems += error.at(str(run)).problems
     raise_if_any(problems)
-    raise_if_any(_too_few({one.group for one in wanted.values()}))
-    return list(wanted.values())
+    raise_if_any(_too_few({session.group for session in planned.values()}))
+    return list(planned.values())
 
 
 def _is_train_file(run: Path) -> bool:
     return run.suffix.lower() in (".yaml", ".yml", ".cfg") and not run.is_dir()
 
 
-def _to_train(config_file: Path, seeds: Sequence[int], twins: Sequence[bool]) -> Iterator[ToTrain]:
+def _planned_runs(
+    config_file: Path, seeds: Sequence[int], twins: Sequence[bool]
+) -> Iterator[PlannedRun]:
     """The sessions of a train file, whose cases and model are examined before the first begins."""
     folder = load(TrainConfig, config_file).config.folder
     latest = folder / "models" / "last.save"
-    model_file = latest if not seeds and latest.exists() else None
-    check(config_file, model_file=model_file, console=Console(quiet=True))
+    model = latest if not seeds and latest.exists() else None
+    raise_if_any(check(config_file, model=model, quiet=True).problems)
     for from_scratch in twins:
         name = f"{folder.name}-scratch" if from_scratch else folder.name
         for seed in seeds or (None,):
             ending = "" if seed is None else f"-seed{seed}"
-            yield ToTrain(config_file, folder.with_name(name + ending), seed, from_scratch)
+            yield PlannedRun(config_file, folder.with_name(name + ending), seed, from_scratch)
 
 
 def _without_train_file(seeds: Sequence[int], from_scratch: bool) -> Iterator[Problem]:
@@ -176,22 +180,22 @@ def _too_few(groups: Collection[Path]) -> Iterator[Problem]:
         )
 
 
-def _trained(one: ToTrain, *, device: str, quiet: bool) -> Path:
+def _trained(run: PlannedRun, *, device: str, quiet: bool) -> Path:
     """Run a session, or go on with it; its folder. A trained model at its start is fine-tuned."""
-    begins = not (one.folder / "models" / "last.save").exists()
+    begins = not (run.folder / "models" / "last.save").exists()
     last = train(
-        one.config_file,
+        run.config_file,
         device=device,
         quiet=quiet,
-        reset_optimizer=begins and not one.from_scratch,
-        from_scratch=one.from_scratch,
-        seed=one.seed,
+        reset_optimizer=begins and not run.from_scratch,
+        from_scratch=run.from_scratch,
+        seed=run.seed,
     )
     return last.parent.parent
 
 
 def _write(
-    folder: Path, groups: Sequence[RunGroup], console: Console, *, metric: str, reach: float
+    folder: Path, groups: Sequence[SeedGroup], console: Console, *, metric: str, reach: float
 ) -> None:
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -64,13 +64,16 @@ batch_size: 4
 """
 
 
-def demo(folder: Path, *, device: str = "auto", quiet: bool = False) -> Path:
+def demo(
+    folder: Path, *, program: str = "deepseg", device: str = "auto", quiet: bool = False
+) -> Path:
     """Do what a user does on own data: write three files, give three commands.
 
     Args:
         folder: Gets data, config files, model and results; what is there already is used again.
-        device: As for training.
-        quiet: Say warnings and errors only.
+        program: The name of the program in the commands that are printed.
+        device: ``cpu``, ``cuda``, ``cudaN`` or ``auto``.
+        quiet: Print warnings and errors only.
 
     Returns:
         The picture of the results.
@@ -80,16 +83,17 @@ def demo(folder: Path, *, device: str = "auto", quiet: bool = False) -> Path:
     """
     started = time.monotonic()
     console = Console(quiet=quiet)
+    prompt = f"\n> {program}"
     _data_and_settings(folder, console)
     model = folder / "models" / "demo.save"
     if not model.exists():
-        _command(console, f"-newModel {folder / 'model.yaml'}")
-        new_model(folder / "model.yaml", console=console)
-    _command(console, f"-train {folder / 'train.yaml'} -model {model}")
+        console.say(f"{prompt} -newModel {folder / 'model.yaml'}")
+        new_model(folder / "model.yaml", quiet=quiet)
+    console.say(f"{prompt} -train {folder / 'train.yaml'} -model {model}")
     _trained(folder, model, device=device, quiet=quiet)
     best = folder / "training" / "models" / "best.save"
-    _command(console, f"-test {folder / 'test.yaml'} -model {best}")
-    results = segment(folder / "test.yaml", model_file=best, device=device, quiet=quiet)
+    console.say(f"{prompt} -test {folder / 'test.yaml'} -model {best}")
+    results = segment(folder / "test.yaml", model=best, device=device, quiet=quiet)
     picture = folder / "demo.png"
     _gallery(results, folder, picture, console)
     console.say()
@@ -111,20 +115,15 @@ def _data_and_settings(folder: Path, console: Console) -> None:
             write_text(folder / name, text)
     if brain is None:
         return
-    count = TRAINING_CASES + VALIDATION_CASES + TEST_CASES
-    console.say(f"generating {count} brains with lesion-like spots in {folder / 'data'}")
-    parts = {"train": TRAINING_CASES, "validation": VALIDATION_CASES, "test": TEST_CASES}
-    write_cases(folder / "data", parts, seed=1, brain=brain)
+    whole = TRAINING_CASES + VALIDATION_CASES + TEST_CASES
+    console.say(f"generating {whole} brains with lesion-like spots in {folder / 'data'}")
+    counts = {"train": TRAINING_CASES, "validation": VALIDATION_CASES, "test": TEST_CASES}
+    write_cases(folder / "data", counts, seed=1, brain=brain)
 
 
 def _trained(folder: Path, model: Path, *, device: str, quiet: bool) -> None:
     begun = (folder / "training" / "models" / "last.save").exists()
-    train(folder / "train.yaml", model_file=None if begun else model, device=device, quiet=quiet)
-
-
-def _command(console: Console, text: str) -> None:
-    console.say()
-    console.say(f"> run.py {text}")
+    train(folder / "train.yaml", model=None if begun else model, device=device, quiet=quiet)
 
 
 def _gallery(results: Path, folder: Path, picture: Path, console: Console) -> None:

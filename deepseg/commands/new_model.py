@@ -25,7 +25,7 @@ def new_model(
     rules: TransferRules | None = None,
     out: Path | str | None = None,
     seed: int = 0,
-    console: Console | None = None,
+    quiet: bool = False,
 ) -> Path:
     """Build the model that ``config_file`` describes, fill it from an older one, and save it.
 
@@ -39,7 +39,7 @@ def new_model(
             layer, by name.
         out: Where to write. Default: ``<output>/models/<name>.save``, or the next free name.
         seed: Of the weights that stay random.
-        console: Where to speak.
+        quiet: Print warnings and errors only.
 
     Returns:
         The file written.
@@ -47,7 +47,7 @@ def new_model(
     Raises:
         DeepsegError: The description is wrong, the older model does not fit, or ``out`` exists.
     """
-    console = Console() if console is None else console
+    console = Console(quiet=quiet)
     model = _described(Path(config_file), seed=seed, console=console)
     planned = None
     if pretrained is not None:
@@ -68,13 +68,13 @@ def plan_transfer(
     *,
     rules: TransferRules | None = None,
     seed: int = 0,
-    console: Console | None = None,
+    quiet: bool = False,
 ) -> Plan:
     """Show what `new_model` would take over from an older model, and write nothing.
 
     Args and errors are those of `new_model`.
     """
-    console = Console() if console is None else console
+    console = Console(quiet=quiet)
     model = _described(Path(config_file), seed=seed, console=console)
     plan = _planned(model, Path(pretrained), rules, seed=seed).plan
     transfer_table(console, plan)

@@ -35,23 +35,23 @@ SAME_SPACING = 1.05  # ratio up to which voxel sizes count as the same
 def segment(
     config_file: Path | str,
     *,
-    model_file: Path | str | Sequence[Path | str] | None = None,
-    device: str = "auto",
-    precision: Precision | None = None,
+    model: Path | str | Sequence[Path | str] | None = None,
     keep_going: bool | None = None,
-    part: Shard | None = None,
+    shard: Shard | None = None,
+    precision: Precision | None = None,
+    device: str = "auto",
     quiet: bool = False,
 ) -> Path:
     """Segment the cases of ``config_file`` that are not done yet.
 
     Args:
         config_file: A test file, YAML or DeepMedic's.
-        model_file: A `.save`, or several whose answers are averaged; wins over the test file's.
-        device: ``cpu``, ``cuda``, ``cudaN`` or ``auto``.
+        model: A `.save`, or several whose predictions are averaged; wins over the test file's.
+        keep_going: Go on with the other cases after one that fails; wins over the test file.
+        shard: Do these cases only; other processes may do the others at the same time.
         precision: Of the arithmetic; wins over the one in the test file.
-        keep_going: Whether a case that fails stops the others; wins over the test file.
-        part: Do these cases only; other processes may do the others at the same time.
-        quiet: Say warnings and errors only.
+        device: ``cpu``, ``cuda``, ``cudaN`` or ``auto``.
+        quiet: Print warnings and errors only.
 
     Returns:
         The session's folder, with ``predictions``, ``cases.csv`` and ``cases.json``.
@@ -64,14 +64,14 @@ def segment(
     loaded = load(TestConfig, config_file)
     config = _wished(loaded.config, precision=precision, keep_going=keep_going)
     computer = chosen_device(device)
-    with SessionFolder(config.folder, config_file=config_file, part=part, quiet=quiet) as folder:
+    with SessionFolder(config.folder, config_file=config_file, part=shard, quiet=quiet) as folder:
         console = folder.console
         warnings = [*loaded.warnings, *slowness(config.inference.precision, computer)]
         announce(console, f"test {config.name}", warnings, computer)
-        models = _models(_paths(model_file), config, console)
+        models = _models(_paths(model), config, console)
         raise_if_any(testing_incompatibilities(config, models))
         work = CaseStages(folder, config, _computing(config, models, computer, console), models)
-        checked = _checked(config, models, folder, part)
+        checked = _checked(config, models, folder, shard)
         results = ScoreTable(checked.left_out)
         todo = _not_done(checked.cases, work, console)
         fault = _fault_of_cases(todo, work, results, console, keep_going=config.keep_going)

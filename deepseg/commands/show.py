@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,32 @@ from deepseg.transfer.rules import in_options
 from deepseg.transfer.source import Source, read_named_tensors
 
 
-def show(file: Path | str, *, console: Console | None = None) -> None:
-    """Say what is in a `.save`, a file of weights that others wrote, or a config file.
+def show(file: Path | str) -> str:
+    """The contents of a `.save`, a file of weights that others wrote, or a config file.
+
+    Args:
+        file: The file, or the folder of a session, whose last model is shown.
+
+    Returns:
+        Tables as plain text, at most 80 characters wide.
 
     Raises:
         DeepsegError: The file is missing, damaged or wrong.
     """
-    console = Console() if console is None else console
-    file = Path(file)
-    named = read_named_tensors(file)
-    if named is not None:
-        _show_tensors(named, console)
+    page = StringIO()
+    show_contents(Path(file), Console(stream=page))
+    return page.getvalue()
+
+
+def show_contents(file: Path, console: Console) -> None:
+    """Print the tables of `show` on ``console``, as wide as its terminal.
+
+    Raises:
+        DeepsegError: The file is missing, damaged or wrong.
+    """
+    tensors = read_named_tensors(file)
+    if tensors is not None:
+        _show_tensors(tensors, console)
         return
     if file.suffix == ".save" or file.is_dir():
         _show_model(read_checkpoint(file), console)
@@ -91,7 +107,7 @@ def _show_tensors(source: Source, console: Console) -> None:
         ["name", "shape", "type"],
         [_tensor_row(name, tensor) for name, tensor in source.tensors.items()],
     )
-    numbers = sum(tensor.numel() for tensor in source.tensors.values())
+    values = sum(tensor.numel() for tensor in source.tensors.values())
     console.table(
         "about it",
         ["", ""],
@@ -99,7 +115,7 @@ def _show_tensors(source: Source, console: Console) -> None:
             ["file", str(source.file)],
             ["kind", source.kind],
             ["sha256", source.sha256],
-            ["tensors", f"{len(source.tensors):,} with {numbers:,} numbers"],
+            ["tensors", f"{len(source.tensors):,} with {values:,} values"],
         ],
     )
 
@@ -163,10 +179,10 @@ def _short(value: Any) -> str:
         case str():
             return value
         case dict():
-            set_ = {key: one for key, one in value.items() if one not in (None, False, [], {})}
-            return ", ".join(f"{key} {_short(one)}".strip() for key, one in set_.items())
+            switched_on = {k: v for k, v in value.items() if v not in (None, False, [], {})}
+            return ", ".join(f"{key} {_short(v)}".strip() for key, v in switched_on.items())
         case list():
-            return " ".join(_short(one) for one in value)
+            return " ".join(map(_short, value))
         case None:
             return "-"
         case float():

@@ -26,7 +26,7 @@ from deepseg.training.model_selection import best_metric, lower_is_better
 def train(
     config_file: Path | str,
     *,
-    model_file: Path | str | None = None,
+    model: Path | str | None = None,
     reset_optimizer: bool = False,
     from_scratch: bool = False,
     seed: int | None = None,
@@ -38,14 +38,14 @@ def train(
 
     Args:
         config_file: A train file, YAML or DeepMedic's.
-        model_file: A `.save` or a model file; wins over the one in the train file.
+        model: A `.save` or a model file; wins over the one in the train file.
         reset_optimizer: Fine-tune: keep the weights of a model that was trained before, and begin
             everything else anew.
         from_scratch: Take only the architecture of the model, in a session ``<name>-scratch``.
         seed: Instead of the one in the train file, in a session ``<name>-seed<seed>``.
         precision: Of the arithmetic; wins over the one in the train file.
         device: ``cpu``, ``cuda``, ``cudaN`` or ``auto``.
-        quiet: Say warnings and errors only.
+        quiet: Print warnings and errors only.
 
     Returns:
         The model file of the last epoch.
@@ -66,21 +66,21 @@ def train(
         console = folder.console
         warnings = [*loaded.warnings, *slowness(config.precision, computer)]
         announce(console, f"train {config.name}", warnings, computer, ranks.count)
-        model = ranks.from_leader(
+        start = ranks.from_leader(
             lambda: starting_model(
                 folder,
                 config,
-                None if model_file is None else Path(model_file),
+                None if model is None else Path(model),
                 reset_optimizer=reset_optimizer,
                 from_scratch=from_scratch,
             )
         )
-        network_table(console, model.config)
+        network_table(console, start.config)
         cache = folder.path / "cache" if config.cache is None else config.cache
         training, held_out = ranks.from_leader(
-            lambda: training_and_held_out(config, model.config, console, cache=cache)
+            lambda: training_and_held_out(config, start.config, console, cache=cache)
         )
-        own = _with_preparation(model, config, training)
+        own = _with_preparation(start, config, training)
         run = TrainingRun(folder, config, own, computer, ranks)
         say_where_it_stands(run)
         if run.is_finished:
@@ -88,8 +88,8 @@ def train(
             return folder.models / "last.save"
         source, judged = ranks.from_leader(
             lambda: (
-                training_dataset(training, model, config, cache=cache, console=console),
-                validation_dataset(held_out, model, config, cache=cache, console=console),
+                training_dataset(training, start, config, cache=cache, console=console),
+                validation_dataset(held_out, start, config, cache=cache, console=console),
             )
         )
         if run.begins_trained:
@@ -145,5 +145,5 @@ def _say_where_it_ended(run: TrainingRun) -> None:
         score = f" with {metric} {value:.4g}"
     say(
         f"models in {run.folder.models}: last.save"
-        + (f", best.save{score}; next: run.py -test TEST -model {best}" if best.exists() else "")
+        + (f", best.save{score}; next: -test TEST -model {best}" if best.exists() else "")
     )

@@ -1,6 +1,6 @@
 """Sessions side by side: groups of seeds, their best and last scores, and when they reach one.
 
-Numbers only: where the scores come from is not known here, and `comparison_picture` draws them.
+Values only: where the scores come from is not known here, and `comparison_picture` draws them.
 Larger scores are better; epochs count from 1, and 0 is what a model could do before training.
 """
 
@@ -18,16 +18,22 @@ COLUMNS = ("session", "best", "last", "reached", "epochs", "steps", "s/epoch")
 
 
 @dataclass(frozen=True)
-class Run:
-    """One session.
+class ScoredRun:
+    """The scores of one session.
+
+    >>> run = ScoredRun("runs/a", 0, {2: 0.5, 4: 0.75, 6: 0.7}, 6, steps_per_epoch=10, seconds=30)
+    >>> run.best, run.best_epoch, run.last
+    (0.75, 4, 0.7)
+    >>> run.first_epoch_with(0.6), run.first_epoch_with(0.9)
+    (4, None)
 
     Attributes:
         folder: Where it lies.
-        seed: From which its randomness follows.
+        seed: The seed from which its randomness follows.
         scores: Score by epoch, of the epochs that were judged; at least one.
-        epochs: How many it has finished.
+        epochs: Number of epochs that it has finished.
         steps_per_epoch: Batches it learns from in an epoch.
-        seconds: What all its epochs took.
+        seconds: Duration of all its epochs together.
     """
 
     folder: str
@@ -54,41 +60,64 @@ class Run:
 
     def first_epoch_with(self, score: float) -> int | None:
         """The first epoch with at least this score; None if there was none."""
-        return min((epoch for epoch, own in self.scores.items() if own >= score), default=None)
+        return min(
+            (epoch for epoch, reached in self.scores.items() if reached >= score), default=None
+        )
 
 
 @dataclass(frozen=True)
-class RunGroup:
-    """Sessions that differ in their seed only."""
+class SeedGroup:
+    """Sessions that differ in their seed only.
+
+    >>> first = ScoredRun("runs/a-seed0", 0, {2: 0.5, 4: 0.75}, 4, steps_per_epoch=10, seconds=20)
+    >>> second = ScoredRun("runs/a-seed1", 1, {4: 0.5, 6: 0.6}, 6, steps_per_epoch=10, seconds=30)
+    >>> SeedGroup("a", (first, second)).common_epochs
+    (4,)
+
+    Attributes:
+        name: The name of the group in tables and pictures.
+        runs: Its sessions, at least one.
+    """
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[ScoredRun, ...]
 
     @property
     def common_epochs(self) -> tuple[int, ...]:
         """Epochs in which all its sessions were judged."""
-        first, *others = (run.scores.keys() for run in self.runs)
-        return tuple(sorted(set(first).intersection(*others)))
+        judged = [set(run.scores) for run in self.runs]
+        return tuple(sorted(set.intersection(*judged)))
 
 
-def weakest_best(groups: Sequence[RunGroup]) -> float:
+def weakest_best(groups: Sequence[SeedGroup]) -> float:
     """The best score, a mean over seeds, of the group in which it is lowest, cut to 3 digits.
 
     All groups come about as far, so that the epochs that they take to it tell them apart.
+
+    >>> def run(best):
+    ...     return ScoredRun("runs/a", 0, {1: best}, 1, steps_per_epoch=1, seconds=1.0)
+    >>> scratch, transferred = (run(0.5), run(0.625)), (run(0.75),)
+    >>> weakest_best([SeedGroup("scratch", scratch), SeedGroup("transferred", transferred)])
+    0.562
     """
     means = [statistics.fmean(run.best for run in group.runs) for group in groups]
     return math.floor(min(means) * 1000) / 1000
 
 
-def comparison_rows(groups: Sequence[RunGroup], reach: float) -> list[list[str]]:
-    """Cells under `COLUMNS`: a row for each group and, below it, one for each of several seeds."""
-    return [row for group in groups for row in _rows(group, reach)]
+def comparison_rows(groups: Sequence[SeedGroup], reach: float) -> list[list[str]]:
+    """Cells under `COLUMNS`: a row for each group and, below it, one for each of several seeds.
+
+    >>> run = ScoredRun("runs/a", 3, {1: 0.5, 2: 0.75}, 2, steps_per_epoch=9, seconds=5.0)
+    >>> comparison_rows([SeedGroup("a", (run,))], reach=0.6)
+    [['a, seed 3', '0.750', '0.750', '2', '2', '9', '2.5']]
+    """
+    return [row for group in groups for row in _group_rows(group, reach)]
 
 
-def _rows(group: RunGroup, reach: float) -> list[list[str]]:
+def _group_rows(group: SeedGroup, reach: float) -> list[list[str]]:
     runs = group.runs
     if len(runs) == 1:
-        return [_row(f"{group.name}, seed {runs[0].seed}", runs[0], reach)]
+        return [_run_row(f"{group.name}, seed {runs[0].seed}", runs[0], reach)]
     mean = [
         group.name,
         _spread([run.best for run in runs]),
@@ -98,10 +127,10 @@ def _rows(group: RunGroup, reach: float) -> list[list[str]]:
         _mean([run.steps_per_epoch for run in runs]),
         _mean([run.seconds / run.epochs for run in runs]),
     ]
-    return [mean, *(_row(f"  seed {run.seed}", run, reach) for run in runs)]
+    return [mean, *(_run_row(f"  seed {run.seed}", run, reach) for run in runs)]
 
 
-def _row(name: str, run: Run, reach: float) -> list[str]:
+def _run_row(name: str, run: ScoredRun, reach: float) -> list[str]:
     reached = run.first_epoch_with(reach)
     return [
         name,
@@ -123,7 +152,7 @@ def _mean(values: Sequence[float]) -> str:
     return f"{mean:.1f}".removesuffix(".0")
 
 
-def _reached(group: RunGroup, reach: float) -> str:
+def _reached(group: SeedGroup, reach: float) -> str:
     epochs = _epochs_to(group, reach)
     if not epochs:
         return "never"
@@ -131,14 +160,14 @@ def _reached(group: RunGroup, reach: float) -> str:
     return _mean(epochs) + some
 
 
-def _epochs_to(group: RunGroup, reach: float) -> list[int]:
-    """Of the sessions that reach the score."""
-    first = [run.first_epoch_with(reach) for run in group.runs]
-    return [epoch for epoch in first if epoch is not None]
+def _epochs_to(group: SeedGroup, reach: float) -> list[int]:
+    """The first epoch with the score, of each session that reaches it."""
+    epochs = [run.first_epoch_with(reach) for run in group.runs]
+    return [epoch for epoch in epochs if epoch is not None]
 
 
-def comparison_record(groups: Sequence[RunGroup], *, metric: str, reach: float) -> dict[str, Any]:
-    """Everything that is compared, for programs."""
+def comparison_record(groups: Sequence[SeedGroup], *, metric: str, reach: float) -> dict[str, Any]:
+    """All scores and their means, for programs that read comparison.json."""
     return {
         "metric": metric,
         "reach": reach,
@@ -146,7 +175,7 @@ def comparison_record(groups: Sequence[RunGroup], *, metric: str, reach: float) 
     }
 
 
-def _group_record(group: RunGroup, reach: float) -> dict[str, Any]:
+def _group_record(group: SeedGroup, reach: float) -> dict[str, Any]:
     epochs = _epochs_to(group, reach)
     return {
         "name": group.name,
@@ -160,7 +189,7 @@ def _group_record(group: RunGroup, reach: float) -> dict[str, Any]:
     }
 
 
-def _moments(group: RunGroup, value: Callable[[Run], float]) -> dict[str, float | None]:
+def _moments(group: SeedGroup, value: Callable[[ScoredRun], float]) -> dict[str, float | None]:
     values = [value(run) for run in group.runs]
     return {
         "mean": statistics.fmean(values),
@@ -168,7 +197,7 @@ def _moments(group: RunGroup, value: Callable[[Run], float]) -> dict[str, float 
     }
 
 
-def _run_record(run: Run, reach: float) -> dict[str, Any]:
+def _run_record(run: ScoredRun, reach: float) -> dict[str, Any]:
     return {
         "folder": run.folder,
         "seed": run.seed,
@@ -183,8 +212,15 @@ def _run_record(run: Run, reach: float) -> dict[str, Any]:
     }
 
 
-def comparison_csv(groups: Sequence[RunGroup]) -> str:
-    """Every score on a line of its own: group, folder, seed, epoch, score."""
+def comparison_csv(groups: Sequence[SeedGroup]) -> str:
+    """Every score on a line of its own: group, folder, seed, epoch, score.
+
+    >>> run = ScoredRun("runs/a", 3, {1: 0.5, 2: 0.75}, 2, steps_per_epoch=9, seconds=5.0)
+    >>> print(comparison_csv([SeedGroup("a", (run,))]), end="")
+    group,folder,seed,epoch,score
+    a,runs/a,3,1,0.5
+    a,runs/a,3,2,0.75
+    """
     rows = [
         [group.name, run.folder, run.seed, epoch, f"{score:.6g}"]
         for group in groups

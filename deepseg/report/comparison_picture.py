@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepseg.report.comparison import RunGroup
+from deepseg.report.comparison import SeedGroup
 from deepseg.report.figure import PALETTE, escaped, new_figure, save_figure, shortened
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def write_comparison_picture(
-    groups: Sequence[RunGroup], file: Path, *, metric: str, reach: float
+    groups: Sequence[SeedGroup], file: Path, *, metric: str, reach: float
 ) -> None:
     """Draw ``groups`` into one PNG file.
 
     Args:
-        groups: What is compared.
-        file: An older one is replaced.
-        metric: What the scores are, in words, for the vertical axis.
+        groups: The groups, each drawn in a colour of its own.
+        file: The PNG file; an older one is replaced.
+        metric: Title of the vertical axis, such as ``Dice on samples``.
         reach: The score at which a dotted line stands.
 
     Raises:
@@ -46,8 +46,10 @@ def write_comparison_picture(
     axes.axhline(reach, color=REACH, linewidth=1.2, linestyle=(0, (1, 3)), zorder=0.5)
     axes.set_title(
         f"line: mean of the seeds, band: lowest to highest; dotted: {reach:.3g}",
-        loc="right", fontsize=10, color=INK,
-    )  # fmt: skip
+        loc="right",
+        fontsize=10,
+        color=INK,
+    )
     axes.set_xlabel("epoch", color=INK)
     axes.set_ylabel(metric, color=INK)
     axes.locator_params(axis="x", integer=True, min_n_ticks=1)
@@ -57,23 +59,27 @@ def write_comparison_picture(
     axes.spines[["left", "bottom"]].set_color(REACH)
     axes.tick_params(colors=INK, labelsize=10)
     axes.legend(
-        loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=10,
-        labelcolor=INK, handlelength=4,
-    )  # fmt: skip
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.02),
+        frameon=False,
+        fontsize=10,
+        labelcolor=INK,
+        handlelength=4,
+    )
     save_figure(figure, file)
 
 
-def _draw_group(axes: Axes, group: RunGroup, number: int) -> None:
+def _draw_group(axes: Axes, group: SeedGroup, number: int) -> None:
     """The mean and the band over the epochs in which all its sessions were judged."""
     epochs = group.common_epochs
     scores = [[run.scores[epoch] for run in group.runs] for epoch in epochs]
     colour = PALETTE[number % len(PALETTE)]
     if len(group.runs) > 1:
-        lowest, highest = [min(each) for each in scores], [max(each) for each in scores]
+        lowest, highest = [min(values) for values in scores], [max(values) for values in scores]
         axes.fill_between(epochs, lowest, highest, color=colour, alpha=0.15, linewidth=0)
     axes.plot(
         epochs,
-        [statistics.fmean(each) for each in scores],
+        [statistics.fmean(values) for values in scores],
         color=colour,
         linewidth=1.9,
         linestyle=STROKES[number % len(STROKES)],
@@ -85,6 +91,6 @@ def _draw_group(axes: Axes, group: RunGroup, number: int) -> None:
     )
 
 
-def _label(group: RunGroup) -> str:
+def _label(group: SeedGroup) -> str:
     name = escaped(shortened(group.name, LETTERS))
     return name if len(group.runs) == 1 else f"{name} ({len(group.runs)} seeds)"

@@ -6,24 +6,35 @@ from pathlib import Path
 
 import pytest
 
-MODULE = ("-m", "deepseg.cli.main")
+MODULE = ("-m", "deepseg")
 
 USAGE = """\
-usage: run.py COMMAND [options]
+usage: {program} COMMAND [options]
 
 examples:
-  run.py -newModel configs/model/tiny.yaml              build a model and save it
-  run.py -train configs/train/tiny.yaml -model M.save   train it; the same command continues
-  run.py -test configs/test/tiny.yaml -model M.save     segment cases, score them
+  {program} -newModel model.yaml              build a model and save it
+  {program} -train train.yaml -model M.save   train it; the same command continues
+  {program} -test test.yaml -model M.save     segment cases, score them
 
-run.py -help lists all options
+{program} -help lists all options
 """
 
 
 def test_no_arguments_give_a_short_usage_with_three_examples(run):
     result = run()
-    assert (result.returncode, result.stdout, result.stderr) == (2, "", USAGE)
+    assert (result.returncode, result.stdout, result.stderr) == (
+        2,
+        "",
+        USAGE.format(program="run.py"),
+    )
     assert len(USAGE.splitlines()) <= 15
+
+
+def test_the_installed_program_goes_by_its_name(command):
+    result = command()
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == USAGE.format(program="deepseg")
+    assert "run.py" not in command("-help").stdout
 
 
 def test_the_package_starts_as_a_module_too(run):
@@ -31,6 +42,21 @@ def test_the_package_starts_as_a_module_too(run):
     assert result.returncode == 0
     assert re.fullmatch(r"deepseg \d+\.\d+\.\d+\n", result.stdout)
     assert result.stderr == ""
+
+
+def test_the_module_and_the_entry_point_have_one_name(run):
+    result = run("-train", program=MODULE, cwd=Path(__file__).parents[2])
+    assert result.returncode == 2
+    assert result.stderr == (
+        "ERROR [command-line] got argument -train: expected one argument; expected options as in "
+        "deepseg -help; fix: look at the examples of deepseg -help\n"
+    )
+
+
+def test_help_names_nothing_that_is_not_installed(command):
+    help_text = command("-help").stdout
+    assert "configs" not in help_text
+    assert "documentation" not in help_text
 
 
 def test_help_names_every_command_on_stdout(command):
@@ -46,7 +72,7 @@ def test_help_names_every_command_on_stdout(command):
         pytest.param(
             ["-trian", "train.yaml"],
             [
-                "[command-line] got unknown option -trian; expected options as in run.py -help; "
+                "[command-line] got unknown option -trian; expected options as in deepseg -help; "
                 "fix: correct the option; did you mean '-train'?"
             ],
             id="a misspelt command",
@@ -54,9 +80,9 @@ def test_help_names_every_command_on_stdout(command):
         pytest.param(
             ["-train", "train.yaml", "-modle", "M.save", "-quite"],
             [
-                "[command-line] got unknown option -modle; expected options as in run.py -help; "
+                "[command-line] got unknown option -modle; expected options as in deepseg -help; "
                 "fix: correct the option; did you mean '-model'?",
-                "[command-line] got unknown option -quite; expected options as in run.py -help; "
+                "[command-line] got unknown option -quite; expected options as in deepseg -help; "
                 "fix: correct the option; did you mean '-quiet'?",
             ],
             id="two misspelt options at once",
@@ -65,20 +91,20 @@ def test_help_names_every_command_on_stdout(command):
             ["-train"],
             [
                 "[command-line] got argument -train: expected one argument; expected options as "
-                "in run.py -help; fix: look at the examples of run.py -help"
+                "in deepseg -help; fix: look at the examples of deepseg -help"
             ],
             id="a command without its file",
         ),
         pytest.param(
             ["-train", ""],
-            ["[command-line] got an empty name behind -train; expected a file; fix: name it"],
+            ["[command-line] got an empty name after -train; expected a file; fix: name it"],
             id="a file without a name",
         ),
         pytest.param(
             ["train.yaml"],
             [
                 "[command-line] got unrecognized arguments: train.yaml; expected options as in "
-                "run.py -help; fix: look at the examples of run.py -help"
+                "deepseg -help; fix: look at the examples of deepseg -help"
             ],
             id="a file without a command",
         ),
@@ -160,7 +186,7 @@ def test_help_names_every_command_on_stdout(command):
         ),
         pytest.param(
             ["-compare", "runs/a", ""],
-            ["[command-line] got an empty name behind -compare; expected a file; fix: name it"],
+            ["[command-line] got an empty name after -compare; expected a file; fix: name it"],
             id="a session without a name",
         ),
         pytest.param(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import deepseg
+from deepseg.commands.check import CheckReport
 from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import TrainConfig
@@ -39,6 +40,7 @@ subepochs: 3
 """
 
 FILES = ["comparison.csv", "comparison.json", "comparison.png"]
+NOTHING_WRONG = CheckReport(problems=(), warnings=(), text="")
 
 
 @pytest.fixture(autouse=True)
@@ -306,7 +308,7 @@ def trained(here, monkeypatch):
         return here / "runs" / folder / "models" / "last.save"
 
     monkeypatch.setattr("deepseg.commands.compare.train", train)
-    monkeypatch.setattr("deepseg.commands.compare.check", lambda *_, **__: None)
+    monkeypatch.setattr("deepseg.commands.compare.check", lambda *_, **__: NOTHING_WRONG)
     settings("a")
     settings("b")
     return asked
@@ -365,8 +367,9 @@ def test_cases_of_all_train_files_are_examined_before_the_first_session(here, mo
 def test_a_begun_session_needs_no_model_in_its_train_file(trained, here, monkeypatch):
     models = {}
 
-    def check(config_file, *, model_file, console):
-        models[str(config_file)] = model_file
+    def check(config_file, *, model, quiet):
+        models[str(config_file)] = model
+        return NOTHING_WRONG
 
     monkeypatch.setattr("deepseg.commands.compare.check", check)
     session(here, "a", on_volumes(0.5))

@@ -276,7 +276,7 @@ def test_devices_mean_nothing_in_a_rank_of_torchrun(refused, monkeypatch):
     (line,) = refused(*TRAIN, "-devices", "2")
     assert line == (
         "[launched-twice] train.yaml: got -devices in a process that torchrun has started as one "
-        "of its ranks; expected one way to start ranks; fix: leave out -devices, or start run.py "
+        "of its ranks; expected one way to start ranks; fix: leave out -devices, or start deepseg "
         "without torchrun"
     )
 

@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 
 import deepseg
 from deepseg.errors import DeepsegError
-from deepseg.report.console import Console
 from deepseg.report.tables import rich_table
 from deepseg.sessions.tables import TAKEN
 from deepseg.transfer.rules import TransferRules
@@ -47,12 +46,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def shown(file) -> str:
-    page = StringIO()
-    deepseg.show(file, console=Console(stream=page))
-    return page.getvalue()
-
-
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -67,7 +60,7 @@ def test_a_file_of_weights_is_shown_without_a_model(folder, name, kind):
     else:
         torch.save({"state_dict": TENSORS} if name == "m.ckpt" else TENSORS, name)
     sha256 = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    lines = shown(name).splitlines()
+    lines = deepseg.show(name).splitlines()
     width = len("norm.num_batches_tracked")
     assert lines[:2] == ["tensors", f"{'name':{width}}  {'shape':9}  type"]
     assert sorted(lines[3:6]) == [
@@ -80,7 +73,7 @@ def test_a_file_of_weights_is_shown_without_a_model(folder, name, kind):
         f"file     {name}",
         f"kind     {kind}",
         f"sha256   {sha256}",
-        "tensors  3 with 28 numbers",
+        "tensors  3 with 28 values",
     ]
 
 
@@ -94,33 +87,30 @@ def test_a_file_of_weights_that_is_not_there_is_refused(folder):
 
 
 @pytest.fixture
-def transferred(folder):
+def transferred(folder, capsys):
     """A model B.save that was filled from A.save, and the table that was shown then."""
     (folder / "A.yaml").write_text(OLD)
     (folder / "B.yaml").write_text(NEW)
-    quiet, page = Console(quiet=True), StringIO()
-    deepseg.new_model("A.yaml", out="A.save", console=quiet)
+    deepseg.new_model("A.yaml", out="A.save", quiet=True)
     rules = TransferRules(
         layers=("1-2", "fc.1", "head"),
         pathways={"sub2": "normal"},
         channels={"DWI": "copy:FLAIR"},
         classes={"core": "lesion"},
     )
-    deepseg.new_model(
-        "B.yaml", pretrained="A.save", rules=rules, out="B.save", console=Console(stream=page)
-    )
-    return page.getvalue()
+    deepseg.new_model("B.yaml", pretrained="A.save", rules=rules, out="B.save")
+    return capsys.readouterr().out
 
 
 def test_a_model_shows_the_table_with_which_it_was_filled(transferred):
     then = transferred.partition("weights from A.save (deepseg model)\n")[2]
     then = then.partition("pathways: ")[0]
     assert then.count("\n") > 10
-    assert shown("B.save").partition("taken from A.save\n")[2] == then
+    assert deepseg.show("B.save").partition("taken from A.save\n")[2] == then
 
 
 def test_a_model_shows_the_rules_as_they_are_typed(folder, transferred):
-    about = shown("B.save").partition("about it\n")[2].partition("taken from")[0]
+    about = deepseg.show("B.save").partition("about it\n")[2].partition("taken from")[0]
     record = json.loads((folder / "B.transfer.json").read_text("utf-8"))
     filled = sum(one["filled"] > 0 for one in record["tensors"])
     old = hashlib.sha256((folder / "A.save").read_bytes()).hexdigest()
@@ -137,8 +127,8 @@ def test_a_model_shows_the_rules_as_they_are_typed(folder, transferred):
 
 
 def test_a_model_that_was_filled_from_nothing_shows_no_such_table(folder, transferred):
-    assert "taken from" not in shown("A.save")
-    assert "rule" not in shown("A.save")
+    assert "taken from" not in deepseg.show("A.save")
+    assert "rule" not in deepseg.show("A.save")
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -199,8 +199,8 @@ SHARE = "expected a share between 0 and 1; fix: choose another number"
         (("-minMatch", "nan"), f"got -minMatch nan; {SHARE}"),
         (
             ("-layers",),
-            "got argument -layers: expected at least one argument; expected options as in run.py "
-            "-help; fix: look at the examples of run.py -help",
+            "got argument -layers: expected at least one argument; expected options as in "
+            "deepseg -help; fix: look at the examples of deepseg -help",
         ),
         (
             ("-layers", "1", "-layers", "2"),

@@ -19,7 +19,6 @@ from deepseg.inference.boxwise.predict import box_predictions
 from deepseg.inference.postprocess import segmentation
 from deepseg.inference.prediction import Prediction, RequestedMaps
 from deepseg.inference.tilewise import predict
-from deepseg.report.console import Console
 from deepseg.transfer.rules import TransferRules
 
 _spec = importlib.util.spec_from_file_location("golden", Path(__file__).with_name("golden.py"))
@@ -62,7 +61,7 @@ def test_an_imported_model_says_what_deepmedic_says(case, tmp_path):
     saved = deepseg.new_model(
         model / "model.cfg", pretrained=checkpoint.with_suffix(""),
         rules=TransferRules(layers=("all",)),
-        out=tmp_path / "imported.save", console=Console(quiet=True),
+        out=tmp_path / "imported.save", quiet=True,
     )  # fmt: skip
     network = deepseg.load(saved).network().eval()
     expected = np.load(outputs)

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from deepseg.report.comparison import (
-    Run,
-    RunGroup,
+    ScoredRun,
+    SeedGroup,
     comparison_csv,
     comparison_record,
     comparison_rows,
@@ -21,13 +21,13 @@ from deepseg.report.comparison_picture import HEIGHT, WIDTH, write_comparison_pi
 def run(seed, *scores, every=1, epochs=None, seconds=30.0):
     """A session that was judged ``every`` so many epochs."""
     epochs = len(scores) * every if epochs is None else epochs
-    own = {every * number: score for number, score in enumerate(scores, start=1)}
+    judged = {every * number: score for number, score in enumerate(scores, start=1)}
     folder = f"runs/start-seed{seed}"
-    return Run(folder, seed, own, epochs, steps_per_epoch=20, seconds=seconds)
+    return ScoredRun(folder, seed, judged, epochs, steps_per_epoch=20, seconds=seconds)
 
 
-SLOW = RunGroup("scratch", (run(0, 0.125, 0.25, 0.5), run(1, 0.25, 0.75, 0.625)))
-FAST = RunGroup("transferred", (run(7, 0.5, 0.875, 0.75, every=2, seconds=54.0),))
+SLOW = SeedGroup("scratch", (run(0, 0.125, 0.25, 0.5), run(1, 0.25, 0.75, 0.625)))
+FAST = SeedGroup("transferred", (run(7, 0.5, 0.875, 0.75, every=2, seconds=54.0),))
 
 
 def test_a_group_of_seeds_has_a_row_of_means_above_one_for_each():
@@ -58,11 +58,11 @@ def test_the_first_of_equal_bests_counts():
 
 def test_all_are_held_against_the_best_of_the_weakest_group():
     assert weakest_best([FAST, SLOW]) == 0.625
-    assert weakest_best([RunGroup("a", (run(0, 0.12399),)), FAST]) == 0.123
+    assert weakest_best([SeedGroup("a", (run(0, 0.12399),)), FAST]) == 0.123
 
 
 def test_epochs_in_which_one_seed_was_not_judged_are_not_common():
-    group = RunGroup("a", (run(0, 0.1, 0.2, 0.3), run(1, 0.4, every=2)))
+    group = SeedGroup("a", (run(0, 0.1, 0.2, 0.3), run(1, 0.4, every=2)))
     assert group.common_epochs == (2,)
 
 
@@ -116,8 +116,8 @@ def picture(tmp_path):
 
 
 def test_the_picture_shows_the_mean_and_the_band_of_the_seeds(picture):
-    wide = picture(RunGroup("a", (run(0, 0.2, 0.2), run(1, 0.8, 0.8))))
-    narrow = picture(RunGroup("a", (run(0, 0.5, 0.5), run(1, 0.5, 0.5))))
+    wide = picture(SeedGroup("a", (run(0, 0.2, 0.2), run(1, 0.8, 0.8))))
+    narrow = picture(SeedGroup("a", (run(0, 0.5, 0.5), run(1, 0.5, 0.5))))
     assert wide.shape == (HEIGHT, WIDTH, 3)
     assert (_pale_blue(wide).sum(), _pale_blue(narrow).sum()) > (50_000, 0)
     assert _pale_blue(narrow).sum() < 5_000
@@ -130,11 +130,11 @@ def _pale_blue(pixels):
 
 @pytest.mark.parametrize("epochs", [pytest.param(1, id="marks"), pytest.param(3, id="strokes")])
 def test_groups_differ_where_there_are_no_colours(picture, epochs):
-    low, high = (RunGroup("x", (run(0, *[score] * epochs),)) for score in (0.2, 0.9))
+    low, high = (SeedGroup("x", (run(0, *[score] * epochs),)) for score in (0.2, 0.9))
     there, swapped = (picture(*groups).mean(-1) < 200 for groups in ([low, high], [high, low]))
     curves = np.s_[40:-60, 80:800]  # without legend and axes
     assert (there[curves] ^ swapped[curves]).sum() > (300 if epochs > 1 else 20)
 
 
 def test_names_with_signs_that_mean_something_to_the_drawing_program_are_drawn(picture):
-    picture(RunGroup("_a $x_b" + 40 * "c", (run(0, 0.5),)), SLOW)
+    picture(SeedGroup("_a $x_b" + 40 * "c", (run(0, 0.5),)), SLOW)

@@ -10,7 +10,6 @@ import pytest
 import deepseg
 from deepseg.commands.segment import segment
 from deepseg.data.preparation import PreparedCase
-from deepseg.report.console import Console
 from deepseg.sessions.segmentation import case_stages as segmenting
 from deepseg.sessions.segmentation import load_case as opening
 
@@ -50,13 +49,12 @@ def folder(tmp_path) -> Path:
     (tmp_path / "cases.csv").write_text("\n".join(rows) + "\n")
     (tmp_path / "test.yaml").write_text(TEST)
     (tmp_path / "model.yaml").write_text(MODEL)
-    quiet = Console(quiet=True)
-    deepseg.new_model(tmp_path / "model.yaml", out=tmp_path / "model.save", console=quiet)
+    deepseg.new_model(tmp_path / "model.yaml", out=tmp_path / "model.save", quiet=True)
     return tmp_path
 
 
 def segmented(folder: Path) -> list[np.ndarray]:
-    done = segment(folder / "test.yaml", model_file=folder / "model.save", device="cpu", quiet=True)
+    done = segment(folder / "test.yaml", model=folder / "model.save", device="cpu", quiet=True)
     files = sorted((done / "predictions").glob("*_Segm.nii.gz"))
     return [np.asarray(nib.load(file).dataobj) for file in files]
 

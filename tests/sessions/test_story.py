@@ -10,7 +10,6 @@ import torch
 
 import deepseg
 from deepseg.model.checkpoint import read_checkpoint
-from deepseg.report.console import Console
 
 SHAPE = (20, 24, 18)
 
@@ -85,7 +84,7 @@ def folder(tmp_path):
 def trained(folder):
     model = deepseg.new_model(str(folder / "model.yaml"), out=str(folder / "model.save"))
     train = str(folder / "train.yaml")
-    return deepseg.train(train, model_file=str(model), device="cpu", quiet=True)
+    return deepseg.train(train, model=str(model), device="cpu", quiet=True)
 
 
 def weights(path):
@@ -136,7 +135,7 @@ def test_an_interrupted_session_ends_as_if_nothing_had_happened(folder, trained)
     short = TRAIN.replace("epochs: 3\n", "epochs: 1\n").replace("name: first", "name: second")
     (folder / "again.yaml").write_text(short)
     model = folder / "model.save"
-    deepseg.train(folder / "again.yaml", model_file=model, device="cpu", quiet=True)
+    deepseg.train(folder / "again.yaml", model=model, device="cpu", quiet=True)
     (folder / "again.yaml").write_text(short.replace("epochs: 1\n", "epochs: 3\n"))
     torch.manual_seed(99)
     again = deepseg.train(folder / "again.yaml", device="cpu", quiet=True)
@@ -154,7 +153,7 @@ def test_a_damaged_newest_file_is_passed_over(folder, trained):
 
 
 def test_results_lie_on_the_grid_of_the_case_and_are_scored(folder, trained):
-    results = deepseg.segment(folder / "test.yaml", model_file=trained, device="cpu", quiet=True)
+    results = deepseg.segment(folder / "test.yaml", model=trained, device="cpu", quiet=True)
     names = {path.name for path in (results / "predictions").iterdir()}
     assert {
         "anna_Segm.nii.gz", "anna_ProbMapClass0.nii.gz", "anna_ProbMapClass1.nii.gz",
@@ -190,9 +189,9 @@ def test_a_resampled_model_answers_on_the_grid_of_the_case(folder):
     settings = TRAIN.replace("name: first", "name: coarse") + "preparation: {resample: 2.5}\n"
     (folder / "train.yaml").write_text(settings.replace("epochs: 3\n", "epochs: 2\n"))
     model = deepseg.new_model(folder / "model.yaml", out=folder / "model.save")
-    coarse = deepseg.train(folder / "train.yaml", model_file=model, device="cpu", quiet=True)
+    coarse = deepseg.train(folder / "train.yaml", model=model, device="cpu", quiet=True)
     assert read_checkpoint(coarse).spacing_mm == (2.5, 2.5, 2.5)
-    results = deepseg.segment(folder / "test.yaml", model_file=coarse, device="cpu", quiet=True)
+    results = deepseg.segment(folder / "test.yaml", model=coarse, device="cpu", quiet=True)
     source = nib.load(folder / "anna_T1.nii.gz")
     for kind in ("Segm", "ProbMapClass1", "normal.2_fm1"):
         found = nib.load(results / "predictions" / f"anna_{kind}.nii.gz")
@@ -205,7 +204,7 @@ def test_a_case_of_another_voxel_size_gives_a_warning(folder, trained):
         image = nib.load(folder / f"bert_{kind}.nii.gz")
         wider = image.affine @ np.diag([1, 1, 1.2, 1])
         nib.save(nib.Nifti1Image(np.asarray(image.dataobj), wider), folder / f"bert_{kind}.nii.gz")
-    results = deepseg.segment(folder / "test.yaml", model_file=trained, device="cpu", quiet=True)
+    results = deepseg.segment(folder / "test.yaml", model=trained, device="cpu", quiet=True)
     warnings = json.loads((results / "outcome.json").read_text())["warnings"]
     assert (
         "bert has voxels of 2 x 1.5 x 3.6 mm, the model learnt with 2 x 1.5 x 3 mm: expect a worse "
@@ -217,11 +216,11 @@ def test_a_case_of_another_voxel_size_gives_a_warning(folder, trained):
 def test_a_model_file_beside_a_save_in_the_config_only_describes_it(folder, trained):
     (folder / "test.yaml").write_text(TEST + f"model: {trained}\n")
     results = deepseg.segment(
-        folder / "test.yaml", model_file=folder / "model.yaml", device="cpu", quiet=True
+        folder / "test.yaml", model=folder / "model.yaml", device="cpu", quiet=True
     )
     own = results / "predictions" / "anna_Segm.nii.gz"
     content = own.read_bytes()
-    deepseg.segment(folder / "test.yaml", model_file=trained, device="cpu", quiet=True)
+    deepseg.segment(folder / "test.yaml", model=trained, device="cpu", quiet=True)
     assert own.read_bytes() == content
 
 
@@ -236,24 +235,30 @@ def test_a_second_new_model_never_overwrites_the_first(folder, monkeypatch):
 def test_frozen_layers_stay_bit_for_bit(folder):
     model = deepseg.new_model(folder / "model.yaml", out=folder / "model.save")
     (folder / "train.yaml").write_text(TRAIN + "freeze: {layers: [normal.1-2, fc.1]}\n")
-    trained = deepseg.train(folder / "train.yaml", model_file=model, device="cpu", quiet=True)
+    trained = deepseg.train(folder / "train.yaml", model=model, device="cpu", quiet=True)
     before, after = weights(model), weights(trained)
     for name, tensor in after.items():
         frozen = name.startswith(("normal.1.", "normal.2.", "fc.1."))
         assert torch.equal(tensor, before[name]) == frozen, name
 
 
-def test_show_says_what_is_in_a_model(trained, capsys):
-    deepseg.show(trained, console=Console())
-    text = capsys.readouterr().out
+def test_show_gives_the_contents_of_a_model_and_prints_nothing(trained, capsys):
+    text = deepseg.show(trained)
+    assert capsys.readouterr() == ("", "")
     for part in ("normal.2", "sub1.1", "fc.2", "head", "epochs finished", "T1, FLAIR", "z_score"):
         assert part in text
 
 
 def test_check_finds_nothing_wrong_with_good_files(folder, capsys):
     for file in ("model.yaml", "train.yaml", "test.yaml"):
-        deepseg.check(folder / file, model_file=folder / "model.yaml")
-    assert capsys.readouterr().out.count("nothing wrong") == 3
+        report = deepseg.check(folder / file, model=folder / "model.yaml")
+        assert report.problems == ()
+        printed = capsys.readouterr().out
+        tables, _, last = printed.rstrip("\n").rpartition("\n")
+        assert last == f"{folder / file}: nothing wrong"
+        assert report.text.startswith("network small: 2 channels (T1, FLAIR) → 2 classes")
+        lines = [line for line in tables.splitlines() if not line.startswith("checking ")]
+        assert report.text.splitlines() == lines
 
 
 def test_check_lists_settings_and_data_problems_together(folder):
@@ -265,9 +270,9 @@ def test_check_lists_settings_and_data_problems_together(folder):
     labels = nib.load(folder / "bert_labels.nii.gz")
     array = np.asarray(labels.dataobj) * 4
     nib.save(nib.Nifti1Image(array.astype(np.uint8), labels.affine), folder / "bert_labels.nii.gz")
-    with pytest.raises(deepseg.DeepsegError) as refusal:
-        deepseg.check(folder / "train.yaml", model_file=folder / "model.yaml")
-    codes = [problem.code for problem in refusal.value.problems]
+    report = deepseg.check(folder / "train.yaml", model=folder / "model.yaml", quiet=True)
+    assert report.text == ""
+    codes = [problem.code for problem in report.problems]
     assert codes[0] == "list-length"
     assert codes.count("label-values") == 1  # the same file in training and in validation
 
@@ -276,7 +281,7 @@ def test_the_plateau_schedule_follows_the_scores_of_the_session(folder):
     still = TRAIN.replace("learning_rate: 0.01", "learning_rate: 1.0e-12")
     (folder / "train.yaml").write_text(still.replace("epochs: 3\n", "epochs: 4\n"))
     model = deepseg.new_model(folder / "model.yaml", out=folder / "model.save")
-    deepseg.train(folder / "train.yaml", model_file=model, device="cpu", quiet=True)
+    deepseg.train(folder / "train.yaml", model=model, device="cpu", quiet=True)
     lines = (folder / "first" / "metrics.jsonl").read_text().splitlines()
     # the first score is the best there is; each of the others waits one epoch in vain
     rates = [json.loads(line)["learning_rate"] for line in lines]

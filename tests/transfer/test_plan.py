@@ -13,7 +13,6 @@ import deepseg
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError
 from deepseg.model.layout import layout
-from deepseg.report.console import Console
 from deepseg.transfer.rules import TransferRules
 from deepseg.transfer.sources.deepmedic import variables, weights
 
@@ -136,7 +135,7 @@ def test_a_checkpoint_of_another_network_is_refused_by_its_first_misfit():
 
 
 def filled(model_file, old, **choices):
-    return deepseg.new_model(model_file, pretrained=old, console=Console(quiet=True), **choices)
+    return deepseg.new_model(model_file, pretrained=old, quiet=True, **choices)
 
 
 def test_a_model_of_the_same_layers_gives_all_but_its_head(model_file, tmp_path):

@@ -1,4 +1,4 @@
-"""What training sessions left in their folders: settings and scores, and which belong together.
+"""Training sessions as they left their folders: settings and scores, and which belong together.
 
 Sessions that differ in their seed only are a group. It is told by the name of the folder, which
 ``-seed N`` ends in ``-seedN``; settings are held against each other to see whether it is true.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from deepseg.errors import DeepsegError, Problem, raise_if_any
-from deepseg.report.comparison import Run, RunGroup
+from deepseg.report.comparison import ScoredRun, SeedGroup
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.training.epoch_log import mean_dice
 from deepseg.sessions.training.progress import WITHOUT_EFFECT, flattened
@@ -49,38 +50,43 @@ class FinishedRun:
 
     @property
     def epochs(self) -> int:
-        """How many it has finished."""
+        """Number of epochs that it has finished."""
         return sum(epoch >= 0 for epoch in self.records)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What the network tells apart, the background left out."""
+        """Names of the classes that the network tells apart, the background left out."""
         return tuple(self.settings["network.classes"][1:])
 
     def scores(self, metric: Metric) -> dict[int, float]:
         """By epoch, counted from 1, where it was judged by ``metric``; 0 is before the first."""
-        found = {
+        means = {
             epoch + 1: mean_dice(record.get(f"validation_{metric}"))
             for epoch, record in self.records.items()
         }
-        return {epoch: score for epoch, score in found.items() if score is not None}
+        return {epoch: score for epoch, score in means.items() if score is not None}
 
-    def run(self, metric: Metric) -> Run:
-        """What is compared of it."""
-        own = self.settings
-        segments, batch = own["training.segments_per_subepoch"], own["training.batch_size"]
-        return Run(
+    def scored(self, metric: Metric) -> ScoredRun:
+        """Its scores by ``metric``, with the work that they took."""
+        settings = self.settings
+        segments = settings["training.segments_per_subepoch"]
+        batches = -(-segments // settings["training.batch_size"])
+        return ScoredRun(
             folder=str(self.folder),
-            seed=own["seed"],
+            seed=settings["seed"],
             scores=self.scores(metric),
             epochs=self.epochs,
-            steps_per_epoch=own["subepochs"] * -(-segments // batch),
+            steps_per_epoch=settings["subepochs"] * batches,
             seconds=sum(record.get("seconds", 0.0) for record in self.records.values()),
         )
 
 
 def group_folder(folder: Path) -> Path:
-    """``runs/lesions-seed2`` as ``runs/lesions``, from the top of the disk."""
+    """The folder without its seed, from the top of the disk.
+
+    >>> str(group_folder(Path("/runs/lesions-seed2")))
+    '/runs/lesions'
+    """
     whole = folder.resolve()
     return whole.with_name(re.sub(r"(?<=.)-seed\d+$", "", whole.name))
 
@@ -91,10 +97,10 @@ def read_run(folder: Path) -> FinishedRun:
     Raises:
         DeepsegError: ``session-unknown``, if there is none, or what is wrong with its model file.
     """
-    known = SessionFolder(folder)
-    model = next((f for f in map(known.models.joinpath, _MODELS) if f.exists()), None)
+    session = SessionFolder(folder)
+    model = next((f for f in map(session.models.joinpath, _MODELS) if f.exists()), None)
     try:
-        records = {record["epoch"]: record for record in known.records()}
+        records = {record["epoch"]: record for record in session.records()}
     except (ValueError, LookupError, TypeError):
         raise DeepsegError(_unknown(folder, "metrics.jsonl with other lines")) from None
     missing = [
@@ -124,7 +130,7 @@ def _unknown(folder: Path, got: str) -> Problem:
 
 
 def common_metric(sessions: Sequence[FinishedRun]) -> Metric:
-    """What all sessions are judged by: whole volumes, or else samples.
+    """The metric by which all sessions are judged: on whole volumes, or else on samples.
 
     Raises:
         DeepsegError: ``scores-missing``: of every session without any score; or, if all have some,
@@ -137,17 +143,17 @@ def common_metric(sessions: Sequence[FinishedRun]) -> Metric:
     }
     raise_if_any(
         _without_scores(str(folder), "no score in any epoch")
-        for folder, own in scored.items()
-        if not own
+        for folder, available in scored.items()
+        if not available
     )
     for metric in metrics:
-        if all(metric in own for own in scored.values()):
+        if all(metric in available for available in scored.values()):
             return metric
     raise DeepsegError(
         *(
-            _without_scores(str(folder), f"scores on {own[0]} only")
-            for folder, own in scored.items()
-            if len(own) == 1
+            _without_scores(str(folder), f"scores on {available[0]} only")
+            for folder, available in scored.items()
+            if len(available) == 1
         )
     )
 
@@ -167,11 +173,20 @@ def grouped(sessions: Sequence[FinishedRun]) -> list[tuple[FinishedRun, ...]]:
     groups: dict[Path, list[FinishedRun]] = {}
     for session in sessions:
         groups.setdefault(session.group, []).append(session)
-    return [tuple(sorted(own, key=lambda one: one.settings["seed"])) for own in groups.values()]
+    return [tuple(sorted(group, key=_seed)) for group in groups.values()]
+
+
+def _seed(session: FinishedRun) -> int:
+    seed: int = session.settings["seed"]
+    return seed
 
 
 def group_names(folders: Sequence[Path]) -> list[str]:
-    """Names for the folders of groups; the whole path of those whose names are the same."""
+    """Names for the folders of groups; the whole path of those whose names are the same.
+
+    >>> group_names([Path("/runs/a"), Path("/runs/b"), Path("/old/b")])
+    ['a', '/runs/b', '/old/b']
+    """
     names = [folder.name for folder in folders]
     return [
         str(folder) if names.count(name) > 1 else name
@@ -179,33 +194,32 @@ def group_names(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def as_groups(groups: Sequence[Sequence[FinishedRun]], metric: Metric) -> list[RunGroup]:
-    """What is compared of each group."""
+def seed_groups(groups: Sequence[Sequence[FinishedRun]], metric: Metric) -> list[SeedGroup]:
+    """The scores of each group."""
     names = group_names([sessions[0].group for sessions in groups])
     return [
-        RunGroup(name, tuple(session.run(metric) for session in sessions))
+        SeedGroup(name, tuple(session.scored(metric) for session in sessions))
         for name, sessions in zip(names, groups, strict=True)
     ]
 
 
 def comparison_warnings(groups: Sequence[Sequence[FinishedRun]], metric: Metric) -> Iterator[str]:
-    """Why the comparison may not mean what it seems to."""
+    """Reasons for which the comparison may not mean what it seems to."""
     for sessions in groups:
         yield from _doubts_within(sessions)
-    every = [session for sessions in groups for session in sessions]
-    first = every[0]
-    for one in every:
-        planned = one.settings["epochs"]
-        if one.epochs < planned:
-            yield f"{one.folder} has finished {one.epochs} of {planned} epochs"
-        if one.classes != first.classes:
-            yield f"{one.folder} tells other classes apart than {first.folder}: " + (
-                f"{', '.join(one.classes)}; {', '.join(first.classes)}"
+    first = groups[0][0]
+    for session in (session for sessions in groups for session in sessions):
+        folder, planned = session.folder, session.settings["epochs"]
+        if session.epochs < planned:
+            yield f"{folder} has finished {session.epochs} of {planned} epochs"
+        if session.classes != first.classes:
+            yield f"{folder} tells other classes apart than {first.folder}: " + (
+                f"{', '.join(session.classes)}; {', '.join(first.classes)}"
             )
-        if _judged_on(one) != _judged_on(first):
-            yield f"{one.folder} is judged on other cases than {first.folder}"
-        if metric == "samples" and one.scores("volumes"):
-            yield f"best.save of {one.folder} is chosen on whole volumes, which others lack"
+        if _judged_on(session) != _judged_on(first):
+            yield f"{folder} is judged on other cases than {first.folder}"
+        if metric == "samples" and session.scores("volumes"):
+            yield f"best.save of {folder} is chosen on whole volumes, which others lack"
 
 
 def _judged_on(session: FinishedRun) -> dict[str, Any]:
@@ -214,18 +228,19 @@ def _judged_on(session: FinishedRun) -> dict[str, Any]:
 
 def _doubts_within(sessions: Sequence[FinishedRun]) -> Iterator[str]:
     """Settings in which the sessions of a group differ, and seeds that stand there twice."""
-    first, *others = sessions
-    for before, one in zip(sessions, others, strict=False):
+    first = sessions[0]
+    for before, session in pairwise(sessions):
         keys = sorted(
             key
-            for key in first.settings.keys() | one.settings.keys()
+            for key in first.settings.keys() | session.settings.keys()
             if key not in OF_A_SEED
             and not key.startswith(("network.name", "network.output"))
-            and first.settings.get(key) != one.settings.get(key)
+            and first.settings.get(key) != session.settings.get(key)
         )
         if keys:
-            yield f"{one.folder} differs from {first.folder} in more than its seed: " + (
+            yield f"{session.folder} differs from {first.folder} in more than its seed: " + (
                 ", ".join(keys)
             )
-        if one.settings["seed"] == before.settings["seed"]:
-            yield f"{before.folder} and {one.folder} have the same seed, {one.settings['seed']}"
+        seed = session.settings["seed"]
+        if seed == before.settings["seed"]:
+            yield f"{before.folder} and {session.folder} have the same seed, {seed}"

@@ -130,7 +130,7 @@ def _started(
     threads = max(1, torch.get_num_threads() // part.count)
     if computer.type == "cuda":
         name = f"cuda{(part.number - 1) % torch.cuda.device_count()}"
-    command = [sys.executable, "-m", "deepseg.cli.main", "-test", str(config_file), *options]
+    command = [sys.executable, "-m", "deepseg", "-test", str(config_file), *options]
     command += ["-part", f"{part.number}/{part.count}", "-dev", name, "-quiet"]
     surroundings = {
         "OMP_NUM_THREADS": str(threads),

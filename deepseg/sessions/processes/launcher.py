@@ -48,7 +48,7 @@ def launch(arguments: Sequence[str], *, devices: int, device: str) -> None:
     board = board_of(store)
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", "deepseg.cli.main", *arguments],
+            [sys.executable, "-m", "deepseg", *arguments],
             env=_environment(rank, devices, store.port),
             start_new_session=True,  # Ctrl-C comes to this process, which passes it on
         )
@@ -76,7 +76,7 @@ def _check(devices: int, device: torch.device) -> None:
                 code="launched-twice",
                 got="-devices in a process that torchrun has started as one of its ranks",
                 expected="one way to start ranks",
-                fix="leave out -devices, or start run.py without torchrun",
+                fix="leave out -devices, or start deepseg without torchrun",
             )
         )
     present = torch.cuda.device_count()

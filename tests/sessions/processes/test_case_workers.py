@@ -43,7 +43,7 @@ def share(tmp_path, monkeypatch):
     (tmp_path / "test.yaml").write_text(TEST)
     (tmp_path / "cases.csv").write_text("case,channel_T1\na,a.nii\nb,b.nii\nc,c.nii\n")
     console = Console(quiet=True)
-    model = deepseg.new_model(tmp_path / "model.yaml", out=tmp_path / "M.save", console=console)
+    model = deepseg.new_model(tmp_path / "model.yaml", out=tmp_path / "M.save", quiet=True)
 
     def shared(codes, said=b""):
         waiting, processes = list(codes), []
