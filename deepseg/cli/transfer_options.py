@@ -10,46 +10,65 @@ from deepseg.errors import DeepsegError, Problem
 from deepseg.transfer.rules import TransferRules
 
 NAMES = (
-    "layers", "pathways", "spacing", "width", "kernels", "depth", "channels", "classes",
-    "minMatch", "dryRun",
-)  # fmt: skip
+    "layers",
+    "pathways",
+    "spacing",
+    "width",
+    "kernels",
+    "depth",
+    "channels",
+    "classes",
+    "minMatch",
+    "dryRun",
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Teach ``parser`` the options of a transfer."""
     options = parser.add_argument_group("with -newModel MODEL -pretrained FILE")
     options.add_argument(
-        "-layers", nargs="+", metavar="L",
+        "-layers",
+        nargs="+",
+        metavar="L",
         help="of the older model: depths (1 2 5), names (normal.1-3 sub1.2 fc.1), head, or all "
         "(all but the head)",
-    )  # fmt: skip
+    )
     options.add_argument("-pathways", nargs="+", metavar="NEW=OLD", help="such as sub2=sub1")
     options.add_argument(
-        "-spacing", nargs="+", metavar="MM",
+        "-spacing",
+        nargs="+",
+        metavar="MM",
         help="voxel size of the new model: pathways correspond by their resolution in mm",
-    )  # fmt: skip
+    )
     options.add_argument(
-        "-channels", nargs="+", metavar="NEW=OLD",
+        "-channels",
+        nargs="+",
+        metavar="NEW=OLD",
         help="such as DWI=copy:FLAIR, or =zero, =mean, =random (by name, others zero)",
-    )  # fmt: skip
+    )
     options.add_argument("-classes", nargs="+", metavar="NEW=OLD", help="such as oedema=lesion")
     options.add_argument(
-        "-width", choices=["overlap", "net2net"],
+        "-width",
+        choices=["overlap", "net2net"],
         help="wider layers: the shared kernels (overlap), or the same function (net2net)",
-    )  # fmt: skip
+    )
     options.add_argument(
-        "-kernels", choices=["same", "centre"],
+        "-kernels",
+        choices=["same", "centre"],
         help="larger kernels: refused (same), or filled in the middle (centre)",
-    )  # fmt: skip
+    )
     options.add_argument(
-        "-depth", choices=["by-name", "first-common", "identity"],
+        "-depth",
+        choices=["by-name", "first-common", "identity"],
         help="other numbers of layers: refused (by-name), walked along until something differs, "
         "or filled so that the function is kept",
-    )  # fmt: skip
+    )
     options.add_argument(
-        "-minMatch", metavar="SHARE", type=_share,
+        "-minMatch",
+        metavar="SHARE",
+        type=_share,
         help="of the tensors that a file without layers must fill (0.5)",
-    )  # fmt: skip
+    )
     options.add_argument(
         "-dryRun", action="store_true", default=None, help="show the plan, write nothing"
     )

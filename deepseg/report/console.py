@@ -1,8 +1,8 @@
 """The lines, tables and progress bars that a person reads, on the screen and in the log file.
 
 Whatever the stream is (terminal, file, pipe, a locale that knows ASCII only, a reader that has gone
-away), speaking never ends a run. Control codes go to terminals only. Nothing here knows what the
-lines are about.
+away), writing never ends a run. Control codes go to terminals only. The meaning of the lines is not
+known here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Advance = Callable[..., None]
 
 
 class Console:
-    """Where a session speaks.
+    """The screen and the log file to which a session writes.
 
     Normal lines go to stdout, warnings and errors to stderr, and all of them to the log file.
 
@@ -63,7 +63,7 @@ class Console:
         self._silent = silent
         self._clock = clock
         self._bars: Progress | None = None
-        self._log = None if log_file is None else _opened(log_file)
+        self._log = None if log_file is None else _open_log(log_file)
 
     def __enter__(self) -> Console:
         return self
@@ -77,29 +77,29 @@ class Console:
         self.close()
 
     def close(self) -> None:
-        """Close the log file; lines said later go to the screen only."""
+        """Close the log file; later lines go to the screen only."""
         if self._log is not None:
             self._log.close()
             self._log = None
 
     def say(self, text: str = "") -> None:
-        """A normal line, or several."""
+        """Print a normal line, or several."""
         self._keep(text)
         if not self._quiet:
             self._show(Text(visible(text)))
 
     def warn(self, text: str) -> None:
-        """Something is odd but the run goes on. The same text is said only once."""
+        """Print a warning: something is odd but the run goes on. Equal texts are printed once."""
         if text not in self.warnings:
             self.warnings.append(text)
             self._alarm("WARNING", text, style="yellow")
 
     def error(self, text: str) -> None:
-        """Something failed."""
+        """Print an error: something failed."""
         self._alarm("ERROR", text, style="bold red")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Rows under headings; columns that hold numbers only are aligned to the right."""
+        """Print rows under headings; columns that hold values only are aligned to the right."""
         plain = f"{title}\n{plain_table(columns, rows)}"
         self._keep(plain)
         if self._quiet:
@@ -112,10 +112,10 @@ class Console:
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Advance]:
-        """Show how far ``total`` steps have come: a bar on a terminal, or else a line now and then.
+        """Show how many of ``total`` steps are done: a bar on a terminal, else a line now and then.
 
         Yields:
-            ``advance(n=1, note="")``: ``n`` more steps are done; ``note`` is shown behind the rest.
+            ``advance(n=1, note="")``: ``n`` more steps are done; ``note`` is shown after the rest.
         """
         lines = ProgressLines(title, total, self._clock)
         try:
@@ -181,7 +181,7 @@ class Console:
             self.warn(f"the log file {broken.name} ends here: {failure.strerror or failure}")
 
 
-def _opened(log_file: Path) -> TextIO:
+def _open_log(log_file: Path) -> TextIO:
     try:
         return log_file.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
     except OSError as failure:

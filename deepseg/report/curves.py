@@ -1,6 +1,6 @@
 """The curves of a training: ``progress.png`` from the records of ``metrics.jsonl``.
 
-What is drawn is decided as data (`panels`), how it looks in the functions below that. A record is a
+`panels` decides as data which curves there are, the functions below it how they look. A record is a
 plain mapping, one an epoch; who measured it is not known here.
 """
 
@@ -38,7 +38,7 @@ class Curve:
     """One line of a panel.
 
     Attributes:
-        label: What it shows; in a panel, a curve of training and one of validation may share it.
+        label: Its name in the legend; a curve of training and one of validation may share it.
         points: Pairs of epoch, counted from 1, and value; None is a gap in the line.
         colour: The same class has the same colour in all panels.
         is_training: Measured on the samples that the network learns from: thin and dashed.
@@ -79,8 +79,15 @@ def write_curves(records: Sequence[Record], file: Path) -> None:
 
 
 def panels(records: Sequence[Record]) -> tuple[Panel, ...]:
-    """What there is to draw. A panel without a single value is left out, and so is such a curve."""
-    epochs = _last_of_each_epoch(records)
+    """The panels to draw. A panel without a single value is left out, and so is such a curve.
+
+    >>> records = [{"epoch": n, "training": {"loss": 1 - n / 4}} for n in range(3)]
+    >>> [panel.title for panel in panels(records)]
+    ['Loss']
+    >>> panels(records)[0].curves[0].points
+    ((1, 1.0), (2, 0.75), (3, 0.5))
+    """
+    epochs = _records_by_epoch(records)
     colours = _class_colours(epochs)
     losses = (
         Curve("training", _points(epochs, "training", "loss"), INK, is_training=True),
@@ -93,22 +100,26 @@ def panels(records: Sequence[Record]) -> tuple[Panel, ...]:
         Curve("learning rate", _positive(_points(epochs, "learning_rate")), INK),
         *_rate_curves(epochs),
     )
-    every = (
+    drawn = (
         Panel("Loss", _with_values(losses)),
         Panel("Dice on samples", _with_values((*training, *samples)), "zero to one"),
         Panel("Dice on whole volumes", _with_values(volumes), "zero to one"),
         Panel("Learning rate", _with_values(rates), "logarithmic"),
     )
-    return tuple(panel for panel in every if panel.curves)
+    return tuple(panel for panel in drawn if panel.curves)
 
 
 def best_epoch(records: Sequence[Record]) -> int | None:
-    """The epoch, counted from 1, that was the best when it was measured; the last of these."""
-    best = [r["epoch"] + 1 for r in _last_of_each_epoch(records) if r.get("best")]
+    """The epoch, counted from 1, that was the best when it was measured; the last of these.
+
+    >>> best_epoch([{"epoch": 0, "best": True}, {"epoch": 1, "best": True}, {"epoch": 2}])
+    2
+    """
+    best = [r["epoch"] + 1 for r in _records_by_epoch(records) if r.get("best")]
     return best[-1] if best else None
 
 
-def _last_of_each_epoch(records: Sequence[Record]) -> list[Record]:
+def _records_by_epoch(records: Sequence[Record]) -> list[Record]:
     """In the order of epochs; one that was run again after a crash counts as it was run last."""
     by_epoch = {record["epoch"]: record for record in records}
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
@@ -117,7 +128,7 @@ def _last_of_each_epoch(records: Sequence[Record]) -> list[Record]:
 def _class_colours(epochs: Sequence[Record]) -> dict[str, str]:
     """A colour for every class that has a Dice anywhere; they repeat after the last."""
     sections = ("training", "validation_samples", "validation_volumes")
-    names = (name for e in epochs for s in sections for name in _entry(e, s, "dice") or ())
+    names = (name for e in epochs for s in sections for name in _value(e, s, "dice") or ())
     ordered = dict.fromkeys(names)
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(ordered)}
 
@@ -132,12 +143,12 @@ def _dice_curves(
 
 
 def _rate_curves(epochs: Sequence[Record]) -> tuple[Curve, ...]:
-    """Of the groups of weights that have a learning rate of their own."""
-    labels = dict.fromkeys(label for e in epochs for label in _entry(e, "learning_rates") or ())
-    own = [label for label in labels if label != "default"]
+    """The learning rate of each group of weights that has one of its own."""
+    labels = dict.fromkeys(label for e in epochs for label in _value(e, "learning_rates") or ())
+    groups = [label for label in labels if label != "default"]
     return tuple(
         Curve(label, _positive(_points(epochs, "learning_rates", label)), PALETTE[i % len(PALETTE)])
-        for i, label in enumerate(own)
+        for i, label in enumerate(groups)
     )
 
 
@@ -148,10 +159,10 @@ def _points(epochs: Sequence[Record], *keys: str) -> Points:
     """
     section = keys[0]
     measured = (e for e in epochs if e.get(section) is not None)
-    return tuple((e["epoch"] + 1, _finite(_entry(e, *keys))) for e in measured)
+    return tuple((e["epoch"] + 1, _finite(_value(e, *keys))) for e in measured)
 
 
-def _entry(record: Record, *keys: str) -> Any:
+def _value(record: Record, *keys: str) -> Any:
     """The value under nested ``keys``, or None where one of them is missing."""
     value: Any = record
     for key in keys:
@@ -204,15 +215,15 @@ def _draw_curve(axes: Axes, curve: Curve) -> Line2D:
 
 
 def _dots(values: Sequence[float]) -> list[int]:
-    """Which points get a dot: all of a short curve, else those that no line would show."""
+    """Indices of the points with a dot: all of a short curve, else those that no line shows."""
     if len(values) <= FEW_EPOCHS:
         return list(range(len(values)))
-    known = [False, *(not math.isnan(value) for value in values), False]
-    return [i for i in range(len(values)) if known[i : i + 3] == [False, True, False]]
+    is_value = [False, *(not math.isnan(value) for value in values), False]
+    return [i for i in range(len(values)) if is_value[i : i + 3] == [False, True, False]]
 
 
 def _draw_legend(axes: Axes, panel: Panel, lines: Sequence[Line2D]) -> None:
-    """Right of the data: each label once, and what dashes mean where labels do not say it."""
+    """Right of the data: each label once, and the meaning of dashes where labels do not tell it."""
     labels = {curve.label: line for curve, line in zip(panel.curves, lines, strict=True)}
     if list(labels) == [panel.title.lower()]:
         return
@@ -236,7 +247,7 @@ def _draw_legend(axes: Axes, panel: Panel, lines: Sequence[Line2D]) -> None:
 
 
 def _draw_epochs(axes: Axes, records: Sequence[Record]) -> None:
-    """The axis that all panels share: whole epochs, with a little room behind the last."""
+    """The axis that all panels share: whole epochs, with a little room after the last."""
     epochs = [record["epoch"] + 1 for record in records]
     room = max(0.5, 0.01 * (max(epochs) - min(epochs)))
     axes.set_xlim(min(epochs) - 0.5, max(epochs) + room)

@@ -1,6 +1,6 @@
 """Figures without a window and without global state: their making, their colours, their file.
 
-The one place that knows matplotlib is optional. Nothing here knows what is drawn.
+The one place that knows matplotlib is optional. The content of figures is not known here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def new_figure(width: int, height: int, *, background: str) -> Figure:
 
 
 def is_possible() -> bool:
-    """Whether figures can be drawn here."""
+    """True where figures can be drawn: matplotlib is installed."""
     try:
         new_figure(1, 1, background="white")
     except DeepsegError:
@@ -75,14 +75,22 @@ def save_figure(figure: Figure, file: Path) -> None:
 
 
 def escaped(name: str) -> str:
-    """``name`` as matplotlib must get it, to which ``$`` and a first ``_`` mean something."""
+    """``name`` as matplotlib must get it, to which ``$`` and a first ``_`` mean something.
+
+    >>> escaped("_T1 ($x$)")
+    ' _T1 (\\\\$x\\\\$)'
+    """
     shown = name.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 
 
 def shortened(text: str, letters: int) -> str:
-    """``text`` with its middle left out if it has more than ``letters`` letters."""
+    """``text`` with its middle left out if it has more than ``letters`` letters.
+
+    >>> shortened("necrotic core", 9), shortened("core", 9)
+    ('nec...ore', 'core')
+    """
     if len(text) <= letters:
         return text
-    kept = max(letters - 3, 2)
-    return f"{text[: kept - kept // 2]}...{text[len(text) - kept // 2 :]}"
+    ends = max(letters - 3, 2)
+    return f"{text[: ends - ends // 2]}...{text[len(text) - ends // 2 :]}"

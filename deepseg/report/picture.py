@@ -18,18 +18,18 @@ from deepseg.report.overlay import (
     AXES,
     Array,
     Pixels,
+    Plane,
     Spacing,
-    View,
     colour,
     grey_levels,
     grey_window,
     overlay,
-    plane,
-    plane_size,
     resized,
     resized_labels,
+    slice_of,
+    slice_size,
 )
-from deepseg.report.sheet import LegendEntry, SheetRow, write_sheet
+from deepseg.report.sheet import LegendItem, SheetRow, write_sheet
 
 ROWS = ("image", "reference", "segmentation")
 TILE = 270
@@ -82,8 +82,8 @@ def write_picture(
         DeepsegError: ``plot-extra-missing``.
     """
     case = CasePicture(title, image, spacing_mm, segmentation, truth)
-    by_view = zip(*_tiles(case, tuple(AXES), TILE), strict=True)
-    named = zip(ROWS, by_view, strict=True)
+    by_volume = zip(*_tiles(case, tuple(AXES), TILE), strict=True)
+    named = zip(ROWS, by_volume, strict=True)
     rows = [SheetRow(name, tiles) for name, tiles in named if tiles[0] is not None]
     write_sheet(file, title, tuple(AXES), rows, legend(classes))
 
@@ -117,36 +117,42 @@ def slices_to_show(case: CasePicture) -> Int3:
     for labels in (case.truth, case.segmentation):
         if labels is not None and labels.any():
             x, y, z = (
-                int(np.count_nonzero(labels, axis=others).argmax())
-                for others in ((1, 2), (0, 2), (0, 1))
+                int(np.count_nonzero(labels, axis=within).argmax())
+                for within in ((1, 2), (0, 2), (0, 1))
             )
             return x, y, z
     x, y, z = (n // 2 for n in case.image.shape)
     return x, y, z
 
 
-def legend(classes: Sequence[str]) -> list[LegendEntry]:
-    """Each class but the background with its colour; their number only if they are very many."""
+def legend(classes: Sequence[str]) -> list[LegendItem]:
+    """Each class but the background with its colour; their number only if they are very many.
+
+    >>> legend(["background", "oedema", "core"])
+    [('oedema', (230, 85, 13)), ('core', (86, 180, 233))]
+    """
     if len(classes) - 1 > MOST_CLASSES:
         return [(f"{len(classes) - 1} classes, whose colours repeat", None)]
     return [(name, colour(label)) for label, name in enumerate(classes) if label > 0]
 
 
-def _tiles(case: CasePicture, views: Sequence[View], size: int) -> list[tuple[Pixels | None, ...]]:
-    """For each view: image alone, reference (None without one), segmentation."""
+def _tiles(
+    case: CasePicture, planes: Sequence[Plane], size: int
+) -> list[tuple[Pixels | None, ...]]:
+    """For each plane: image alone, reference (None without one), segmentation."""
     window = grey_window(case.image)
     at = slices_to_show(case)
-    return [_tiles_of_slice(case, view, at[AXES[view]], window, size) for view in views]
+    return [_tiles_of_slice(case, plane, at[AXES[plane]], window, size) for plane in planes]
 
 
 def _tiles_of_slice(
-    case: CasePicture, view: View, index: int, window: tuple[float, float], size: int
+    case: CasePicture, plane: Plane, index: int, window: tuple[float, float], size: int
 ) -> tuple[Pixels | None, ...]:
-    height, width = plane_size(case.image.shape, case.spacing_mm, view, size)
-    grey = resized(grey_levels(plane(case.image, view, index), window), height, width)
+    height, width = slice_size(case.image.shape, case.spacing_mm, plane, size)
+    grey = resized(grey_levels(slice_of(case.image, plane, index), window), height, width)
 
     def tile(labels: Array) -> Pixels:
-        return overlay(grey, resized_labels(plane(labels, view, index), height, width))
+        return overlay(grey, resized_labels(slice_of(labels, plane, index), height, width))
 
     alone = overlay(grey, np.zeros((height, width), dtype=np.int64))
     reference = None if case.truth is None else tile(case.truth)

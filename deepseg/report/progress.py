@@ -1,4 +1,4 @@
-"""How far a piece of work has come: plain lines for files, bars for terminals."""
+"""Progress of a piece of work: plain lines for files, bars for terminals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 def duration(seconds: float) -> str:
-    """``4.2 s``, ``42 s``, ``2 min 05 s``, ``3 h 07 min`` or ``2 d 03 h``."""
+    """A time in the two largest units that matter.
+
+    >>> duration(4.21), duration(42.4), duration(125)
+    ('4.2 s', '42 s', '2 min 05 s')
+    >>> duration(3 * 3600 + 7 * 60), duration(51 * 3600)
+    ('3 h 07 min', '2 d 03 h')
+    """
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -39,7 +45,15 @@ def duration(seconds: float) -> str:
 
 
 class ProgressLines:
-    """The plain lines of one progress: rare, and one at the end."""
+    """The plain lines of one progress: rare, and one at the end.
+
+    >>> seconds = iter([0, 40, 60])
+    >>> lines = ProgressLines("cases", total=10, clock=lambda: next(seconds))
+    >>> lines.after(4, note="Dice 0.8")
+    'cases: 4/10, ETA 1 min 00 s, Dice 0.8'
+    >>> lines.finished()
+    'cases: 4/10 in 1 min 00 s, Dice 0.8'
+    """
 
     def __init__(self, title: str, total: int, clock: Callable[[], float]) -> None:
         self._title = title
@@ -50,7 +64,7 @@ class ProgressLines:
         self._begin = self._last_line = clock()
 
     def after(self, n: int, note: str) -> str | None:
-        """The line to say after ``n`` more steps, if it is time for one."""
+        """The line to print after ``n`` more steps, if it is time for one."""
         self._done += n
         self._note = note
         now = self._clock()
@@ -78,7 +92,7 @@ class ProgressLines:
 
 
 class _Rate(ProgressColumn):
-    """Steps a second, or seconds a step if that is the larger number."""
+    """Steps a second, or seconds a step if that is the larger value."""
 
     def render(self, task: Task) -> Text:
         speed = task.speed or 0.0

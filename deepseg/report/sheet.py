@@ -1,6 +1,6 @@
 """Tiles in rows and columns on a dark sheet, with words around them and a legend.
 
-The pixels of the tiles are in the file one to one. What the tiles show is not known here.
+The pixels of the tiles are in the file one to one. The content of the tiles is not known here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from deepseg.report.figure import escaped, new_figure, save_figure, shortened
 from deepseg.report.overlay import Pixels
 
 Colour: TypeAlias = tuple[int, int, int]
-LegendEntry: TypeAlias = tuple[str, Colour | None]
+LegendItem: TypeAlias = tuple[str, Colour | None]
 
 BACKGROUND = (16, 16, 18)
 INK = "#f0f0f0"
@@ -42,7 +42,11 @@ class SheetRow:
 
 @dataclass(frozen=True)
 class Cell:
-    """A rectangle of a sheet, in pixels from its left upper corner."""
+    """A rectangle of a sheet, in pixels from its left upper corner.
+
+    >>> Cell(left=10, top=20, width=100, height=50).middle
+    (60, 45)
+    """
 
     left: int
     top: int
@@ -77,14 +81,18 @@ def cells(rows: Sequence[SheetRow]) -> list[list[Cell]]:
 
 
 def legend_cells(names: Sequence[str], top: int, width: int) -> list[Cell]:
-    """A cell for every legend entry, in as many columns as fit into ``width``."""
+    """A cell for every item of a legend, in as many columns as fit into ``width``.
+
+    >>> [(cell.left, cell.top) for cell in legend_cells(["oedema", "core", "cyst"], 100, 232)]
+    [(32, 100), (122, 100), (32, 126)]
+    """
     if not names:
         return []
     room = width - LEFT
-    entry = min(room, SWATCH + 28 + LETTER * max(len(name) for name in names))
-    columns = room // entry
+    item = min(room, SWATCH + 28 + LETTER * max(len(name) for name in names))
+    columns = room // item
     return [
-        Cell(LEFT + i % columns * entry, top + i // columns * LEGEND_ROW, entry, LEGEND_ROW)
+        Cell(LEFT + i % columns * item, top + i // columns * LEGEND_ROW, item, LEGEND_ROW)
         for i in range(len(names))
     ]
 
@@ -94,7 +102,7 @@ def write_sheet(
     title: str,
     columns: Sequence[str],
     rows: Sequence[SheetRow],
-    legend: Sequence[LegendEntry],
+    legend: Sequence[LegendItem],
 ) -> None:
     """Write ``rows`` below the names of the ``columns`` as a PNG file.
 
@@ -112,15 +120,15 @@ def write_sheet(
     last = grid[-1][-1]
     width = max(SMALLEST_WIDTH, last.left + last.width + GAP)
     bottom = last.top + last.height + GAP
-    entries = legend_cells([name for name, _ in legend], bottom, width)
-    page = _Page(width, entries[-1].top + LEGEND_ROW + GAP if entries else bottom)
+    items = legend_cells([name for name, _ in legend], bottom, width)
+    page = _Page(width, items[-1].top + LEGEND_ROW + GAP if items else bottom)
     page.words(LEFT, 20, title, room=width - LEFT - GAP, size=12)
     for name, cell in zip(columns, grid[0], strict=True):
         page.words(cell.middle[0], TOP - 13, name, room=cell.width, centred=True)
     for row, row_of_cells in zip(rows, grid, strict=True):
         page.row(row, row_of_cells)
-    for (name, colour), cell in zip(legend, entries, strict=True):
-        page.entry(name, colour, cell)
+    for (name, colour), cell in zip(legend, items, strict=True):
+        page.legend_item(name, colour, cell)
     page.write(file)
 
 
@@ -143,8 +151,8 @@ class _Page:
             else:
                 self._pixels[cell.around(tile)] = tile
 
-    def entry(self, name: str, colour: Colour | None, cell: Cell) -> None:
-        """A square of ``colour`` and what it means."""
+    def legend_item(self, name: str, colour: Colour | None, cell: Cell) -> None:
+        """A square of ``colour`` and its name."""
         middle, indent = cell.middle[1], 0
         if colour is not None:
             top, indent = middle - SWATCH // 2, SWATCH + 8
@@ -176,6 +184,6 @@ class _Page:
         )
 
     def write(self, file: Path) -> None:
-        """Everything, as a PNG file."""
+        """Write the whole sheet as a PNG file."""
         self._figure.figimage(self._pixels, origin="upper")
         save_figure(self._figure, file)

@@ -25,23 +25,23 @@ class LenientStream:
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
-        """Write what the encoding knows as it is, and the rest as ``\\xe9`` or ``\\u2014``."""
-        known = text.encode(self.encoding, "backslashreplace").decode(self.encoding)
+        """Write characters that the encoding lacks as ``\\xe9`` or ``\\u2014``, others as they are."""
+        writable = text.encode(self.encoding, "backslashreplace").decode(self.encoding)
         try:
-            self._stream.write(known)
+            self._stream.write(writable)
         except (OSError, ValueError):  # the pipe is broken or the stream closed
             return 0
         return len(text)
 
     def flush(self) -> None:
-        """Send what was written."""
+        """Send all that was written."""
         try:
             self._stream.flush()
         except (OSError, ValueError):
             return
 
     def isatty(self) -> bool:
-        """Whether a person looks at the stream through a terminal that can move its cursor."""
+        """True for a terminal that can move its cursor."""
         try:
             return self._stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
         except ValueError:
@@ -49,7 +49,7 @@ class LenientStream:
 
 
 def rich_terminal(stream: LenientStream) -> RichConsole | None:
-    """How to write with colours and bars to ``stream``, or None if it is no terminal."""
+    """A writer of colours and bars to ``stream``, or None if that is no terminal."""
     if not stream.isatty():
         return None
     return RichConsole(
@@ -72,5 +72,9 @@ def show(stream: LenientStream, terminal: RichConsole | None, text: Text) -> Non
 
 
 def visible(text: str) -> str:
-    """``text`` with its control characters spelt out, so that no file name can steer a terminal."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+    """``text`` with its control characters spelt out, so that no file name can steer a terminal.
+
+    >>> print(visible("red\\x1b[31m.yaml"))
+    red\\x1b[31m.yaml
+    """
+    return _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)

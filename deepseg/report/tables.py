@@ -1,4 +1,4 @@
-"""Tables of words and numbers, for terminals and for files."""
+"""Tables of words and values, for terminals and for files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PLAIN_BOX = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 def rich_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], box: Box = SIMPLE_HEAD
 ) -> Table:
-    """Rows under headings; columns that hold numbers only are aligned to the right.
+    """Rows under headings; columns that hold values only are aligned to the right.
 
     Headings that are all empty are left out.
     """
@@ -31,7 +31,7 @@ def rich_table(
         box=box, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1), show_header=any(columns)
     )
     for index, heading in enumerate(columns):
-        right = _are_numbers([row[index] for row in rows])
+        right = _are_values([row[index] for row in rows])
         table.add_column(
             Text(visible(heading)), justify="right" if right else "left", overflow="fold"
         )
@@ -41,7 +41,14 @@ def rich_table(
 
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same as lines without colours, at most 80 characters wide, with an ASCII rule."""
+    """Rows under headings as lines without colours, at most 80 characters wide.
+
+    >>> print(plain_table(["class", "Dice"], [["oedema", "0.75"], ["core", "0.5"]]))
+    class   Dice
+    ------------
+    oedema  0.75
+    core     0.5
+    """
     table = rich_table(columns, rows, _PLAIN_BOX)
     page = StringIO()
     RichConsole(
@@ -50,6 +57,6 @@ def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in page.getvalue().rstrip().split("\n"))
 
 
-def _are_numbers(cells: Sequence[str]) -> bool:
+def _are_values(cells: Sequence[str]) -> bool:
     values = [cell for cell in cells if cell not in _NO_VALUE]
     return bool(values) and all(_NUMBER.fullmatch(cell) for cell in values)

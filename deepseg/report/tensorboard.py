@@ -10,7 +10,7 @@ from deepseg.errors import DeepsegError, Problem
 
 
 def write_events(record: Mapping[str, Any], folder: Path) -> None:
-    """Add every number of an epoch's record to the event files in ``folder``.
+    """Add every value of an epoch's record to the event files in ``folder``.
 
     Raises:
         DeepsegError: ``tensorboard-extra-missing``.
@@ -27,14 +27,18 @@ def write_events(record: Mapping[str, Any], folder: Path) -> None:
             )
         ) from error
     with SummaryWriter(str(folder), write_to_disk=True) as writer:
-        for name, value in numbers(record):
+        for name, value in scalars(record):
             writer.add_scalar(name, value, record["epoch"])
 
 
-def numbers(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Every number of nested mappings with its path, such as ``training/dice/lesion``."""
+def scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of nested mappings with its path.
+
+    >>> list(scalars({"epoch": 3, "loss": 0.5, "training": {"dice": {"lesion": 0.75}}}))
+    [('loss', 0.5), ('training/dice/lesion', 0.75)]
+    """
     for key, value in record.items():
         if isinstance(value, Mapping):
-            yield from numbers(value, f"{prefix}{key}/")
+            yield from scalars(value, f"{prefix}{key}/")
         elif isinstance(value, (int, float)) and not isinstance(value, bool) and key != "epoch":
             yield f"{prefix}{key}", float(value)

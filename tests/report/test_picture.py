@@ -12,10 +12,10 @@ from deepseg.report.overlay import (
     grey_levels,
     grey_window,
     overlay,
-    plane,
-    plane_size,
     resized,
     resized_labels,
+    slice_of,
+    slice_size,
 )
 from deepseg.report.picture import (
     TILE,
@@ -74,17 +74,17 @@ def test_the_reference_decides_then_the_segmentation_then_the_middle():
 
 
 @pytest.mark.parametrize(
-    ("view", "shape", "corner"),
+    ("plane", "shape", "corner"),
     [
         pytest.param("axial", (30, 20), (19, 29, 7), id="right and front of the patient"),
         pytest.param("coronal", (10, 20), (19, 7, 9), id="right and top of the patient"),
         pytest.param("sagittal", (10, 30), (7, 29, 9), id="front and top of the patient"),
     ],
 )
-def test_what_is_in_the_upper_left_corner_of_a_view(view, shape, corner):
+def test_what_is_in_the_upper_left_corner_of_a_slice(plane, shape, corner):
     volume = np.zeros(SHAPE)
     volume[corner] = 1
-    shown = plane(volume, view, 7)
+    shown = slice_of(volume, plane, 7)
     assert shown.shape == shape
     assert shown[0, 0] == 1
     assert shown.sum() == 1
@@ -92,13 +92,13 @@ def test_what_is_in_the_upper_left_corner_of_a_view(view, shape, corner):
 
 def test_pixels_are_square_though_voxels_are_not():
     spacing = (0.5, 2.0, 4.0)  # 10 x 60 x 40 mm
-    assert plane_size(SHAPE, spacing, "axial", 120) == (120, 20)
-    assert plane_size(SHAPE, spacing, "coronal", 120) == (80, 20)
-    assert plane_size(SHAPE, spacing, "sagittal", 120) == (80, 120)
+    assert slice_size(SHAPE, spacing, "axial", 120) == (120, 20)
+    assert slice_size(SHAPE, spacing, "coronal", 120) == (80, 20)
+    assert slice_size(SHAPE, spacing, "sagittal", 120) == (80, 120)
 
 
-def test_a_view_has_at_least_one_pixel():
-    assert plane_size((1, 512, 300), (1, 1, 1), "axial", 100) == (100, 1)
+def test_a_slice_has_at_least_one_pixel():
+    assert slice_size((1, 512, 300), (1, 1, 1), "axial", 100) == (100, 1)
 
 
 def test_resizing_keeps_a_ramp_a_ramp_and_its_mean():
