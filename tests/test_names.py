@@ -21,7 +21,7 @@ def words(name: str) -> frozenset[str]:
 # Paths within the package, of rooms and modules whose names are still being changed.
 UNFINISHED = re.findall(
     r"\S+",
-    "config data geometry inference model sessions storage training transfer commands cli report "
+    "config data geometry inference model sessions storage training transfer commands "
     "errors randomness parent_process",
 )
 

@@ -75,10 +75,10 @@ def save_figure(figure: Figure, file: Path) -> None:
 
 
 def escaped(name: str) -> str:
-    """``name`` as matplotlib must get it, to which ``$`` and a first ``_`` mean something.
+    r"""``name`` as matplotlib must get it, to which ``$`` and a first ``_`` mean something.
 
-    >>> escaped("_T1 ($x$)")
-    ' _T1 (\\\\$x\\\\$)'
+    >>> print(escaped("a$b"))
+    a\$b
     """
     shown = name.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown

@@ -25,7 +25,7 @@ class LenientStream:
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
-        """Write characters that the encoding lacks as ``\\xe9`` or ``\\u2014``, others as they are."""
+        """Write ``text``; characters that the encoding lacks as ``\\xe9`` or ``\\u2014``."""
         writable = text.encode(self.encoding, "backslashreplace").decode(self.encoding)
         try:
             self._stream.write(writable)
@@ -72,9 +72,9 @@ def show(stream: LenientStream, terminal: RichConsole | None, text: Text) -> Non
 
 
 def visible(text: str) -> str:
-    """``text`` with its control characters spelt out, so that no file name can steer a terminal.
+    r"""``text`` with its control characters spelt out, so that no file name can steer a terminal.
 
-    >>> print(visible("red\\x1b[31m.yaml"))
-    red\\x1b[31m.yaml
+    >>> print(visible("red\x1b[31m.yaml"))
+    red\x1b[31m.yaml
     """
     return _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
