@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from deepseg.cli.process import keep_freed_memory
 from deepseg.config.blocks.freezing import Freeze
 from deepseg.config.blocks.losses import Loss
 from deepseg.config.blocks.optimisers import Rmsprop
@@ -27,7 +28,8 @@ from deepseg.geometry.boxes import Box
 from deepseg.model.network import Network
 from deepseg.training.freezing import freeze, trainable
 from deepseg.training.optimization import Optimizer
-from deepseg.training.trainer import Tally, train_on
+from deepseg.training.tally import Tally
+from deepseg.training.trainer import Trainer
 
 SETTINGS = {
     "nothing": Freeze(),
@@ -79,16 +81,8 @@ def seconds_of_step(network: Network, optimizer: Optimizer, batch: Batch) -> flo
         torch.cuda.synchronize()
     clock = time.perf_counter if on_gpu else time.process_time
     started = clock()
-    train_on(
-        [batch],
-        network,
-        optimizer,
-        Loss(),
-        epoch=0,
-        epochs=1,
-        tally=Tally(len(network.config.classes)),
-        on_step=lambda _: None,
-    )
+    tally = Tally(len(network.config.classes))
+    Trainer(network, optimizer, Loss()).train([batch], tally, epoch=0, epochs=1)
     if on_gpu:
         torch.cuda.synchronize()
     return clock() - started
@@ -104,6 +98,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     device = torch.device(given.device)
+    keep_freed_memory()  # as the command line does
     config = load(ModelConfig, given.model).config
     runs = {}
     for title, settings in SETTINGS.items():

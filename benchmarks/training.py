@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepseg.cli.process import keep_freed_memory
 from deepseg.config.blocks.losses import Loss
 from deepseg.config.blocks.optimisers import Sgd
 from deepseg.config.blocks.sampling import Sampling
@@ -46,7 +47,8 @@ from deepseg.model.layout import layout
 from deepseg.model.network import Network
 from deepseg.training.freezing import trainable
 from deepseg.training.optimization import Optimizer
-from deepseg.training.trainer import Tally, train_on
+from deepseg.training.tally import Tally
+from deepseg.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("DEEPSEG_DATA", ROOT / "../shared/data"))
@@ -172,16 +174,15 @@ def step_function(side: str, rate: float) -> Callable[[Batch], float]:
         port = port_of(network, rate)
         rule = torch.optim.SGD(port.parameters(), lr=RATE, momentum=MOMENTUM)
         return lambda batch: port_steps(port, batch, Loss(), rule)
+    keep_freed_memory()  # as the command line does
     settings = Sgd(name="sgd", learning_rate=RATE, momentum=MOMENTUM, nesterov=False)
     optimizer = Optimizer(trainable(network), settings)
-    dtype = getattr(torch, side)
+    trainer = Trainer(network, optimizer, Loss(), dtype=getattr(torch, side))
 
     def step(batch: Batch) -> float:
         costs: list[float] = []
-        train_on(
-            [batch], network, optimizer, Loss(), epoch=0, epochs=1,
-            tally=Tally(len(network.config.classes)), on_step=costs.append, dtype=dtype,
-        )  # fmt: skip
+        tally = Tally(len(network.config.classes))
+        trainer.train([batch], tally, epoch=0, epochs=1, on_step=costs.append)
         return costs[0]
 
     return step

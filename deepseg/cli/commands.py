@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepseg.cli.arguments import Arguments
+from deepseg.cli.process import keep_freed_memory
 from deepseg.commands.check import check as check_config
 from deepseg.commands.compare import compare as compare_runs
 from deepseg.commands.demo import demo as run_demo
@@ -46,6 +47,7 @@ def train(arguments: Arguments) -> None:
     if arguments.devices > 1:
         launch(_train_arguments(arguments), devices=arguments.devices, device=arguments.device)
         return
+    keep_freed_memory()
     train_model(
         _file(arguments),
         model=arguments.model,
@@ -117,6 +119,7 @@ def show(arguments: Arguments) -> None:
 
 def compare(arguments: Arguments) -> None:
     """``-compare``."""
+    keep_freed_memory()
     compare_runs(
         arguments.runs,
         seeds=arguments.seeds,
@@ -131,6 +134,7 @@ def compare(arguments: Arguments) -> None:
 def demo(arguments: Arguments) -> None:
     """``-demo``."""
     folder = Path("runs/demo") if arguments.out is None else arguments.out
+    keep_freed_memory()
     run_demo(folder, program=arguments.program, device=arguments.device, quiet=arguments.quiet)
 
 

@@ -6,24 +6,22 @@ Options have one dash, as in DeepMedic; two work as well.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from rich.text import Text
 
 from deepseg.cli.arguments import Arguments, parsed, short_help
+from deepseg.cli.process import TERMINATED, end_in_order_on_sigterm
 from deepseg.errors import DeepsegError, OutOfMemory, ReportedByPeer, is_out_of_memory
 from deepseg.parent_process import end_with_starter
 from deepseg.report.streams import LenientStream, show, visible
 from deepseg.sessions.outcome import exit_code, problems
 
 SHOWN_PROBLEMS = 20
-TERMINATED = 143
 
 
 def main(arguments: Sequence[str] | None = None, *, program: str = "deepseg") -> int:
@@ -34,7 +32,7 @@ def main(arguments: Sequence[str] | None = None, *, program: str = "deepseg") ->
         program: The name by which its user calls it.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    signal.signal(signal.SIGTERM, _terminated)
+    end_in_order_on_sigterm()
     end_with_starter()
     _leave_removed_folder()
     try:
@@ -131,7 +129,3 @@ def _leave_removed_folder() -> None:
         Path.cwd()
     except OSError:
         os.chdir("/")
-
-
-def _terminated(_number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(TERMINATED)

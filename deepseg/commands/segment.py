@@ -64,7 +64,7 @@ def segment(
     loaded = load(TestConfig, config_file)
     config = _wished(loaded.config, precision=precision, keep_going=keep_going)
     computer = chosen_device(device)
-    with SessionFolder(config.folder, config_file=config_file, part=shard, quiet=quiet) as folder:
+    with SessionFolder(config.folder, config_file=config_file, shard=shard, quiet=quiet) as folder:
         console = folder.console
         warnings = [*loaded.warnings, *slowness(config.inference.precision, computer)]
         announce(console, f"test {config.name}", warnings, computer)

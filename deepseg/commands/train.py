@@ -1,4 +1,4 @@
-"""``-train``: train a model; the same command goes on where it stopped."""
+"""``-train``: train a model; the same command continues after an interruption."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deepseg.sessions.training.cohort import training_cohort
 from deepseg.sessions.training.epoch_log import BEFORE, announce
 from deepseg.sessions.training.run import TrainingRun
 from deepseg.sessions.training.segment_datasets import training_dataset, validation_dataset
-from deepseg.sessions.training.starting_point import say_where_it_stands, starting_model, varied
+from deepseg.sessions.training.starting_point import print_start, starting_model, varied
 from deepseg.sessions.training.whole_case_validation import validate_on_volumes
 from deepseg.training.model_selection import best_metric, lower_is_better
 
@@ -65,8 +65,8 @@ def train(
     ):
         console = folder.console
         warnings = [*loaded.warnings, *slowness(config.precision, computer)]
-        announce(console, f"train {config.name}", warnings, computer, ranks.count)
-        start = ranks.from_leader(
+        announce(console, f"train {config.name}", warnings, computer, ranks.world_size)
+        start = ranks.broadcast(
             lambda: starting_model(
                 folder,
                 config,
@@ -77,46 +77,46 @@ def train(
         )
         network_table(console, start.config)
         cache = folder.path / "cache" if config.cache is None else config.cache
-        training, held_out = ranks.from_leader(
+        training, held_out = ranks.broadcast(
             lambda: training_and_held_out(config, start.config, console, cache=cache)
         )
-        own = _with_preparation(start, config, training)
-        run = TrainingRun(folder, config, own, computer, ranks)
-        say_where_it_stands(run)
+        start = _with_preparation(start, config, training)
+        run = TrainingRun(folder, config, start, computer, ranks)
+        print_start(run)
         if run.is_finished:
             console.say(_why_finished(run))
             return folder.models / "last.save"
-        source, judged = ranks.from_leader(
+        segments, validation_segments = ranks.broadcast(
             lambda: (
                 training_dataset(training, start, config, cache=cache, console=console),
                 validation_dataset(held_out, start, config, cache=cache, console=console),
             )
         )
-        if run.begins_trained:
-            run.judge_before(
-                run.validate(judged),
+        if run.starts_trained:
+            run.record_before(
+                run.validate(validation_segments),
                 validate_on_volumes(
-                    run.judged, held_out, folder, config, epoch=BEFORE, ranks=ranks
+                    run.evaluated, held_out, folder, config, epoch=BEFORE, ranks=ranks
                 ),
             )
         with SegmentLoader(
-            source,
+            segments,
             batch_size=config.training.batch_size,
             workers=config.workers,
             first=run.next_subepoch,
             pin=computer.type == "cuda",
             rank=ranks.rank,
-            ranks=ranks.count,
+            ranks=ranks.world_size,
             warn=console.warn,
-        ) as stream:
+        ) as loader:
             while not run.is_finished:
-                outcome = run.train(stream)
-                samples = run.validate(judged)
+                scores = run.train_epoch(loader)
+                samples = run.validate(validation_segments)
                 volumes = validate_on_volumes(
-                    run.judged, held_out, folder, config, epoch=run.progress.epoch, ranks=ranks
+                    run.evaluated, held_out, folder, config, epoch=run.progress.epoch, ranks=ranks
                 )
-                run.keep(outcome, samples, volumes)
-        _say_where_it_ended(run)
+                run.end_epoch(scores, samples, volumes)
+        _print_end(run)
         return folder.models / "last.save"
 
 
@@ -132,7 +132,7 @@ def _why_finished(run: TrainingRun) -> str:
     return "nothing is left to do; raise epochs to train on"
 
 
-def _say_where_it_ended(run: TrainingRun) -> None:
+def _print_end(run: TrainingRun) -> None:
     say, best = run.folder.console.say, run.folder.models / "best.save"
     if run.progress.end:
         say(f"training ends: {run.progress.end}")

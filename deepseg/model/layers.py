@@ -37,8 +37,8 @@ class Norm(nn.Module):
 
     Attributes:
         is_frozen: Whether the statistics gathered before are used in training too.
-        of_whole: Makes statistics of a part of the batch those of the whole; None where maps are
-            all there is.
+        sync_statistics: Makes statistics of a part of the batch those of the whole; None where
+            maps are all there is.
     """
 
     weight: nn.Parameter
@@ -53,7 +53,7 @@ class Norm(nn.Module):
         super().__init__()
         self.settings = settings
         self.is_frozen = False
-        self.of_whole: Callable[[Statistics], Statistics] | None = None
+        self.sync_statistics: Callable[[Statistics], Statistics] | None = None
         self.weight = nn.Parameter(torch.ones(maps))
         self.bias = nn.Parameter(torch.zeros(maps))
         self.register_buffer("running_mean", torch.zeros(maps))
@@ -70,7 +70,7 @@ class Norm(nn.Module):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=epsilon
             )
-        if x.device.type == "cpu" or self.of_whole is not None:
+        if x.device.type == "cpu" or self.sync_statistics is not None:
             found = self.statistics(x)
             self.gather(found)
             return fused_activation(x, found, self.weight, self.bias, torch.ones_like(self.bias))
@@ -93,7 +93,7 @@ class Norm(nn.Module):
         if not self.uses_batch:
             return self.gathered(slice(None))
         found = batch_statistics(x.detach(), self.settings.epsilon)
-        return found if self.of_whole is None else self.of_whole(found)
+        return found if self.sync_statistics is None else self.sync_statistics(found)
 
     def gathered(self, maps: slice) -> Statistics:
         """What was gathered for inference, of some of the maps."""

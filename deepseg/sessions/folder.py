@@ -27,7 +27,7 @@ from deepseg.storage.save_file import SaveFile, read_save, write_save
 from deepseg.version import VERSION
 
 RUNNING = "running.save"
-GOING_ON = (RUNNING, "last.save", "previous.save")  # files from which a session can go on
+RESUMABLE = (RUNNING, "last.save", "previous.save")  # files from which a session can go on
 
 
 class SessionFolder:
@@ -36,11 +36,11 @@ class SessionFolder:
     Args:
         path: The folder; made if it does not exist.
         config_file: What problems without a place of their own are about, in outcome.json.
-        part: Share the folder with the processes that do other parts; log and outcome have names of
+        shard: Share the folder with the processes of other shards; log and outcome have names of
             their own.
         quiet: Show nothing but warnings and errors.
-        leads: Whether this process is the one of its session that writes and speaks; of several
-            that train together, one is.
+        is_main: True for the process of its session that writes and prints; of several that train
+            together, one is.
 
     Raises:
         FolderInUse: Another process has it open.
@@ -52,18 +52,18 @@ class SessionFolder:
         path: Path,
         *,
         config_file: Path | None = None,
-        part: Shard | None = None,
+        shard: Shard | None = None,
         quiet: bool = False,
-        leads: bool = True,
+        is_main: bool = True,
     ) -> None:
         self.path = path
-        self.leads = leads
+        self.is_main = is_main
         self._config_file = config_file
-        self._ending = "" if part is None else f"-{part}"
+        self._ending = "" if shard is None else f"-{shard}"
         self._quiet = quiet
 
     def __enter__(self) -> SessionFolder:
-        if not self.leads:
+        if not self.is_main:
             self.console = Console(silent=True)
             return self
         with writable(self.path):
@@ -79,7 +79,7 @@ class SessionFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self.leads:
+        if not self.is_main:
             return
         try:
             write_json(self.path / f"outcome{self._ending}.json", self._outcome(error))
@@ -90,10 +90,10 @@ class SessionFolder:
 
     def _outcome(self, error: BaseException | None) -> dict[str, Any]:
         place = "" if self._config_file is None else str(self._config_file)
-        found = DeepsegError(*problems(error)).at(place).problems
+        placed = DeepsegError(*problems(error)).at(place).problems
         return {
             "exit_code": exit_code(error),
-            "errors": [vars(problem) for problem in found],
+            "errors": [vars(problem) for problem in placed],
             "warnings": list(self.console.warnings),
             "session": self.path.name,
             "version": VERSION,
@@ -114,7 +114,7 @@ class SessionFolder:
         """
         problems: list[Problem] = []
         reached: dict[Path, tuple[int, int]] = {}
-        for path in (self.models / name for name in GOING_ON):
+        for path in (self.models / name for name in RESUMABLE):
             if not path.exists():
                 continue
             try:
@@ -134,7 +134,7 @@ class SessionFolder:
             self.console.warn(f"{problem}; continuing from {furthest}")
         return furthest
 
-    def keep(
+    def save_epoch(
         self, save: SaveFile, record: Mapping[str, Any], *, is_best: bool, name: str | None
     ) -> None:
         """Add the line of an epoch to metrics.jsonl and write its model files.
@@ -143,13 +143,13 @@ class SessionFolder:
 
         Args:
             save: The model.
-            record: What the epoch gave.
-            is_best: Whether it is the best so far.
-            name: Of a file that is kept for good, or None.
+            record: Of the epoch.
+            is_best: True if it is the best so far.
+            name: Of a further file, which stays for good, or None.
         """
-        if not self.leads:
+        if not self.is_main:
             return
-        self.note(record)
+        self.append_record(record)
         last = self.models / "last.save"
         if is_best:
             write_save(self.models / "best.save", save)
@@ -162,14 +162,14 @@ class SessionFolder:
         with writable(self.models):
             (self.models / RUNNING).unlink(missing_ok=True)
 
-    def keep_running(self, save: SaveFile) -> None:
+    def save_running(self, save: SaveFile) -> None:
         """Write the model in the middle of an epoch."""
-        if self.leads:
+        if self.is_main:
             write_save(self.models / RUNNING, save)
 
-    def note(self, record: Mapping[str, Any]) -> None:
+    def append_record(self, record: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
-        if self.leads:
+        if self.is_main:
             self._write_records([*self.records(), dict(record)])
 
     def records(self) -> list[dict[str, Any]]:
@@ -180,10 +180,10 @@ class SessionFolder:
         lines = path.read_text("utf-8").splitlines()
         return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def forget_from(self, epoch: int) -> None:
+    def drop_records_from(self, epoch: int) -> None:
         """Drop the records of epochs that will be done again."""
-        if self.leads:
-            self._write_records([one for one in self.records() if one["epoch"] < epoch])
+        if self.is_main:
+            self._write_records([record for record in self.records() if record["epoch"] < epoch])
 
     def _write_records(self, records: list[dict[str, Any]]) -> None:
         from_text = "".join(json.dumps(record) + "\n" for record in records)
@@ -191,7 +191,7 @@ class SessionFolder:
 
 
 def _locked(path: Path, ending: str) -> list[TextIO]:
-    """The folder's lock; for a part, its own lock and a share of the folder's."""
+    """The folder's lock; for a shard, a lock of its own and a share of the folder's."""
     if not ending:
         return [_lock(path, "lock", fcntl.LOCK_EX)]
     share = _lock(path, "lock", fcntl.LOCK_SH)

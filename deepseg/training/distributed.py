@@ -1,6 +1,6 @@
-"""Several processes that train one network together, and what they add up.
+"""Several processes that train one network together, and the sums that they share.
 
-Every rank computes a part of each batch. All numbers that a step depends on are sums over the whole
+Every rank computes a part of each batch. All values that a step depends on are sums over the whole
 batch (of losses, voxels, overlaps, and for batch normalisation of every feature map), so each rank
 computes the same loss, and the mean of the gradients of all ranks is that of one process with the
 whole batch, whatever the sizes of the parts. With one rank, nothing is added and no bit changes.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -31,123 +32,140 @@ class PeerLost(Exception):
     """Another rank takes part no longer. No RuntimeError: those are tried again elsewhere."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Ranks:
-    """One of the processes that train together.
+    """One of the processes that train together, by the names of `torch.distributed`.
+
+    Alone, a rank is the main one and has all there is:
+
+    >>> alone = Ranks()
+    >>> alone.is_main, alone.sum_counts([3, 4]), alone.all_gather(["case 1"])
+    (True, [3, 4], ['case 1'])
+    >>> Ranks(rank=2, world_size=4).rng_counters
+    (2,)
 
     Attributes:
-        rank: Which one, from 0.
-        count: Of all.
-        has_part: Whether this rank has segments of the present batch, not a stand-in without known
-            voxels, which is there because all ranks must take part in every sum.
+        rank: The number of this process, from 0.
+        world_size: The number of processes.
     """
 
     rank: int = 0
-    count: int = 1
-    has_part: bool = True
+    world_size: int = 1
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the one that speaks and writes."""
+    def is_main(self) -> bool:
+        """True for rank 0, which prints and writes."""
         return self.rank == 0
 
     @property
-    def others(self) -> tuple[int, ...]:
-        """What counters of randomness need so that ranks differ; nothing for the leader."""
-        return () if self.leads else (self.rank,)
+    def rng_counters(self) -> tuple[int, ...]:
+        """Counters of randomness by which ranks differ; none for rank 0."""
+        return () if self.is_main else (self.rank,)
 
-    def summed(self, *parts: Tensor) -> tuple[Tensor, ...]:
+    def all_reduce_sum(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Each tensor summed over all ranks; gradients flow back to all of them."""
-        if self.count == 1:
-            return parts
-        whole = _sum(torch.cat([part.flatten() for part in parts]))
-        sums = torch.split(whole, [part.numel() for part in parts])
-        return tuple(one.view(part.shape) for one, part in zip(sums, parts, strict=True))
+        if self.world_size == 1:
+            return tensors
+        flat = _differentiable_sum(torch.cat([tensor.flatten() for tensor in tensors]))
+        sums = torch.split(flat, [tensor.numel() for tensor in tensors])
+        return tuple(total.view(t.shape) for total, t in zip(sums, tensors, strict=True))
 
-    def totals(self, counts: Sequence[int]) -> list[int]:
+    def sum_counts(self, counts: Sequence[int]) -> list[int]:
         """Each count summed over all ranks."""
-        if self.count == 1:
+        if self.world_size == 1:
             return list(counts)
-        totals: list[int] = _added(torch.tensor(counts, dtype=torch.int64)).tolist()
-        return totals
+        sums: list[int] = _sum_in_place(torch.tensor(counts, dtype=torch.int64)).tolist()
+        return sums
 
-    def average(self, gradients: Sequence[Tensor]) -> None:
+    def average_gradients(self, gradients: Sequence[Tensor]) -> None:
         """Replace gradients by their means over all ranks."""
-        if self.count == 1 or not gradients:
+        if self.world_size == 1 or not gradients:
             return
-        flat = _added(torch.cat([one.flatten() for one in gradients])).div_(self.count)
-        means = torch.split(flat, [one.numel() for one in gradients])
+        flat = _sum_in_place(torch.cat([g.flatten() for g in gradients])).div_(self.world_size)
+        means = torch.split(flat, [g.numel() for g in gradients])
         pairs = zip(means, gradients, strict=True)
-        torch._foreach_copy_(list(gradients), [mean.view(one.shape) for mean, one in pairs])
+        torch._foreach_copy_(list(gradients), [mean.view(g.shape) for mean, g in pairs])
 
-    def together(self, items: Sequence[Item]) -> list[Item]:
-        """The items of all ranks."""
-        if self.count == 1:
+    def all_gather(self, items: Sequence[Item]) -> list[Item]:
+        """The items of all ranks, in the order of ranks."""
+        if self.world_size == 1:
             return list(items)
-        found: list[Any] = [None] * self.count
-        _answered(lambda: dist.all_gather_object(found, list(items)))
-        return [item for own in found for item in own]
+        lists: list[Any] = [None] * self.world_size
+        _communicate(lambda: dist.all_gather_object(lists, list(items)))
+        return [item for items_of_rank in lists for item in items_of_rank]
 
-    def from_leader(self, make: Callable[[], Item]) -> Item:
-        """What rank 0 makes, while the others wait."""
-        if self.count == 1:
+    def broadcast(self, make: Callable[[], Item]) -> Item:
+        """The result of ``make`` on rank 0, for which all other ranks wait."""
+        if self.world_size == 1:
             return make()
-        box: list[Any] = [make() if self.leads else None]
-        _answered(lambda: dist.broadcast_object_list(box, device=torch.device("cpu")))
-        made: Item = box[0]
-        return made
+        box: list[Any] = [make() if self.is_main else None]
+        _communicate(lambda: dist.broadcast_object_list(box, device=torch.device("cpu")))
+        item: Item = box[0]
+        return item
 
-    def wait(self) -> None:
-        """Go on when all ranks have come here."""
-        self.totals([1])
+    def barrier(self) -> None:
+        """Wait until all ranks have come here."""
+        self.sum_counts([1])
 
-    def of_whole(self, found: Statistics) -> Statistics:
-        """What the statistics of this rank's part of a batch are for the whole."""
-        maps = len(found.mean)
-        every = found.mean.new_zeros(self.count, 2 * maps + 1)
-        voxels = found.mean.new_tensor([found.voxels * self.has_part])
-        every[self.rank] = torch.cat([found.mean, found.variance, voxels])
-        means, variances, counts = torch.split(_added(every), [maps, maps, 1], 1)
+    def sync_statistics(self, statistics: Statistics, *, has_part: bool) -> Statistics:
+        """Statistics of a whole batch, from those of this rank's part.
+
+        Args:
+            statistics: Of this rank's part.
+            has_part: False if this rank has no segments of the batch, only a stand-in without
+                labels, which is there because all ranks must take part in every sum.
+        """
+        maps = len(statistics.mean)
+        table = statistics.mean.new_zeros(self.world_size, 2 * maps + 1)
+        voxels = statistics.mean.new_tensor([statistics.voxels * has_part])
+        table[self.rank] = torch.cat([statistics.mean, statistics.variance, voxels])
+        means, variances, counts = torch.split(_sum_in_place(table), [maps, maps, 1], 1)
         shares = counts / counts.sum()
         mean = (shares * means).sum(0)
         variance = (shares * (variances + (means - mean).square())).sum(0)
         total = int(counts.sum())
-        return Statistics(mean, variance, found.epsilon, total, self.has_part, _added)
+        return Statistics(mean, variance, statistics.epsilon, total, has_part, _sum_in_place)
 
 
 SINGLE_RANK = Ranks()
 
 
-def synchronise_batch_norm(network: Network, ranks: Ranks) -> None:
-    """Let batch normalisation use the statistics of the whole batch, of which ranks have parts."""
-    if ranks.count == 1:
+def synchronise_batch_norm(network: Network, ranks: Ranks, *, has_part: bool = True) -> None:
+    """Normalise the next batch with the statistics of all of it, of which ranks have parts.
+
+    Args:
+        network: In training.
+        ranks: Those that have a part of the batch.
+        has_part: As for `Ranks.sync_statistics`.
+    """
+    if ranks.world_size == 1:
         return
+    sync = partial(ranks.sync_statistics, has_part=has_part)
     for layer in network.layers():
         if isinstance(layer.norm, Norm):
-            layer.norm.of_whole = ranks.of_whole
+            layer.norm.sync_statistics = sync
 
 
-class _Sum(torch.autograd.Function):
+class _DifferentiableSum(torch.autograd.Function):
     @staticmethod
     def forward(_context: Any, x: Tensor) -> Tensor:
-        return _added(x.clone())
+        return _sum_in_place(x.clone())
 
     @staticmethod
     def backward(_context: Any, gradient: Tensor) -> Tensor:
-        return _added(gradient.clone())
+        return _sum_in_place(gradient.clone())
 
 
-_sum: Callable[[Tensor], Tensor] = _Sum.apply
+_differentiable_sum: Callable[[Tensor], Tensor] = _DifferentiableSum.apply
 
 
-def _added(x: Tensor) -> Tensor:
-    """``x`` summed over all ranks, in its own place."""
-    _answered(lambda: dist.all_reduce(x))
+def _sum_in_place(x: Tensor) -> Tensor:
+    _communicate(lambda: dist.all_reduce(x))
     return x
 
 
-def _answered(ask: Callable[[], object]) -> None:
+def _communicate(operation: Callable[[], object]) -> None:
     try:
-        ask()
+        operation()
     except RuntimeError as error:
         raise PeerLost(str(error)) from error

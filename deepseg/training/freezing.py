@@ -1,4 +1,4 @@
-"""Layers that keep their weights while the others learn, for good or for the first epochs."""
+"""Layers that keep their weights while other layers learn, always or in the first epochs."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def _below(addresses: Iterable[str], plan: Layout) -> Iterator[str]:
     """Layers through which the image comes to those at ``addresses``."""
     for address in addresses:
         for pathway in (*plan.pathways, plan.fc):
-            own = [layer.address for layer in pathway.layers]
-            if address in own:
-                yield from own[: own.index(address)]
+            chain = [layer.address for layer in pathway.layers]
+            if address in chain:
+                yield from chain[: chain.index(address)]
             elif address.startswith(f"{plan.fc.name}."):
-                yield from own
+                yield from chain
 
 
 def _set(layer: Layer, block: Freeze | None) -> None:

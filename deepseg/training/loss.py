@@ -1,8 +1,8 @@
-"""What training makes small: cross-entropy, soft Dice, soft intersection over union, penalties.
+"""The loss: cross-entropy, soft Dice, soft intersection over union, penalties.
 
 Probabilities are ``(N, K, X, Y, Z)``, labels ``(N, X, Y, Z)`` int64. Voxels with label -1 are
-unknown and count nowhere. Sums run over the batch (the parts of all ranks) and space; formulas and
-constants are DeepMedic's, so a training file means the same here.
+unlabelled and count nowhere. Sums run over the batch (the parts of all ranks) and space; formulas
+and constants are DeepMedic's, so a training file means the same here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class LossParts:
     """The loss of one batch.
 
     Attributes:
-        total: What is differentiated: all parts and penalties, weighted.
+        total: Differentiated by training: all parts and penalties, weighted.
         parts: Each part before weighting, for people to read.
     """
 
@@ -44,11 +44,19 @@ def loss(
     anchored: Sequence[tuple[Tensor, Tensor]] = (),
     ranks: Ranks = SINGLE_RANK,
 ) -> LossParts:
-    """The weighted sum of all parts that `settings` asks for.
+    """The weighted sum of all parts that ``settings`` asks for.
+
+    One voxel, whose class has half of the probability, and a kernel of one weight:
+
+    >>> logits, labels = torch.zeros(1, 2, 1, 1, 1), torch.zeros(1, 1, 1, 1, dtype=torch.int64)
+    >>> settings = Loss(cross_entropy=0, dice=1, l1=0, l2=0.01)
+    >>> result = loss(logits, labels, [torch.tensor([3.0])], settings, torch.ones(2))
+    >>> round(result.total.item(), 3), sorted(result.parts)
+    (0.757, ['dice', 'l2'])
 
     Args:
         logits: ``(N, K, X, Y, Z)``.
-        labels: ``(N, X, Y, Z)``, -1 where unknown.
+        labels: ``(N, X, Y, Z)``, -1 where there is none.
         kernels: Convolution weights that L1 and L2 make small.
         settings: Weights of the parts.
         weights: ``(K,)`` class weights of the cross-entropy, from `class_weights`.
@@ -57,21 +65,21 @@ def loss(
         ranks: Those that have the other parts of the batch.
     """
     probabilities = logits.float().softmax(1)
-    known = labels >= 0
+    mask = labels >= 0
     parts = {}
     if settings.cross_entropy:
-        parts["cross_entropy"] = cross_entropy(probabilities, labels, known, weights, ranks)
+        parts["cross_entropy"] = cross_entropy(probabilities, labels, mask, weights, ranks)
     if settings.dice or settings.iou:
-        truth = one_hot(labels, known, probabilities.shape[1])
-        masked = probabilities * known.unsqueeze(1)
+        truth = class_masks(labels, mask, probabilities.shape[1])
+        masked = probabilities * mask.unsqueeze(1)
         if settings.dice:
             parts["dice"] = dice_loss(masked, truth, ranks)
         if settings.iou:
             parts["iou"] = iou_loss(masked, truth, ranks)
     kernels = list(kernels)
-    every = [*kernels, *(kernel for kernel, _ in anchored)]
-    if settings.l1 and every:
-        parts["l1"] = torch.stack([kernel.abs().sum() for kernel in every]).sum()
+    all_kernels = [*kernels, *(kernel for kernel, _ in anchored)]
+    if settings.l1 and all_kernels:
+        parts["l1"] = torch.stack([kernel.abs().sum() for kernel in all_kernels]).sum()
     if settings.l2 and kernels:
         parts["l2"] = torch.stack([kernel.square().sum() for kernel in kernels]).sum()
     if anchored:
@@ -84,33 +92,66 @@ def loss(
 def cross_entropy(
     probabilities: Tensor,
     labels: Tensor,
-    known: Tensor,
+    mask: Tensor,
     weights: Tensor,
     ranks: Ranks = SINGLE_RANK,
 ) -> Tensor:
-    """``-sum w[y] log(p[y] + 1e-6) / voxels``; weights do not enter the denominator."""
-    own = probabilities.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1)
-    losses = -(own + LOG_FLOOR).log() * weights[labels.clamp(min=0)] * known
-    total, voxels = ranks.summed(losses.sum(), known.sum())
+    """``-sum w[y] log(p[y] + 1e-6) / voxels``; weights do not enter the denominator.
+
+    Args:
+        probabilities: ``(N, K, X, Y, Z)``.
+        labels: ``(N, X, Y, Z)``.
+        mask: ``(N, X, Y, Z)`` bool, the voxels that count.
+        weights: ``(K,)``.
+        ranks: Those that have the other parts of the batch.
+
+    >>> p = torch.tensor([0.25, 0.75]).view(1, 2, 1, 1, 1)
+    >>> y = torch.ones(1, 1, 1, 1, dtype=torch.int64)
+    >>> loss_of_voxel = cross_entropy(p, y, y >= 0, torch.tensor([1.0, 2.0]))
+    >>> round(loss_of_voxel.item(), 3)  # -2 log 0.75
+    0.575
+    """
+    p_of_label = probabilities.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1)
+    losses = -(p_of_label + LOG_FLOOR).log() * weights[labels.clamp(min=0)] * mask
+    total, voxels = ranks.all_reduce_sum(losses.sum(), mask.sum())
     return total / voxels.clamp(min=1)
 
 
 def dice_loss(probabilities: Tensor, truth: Tensor, ranks: Ranks = SINGLE_RANK) -> Tensor:
-    """``1 - mean over classes of 2 sum(py) / (sum p + sum y)``; doi:10.1109/3DV.2016.79."""
-    overlap, predicted, true = ranks.summed(*_sums(probabilities, truth))
+    """``1 - mean over classes of 2 sum(py) / (sum p + sum y)``; doi:10.1109/3DV.2016.79.
+
+    Both arguments are ``(N, K, X, Y, Z)``. Half of the probability on one voxel of one class:
+
+    >>> half, truth = torch.full((1, 1, 1, 1, 1), 0.5), torch.ones(1, 1, 1, 1, 1)
+    >>> round(dice_loss(half, truth).item(), 3)  # 1 - 2 * 0.5 / (0.5 + 1)
+    0.333
+    """
+    overlap, predicted, true = ranks.all_reduce_sum(*_sums(probabilities, truth))
     return 1 - ((2 * overlap + OVERLAP_FLOOR) / (predicted + true + OVERLAP_FLOOR)).mean()
 
 
 def iou_loss(probabilities: Tensor, truth: Tensor, ranks: Ranks = SINGLE_RANK) -> Tensor:
-    """``1 - mean over classes of sum(py) / (sum p(1 - y) + sum y)``."""
-    overlap, predicted, true = ranks.summed(*_sums(probabilities, truth))
+    """``1 - mean over classes of sum(py) / (sum p(1 - y) + sum y)``.
+
+    Both arguments are ``(N, K, X, Y, Z)``.
+
+    >>> half, truth = torch.full((1, 1, 1, 1, 1), 0.5), torch.ones(1, 1, 1, 1, 1)
+    >>> round(iou_loss(half, truth).item(), 3)
+    0.5
+    """
+    overlap, predicted, true = ranks.all_reduce_sum(*_sums(probabilities, truth))
     union = predicted - overlap + true
     return 1 - ((overlap + OVERLAP_FLOOR) / (union + OVERLAP_FLOOR)).mean()
 
 
-def one_hot(labels: Tensor, known: Tensor, classes: int) -> Tensor:
-    """``(N, K, X, Y, Z)`` float32; unknown voxels are 0 for every class."""
-    return F.one_hot(labels.clamp(min=0), classes).movedim(-1, 1) * known.unsqueeze(1).float()
+def class_masks(labels: Tensor, mask: Tensor, classes: int) -> Tensor:
+    """``(N, K, X, Y, Z)`` float32; voxels outside the mask are 0 for every class.
+
+    >>> labels = torch.tensor([0, 1, -1]).view(1, 3, 1, 1)
+    >>> class_masks(labels, labels >= 0, 2).flatten(1).tolist()
+    [[1.0, 0.0, 0.0, 0.0, 1.0, 0.0]]
+    """
+    return F.one_hot(labels.clamp(min=0), classes).movedim(-1, 1) * mask.unsqueeze(1).float()
 
 
 def _sums(probabilities: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,18 +170,23 @@ def class_weights(
 ) -> Tensor:
     """``(K,)``: weights of the cross-entropy in an epoch, counted from 0.
 
+    >>> settings = ClassWeights(type="given", weights=(1.0, 5.0), fade=(0, 4))
+    >>> labels = torch.zeros(1, 1, 1, 1, dtype=torch.int64)
+    >>> [class_weights(labels, 2, settings, epoch=e, epochs=9).tolist() for e in (0, 2, 4)]
+    [[1.0, 5.0], [1.0, 3.0], [1.0, 1.0]]
+
     Full weights until the first epoch of ``fade``, 1 from the last on, linear in between. Weights
-    by frequency are ``voxels / K / voxels of the class``, of the known voxels in the batch.
+    by frequency are ``voxels / K / voxels of the class``, of the labelled voxels in the batch.
     """
-    ones = torch.ones(classes, device=labels.device)
+    equal = torch.ones(classes, device=labels.device)
     if settings is None:
-        return ones
+        return equal
     if settings.weights is not None:
         full = torch.tensor(settings.weights, device=labels.device)
     else:
-        own = torch.bincount(labels[labels >= 0].flatten(), minlength=classes)
-        (counts,) = ranks.summed(own)
+        voxels = torch.bincount(labels[labels >= 0].flatten(), minlength=classes)
+        (counts,) = ranks.all_reduce_sum(voxels)
         full = (counts.sum() / classes) / (counts + LOG_FLOOR)
     first, last = (0, epochs) if settings.fade is None else settings.fade
     faded = (min(max(epoch, first), last) - first) / (last - first)
-    return full * (1 - faded) + ones * faded
+    return full * (1 - faded) + equal * faded

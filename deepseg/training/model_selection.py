@@ -1,4 +1,4 @@
-"""Which numbers of an epoch's record decide: about the best model, and about an early end.
+"""The best model, and an early end of training, from the values in an epoch's record.
 
 Metrics are named as in metrics.jsonl, with slashes: ``validation_volumes/dice/lesion``. ``mean``
 stands for the mean of the foreground classes.
@@ -21,7 +21,7 @@ OF_VOLUMES = ("dice", "sensitivity", "precision", "hausdorff95_mm")
 
 
 def best_metric(config: TrainConfig) -> str:
-    """What the best model is chosen by, where the settings do not name it."""
+    """The metric by which the best model is chosen: the one named, or the Dice of validation."""
     if config.checkpoints.best is not None:
         return config.checkpoints.best
     validation = config.validation
@@ -30,38 +30,53 @@ def best_metric(config: TrainConfig) -> str:
 
 
 def stopping_metric(config: TrainConfig) -> str | None:
-    """What early stopping follows, if it is on."""
+    """The metric that early stopping follows; None where it is off."""
     if config.early_stopping is None:
         return None
-    own = config.early_stopping.metric
-    return best_metric(config) if own is None else own
+    metric = config.early_stopping.metric
+    return best_metric(config) if metric is None else metric
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether ``metric`` is a loss or a distance."""
+    """True for losses and distances.
+
+    >>> lower_is_better("training/loss"), lower_is_better("validation_volumes/dice/mean")
+    (True, False)
+    """
     return metric.endswith("/loss") or "/hausdorff95_mm/" in metric
 
 
 def value(record: Mapping[str, Any], metric: str) -> float | None:
-    """The number called ``metric`` in an epoch's record; None if it was not measured."""
+    """The value of ``metric`` in an epoch's record; None if it was not measured.
+
+    >>> record = {"validation_samples": {"dice": {"foreground": 0.9, "core": 0.5, "rim": 0.7}}}
+    >>> value(record, "validation_samples/dice/mean")
+    0.6
+    >>> value(record, "validation_volumes/dice/mean") is None
+    True
+    """
     section, *rest = metric.split("/", 2)
-    found: Any = record.get(section)
+    entry: Any = record.get(section)
     for key in rest:
-        if found is None:
+        if entry is None:
             return None
-        found = _mean(found) if key == MEAN else found[key]
-    return None if found is None else float(found)
+        entry = _mean(entry) if key == MEAN else entry[key]
+    return None if entry is None else float(entry)
 
 
 def score(record: Mapping[str, Any], metric: str) -> float | None:
-    """The same, turned so that higher is better."""
-    found = value(record, metric)
-    return -found if found is not None and lower_is_better(metric) else found
+    """The value of ``metric``, with the sign turned where lower is better.
+
+    >>> score({"training": {"loss": 0.25}}, "training/loss")
+    -0.25
+    """
+    measured = value(record, metric)
+    return -measured if measured is not None and lower_is_better(metric) else measured
 
 
 def metric_incompatibilities(config: TrainConfig, model: ModelConfig) -> Iterator[Problem]:
     """Metrics that the settings name and that no epoch will have."""
-    known = list(_metrics(config, model))
+    metrics = list(_metrics(config, model))
     stopping, stop = config.early_stopping, config.stop_at
     named = {
         "checkpoints.best": config.checkpoints.best,
@@ -69,38 +84,63 @@ def metric_incompatibilities(config: TrainConfig, model: ModelConfig) -> Iterato
         "stop_at.metric": None if stop is None else stop.metric,
     }
     for key, metric in named.items():
-        if metric is not None and metric not in known:
+        if metric is not None and metric not in metrics:
             yield Problem(
                 code="metric-unknown",
                 got=f"{metric!r} in {key}",
-                expected="a number of metrics.jsonl, such as "
-                + ", ".join(repr(one) for one in known[-3:]),
-                fix=f"correct the name, or switch this validation on{did_you_mean(metric, known)}",
+                expected="a number of metrics.jsonl, such as " + ", ".join(map(repr, metrics[-3:])),
+                fix="correct the name, or switch this validation on"
+                + did_you_mean(metric, metrics),
             )
 
 
 def patience_is_exhausted(settings: EarlyStopping, scores: Sequence[float | None]) -> bool:
-    """Whether as many scores in a row as there is patience were no improvement.
+    """True after ``patience`` scores in a row without improvement.
 
     As Keras counts; epochs without a score do not count.
+
+    >>> settings = EarlyStopping(patience=2)
+    >>> patience_is_exhausted(settings, [0.5, 0.6, None, 0.6])
+    False
+    >>> patience_is_exhausted(settings, [0.5, 0.6, None, 0.6, 0.4])
+    True
     """
     best, waited = -float("inf"), 0
-    for one in scores:
-        if one is None:
+    for score_of_epoch in scores:
+        if score_of_epoch is None:
             continue
-        if one > best + settings.min_improvement:
-            best, waited = one, 0
+        if score_of_epoch > best + settings.min_improvement:
+            best, waited = score_of_epoch, 0
         else:
             waited += 1
     return waited >= settings.patience
 
 
 def is_reached(settings: StopAt, record: Mapping[str, Any]) -> bool:
-    """Whether the epoch's metric is at least as good as asked for."""
-    found = value(record, settings.metric)
-    if found is None:
+    """True if the epoch's metric is at least as good as asked for."""
+    measured, metric = value(record, settings.metric), settings.metric
+    if measured is None:
         return False
-    return found <= settings.value if lower_is_better(settings.metric) else found >= settings.value
+    return measured <= settings.value if lower_is_better(metric) else measured >= settings.value
+
+
+def reason_to_stop(
+    config: TrainConfig, record: Mapping[str, Any], scores: Sequence[float | None]
+) -> str:
+    """The rule by which training ends after this epoch, for people; empty if it goes on.
+
+    Args:
+        config: Settings of the session.
+        record: Of the epoch.
+        scores: Of all epochs, by the metric that early stopping follows.
+    """
+    stopping, stop = config.early_stopping, config.stop_at
+    if stopping is not None and patience_is_exhausted(stopping, scores):
+        metric = stopping_metric(config)
+        return f"{metric} did not get better in {stopping.patience} epochs that have it"
+    if stop is not None and is_reached(stop, record):
+        return f"{stop.metric} has reached {stop.value:g}"
+    return ""
 
 
 def _metrics(config: TrainConfig, model: ModelConfig) -> Iterator[str]:
@@ -117,5 +157,5 @@ def _metrics(config: TrainConfig, model: ModelConfig) -> Iterator[str]:
 
 
 def _mean(rows: Mapping[str, float | None]) -> float | None:
-    own = [one for name, one in rows.items() if name != FOREGROUND and one is not None]
-    return sum(own) / len(own) if own else None
+    values = [v for name, v in rows.items() if name != FOREGROUND and v is not None]
+    return sum(values) / len(values) if values else None

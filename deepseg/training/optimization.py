@@ -19,15 +19,27 @@ from torch import Tensor, nn
 from deepseg.config.blocks.optimisers import Adam, AdamW, MomentumOptimiser, Optimiser, Rmsprop, Sgd
 from deepseg.training.parameter_groups import ParameterGroup, default_group
 
-State: TypeAlias = dict[str, Tensor]
+State: TypeAlias = dict[str, Tensor]  # by kind, such as velocity
 
 
 class Optimizer:
     """Moves weights along their gradients.
 
+    Two steps of 0.5 times a gradient of 2; the second goes half of the first one further:
+
+    >>> from deepseg.config.blocks.optimisers import Sgd
+    >>> weight = nn.Parameter(torch.tensor([10.0]))
+    >>> settings = Sgd(name="sgd", learning_rate=0.5, momentum=0.5, nesterov=False)
+    >>> optimizer = Optimizer([("fc.1.bias", weight)], settings)
+    >>> weight.grad = torch.tensor([2.0])
+    >>> optimizer.step()
+    >>> optimizer.step()
+    >>> weight.item(), optimizer.state["fc.1.bias"]["velocity"].item()
+    (7.5, -1.5)
+
     Args:
         weights: Names and weights.
-        settings: The method and its numbers.
+        settings: The method, its rates and its constants.
         groups: The group of every weight by name; without it, all are alike.
 
     Attributes:
@@ -51,10 +63,10 @@ class Optimizer:
         self._groups = groups
         self.steps: dict[str, int] = {}
         self.state: dict[str, State] = {}
-        self.hold(weights)
+        self.set_parameters(weights)
 
-    def hold(self, weights: Iterable[tuple[str, nn.Parameter]]) -> None:
-        """Move these weights from now on; those that are new begin without a past."""
+    def set_parameters(self, weights: Iterable[tuple[str, nn.Parameter]]) -> None:
+        """Move these weights from now on; new ones begin with a state of zeros."""
         self.weights = dict(weights)
         self.steps = {name: self.steps.get(name, 0) for name in self.weights}
         self.state = {
@@ -70,7 +82,7 @@ class Optimizer:
 
     @property
     def learning_rates(self) -> dict[str, float]:
-        """Of the next step, by the label of each group that learns."""
+        """Learning rates of the next step, by the label of each group that learns."""
         return {group.label: self._rate(group) for group in self._names}
 
     def clear_gradients(self) -> None:
@@ -78,8 +90,8 @@ class Optimizer:
         for weight in self.weights.values():
             weight.grad = None
 
-    def average_gradients(self, batches: int) -> None:
-        """Make sums of gradients of so many backward passes means."""
+    def divide_gradients(self, batches: int) -> None:
+        """Make means of the sums of gradients of ``batches`` backward passes."""
         gradients = [w.grad for w in self.weights.values() if w.grad is not None]
         if batches > 1 and gradients:
             torch._foreach_div_(gradients, batches)
@@ -122,7 +134,7 @@ class Optimizer:
     def _rate(self, group: ParameterGroup) -> float:
         return self.learning_rate * group.factor
 
-    def saved(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Everything from which the optimiser goes on; its tensors are the live ones."""
         return {
             "name": self.settings.name,
@@ -131,22 +143,22 @@ class Optimizer:
             "learning_rates": self.learning_rates,
         }
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go on from what `saved` gave; weights without saved state start anew."""
-        for name in self.weights.keys() & saved["state"].keys():
-            self.steps[name] = int(saved["steps"][name])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` gave; weights that it does not know start anew."""
+        for name in self.weights.keys() & state["state"].keys():
+            self.steps[name] = int(state["steps"][name])
             for kind, tensor in self.state[name].items():
-                tensor.copy_(saved["state"][name][kind])
+                tensor.copy_(state["state"][name][kind])
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What a step of one group needs; lists hold an entry per weight.
+    """One step of the weights of one group; lists hold an entry per weight.
 
     Attributes:
         weights: Changed in place.
         states: By kind, changed in place.
-        times: The how many-th step of each weight this is.
+        times: The number of this step, by weight, from 1.
     """
 
     weights: list[Tensor]

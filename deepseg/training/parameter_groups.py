@@ -1,4 +1,4 @@
-"""Which weights move with which rates: those of all, then of their type, then of their layer."""
+"""Groups of weights with rates of their own: by type of weight, then by layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ParameterGroup:
         label: The rules, as the user wrote them; ``default`` where there are none.
         factor: Initial learning rate, as a multiple of that of the optimiser.
         weight_decay: Share of the weights taken off per step, times the learning rate.
-        momentum: Its own, or None for that of the optimiser.
+        momentum: Of this group, or None for that of the optimiser.
     """
 
     label: str
@@ -29,7 +29,12 @@ class ParameterGroup:
 
 
 def default_group(settings: Optimiser) -> ParameterGroup:
-    """The group of weights that no rule names."""
+    """The group of weights that no rule names.
+
+    >>> from deepseg.config.blocks.optimisers import Sgd
+    >>> default_group(Sgd(name="sgd", weight_decay=0.01))
+    ParameterGroup(label='default', factor=1.0, weight_decay=0.01, momentum=None)
+    """
     return ParameterGroup("default", 1.0, settings.weight_decay, None)
 
 
@@ -40,7 +45,7 @@ def parameter_groups(network: Network, settings: Optimiser) -> dict[str, Paramet
         DeepsegError: ``layer-unknown``.
     """
     layers = {p: network.layout.addresses([p]) for p in settings.by_layer}
-    found = {}
+    groups = {}
     for name, _ in network.named_parameters():
         group = default_group(settings)
         kind = weight_type(name)
@@ -49,8 +54,8 @@ def parameter_groups(network: Network, settings: Optimiser) -> dict[str, Paramet
         for pattern, addresses in layers.items():
             if _address(name) in addresses:
                 group = _changed(group, pattern, settings.by_layer[pattern], settings)
-        found[name] = group
-    return found
+        groups[name] = group
+    return groups
 
 
 def absent_types(plan: Layout, settings: Optimiser) -> Iterator[Problem]:
@@ -61,19 +66,23 @@ def absent_types(plan: Layout, settings: Optimiser) -> Iterator[Problem]:
         "PReLU": any(layer.activation == "prelu" for layer in plan),
         "Bias": True,
     }
-    known = [kind for kind, is_present in present.items() if is_present]
+    types = [kind for kind, is_present in present.items() if is_present]
     for kind in settings.by_type:
-        if kind not in known:
+        if kind not in types:
             yield Problem(
                 code="weight-type-absent",
                 got=f"{kind} in optimiser.by_type",
-                expected=f"types of this model: {', '.join(known)}",
+                expected=f"types of this model: {', '.join(types)}",
                 fix="remove it",
             )
 
 
 def weight_type(name: str) -> WeightType:
-    """The type of the weight called ``normal.3.norm.bias``, here ``BatchNorm``."""
+    """The type of the weight of this name.
+
+    >>> weight_type("normal.3.norm.bias"), weight_type("normal.3.conv.weight")
+    ('BatchNorm', 'Conv')
+    """
     match name.split(".")[2:]:
         case ["conv", *_]:
             return "Conv"

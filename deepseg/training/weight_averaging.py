@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from deepseg.model.network import Network
 
@@ -15,34 +15,47 @@ class WeightAverage:
     """A network that follows another one slowly, batch-norm statistics included.
 
     Args:
-        of: The network in training; the average begins with its weights.
-        memory: Share of the average that is kept in a step. The first steps count more, since what
-            was before them is worth little: step t keeps (1 + t) / (10 + t) at most.
+        network: In training; the average begins with its weights.
+        decay: Share of the average that stays in a step. The first steps count more, since what
+            was before them is worth little: `decay_of_step`.
 
     Attributes:
         network: With the averaged weights.
-        steps: How many it has followed.
+        steps: The number of updates.
     """
 
-    def __init__(self, of: Network, memory: float) -> None:
-        self.network = copy.deepcopy(of)
+    def __init__(self, network: Network, decay: float) -> None:
+        self.network = copy.deepcopy(network)
         self.steps = 0
-        self._memory = memory
-        self._of = of
+        self._decay = decay
+        self._followed = network
 
     @torch.no_grad()
-    def follow(self) -> None:
+    def update(self) -> None:
         """Take in the weights after one more step."""
-        kept = min(self._memory, (1 + self.steps) / (10 + self.steps))
+        decay = decay_of_step(self.steps, self._decay)
         self.steps += 1
-        present = self._of.state_dict()
+        present = self._followed.state_dict()
         for name, mean in self.network.state_dict().items():
             if mean.is_floating_point():
-                mean.lerp_(present[name], 1 - kept)
+                mean.lerp_(present[name], 1 - decay)
             else:
                 mean.copy_(present[name])
 
-    def restore(self, weights: Mapping[str, Tensor], steps: int) -> None:
-        """Go on with the average of an earlier process."""
-        self.network.load_state_dict(weights)
-        self.steps = steps
+    def state_dict(self) -> dict[str, Any]:
+        """The averaged weights and the number of updates; tensors are the live ones."""
+        return {"weights": self.network.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` gave, in this process or an earlier one."""
+        self.network.load_state_dict(state["weights"])
+        self.steps = state["steps"]
+
+
+def decay_of_step(step: int, decay: float) -> float:
+    """The share of the average that stays in ``step``, from 0: (1 + step) / (10 + step) at most.
+
+    >>> decay_of_step(0, 0.9), decay_of_step(8, 0.9), decay_of_step(1000, 0.9)
+    (0.1, 0.5, 0.9)
+    """
+    return min(decay, (1 + step) / (10 + step))

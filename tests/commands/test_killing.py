@@ -153,7 +153,7 @@ def test_the_middle_of_an_epoch_is_kept_only_so_often(command, place):
     place.edit("train.yaml", "seconds: 0", "seconds: 3600")
     written = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SessionFolder, "keep_running", lambda *_: written.append(1))
+        patch.setattr(SessionFolder, "save_running", lambda *_: written.append(1))
         assert command(*TRAIN).returncode == 0
     assert written == []
 

@@ -394,7 +394,7 @@ def in_use():
 
 
 def test_a_whole_run_waits_for_no_part_and_a_part_for_no_whole_run(command, place, three):
-    with SessionFolder(three, part=Shard(1, 2), quiet=True):
+    with SessionFolder(three, shard=Shard(1, 2), quiet=True):
         refused = command(*TEST)
         other = command(*TEST, "-part", "2/2")
         same = command(*TEST, "-part", "1/2")

@@ -8,8 +8,8 @@ import torch
 
 from deepseg.data.segments.loader import Batch
 from deepseg.model.checkpoint import read_checkpoint
-from deepseg.sessions.training import run as training_run
 from deepseg.training.optimization import Optimizer
+from deepseg.training.trainer import Trainer
 
 TRAIN = ("-train", "train.yaml")
 SLOWER = 0.005
@@ -33,21 +33,21 @@ def settings(place):
 @pytest.fixture
 def poison(monkeypatch):
     """Spoil the second batch of the second sub-epoch of epoch 2, wherever a condition holds."""
-    train_on = training_run.train_on
+    train = Trainer.train
 
     def given(condition):
-        def poisoned(batches, network, optimizer, *rest, epoch, tally, **named):
+        def poisoned(trainer, batches, tally, *, epoch, **named):
             is_second = epoch == 1 and len(tally.losses) == 2
-            if is_second and condition(optimizer.learning_rate):
+            if is_second and condition(trainer.optimizer.learning_rate):
                 batches = (
                     Batch(tuple(x * math.nan for x in batch.inputs), batch.labels, ("Zoe", "Ada"))
                     if number
                     else batch
                     for number, batch in enumerate(batches)
                 )
-            train_on(batches, network, optimizer, *rest, epoch=epoch, tally=tally, **named)
+            train(trainer, batches, tally, epoch=epoch, **named)
 
-        monkeypatch.setattr(training_run, "train_on", poisoned)
+        monkeypatch.setattr(Trainer, "train", poisoned)
 
     return given
 
@@ -103,15 +103,15 @@ def test_what_is_begun_again_is_as_if_it_had_been_slower_from_the_start(
     command, place, settings, poison, monkeypatch, same_weights, tmp_path
 ):
     # Spoilt in the very first sub-epoch, nothing else but the rate is different.
-    train_on, spoilt = training_run.train_on, []
+    train, spoilt = Trainer.train, []
 
-    def poisoned(batches, network, optimizer, *rest, **named):
+    def poisoned(trainer, batches, *rest, **named):
         if not spoilt:
             spoilt.append(1)
             batches = [next(batches), Batch((next(batches).inputs[0] * math.nan,) * 2, *REST)]
-        train_on(batches, network, optimizer, *rest, **named)
+        train(trainer, batches, *rest, **named)
 
-    monkeypatch.setattr(training_run, "train_on", poisoned)
+    monkeypatch.setattr(Trainer, "train", poisoned)
     result = command(*TRAIN)
     assert result.stderr == WARNING.format(cases="Eve", subepoch=1, epoch=1)
     slowed = settings.rename(tmp_path / "slowed")

@@ -20,7 +20,8 @@ from deepseg.model.network import Network
 from deepseg.training.distributed import SINGLE_RANK, Ranks, synchronise_batch_norm
 from deepseg.training.freezing import freeze, trainable
 from deepseg.training.optimization import Optimizer
-from deepseg.training.trainer import Tally, train_on, validate_on
+from deepseg.training.tally import Tally
+from deepseg.training.trainer import Trainer
 
 CONFIG = {
     "channels": ["T1"],
@@ -62,12 +63,12 @@ def batches(net):
 
 
 def part(batch, ranks):
-    """What `Stream` gives this rank."""
-    own = slice(ranks.rank, None, ranks.count)
-    if not batch.cases[own]:
+    """The samples of this rank, as `SegmentLoader` gives them."""
+    places = slice(ranks.rank, None, ranks.world_size)
+    if not batch.cases[places]:
         unknown = torch.full_like(batch.labels[:1], -1)
         return Batch(tuple(x[:1] for x in batch.inputs), unknown, ())
-    return Batch(tuple(x[own] for x in batch.inputs), batch.labels[own], batch.cases[own])
+    return Batch(tuple(x[places] for x in batch.inputs), batch.labels[places], batch.cases[places])
 
 
 def learnt(net, ranks, loss, steps, freeze_as=None):
@@ -75,17 +76,15 @@ def learnt(net, ranks, loss, steps, freeze_as=None):
     net = copy.deepcopy(net)
     if freeze_as is not None:
         freeze(net, freeze_as)
-    synchronise_batch_norm(net, ranks)
     rule = Sgd(name="sgd", learning_rate=0.1, momentum=0.5)
-    settings, tally, values = Loss.model_validate(loss), Tally(3), []
-    own = [part(batch, ranks) for batch in batches(net)]
-    train_on(
-        own, net, Optimizer(trainable(net), rule), settings, epoch=0, epochs=4, tally=tally,
-        on_step=values.append, steps=Steps.model_validate(steps), ranks=ranks,
-        dtype=torch.float64,
+    trainer = Trainer(
+        net, Optimizer(trainable(net), rule), Loss.model_validate(loss),
+        steps=Steps.model_validate(steps), ranks=ranks, dtype=torch.float64,
     )  # fmt: skip
-    judged = validate_on(own, net, settings, ranks=ranks)
-    return dict(net.state_dict()), values, tally.outcome(), judged
+    tally, values = Tally(3), []
+    parts = [part(batch, ranks) for batch in batches(net)]
+    trainer.train(parts, tally, epoch=0, epochs=4, on_step=values.append)
+    return dict(net.state_dict()), values, tally.scores(), trainer.validate(parts)
 
 
 def everything(ranks):
@@ -105,9 +104,9 @@ def one_rank(rank, folder):
         "gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=300)
     )
     ranks = Ranks(rank, 2)
-    made = ranks.from_leader(lambda: f"by rank {rank}")
+    made = ranks.broadcast(lambda: f"by rank {rank}")
     torch.save(
-        {"learnt": everything(ranks), "made": made, "together": ranks.together([rank, 5])},
+        {"learnt": everything(ranks), "made": made, "gathered": ranks.all_gather([rank, 5])},
         f"{folder}/{rank}.pt",
     )
     dist.destroy_process_group()
@@ -158,16 +157,16 @@ def test_frozen_layers_stay_as_they_are_on_all_ranks(two):
         assert not torch.equal(weights["normal.2.conv.weight"], begun["normal.2.conv.weight"])
 
 
-def test_the_leader_makes_for_all_and_items_come_in_the_order_of_ranks(two):
+def test_rank_0_makes_for_all_and_items_come_in_the_order_of_ranks(two):
     assert [one["made"] for one in two] == ["by rank 0"] * 2
-    assert [one["together"] for one in two] == [[0, 5, 1, 5]] * 2
+    assert [one["gathered"] for one in two] == [[0, 5, 1, 5]] * 2
 
 
 def test_alone_nothing_is_added():
     one = torch.ones(2)
-    assert SINGLE_RANK.summed(one)[0] is one
-    assert SINGLE_RANK.totals([3, 4]) == [3, 4]
-    assert SINGLE_RANK.together(["a"]) == ["a"]
+    assert SINGLE_RANK.all_reduce_sum(one)[0] is one
+    assert SINGLE_RANK.sum_counts([3, 4]) == [3, 4]
+    assert SINGLE_RANK.all_gather(["a"]) == ["a"]
     net = network()
     synchronise_batch_norm(net, SINGLE_RANK)
-    assert all(getattr(layer.norm, "of_whole", None) is None for layer in net.layers())
+    assert all(getattr(layer.norm, "sync_statistics", None) is None for layer in net.layers())

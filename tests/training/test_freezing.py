@@ -17,7 +17,8 @@ from deepseg.geometry.boxes import Box
 from deepseg.model.network import Network
 from deepseg.training.freezing import freeze, frozen_layers, trainable
 from deepseg.training.optimization import Optimizer
-from deepseg.training.trainer import Tally, train_on
+from deepseg.training.tally import Tally
+from deepseg.training.trainer import Trainer
 
 
 def network(**changes):
@@ -53,10 +54,7 @@ def batches(net, count, size=(9, 10, 11)):
 def train(net, count):
     optimizer = Optimizer(trainable(net), Rmsprop(learning_rate=0.01))
     settings = Loss(l1=0.01, l2=0.1)
-    train_on(
-        batches(net, count), net, optimizer, settings, epoch=0, epochs=3, tally=Tally(3),
-        on_step=lambda _: None,
-    )  # fmt: skip
+    Trainer(net, optimizer, settings).train(batches(net, count), Tally(3), epoch=0, epochs=3)
     return optimizer
 
 
@@ -144,10 +142,8 @@ def test_a_network_that_could_learn_nothing_is_refused():
 
 
 def step(net, optimizer, settings=None):
-    train_on(
-        batches(net, 1), net, optimizer, Loss(l1=0, l2=0) if settings is None else settings,
-        epoch=0, epochs=3, tally=Tally(3), on_step=lambda _: None,
-    )  # fmt: skip
+    settings = Loss(l1=0, l2=0) if settings is None else settings
+    Trainer(net, optimizer, settings).train(batches(net, 1), Tally(3), epoch=0, epochs=3)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +257,7 @@ def test_unfreezing_leaves_the_others_as_they_are_and_begins_the_new_ones_at_zer
     optimizer.learning_rate = 0.0005
 
     freeze(net, PROGRESSIVE, epoch=2)
-    optimizer.hold(trainable(net))
+    optimizer.set_parameters(trainable(net))
     new = optimizer.weights.keys() - before.keys()
     assert {name.rsplit(".", 2)[0] for name in new} == {"normal.2", "normal.3"}
     for name, kinds in before.items():

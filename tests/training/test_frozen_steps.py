@@ -20,7 +20,8 @@ from deepseg.storage.save_file import SaveFile, read_save, write_save
 from deepseg.training.freezing import freeze, trainable
 from deepseg.training.loss import loss
 from deepseg.training.optimization import Optimizer
-from deepseg.training.trainer import Tally, train_on
+from deepseg.training.tally import Tally
+from deepseg.training.trainer import Trainer
 
 FREEZE = Freeze(layers=("normal.1-3", "fc.1"))
 FROZEN = ("normal.1.", "normal.2.", "normal.3.", "fc.1.")
@@ -67,10 +68,8 @@ def fingerprints(net):
 
 def learn(net, optimizer, numbers):
     torch.manual_seed(numbers[0])  # for dropout
-    train_on(
-        (batch(net, number) for number in numbers), net, optimizer, LOSS,
-        epoch=0, epochs=1, tally=Tally(3), on_step=lambda _: None,
-    )  # fmt: skip
+    batches = (batch(net, number) for number in numbers)
+    Trainer(net, optimizer, LOSS).train(batches, Tally(3), epoch=0, epochs=1)
 
 
 def check(before, after):
@@ -94,7 +93,7 @@ def test_the_same_holds_for_a_run_that_went_on(tmp_path):
     before = fingerprints(net)
     first = Optimizer(trainable(net), RULE)
     learn(net, first, range(9))
-    state = {"optimizer": first.saved()}
+    state = {"optimizer": first.state_dict()}
     file = tmp_path / "half.save"
     write_save(file, SaveFile(model={}, weights=net.state_dict(), training=state))
 
@@ -103,7 +102,7 @@ def test_the_same_holds_for_a_run_that_went_on(tmp_path):
     again.load_state_dict(saved.weights)
     freeze(again, FREEZE)
     second = Optimizer(trainable(again), RULE)
-    second.restore(saved.training["optimizer"])
+    second.load_state_dict(saved.training["optimizer"])
     learn(again, second, range(9, 20))
     check(before, fingerprints(again))
     learn(net, first, range(9, 20))

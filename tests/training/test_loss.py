@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from deepseg.config.blocks.losses import ClassWeights, Loss
 from deepseg.training.loss import (
+    class_masks,
     class_weights,
     cross_entropy,
     dice_loss,
     iou_loss,
     loss,
-    one_hot,
 )
 
 CLASSES = 3
@@ -73,7 +73,7 @@ def test_the_parts_by_hand():
     probabilities = torch.tensor([[3 / 4, 1 / 2], [1 / 4, 1 / 2]]).view(1, 2, 2, 1, 1)
     labels = torch.tensor([0, 1]).view(1, 2, 1, 1)
     known = labels >= 0
-    truth = one_hot(labels, known, 2)
+    truth = class_masks(labels, known, 2)
     weights = torch.tensor([1.0, 3.0])
     # -(log 3/4 + 3 log 1/2) / 2 = (0.287682 + 2.079442) / 2
     entropy = cross_entropy(probabilities, labels, known, weights)
@@ -86,7 +86,7 @@ def test_the_parts_by_hand():
 
 def test_the_background_counts_as_a_class_of_its_own():
     labels = torch.zeros(1, 2, 1, 1, dtype=torch.int64)
-    truth = one_hot(labels, labels >= 0, 2)
+    truth = class_masks(labels, labels >= 0, 2)
     all_wrong = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).view(1, 2, 2, 1, 1)
     assert dice_loss(all_wrong, truth).item() == pytest.approx(1, abs=1e-4)
 

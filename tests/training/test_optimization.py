@@ -157,13 +157,13 @@ def test_a_session_that_was_interrupted_goes_on_to_the_same_bits(settings, tmp_p
     take_steps(before, range(3))
     file = write_save(
         tmp_path / "half.save",
-        SaveFile(model={}, weights=first, training={"optimizer": before.saved()}),
+        SaveFile(model={}, weights=first, training={"optimizer": before.state_dict()}),
     )
     save = read_save(file)
     # The order of the weights is another one, as after a change of the model.
     second = {name: nn.Parameter(save.weights[name]) for name in reversed(first)}
     after = Optimizer(second.items(), settings)
-    after.restore(save.training["optimizer"])
+    after.load_state_dict(save.training["optimizer"])
     take_steps(after, range(3, 7))
     for name, weight in straight.items():
         assert torch.equal(second[name], weight)
@@ -172,7 +172,7 @@ def test_a_session_that_was_interrupted_goes_on_to_the_same_bits(settings, tmp_p
 def test_saved_state_names_the_method_and_every_weight():
     optimizer = Optimizer(weights().items(), Rmsprop())
     take_steps(optimizer, range(2))
-    saved = optimizer.saved()
+    saved = optimizer.state_dict()
     assert saved["name"] == "rmsprop"
     assert saved["steps"] == {"normal.1.conv.weight": 2, "fc.2.bias": 2}
     assert {name: list(kinds) for name, kinds in saved["state"].items()} == {
@@ -189,7 +189,7 @@ def test_a_weight_without_saved_state_starts_anew(settings):
 
     unfrozen, alone = weights(), weights()
     resumed = Optimizer(unfrozen.items(), settings)
-    resumed.restore(optimizer.saved())
+    resumed.load_state_dict(optimizer.state_dict())
     fresh = Optimizer(alone.items(), settings)
     take_steps(resumed, range(4, 7))
     take_steps(fresh, range(4, 7))
@@ -201,10 +201,10 @@ def test_a_weight_without_saved_state_starts_anew(settings):
 def test_restoring_copies_so_that_the_saved_state_stays():
     optimizer = Optimizer(weights().items(), Rmsprop())
     take_steps(optimizer, range(2))
-    saved = optimizer.saved()
+    saved = optimizer.state_dict()
     kept = saved["state"]["fc.2.bias"]["square"].clone()
     other = Optimizer(weights().items(), Rmsprop())
-    other.restore(saved)
+    other.load_state_dict(saved)
     take_steps(other, range(2, 4))
     assert torch.equal(saved["state"]["fc.2.bias"]["square"], kept)
     assert saved["steps"]["fc.2.bias"] == 2
@@ -214,7 +214,7 @@ def test_state_of_weights_that_are_gone_is_ignored():
     optimizer = Optimizer(weights().items(), Rmsprop())
     take_steps(optimizer, range(2))
     rest = Optimizer([("fc.2.bias", weights()["fc.2.bias"])], Rmsprop())
-    rest.restore(optimizer.saved())
+    rest.load_state_dict(optimizer.state_dict())
     assert list(rest.state) == list(rest.steps) == ["fc.2.bias"]
 
 

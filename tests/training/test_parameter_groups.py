@@ -182,7 +182,7 @@ def test_state_goes_on_whatever_the_groups_are():
     take(first, range(2))
     plain = settings("adam")
     second = Optimizer(parameters(net).items(), plain, parameter_groups(net, plain))
-    second.restore(first.saved())
+    second.load_state_dict(first.state_dict())
     assert second.steps == first.steps
     assert second.learning_rates == {"default": 0.01}
     for name, kinds in first.state.items():
@@ -194,7 +194,7 @@ def test_state_lands_on_the_device_of_the_weights():
     take(first, range(2))
     abstract = {name: nn.Parameter(w.to("meta")) for name, w in network().named_parameters()}
     second = Optimizer(abstract.items(), settings("adam"))
-    second.restore(first.saved())
+    second.load_state_dict(first.state_dict())
     assert {t.device.type for kinds in second.state.values() for t in kinds.values()} == {"meta"}
     assert second.steps == first.steps
 
@@ -206,7 +206,7 @@ def test_a_session_moves_between_cpu_and_gpu():
     take(first, range(2))
     moved = {name: nn.Parameter(w.detach().cuda()) for name, w in start.items()}
     second = Optimizer(moved.items(), settings("adam"))
-    second.restore(first.saved())
+    second.load_state_dict(first.state_dict())
     for optimizer, device in ((first, "cpu"), (second, "cuda")):
         for name, weight in optimizer.weights.items():
             weight.grad = torch.ones(weight.shape, device=device)
@@ -214,7 +214,7 @@ def test_a_session_moves_between_cpu_and_gpu():
         optimizer.step()
     back = {name: nn.Parameter(w.detach().cpu()) for name, w in moved.items()}
     third = Optimizer(back.items(), settings("adam"))
-    third.restore(second.saved())
+    third.load_state_dict(second.state_dict())
     for name, weight in start.items():
         torch.testing.assert_close(back[name], weight, rtol=1e-4, atol=1e-5)
         assert third.state[name]["mean"].device.type == "cpu"

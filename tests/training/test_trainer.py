@@ -19,7 +19,8 @@ from deepseg.model.network import Network
 from deepseg.training.freezing import freeze, trainable
 from deepseg.training.loss import loss
 from deepseg.training.optimization import Optimizer
-from deepseg.training.trainer import Outcome, Tally, train_on, validate_on
+from deepseg.training.tally import SegmentScores, Tally
+from deepseg.training.trainer import Trainer
 
 CLASSES = ("background", "core", "rim")
 
@@ -46,14 +47,17 @@ def batch(seed, segments=2, cases=("one", "two")):
     return Batch((torch.tensor(image, dtype=torch.float32),), torch.tensor(labels), cases)
 
 
-def learn(net, batches, settings=Loss(), optimizer=None, epoch=0, epochs=4, **how):  # noqa: B008
+def trainer(net, settings=Loss(), optimizer=None, **how):  # noqa: B008
     optimizer = Optimizer(trainable(net), Sgd(name="sgd")) if optimizer is None else optimizer
+    return Trainer(net, optimizer, settings, **how)
+
+
+def learn(net, batches, *how, epoch=0, epochs=4, **named):
     tally, values = Tally(3), []
-    train_on(
-        batches, net, optimizer, settings, epoch=epoch, epochs=epochs, tally=tally,
-        on_step=values.append, **how,
-    )  # fmt: skip
-    return tally.outcome(), values
+    trainer(net, *how, **named).train(
+        batches, tally, epoch=epoch, epochs=epochs, on_step=values.append
+    )
+    return tally.scores(), values
 
 
 def parameters(net):
@@ -65,11 +69,11 @@ def test_the_loss_falls_and_the_voxels_are_learnt(part):
     net = network(fc={"feature_maps": [8], "dropout": [0, 0]})
     optimizer = Optimizer(trainable(net), Sgd(name="sgd", learning_rate=0.1, momentum=0.9))
     settings = Loss.model_validate({"cross_entropy": 0, part: 1})
-    outcome, values = learn(net, (batch(seed) for seed in range(120)), settings, optimizer)
+    scores, values = learn(net, (batch(seed) for seed in range(120)), settings, optimizer)
     assert np.mean(values[-10:]) < 0.4 * np.mean(values[:5])
-    held_out = validate_on([batch(1000), batch(1001)], net, settings)
+    held_out = trainer(net, settings).validate([batch(1000), batch(1001)])
     assert held_out.confusion.accuracy > 0.8
-    assert outcome.loss == pytest.approx(np.mean(values))
+    assert scores.loss == pytest.approx(np.mean(values))
 
 
 def test_one_step_moves_every_weight_by_the_rate_times_its_gradient():
@@ -100,28 +104,28 @@ def test_gradients_of_one_batch_do_not_reach_the_next():
 
 def test_training_tells_the_loss_of_every_step_and_its_means():
     net = network()
-    outcome, values = learn(net, [batch(seed) for seed in range(3)], Loss(dice=0.5))
+    scores, values = learn(net, [batch(seed) for seed in range(3)], Loss(dice=0.5))
     assert len(values) == 3
-    assert outcome.loss == pytest.approx(sum(values) / 3)
-    assert list(outcome.parts) == ["cross_entropy", "dice", "l1", "l2"]
+    assert scores.loss == pytest.approx(sum(values) / 3)
+    assert list(scores.parts) == ["cross_entropy", "dice", "l1", "l2"]
     weighted = (
-        outcome.parts["cross_entropy"]
-        + 0.5 * outcome.parts["dice"]
-        + 1e-6 * outcome.parts["l1"]
-        + 1e-4 * outcome.parts["l2"]
+        scores.parts["cross_entropy"]
+        + 0.5 * scores.parts["dice"]
+        + 1e-6 * scores.parts["l1"]
+        + 1e-4 * scores.parts["l2"]
     )
-    assert weighted == pytest.approx(outcome.loss, rel=1e-5)
+    assert weighted == pytest.approx(scores.loss, rel=1e-5)
 
 
 def test_known_voxels_are_counted_and_unknown_ones_are_not():
     net = network()
     one = batch(3)
     one.labels[0, 0] = -1
-    outcome, _ = learn(net, [one, batch(4)])
+    scores, _ = learn(net, [one, batch(4)])
     size = 2 * 3 * 4 * 5
-    assert outcome.confusion.classes[0].total == 2 * size - 4 * 5
-    true = sum(counts.true for counts in outcome.confusion.classes)
-    predicted = sum(counts.predicted for counts in outcome.confusion.classes)
+    assert scores.confusion.classes[0].total == 2 * size - 4 * 5
+    true = sum(counts.true for counts in scores.confusion.classes)
+    predicted = sum(counts.predicted for counts in scores.confusion.classes)
     assert true == predicted == 2 * size - 4 * 5
 
 
@@ -144,7 +148,7 @@ def test_class_weights_fade_over_all_epochs_by_default():
 
 def test_validation_weighs_all_classes_the_same():
     weighted = Loss(class_weights=ClassWeights(type="given", weights=(5, 1, 9)))
-    found = [validate_on([batch(5)], network(), s).loss for s in (Loss(), weighted)]
+    found = [trainer(network(), s).validate([batch(5)]).loss for s in (Loss(), weighted)]
     assert found[0] == found[1]
 
 
@@ -153,23 +157,23 @@ def test_validation_is_in_evaluation_mode_and_changes_nothing():
     learn(net, [batch(1), batch(2)])
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     seen = []
-    outcomes = [
-        validate_on([batch(6), batch(7)], net, Loss(), on_batch=lambda: seen.append(1))
+    scoress = [
+        trainer(net).validate([batch(6), batch(7)], on_batch=lambda: seen.append(1))
         for _ in range(2)
     ]
-    assert outcomes[0] == outcomes[1]
+    assert scoress[0] == scoress[1]
     assert len(seen) == 4
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     expected = loss(net.eval()(batch(6).inputs), batch(6).labels, [], Loss(), torch.ones(3)).parts[
         "cross_entropy"
     ]
-    alone = validate_on([batch(6)], net, Loss())
+    alone = trainer(net).validate([batch(6)])
     assert alone.parts["cross_entropy"] == pytest.approx(expected.item())
 
 
 def test_training_goes_on_in_training_mode_after_validation():
     net = network()
-    validate_on([batch(6)], net, Loss())
+    trainer(net).validate([batch(6)])
     learn(net, [batch(1)])
     assert net.training
     assert net.state_dict()["normal.2.norm.running_mean"].abs().sum() > 0
@@ -180,7 +184,7 @@ def test_frozen_kernels_are_not_penalised():
     freeze(net, Freeze(layers=("normal.2",)))
     own = dict(net.kernels())
     expected = sum(own[name].square().sum().item() for name in ("normal.1", "fc.1"))
-    assert validate_on([batch(1)], net, Loss()).parts["l2"] == pytest.approx(expected, rel=1e-5)
+    assert trainer(net).validate([batch(1)]).parts["l2"] == pytest.approx(expected, rel=1e-5)
     assert learn(net, [batch(1)])[0].parts["l2"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -191,7 +195,7 @@ def test_a_loss_that_is_not_finite_names_the_cases_and_changes_no_weight(bad, te
     poisoned = batch(2, segments=3, cases=("Zoe", "Ada", "Zoe"))
     poisoned.inputs[0][1, 0, 3, 3, 3] = bad
     learn(net, [batch(1)], optimizer=optimizer)
-    before, state = parameters(net), copy.deepcopy(optimizer.saved())
+    before, state = parameters(net), copy.deepcopy(optimizer.state_dict())
     with pytest.raises(NumericalFailure) as failure:
         learn(net, [poisoned], optimizer=optimizer)
     assert str(failure.value) == (
@@ -262,17 +266,17 @@ def test_a_tally_goes_on_from_what_was_saved():
     logits = torch.tensor(np.random.default_rng(0).normal(size=(2, 3, 3, 4, 5)))
     for tally in (whole, first):
         tally.add(0.1, {"dice": torch.tensor(0.7), "l1": torch.tensor(3.0)}, logits, batch(1))
-    second = Tally.of(json.loads(json.dumps(first.saved())))
+    second = Tally.from_state(json.loads(json.dumps(first.state_dict())))
     for tally in (whole, second):
         tally.add(0.2, {"dice": torch.tensor(0.4), "l1": torch.tensor(5.0)}, -logits, batch(2))
-    assert second.outcome() == whole.outcome() != first.outcome()
+    assert second.scores() == whole.scores() != first.scores()
 
 
-def test_the_record_of_an_outcome_names_the_classes():
+def test_the_record_of_scores_names_the_classes():
     truth = np.array([0, 0, 0, 1, 1, 2, -1])
     prediction = np.array([0, 0, 1, 1, 2, 2, 2])
     confusion = Confusion.of(prediction, truth, number_of_classes=3)
-    record = Outcome(0.5, {"dice": 0.25}, confusion).record(CLASSES)
+    record = SegmentScores(0.5, {"dice": 0.25}, confusion).record(CLASSES)
     assert record == {
         "loss": 0.5,
         "parts": {"dice": 0.25},
@@ -285,10 +289,10 @@ def test_the_record_of_an_outcome_names_the_classes():
     }
 
 
-def test_a_pass_over_no_batches_has_an_outcome():
-    outcome = Tally(3).outcome()
-    assert (outcome.loss, outcome.parts) == (0, {})
-    assert outcome.confusion.accuracy is None
+def test_a_pass_over_no_batches_has_scores():
+    scores = Tally(3).scores()
+    assert (scores.loss, scores.parts) == (0, {})
+    assert scores.confusion.accuracy is None
 
 
 def test_accumulated_batches_are_as_one_larger_batch():

@@ -36,7 +36,7 @@ def test_the_average_is_its_recursion(memory):
     expected = {name: t.double() for name, t in net.state_dict().items()}
     for step in range(6):
         moved(net, step)
-        average.follow()
+        average.update()
         kept = min(memory, (1 + step) / (10 + step))
         for name, tensor in net.state_dict().items():
             expected[name] = kept * expected[name] + (1 - kept) * tensor.double()
@@ -51,7 +51,7 @@ def test_what_does_not_move_keeps_every_bit_and_the_followed_network_is_untouche
     before = copy.deepcopy(net.state_dict())
     average = WeightAverage(net, 0.9)
     for _ in range(5):
-        average.follow()
+        average.update()
     for name, tensor in before.items():
         assert torch.equal(average.network.state_dict()[name], tensor)
         assert torch.equal(net.state_dict()[name], tensor)
@@ -62,12 +62,12 @@ def test_it_goes_on_where_another_one_stopped():
     whole, first = WeightAverage(net, 0.99), WeightAverage(net, 0.99)
     for step in range(3):
         moved(net, step)
-        whole.follow()
-        first.follow()
+        whole.update()
+        first.update()
     second = WeightAverage(net, 0.99)
-    second.restore(first.network.state_dict(), first.steps)
+    second.load_state_dict(first.state_dict())
     moved(net, 3)
-    whole.follow()
-    second.follow()
+    whole.update()
+    second.update()
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(second.network.state_dict()[name], tensor)

@@ -34,7 +34,7 @@ def can_join(layer: Layer) -> bool:
     Dropout treats copies of a voxel differently. Where other processes have parts of the batch,
     voxels count once. Whether many small convolutions gain time on a GPU has not been measured.
     """
-    has_part = isinstance(layer.norm, Norm) and layer.norm.of_whole is not None
+    has_part = isinstance(layer.norm, Norm) and layer.norm.sync_statistics is not None
     on_cpu = next(layer.parameters()).device.type == "cpu"
     return isinstance(layer.conv, Convolution) and not layer.drops_now and not has_part and on_cpu
 

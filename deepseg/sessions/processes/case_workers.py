@@ -24,21 +24,21 @@ from deepseg.report.console import Console
 from deepseg.sessions.model_files import session_models
 from deepseg.sessions.processes.shard import Shard
 
-SECONDS_BETWEEN_LOOKS = 0.5
+POLL_S = 0.5
 BUG = 1  # the exit code of what another process may not meet again
 
 
 @dataclass(frozen=True)
-class _Running:
-    """A process that does a part of the cases.
+class _Worker:
+    """A process that segments a shard of the cases.
 
     Attributes:
-        part: Of the cases.
-        process: Whose log has all that it says.
-        errors: What it says on stderr.
+        shard: Of the cases.
+        process: Its log has all that it prints.
+        errors: Its stderr.
     """
 
-    part: Shard
+    shard: Shard
     process: subprocess.Popen[bytes]
     errors: IO[bytes]
 
@@ -52,39 +52,39 @@ def share_cases(
     device: str,
     console: Console,
 ) -> None:
-    """Let ``count`` processes segment a part of the cases each, and wait for all of them.
+    """Let ``count`` processes segment a shard of the cases each, and wait for all of them.
 
-    They are silent: their logs have all that they say, and whoever gathers the results says what
-    is to be said of the cases. A part that fails is named in a warning; its cases are still to be
-    done. If this process is stopped or killed, the others end too.
+    They are silent: their logs have all that they print, and the session that collects the results
+    reports on the cases. A shard that fails is named in a warning; its cases are still to be done.
+    If this process is stopped or killed, the workers end too.
 
     Args:
         config_file: A test file.
-        options: What else the command was given, such as ``-model M.save``.
+        options: Further options of the command, such as ``-model M.save``.
         models: Files named there, if any.
         count: Of processes; on GPUs, each takes the next one.
         device: As for any command.
-        console: Where to speak.
+        console: For progress and warnings.
 
     Raises:
-        DeepsegError: What is wrong with the settings, the model, or the list of cases.
+        DeepsegError: All that is wrong with the settings, the model, or the list of cases.
     """
     config = load(TestConfig, config_file).config
     channels = session_models(models, config.models, seed=0)[0].config.channels
     names = [case.name for case in list_cases(config.cases, channels)]
     with ExitStack() as stack:
-        running = []
+        workers = []
         for number in range(1, count + 1):
-            part, errors = Shard(number, count), stack.enter_context(TemporaryFile())
-            process = _started(config_file, options, part, device, errors)
+            shard, errors = Shard(number, count), stack.enter_context(TemporaryFile())
+            process = _start(config_file, options, shard, device, errors)
             stack.callback(_stop, process)
-            running.append(_Running(part, process, errors))
+            workers.append(_Worker(shard, process, errors))
         with console.progress(f"cases of {count} processes", len(names)) as advance:
-            _watch(running, config.folder / "cases", names, advance)
-        for one in running:
-            code = one.process.wait()
+            _watch(workers, config.folder / "cases", names, advance)
+        for worker in workers:
+            code = worker.process.wait()
             if code:
-                console.warn(f"part {one.part} ended with exit code {code}{_bug(one)}")
+                console.warn(f"part {worker.shard} ended with exit code {code}{_bug(worker)}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -93,20 +93,20 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _watch(
-    running: Sequence[_Running], records: Path, names: Sequence[str], advance: Callable[[int], None]
+    workers: Sequence[_Worker], records: Path, names: Sequence[str], advance: Callable[[int], None]
 ) -> None:
     """Count the cases that are noted as done, until all processes have ended."""
     before = _times(records, names)
     done, is_over = 0, False
     while not is_over:
-        is_over = all(one.process.poll() is not None for one in running)
+        is_over = all(worker.process.poll() is not None for worker in workers)
         times = _times(records, names)
         new = sum(changed != before.get(name) for name, changed in times.items())
         if new > done:
             advance(new - done)
             done = new
         if not is_over:
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(POLL_S)
 
 
 def _times(records: Path, names: Sequence[str]) -> dict[str, int]:
@@ -114,28 +114,28 @@ def _times(records: Path, names: Sequence[str]) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in files if file.exists()}
 
 
-def _bug(one: _Running) -> str:
-    if one.process.returncode != BUG:
+def _bug(worker: _Worker) -> str:
+    if worker.process.returncode != BUG:
         return ""
-    one.errors.seek(0)
-    lines = one.errors.read().decode("utf-8", "replace").splitlines()
+    worker.errors.seek(0)
+    lines = worker.errors.read().decode("utf-8", "replace").splitlines()
     return f": {lines[-1]}" if lines else ""
 
 
-def _started(
-    config_file: Path, options: Sequence[str], part: Shard, device: str, errors: IO[bytes]
+def _start(
+    config_file: Path, options: Sequence[str], shard: Shard, device: str, errors: IO[bytes]
 ) -> subprocess.Popen[bytes]:
     computer = chosen_device(device)
     name = "cpu"
-    threads = max(1, torch.get_num_threads() // part.count)
+    threads = max(1, torch.get_num_threads() // shard.count)
     if computer.type == "cuda":
-        name = f"cuda{(part.number - 1) % torch.cuda.device_count()}"
+        name = f"cuda{(shard.number - 1) % torch.cuda.device_count()}"
     command = [sys.executable, "-m", "deepseg", "-test", str(config_file), *options]
-    command += ["-part", f"{part.number}/{part.count}", "-dev", name, "-quiet"]
-    surroundings = {
+    command += ["-part", f"{shard.number}/{shard.count}", "-dev", name, "-quiet"]
+    environment = {
         "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": os.pathsep.join(sys.path),
-        "LOCAL_WORLD_SIZE": str(part.count),  # they share the memory too
+        "LOCAL_WORLD_SIZE": str(shard.count),  # they share the memory too
         STARTER: str(os.getpid()),
     }
-    return subprocess.Popen(command, env={**os.environ, **surroundings}, stderr=errors)
+    return subprocess.Popen(command, env={**os.environ, **environment}, stderr=errors)

@@ -1,4 +1,4 @@
-"""One end for all ranks: the first that fails says why, the others end with the same exit code.
+"""Ranks fail together: the first that fails says why, all others end with the same exit code.
 
 Ranks share a store of short texts (torch's TCPStore), the board. Each has a thread that leaves a
 sign of life there every second and looks at the others: a process of this machine that is gone, or
@@ -27,10 +27,10 @@ from deepseg.errors import Problem, RankLost, ReportedByPeer
 from deepseg.sessions.outcome import exit_code, problems
 from deepseg.training.distributed import PeerLost
 
-LAUNCHER = -1  # takes part in the agreement, without a rank
+LAUNCHER = -1  # writes on the board too, without a rank
 START_S = 600.0  # for all ranks to begin
 BEAT_S = 1.0
-SETTLING_S = 6.0  # for others to say why they answer no longer
+SETTLING_S = 6.0  # for other ranks to write why they are gone
 GRACE_S = 20.0  # for the main thread to end by itself; torchrun kills after 30
 PATIENCE = "DEEPSEG_RANK_TIMEOUT"  # seconds without a sign of life, in the environment
 PATIENCE_S = "300"
@@ -39,12 +39,15 @@ TERMINATED = 143
 
 @dataclass(frozen=True)
 class Failure:
-    """Why all ranks end.
+    """The first failure, by which all ranks end.
+
+    >>> Failure.parse(Failure(rank=1, exit_code=130, problems=()).text())
+    Failure(rank=1, exit_code=130, problems=())
 
     Attributes:
-        rank: That was first.
-        exit_code: Of all.
-        problems: What the user is told; nothing for an interruption or a bug.
+        rank: That failed first.
+        exit_code: Of all ranks.
+        problems: For the user; none for an interruption or a bug.
     """
 
     rank: int
@@ -53,17 +56,17 @@ class Failure:
 
     def text(self) -> str:
         """The failure as it stands on the board."""
-        return json.dumps([self.rank, self.exit_code, [vars(one) for one in self.problems]])
+        return json.dumps([self.rank, self.exit_code, [vars(problem) for problem in self.problems]])
 
     @staticmethod
-    def of(text: str) -> Failure:
-        """What `text` gave."""
-        rank, code, found = json.loads(text)
-        return Failure(rank, code, tuple(Problem(**one) for one in found))
+    def parse(text: str) -> Failure:
+        """The failure of which `text` gave ``text``."""
+        rank, code, problems_of_rank = json.loads(text)
+        return Failure(rank, code, tuple(Problem(**fields) for fields in problems_of_rank))
 
 
 def lost(rank: int, got: str) -> Failure:
-    """What ``rank`` says of another one."""
+    """The failure that ``rank`` reports of another one."""
     problem = Problem(
         code="rank-lost",
         got=got,
@@ -74,27 +77,31 @@ def lost(rank: int, got: str) -> Failure:
 
 
 def rank_text(ranks: Sequence[int]) -> str:
-    """``rank 1``, or ``ranks 1, 2``."""
+    """The ranks by name.
+
+    >>> rank_text([1]), rank_text([1, 2])
+    ('rank 1', 'ranks 1, 2')
+    """
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
 class FailureBoard:
-    """What all ranks read and write; every method raises RuntimeError if the store is gone."""
+    """Failures and signs of life of all ranks; methods raise RuntimeError if the store is gone."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def fail(self, failure: Failure) -> Failure:
         """The failure of all ranks: this one, unless another was first."""
-        return Failure.of(self._store.compare_set("failure", "", failure.text()).decode())
+        return Failure.parse(self._store.compare_set("failure", "", failure.text()).decode())
 
     def failure(self) -> Failure | None:
         """The failure of all ranks, if there is one."""
         text = self._read("failure")
-        return None if text is None else Failure.of(text)
+        return None if text is None else Failure.parse(text)
 
     def begin(self, rank: int) -> None:
-        """Say which process ``rank`` is."""
+        """Write down the process of ``rank``."""
         self._store.set(f"process/{rank}", f"{os.getpid()} {_machine()}")
         self.beat(rank, 0)
 
@@ -112,11 +119,11 @@ class FailureBoard:
         return self._read(f"pulse/{rank}")
 
     def leave(self, rank: int) -> None:
-        """Say that no more signs of life will come."""
+        """Announce that no more signs of life will come."""
         self._store.set(f"left/{rank}", "")
 
     def has_left(self, rank: int) -> bool:
-        """Whether ``rank`` has said so."""
+        """True once ``rank`` has announced that it leaves."""
         return bool(self._store.check([f"left/{rank}"]))
 
     def _read(self, key: str) -> str | None:
@@ -124,22 +131,22 @@ class FailureBoard:
 
 
 class RankSupervisor:
-    """A rank's part in the common end.
+    """Watches the other ranks, and lets this one fail with them.
 
     Args:
         board: Shared with the other ranks.
-        rank: This one.
-        count: Of all ranks.
+        rank: Of this process.
+        world_size: The number of ranks.
 
     Attributes:
         when_stuck: Called before a process is ended whose main thread hangs.
     """
 
-    def __init__(self, board: FailureBoard, rank: int, count: int) -> None:
+    def __init__(self, board: FailureBoard, rank: int, world_size: int) -> None:
         self.when_stuck: Callable[[BaseException], None] = lambda _: None
         self._board = board
         self._rank = rank
-        self._count = count
+        self._world_size = world_size
         self._done = threading.Event()
         self._pulses: dict[int, tuple[str | None, float]] = {}
         self._thread = threading.Thread(target=self._watch, name="ranks", daemon=True)
@@ -153,7 +160,7 @@ class RankSupervisor:
         self._board.begin(self._rank)
         self._thread.start()
         until = time.monotonic() + START_S
-        while missing := [r for r in range(self._count) if self._board.pulse(r) is None]:
+        while missing := [r for r in range(self._world_size) if self._board.pulse(r) is None]:
             if time.monotonic() > until or self._board.failure() is not None:
                 got = f"no start of {rank_text(missing)} in {START_S:g} s"
                 raise RankLost(*lost(self._rank, got).problems)
@@ -165,27 +172,27 @@ class RankSupervisor:
         self._thread.join()
 
     @contextmanager
-    def agreeing(self) -> Iterator[None]:
+    def failing_together(self) -> Iterator[None]:
         """Raise on all ranks, if one fails inside."""
         try:
             yield
         except BaseException as error:
-            agreed = self._agreed(error)
-            if agreed is error:
+            common = self._common_error(error)
+            if common is error:
                 raise
-            raise agreed from error
+            raise common from error
 
-    def _agreed(self, error: BaseException) -> BaseException:
-        """What this rank raises: ``error`` if it was the first, else an end in silence."""
+    def _common_error(self, error: BaseException) -> BaseException:
+        """The error to raise: ``error`` if this rank failed first, else an end in silence."""
         if isinstance(error, ReportedByPeer):
             return error
-        own = Failure(self._rank, exit_code(error), problems(error))
+        failure = Failure(self._rank, exit_code(error), problems(error))
         try:
             self._board.leave(self._rank)
             # torchrun terminates all ranks when one is gone: was it that, or the user?
-            if isinstance(error, PeerLost) or own.exit_code == TERMINATED:
-                own = self._settled() or own
-            first = self._board.fail(own)
+            if isinstance(error, PeerLost) or failure.exit_code == TERMINATED:
+                failure = self._cause() or failure
+            first = self._board.fail(failure)
         except RuntimeError:
             first = self._without_board()
         if first.rank != self._rank:
@@ -194,22 +201,22 @@ class RankSupervisor:
             return RankLost(*first.problems)
         return error
 
-    def _settled(self) -> Failure | None:
-        """Why others answer no longer; None if all of them live."""
-        before = {rank: self._board.pulse(rank) for rank in self._others()}
+    def _cause(self) -> Failure | None:
+        """The failure by which peers are gone; None if all of them live."""
+        before = {rank: self._board.pulse(rank) for rank in self._peers()}
         until = time.monotonic() + SETTLING_S
         while time.monotonic() < until:
             failure = self._board.failure()
             if failure is not None:
                 return failure
             time.sleep(0.1)
-        gone = [r for r in self._others() if self._board.pulse(r) == before[r]]
+        gone = [r for r in self._peers() if self._board.pulse(r) == before[r]]
         return lost(self._rank, f"no answer of {rank_text(gone)}") if gone else None
 
-    def _others(self) -> list[int]:
-        """Ranks that have not said that they leave."""
-        every = range(self._count)
-        return [rank for rank in every if rank != self._rank and not self._board.has_left(rank)]
+    def _peers(self) -> list[int]:
+        """Other ranks that have not announced that they leave."""
+        ranks = range(self._world_size)
+        return [rank for rank in ranks if rank != self._rank and not self._board.has_left(rank)]
 
     def _watch(self) -> None:
         number = 0
@@ -226,9 +233,9 @@ class RankSupervisor:
                 return
 
     def _loss(self) -> Failure | None:
-        """Say that a rank is gone or silent, if it is so."""
-        gone = [rank for rank in self._others() if _is_gone(self._board.process_here(rank))]
-        silent = [rank for rank in self._others() if self._is_silent(rank)]
+        """Report a rank that is gone or silent, if there is one."""
+        gone = [rank for rank in self._peers() if _is_gone(self._board.process_here(rank))]
+        silent = [rank for rank in self._peers() if self._is_silent(rank)]
         if gone:
             return self._board.fail(
                 lost(self._rank, f"the end of the process of {rank_text(gone)}")
@@ -239,8 +246,8 @@ class RankSupervisor:
         return None
 
     def _is_silent(self, rank: int) -> bool:
-        """Whether the next rank has given no sign of life for long; each looks at one other."""
-        if rank != (self._rank + 1) % self._count:
+        """True if the next rank has given no sign of life for long; each watches one peer."""
+        if rank != (self._rank + 1) % self._world_size:
             return False
         now, pulse = time.monotonic(), self._board.pulse(rank)
         if rank not in self._pulses or self._pulses[rank][0] != pulse:
@@ -264,7 +271,7 @@ class RankSupervisor:
 
 
 def store_of(address: str, port: int, *, holds: bool = False) -> TCPStore:
-    """The store at this address; ``holds``: in this process, at any free port for 0."""
+    """The store at this address; ``holds``: in this process, where port 0 is any free one."""
     wait = timedelta(seconds=START_S)
     return TCPStore(address, port, None, holds, wait, wait_for_workers=False)
 
@@ -276,7 +283,7 @@ def board_of(store: Store) -> FailureBoard:
 
 
 def grace_s() -> float:
-    """How long a process may take to end by itself."""
+    """Seconds in which a process may end by itself."""
     return min(GRACE_S, _patience_s())
 
 
@@ -295,6 +302,6 @@ def _is_gone(process: int | None) -> bool:
 
 
 def _machine() -> str:
-    """Where a process number means the same."""
+    """The machine and its space of process numbers, in which a number means one process."""
     space = Path("/proc/self/ns/pid")
     return f"{socket.gethostname()} {space.readlink() if space.exists() else ''}"

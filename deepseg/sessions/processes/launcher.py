@@ -29,9 +29,9 @@ from deepseg.sessions.processes.failure_board import (
     store_of,
 )
 
-LOOK_S = 0.1
+POLL_S = 0.1
 MORE_S = 5.0  # for ranks to end, than they give themselves
-HERE = "127.0.0.1"
+LOCALHOST = "127.0.0.1"
 CHECKOUT = Path(__file__).parents[3]  # the folder that holds the package
 
 
@@ -41,10 +41,10 @@ def launch(arguments: Sequence[str], *, devices: int, device: str) -> None:
     Raises:
         DeepsegError: ``device-absent`` or ``launched-twice``, before anything is started.
         RankLost: A rank was killed.
-        SaidByAnotherRank: A rank has failed and said why.
+        ReportedByPeer: A rank has failed and said why.
     """
     _check(devices, chosen_device(device))
-    store = store_of(HERE, 0, holds=True)
+    store = store_of(LOCALHOST, 0, holds=True)
     board = board_of(store)
     ranks = [
         subprocess.Popen(
@@ -91,9 +91,9 @@ def _check(devices: int, device: torch.device) -> None:
         )
 
 
-def _environment(rank: int, count: int, port: int) -> dict[str, str]:
-    """What torchrun would set; the store is held by this process."""
-    threads = max(1, torch.get_num_threads() // count)
+def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """Variables as torchrun would set them; the store is held by this process."""
+    threads = max(1, torch.get_num_threads() // world_size)
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         "OMP_NUM_THREADS": str(threads),
@@ -101,27 +101,27 @@ def _environment(rank: int, count: int, port: int) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(paths),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": HERE,
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": LOCALHOST,
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
 
 
 def _watched(ranks: Sequence[subprocess.Popen[bytes]], board: FailureBoard) -> Failure | None:
-    """Wait for the end of all ranks, or the bad end of one."""
+    """Wait for the end of all ranks, or the failure of one."""
     while True:
         codes = [rank.poll() for rank in ranks]
         for number, code in enumerate(codes):
             if code:
-                return board.fail(lost(LAUNCHER, _how_it_ended(number, code)))
+                return board.fail(lost(LAUNCHER, _end_text(number, code)))
         if None not in codes:
             return None
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
 
 
-def _how_it_ended(rank: int, code: int) -> str:
+def _end_text(rank: int, code: int) -> str:
     if code < 0:
         return f"rank {rank} killed by {signal.Signals(-code).name}"
     return f"the end of rank {rank} with exit code {code}"
@@ -138,7 +138,7 @@ def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
     until = time.monotonic() + grace_s() + MORE_S
     try:
         while any(rank.poll() is None for rank in ranks) and time.monotonic() < until:
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
     finally:
         for rank in ranks:
             rank.kill()

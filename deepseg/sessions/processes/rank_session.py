@@ -23,8 +23,8 @@ from deepseg.training.distributed import SINGLE_RANK, Ranks
 FOR_EVER = timedelta(days=365)  # rank 0 may check and prepare cases for hours; the dead are noticed
 
 
-def count_of_ranks() -> int:
-    """How many processes train together."""
+def world_size() -> int:
+    """The number of processes that train together, as torchrun sets it in the environment."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -34,37 +34,37 @@ def session_of_ranks(
 ) -> Iterator[tuple[SessionFolder, Ranks]]:
     """The folder of a session, and the ranks that work on it: often one, alone.
 
-    If one rank fails, all do; the first says why, in all others `SaidByAnotherRank` is raised.
+    If one rank fails, all do; the first says why, in all others `ReportedByPeer` is raised.
     """
-    if count_of_ranks() == 1:
+    if world_size() == 1:
         with SessionFolder(path, config_file=config_file, quiet=quiet) as folder:
             yield folder, SINGLE_RANK
         return
     rank = int(os.environ["RANK"])
-    folder = SessionFolder(path, config_file=config_file, quiet=quiet, leads=rank == 0)
-    with _joined(device) as (agreement, ranks), folder, agreement.agreeing():
-        agreement.when_stuck = lambda error: folder.__exit__(type(error), error, None)
+    folder = SessionFolder(path, config_file=config_file, quiet=quiet, is_main=rank == 0)
+    with _joined(device) as (supervisor, ranks), folder, supervisor.failing_together():
+        supervisor.when_stuck = lambda error: folder.__exit__(type(error), error, None)
         yield folder, ranks
-        ranks.wait()
+        ranks.barrier()
 
 
 @contextmanager
 def _joined(device: torch.device) -> Iterator[tuple[RankSupervisor, Ranks]]:
-    rank, count = int(os.environ["RANK"]), count_of_ranks()
+    rank, size = int(os.environ["RANK"]), world_size()
     store, _, _ = next(rendezvous("env://"))
     # The watching thread has a connection of its own: one that waits would hold it up.
-    own = store_of(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
-    agreement = RankSupervisor(board_of(own), rank, count)
+    board_store = store_of(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    supervisor = RankSupervisor(board_of(board_store), rank, size)
     try:
-        with agreement.agreeing():
-            agreement.begin()
+        with supervisor.failing_together():
+            supervisor.begin()
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-                store=store, rank=rank, world_size=count, timeout=FOR_EVER,
+                store=store, rank=rank, world_size=size, timeout=FOR_EVER,
             )  # fmt: skip
-            yield agreement, Ranks(rank, count)
+            yield supervisor, Ranks(rank, size)
         dist.destroy_process_group()
     finally:
-        agreement.end()
+        supervisor.end()

@@ -1,4 +1,4 @@
-"""One part of the cases: every n-th, so that n processes or jobs share them."""
+"""Shards of the cases: every n-th one, so that n processes or jobs share them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Shard:
-    """Part ``number`` of ``count``, counted from 1."""
+    """Shard ``number`` of ``count``, counted from 1.
+
+    >>> Shard(2, 3).of(["a", "b", "c", "d", "e"])
+    ['b', 'e']
+    """
 
     number: int
     count: int
@@ -28,13 +32,16 @@ class Shard:
 
 
 def shard(text: str) -> Shard:
-    """``2/5`` as the second part of five.
+    """The shard that a user calls ``2/5``.
+
+    >>> print(shard("2/5"))
+    2of5
 
     Raises:
         DeepsegError: ``command-line``.
     """
-    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise DeepsegError(
             Problem(
                 code="command-line",
@@ -43,4 +50,4 @@ def shard(text: str) -> Shard:
                 fix="correct it",
             )
         )
-    return Shard(int(found[1]), int(found[2]))
+    return Shard(int(match[1]), int(match[2]))

@@ -1,4 +1,4 @@
-"""What a session notes down: the line of an epoch, its score, curves and event files."""
+"""The log of a session: the line of an epoch, its score, curves and event files."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from deepseg.report.tensorboard import write_events
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.training.timer import EpochTimer
 from deepseg.training.optimization import Optimizer
-from deepseg.training.trainer import Outcome
+from deepseg.training.tally import SegmentScores
 from deepseg.version import VERSION
 
-WORTH_SAYING = 0.1  # of an epoch, spent waiting
+WORTH_PRINTING = 0.1  # of an epoch, spent waiting
 BEFORE = -1  # the epoch of what is measured before the first one
 
 
 def announce(
     console: Console, title: str, warnings: Sequence[str], device: torch.device, ranks: int = 1
 ) -> None:
-    """The first line of every session: what runs where; then what its config files warn of."""
+    """Print the first line of every session, what runs where, and warnings of its config files."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     if ranks > 1:
         where = f"{ranks} ranks, each on {where}"
@@ -42,18 +42,18 @@ def announce(
 
 def epoch_record(
     epoch: int,
-    clock: EpochTimer,
+    timer: EpochTimer,
     optimizer: Optimizer,
     model: ModelConfig,
-    training: Outcome,
-    samples: Outcome | None,
+    training: SegmentScores,
+    samples: SegmentScores | None,
     volumes: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The line of metrics.jsonl for one epoch."""
     record: dict[str, Any] = {
         "epoch": epoch,
-        "seconds": round(clock.seconds, 3),
-        "waited": round(clock.waited, 3),
+        "seconds": round(timer.seconds, 3),
+        "waited": round(timer.waited, 3),
         "learning_rate": optimizer.learning_rate,
         "momentum": optimizer.momentum,
     }
@@ -64,7 +64,7 @@ def epoch_record(
 
 
 def validation_record(
-    epoch: int, model: ModelConfig, samples: Outcome | None, volumes: Mapping[str, Any] | None
+    epoch: int, model: ModelConfig, samples: SegmentScores | None, volumes: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """The part of an epoch's line that does not need training; all of it `BEFORE` the first."""
     record: dict[str, Any] = {"epoch": epoch}
@@ -76,12 +76,16 @@ def validation_record(
 
 
 def schedule_score(record: Mapping[str, Any]) -> float | None:
-    """What the plateau schedule follows: the same Dice, on samples where every epoch has them."""
+    """The mean Dice that the plateau schedule follows: on samples, where there are any."""
     return mean_dice(record.get("validation_samples", record.get("validation_volumes")))
 
 
 def mean_dice(part: Mapping[str, Any] | None) -> float | None:
-    """Mean Dice of the foreground classes in a part of a record; None where there is none."""
+    """Mean Dice of the foreground classes in a part of a record; None where there is none.
+
+    >>> mean_dice({"dice": {"foreground": 0.9, "core": 0.5, "rim": 0.75, "absent": None}})
+    0.625
+    """
     if part is None:
         return None
     dice = part["dice"].items()
@@ -90,7 +94,7 @@ def mean_dice(part: Mapping[str, Any] | None) -> float | None:
 
 
 def show_progress(folder: SessionFolder, config: TrainConfig) -> None:
-    """Say what the last epoch gave, and draw the curves of all."""
+    """Print the scores of the last epoch, and draw the curves of all."""
     records = folder.records()
     folder.console.say(_line(records[-1], config.epochs))
     try:
@@ -102,16 +106,20 @@ def show_progress(folder: SessionFolder, config: TrainConfig) -> None:
 
 
 def show_before(folder: SessionFolder, record: Mapping[str, Any]) -> None:
-    """Say what the weights could do before the first epoch."""
+    """Print the scores of the weights before the first epoch."""
     parts = _validation_parts(record)
     if parts:
         folder.console.say(f"before training: {', '.join(parts)}")
 
 
 def rates_text(rate: float, rates: Mapping[str, float]) -> str:
-    """``learning rate 0.001 (head 0.1)``, with the groups that have another rate in brackets."""
-    own = [f"{label} {value:.3g}" for label, value in rates.items() if value != rate]
-    return f"learning rate {rate:.3g}" + (f" ({', '.join(own)})" if own else "")
+    """The learning rate, with the groups that have another one in brackets.
+
+    >>> rates_text(0.001, {"default": 0.001, "head": 0.1})
+    'learning rate 0.001 (head 0.1)'
+    """
+    groups = [f"{label} {value:.3g}" for label, value in rates.items() if value != rate]
+    return f"learning rate {rate:.3g}" + (f" ({', '.join(groups)})" if groups else "")
 
 
 def _line(record: Mapping[str, Any], epochs: int) -> str:
@@ -119,7 +127,7 @@ def _line(record: Mapping[str, Any], epochs: int) -> str:
     rates = rates_text(record["learning_rate"], record.get("learning_rates", {}))
     parts += [*_validation_parts(record), rates, f"{record['seconds']:.0f} s"]
     waited = record.get("waited", 0.0)
-    if waited > WORTH_SAYING * record["seconds"]:
+    if waited > WORTH_PRINTING * record["seconds"]:
         parts.append(f"{waited:.0f} s of them waiting for segments")
     return ", ".join(parts) + (" (best so far)" if record.get("best") else "")
 

@@ -17,7 +17,7 @@ from deepseg.training.parameter_groups import weight_type
 
 
 def starting_weights(model: Checkpoint, settings: Loss) -> dict[str, Tensor]:
-    """Where kernels are pulled, by name; nowhere without L2-SP.
+    """The anchors of kernels, by name; none without L2-SP.
 
     Args:
         model: The one that the session begins with, or its own last one.

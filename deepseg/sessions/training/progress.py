@@ -1,4 +1,4 @@
-"""How far a training session is, as its model files remember it."""
+"""The progress of a training session, as its model files remember it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ RATES = ("optimiser", "schedule", "steps")
 
 @dataclass(frozen=True)
 class Progress:
-    """What has happened so far.
+    """Epochs and scores so far.
+
+    >>> progress = Progress().after(0.5, candidate=0.7).after(0.6, candidate=0.65)
+    >>> progress.epoch, progress.scores, progress.best
+    (2, (0.5, 0.6), 0.7)
 
     Attributes:
         epoch: Epochs finished; the index of the next one.
@@ -33,7 +37,7 @@ class Progress:
         best: The best score so far of those that models are chosen by; higher is better.
         watched: Score of every epoch that early stopping follows.
         end: Why training ended before its last epoch; empty while it goes on.
-        slowing: What the learning rates of the schedule are multiplied by.
+        slowing: Factor of the learning rates of the schedule.
     """
 
     epoch: int = 0
@@ -58,8 +62,8 @@ class Progress:
             watched=(*self.watched, watched),
         )
 
-    def saved(self, config: TrainConfig, optimizer: Optimizer) -> dict[str, Any]:
-        """What a model file keeps so that the session can go on."""
+    def state_dict(self, config: TrainConfig, optimizer: Optimizer) -> dict[str, Any]:
+        """The training state in a model file, from which the session can go on."""
         return {
             "session": config.name,
             "settings": _plain(config),
@@ -72,7 +76,7 @@ class Progress:
             "watched_metric": stopping_metric(config),
             "end": self.end,
             "slowing": self.slowing,
-            "optimizer": optimizer.saved(),
+            "optimizer": optimizer.state_dict(),
             "machine": machine_facts(next(iter(optimizer.weights.values())).device),
         }
 
@@ -80,7 +84,7 @@ class Progress:
 def restored(
     training: Mapping[str, Any] | None, config: TrainConfig, optimizer: Optimizer, console: Console
 ) -> Progress:
-    """Where a session goes on; the start, if it has not begun.
+    """The progress from which a session goes on; none, if it has not begun.
 
     Settings that changed since the last epoch are named in a warning and hold from now on.
     """
@@ -96,7 +100,7 @@ def restored(
         if before != value:
             console.warn(f"{key} was {before} and is {value}: results differ in the last digits")
     if training["optimizer"]["name"] == config.optimiser.name:
-        optimizer.restore(training["optimizer"])
+        optimizer.load_state_dict(training["optimizer"])
     else:
         console.warn(f"a new {config.optimiser.name} optimiser begins without the state of the old")
     same_best = training.get("best_metric", best_metric(config)) == best_metric(config)
@@ -121,7 +125,11 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
 
 
 def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every value under its whole key, such as ``training.batch_size``."""
+    """The values of nested settings, each under its whole key.
+
+    >>> flattened({"training": {"batch_size": 4}, "seed": 1})
+    {'training.batch_size': 4, 'seed': 1}
+    """
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
@@ -132,7 +140,7 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def machine_facts(device: torch.device) -> dict[str, str]:
-    """What the last digits of results depend on."""
+    """The facts on which the last digits of results depend."""
     return {
         "deepseg": VERSION,
         "torch": str(torch.__version__),  # a plain str: only such may be read back

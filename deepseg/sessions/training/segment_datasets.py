@@ -1,4 +1,4 @@
-"""Where the segments of a training session come from: checked cases → prepared → cut."""
+"""The segments of a training session: cut from prepared cases, which are made of checked ones."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ def training_dataset(
     Raises:
         DeepsegError: ``nothing-to-sample``.
     """
-    own = config.training
+    settings = config.training
     rules = SegmentRules(
-        sampling=own.sampling,
+        sampling=settings.sampling,
         classes=model.config.classes,
         geometry=model.geometry,
         size=model.config.segment_sizes["train"],
-        segments=own.segments_per_subepoch,
-        cases=own.cases_per_subepoch,
-        augmentation=own.augmentation,
+        segments=settings.segments_per_subepoch,
+        cases=settings.cases_per_subepoch,
+        augmentation=settings.augmentation,
         seed=config.seed,
         is_training=True,
     )
-    what = "training cases"
+    title = "training cases"
     folders = prepared_cases(
-        cases, config.preparation, model.config.channels, cache, console, what=what
+        cases, config.preparation, model.config.channels, cache, console, what=title
     )
-    return _source(folders, rules, console, what)
+    return _dataset(folders, rules, console, title)
 
 
 def validation_dataset(
@@ -47,46 +47,46 @@ def validation_dataset(
     cache: Path,
     console: Console,
 ) -> SegmentDataset | None:
-    """Segments to judge by, the same ones after every epoch; None where none are wanted.
+    """Segments to validate on, alike after every epoch; None where validation has none.
 
     Raises:
         DeepsegError: ``nothing-to-sample``.
     """
     if cases is None or config.validation is None or config.validation.samples is None:
         return None
-    own = config.validation.samples
+    settings = config.validation.samples
     rules = SegmentRules(
-        sampling=own.sampling,
+        sampling=settings.sampling,
         classes=model.config.classes,
         geometry=model.geometry,
         size=model.config.segment_sizes["validation"],
-        segments=own.segments,
-        cases=own.cases,
+        segments=settings.segments,
+        cases=settings.cases,
         augmentation=None,
         seed=config.seed,
         is_training=False,
     )
-    what = "validation cases"
+    title = "validation cases"
     folders = prepared_cases(
-        cases, config.preparation, model.config.channels, cache, console, what=what
+        cases, config.preparation, model.config.channels, cache, console, what=title
     )
-    return _source(folders, rules, console, what)
+    return _dataset(folders, rules, console, title)
 
 
-def _source(
-    folders: list[Path], rules: SegmentRules, console: Console, what: str
+def _dataset(
+    folders: list[Path], rules: SegmentRules, console: Console, title: str
 ) -> SegmentDataset:
-    source = SegmentDataset(folders, rules)
-    empty = source.without_candidates()
+    dataset = SegmentDataset(folders, rules)
+    empty = dataset.without_candidates()
     if len(empty) == len(folders):
         raise DeepsegError(
             Problem(
                 code="nothing-to-sample",
-                got=f"no voxel to centre a segment on in any of the {what}",
+                got=f"no voxel to centre a segment on in any of the {title}",
                 expected="at least one case with voxels inside its ROI",
                 fix="look at the ROI masks and weight maps",
             )
         )
     for name in empty:
         console.warn(f"case {name} has no voxel to centre a segment on and is left out")
-    return source
+    return dataset

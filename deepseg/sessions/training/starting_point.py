@@ -1,4 +1,4 @@
-"""Where a training session begins: at its own last epoch, or with a model that it is given.
+"""The start of a training session: its own last epoch, or the model that it is given.
 
 To go on, to fine-tune and to begin with a new model are three things. A session that has begun can
 only go on; a model in the middle of its training is taken into another session only on request.
@@ -102,13 +102,13 @@ def _undecided(model: Checkpoint) -> DeepsegError:
     )
 
 
-def say_where_it_stands(run: TrainingRun) -> None:
-    """What is frozen, where the weights come from, and what comes next."""
+def print_start(run: TrainingRun) -> None:
+    """Print the frozen layers, the origin of the weights, and the next epoch."""
     say = run.folder.console.say
     if run.frozen:
         say(f"frozen: {', '.join(run.frozen)}")
     if run.config.loss.l2_sp:
-        say(f"pulled towards the start by l2_sp: {', '.join(run.anchors) or 'nothing'}")
+        say(f"pulled towards the start by l2_sp: {', '.join(run.trainer.anchors) or 'nothing'}")
     count, origin = len(run.model.weights), run.model.origin
     weights = str(origin) if origin.is_new else f"{count}/{count} tensors from {origin}"
     done = f"epoch {run.progress.epoch} of {run.config.epochs}"

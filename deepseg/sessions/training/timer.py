@@ -1,4 +1,4 @@
-"""How long an epoch takes, and how much of that the network waits; what it learns is not known."""
+"""The time of an epoch, and the part of it in which the network waits for segments."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ Item = TypeVar("Item")
 
 
 class EpochTimer:
-    """Time of one epoch, also of the processes that began it.
+    """Time of one epoch, with that of the processes that began it.
+
+    >>> timer = EpochTimer({"seconds": 60.0, "waited": 5.0})
+    >>> list(timer.timed("ab")), round(timer.seconds), round(timer.waited)
+    (['a', 'b'], 60, 5)
 
     Args:
-        earlier: What `saved` gave in the process before.
+        earlier: `state_dict` of the process before; empty for a new epoch.
 
     Attributes:
         waited: Seconds in which there was no batch to learn from.
@@ -30,7 +34,7 @@ class EpochTimer:
         return self._earlier + time.monotonic() - self._begun
 
     def timed(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """The batches; time until each is there counts as waited."""
+        """The batches; the time until each is there counts as waited."""
         begun = time.monotonic()
         for batch in batches:
             self.waited += time.monotonic() - begun
@@ -38,6 +42,6 @@ class EpochTimer:
             begun = time.monotonic()
         self.waited += time.monotonic() - begun
 
-    def saved(self) -> dict[str, float]:
-        """What the next process needs to go on."""
+    def state_dict(self) -> dict[str, float]:
+        """The times so far, with which the next process goes on."""
         return {"seconds": self.seconds, "waited": self.waited}

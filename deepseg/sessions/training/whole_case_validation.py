@@ -28,7 +28,7 @@ def validate_on_volumes(
 ) -> dict[str, Any] | None:
     """Mean scores on whole held-out cases, in the epochs in which that is due and in the last.
 
-    Ranks share the cases; each writes the results of its settings.
+    Ranks share the cases; each writes the results of its share.
     """
     if config.validation is None or config.validation.volumes is None or held_out is None:
         return None
@@ -39,13 +39,13 @@ def validate_on_volumes(
     per_case = {}
     say = folder.console.warn
     alone = member(network, Inference(), config.preparation, say=say)
-    how = Ensemble((alone,), Inference(), settings.save, {}, None, settings.batch_size)
-    for case in held_out.cases[ranks.rank :: ranks.count]:
-        result = predict_case(how, load_case(how, case), folder.console)
+    ensemble = Ensemble((alone,), Inference(), settings.save, {}, None, settings.batch_size)
+    for case in held_out.cases[ranks.rank :: ranks.world_size]:
+        result = predict_case(ensemble, load_case(ensemble, case), folder.console)
         predictions = folder.path / "predictions"
         write_results(result, case.name, predictions, network.config, settings.save, folder.console)
         per_case[case.name] = case_scores(result, network.config, {})
-    means = summary(dict(ranks.together(list(per_case.items()))))
+    means = summary(dict(ranks.all_gather(list(per_case.items()))))
     return {
         measure: {row: values[measure]["mean"] for row, values in means.items()}
         for measure in ("dice", "sensitivity", "precision", "hausdorff95_mm")

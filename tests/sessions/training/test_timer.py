@@ -25,7 +25,7 @@ def test_a_clock_goes_on_where_the_process_before_ended():
     clock = EpochTimer({"seconds": 100.0, "waited": 7.0})
     for _ in clock.timed([1, 2]):
         time.sleep(0.01)
-    assert clock.saved() == {
+    assert clock.state_dict() == {
         "seconds": pytest.approx(100.02, abs=1),
         "waited": pytest.approx(7, abs=0.005),
     }

@@ -1,0 +1,126 @@
+"""Sums over the batches of an epoch, and the loss and scores that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from deepseg.data.segments.loader import Batch
+from deepseg.inference.metrics import Confusion, Counts
+from deepseg.training.distributed import SINGLE_RANK, Ranks
+
+
+@dataclass(frozen=True)
+class SegmentScores:
+    """Loss and scores of one pass over segments.
+
+    Attributes:
+        loss: Mean over the batches, penalties included.
+        parts: Mean of each part of the loss before weighting.
+        confusion: Voxels by class.
+    """
+
+    loss: float
+    parts: Mapping[str, float]
+    confusion: Confusion
+
+    def record(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        """The scores as a line of metrics.jsonl holds them."""
+        rows = self.confusion.rows(classes)
+        return {
+            "loss": self.loss,
+            "parts": dict(self.parts),
+            "accuracy": self.confusion.accuracy,
+            "dice": {name: counts.dice for name, counts in rows.items()},
+            "sensitivity": {name: counts.sensitivity for name, counts in rows.items()},
+            "precision": {name: counts.precision for name, counts in rows.items()},
+            "specificity": {name: counts.specificity for name, counts in rows.items()},
+        }
+
+
+@dataclass
+class Tally:
+    """Adds up losses and voxels of the batches of an epoch.
+
+    A batch with three voxels of class 0 predicted as 0, and one of class 1 predicted as 0:
+
+    >>> import torch
+    >>> labels = torch.tensor([0, 0, 0, 1]).view(1, 4, 1, 1)
+    >>> logits = torch.tensor([2.0, 0.0]).view(1, 2, 1, 1, 1).expand(1, 2, 4, 1, 1)
+    >>> tally = Tally(classes=2)
+    >>> tally.add(0.5, {"dice": torch.tensor(0.25)}, logits, Batch((), labels, ("case 1",)))
+    >>> tally.add(1.5, {"dice": torch.tensor(0.75)}, logits, Batch((), labels, ("case 1",)))
+    >>> scores = tally.scores()
+    >>> scores.loss, scores.parts, scores.confusion.accuracy
+    (1.0, {'dice': 0.5}, 0.75)
+    """
+
+    classes: int
+
+    def __post_init__(self) -> None:
+        self.confusion = Confusion.empty(self.classes)
+        self.losses: list[float] = []
+        self.parts: dict[str, float] = {}
+
+    @staticmethod
+    def from_state(state: Mapping[str, Any]) -> Tally:
+        """The tally of which `state_dict` gave ``state``."""
+        tally = Tally(len(state["voxels"]))
+        tally.losses = list(state["losses"])
+        tally.parts = dict(state["parts"])
+        tally.confusion = Confusion(tuple(Counts(*counts) for counts in state["voxels"]))
+        return tally
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything from which the sums go on, as plain values."""
+        return {
+            "losses": list(self.losses),
+            "parts": dict(self.parts),
+            "voxels": [list(vars(counts).values()) for counts in self.confusion.classes],
+        }
+
+    def add(
+        self,
+        total: float,
+        parts: Mapping[str, Tensor],
+        logits: Tensor,
+        batch: Batch,
+        ranks: Ranks = SINGLE_RANK,
+    ) -> None:
+        """Count one batch, with the parts of it that other ranks have.
+
+        Args:
+            total: The loss of the whole batch.
+            parts: Each part of that loss before weighting.
+            logits: ``(N, K, X, Y, Z)``, of this rank's part.
+            batch: This rank's part.
+            ranks: All that have a part.
+        """
+        self.losses.append(total)
+        for name, value in parts.items():
+            self.parts[name] = self.parts.get(name, 0.0) + float(value)
+        part = Confusion.of(
+            logits.detach().argmax(1).cpu().numpy(),
+            batch.labels.cpu().numpy(),
+            number_of_classes=self.classes,
+        )
+        self.confusion = self.confusion.add(_summed_over_ranks(part, ranks))
+
+    def scores(self) -> SegmentScores:
+        """Means over the batches added."""
+        count = max(len(self.losses), 1)
+        return SegmentScores(
+            sum(self.losses) / count,
+            {name: value / count for name, value in self.parts.items()},
+            self.confusion,
+        )
+
+
+def _summed_over_ranks(part: Confusion, ranks: Ranks) -> Confusion:
+    counts = iter(ranks.sum_counts([n for row in part.classes for n in vars(row).values()]))
+    return Confusion(
+        tuple(Counts(*four) for four in zip(counts, counts, counts, counts, strict=True))
+    )
