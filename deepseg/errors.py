@@ -15,10 +15,13 @@ class Problem:
 
     Attributes:
         code: Stable kebab-case name, listed in documentation/errors.md.
-        got: What was found.
-        expected: What would have been right.
-        fix: What the user should change, as an imperative.
+        got: Value, file or state that is wrong.
+        expected: Value, file or state that would be right.
+        fix: Change that the user should make, as an imperative.
         where: File, or file:line and key; empty until a caller knows it.
+
+    >>> print(Problem("too-small", got="2 voxels", expected="at least 3", fix="add one"))
+    [too-small] got 2 voxels; expected at least 3; fix: add one
     """
 
     code: str
@@ -32,7 +35,7 @@ class Problem:
         return f"[{self.code}]{place} got {self.got}; expected {self.expected}; fix: {self.fix}"
 
 
-Raised = TypeVar("Raised", bound="DeepsegError")
+ErrorType = TypeVar("ErrorType", bound="DeepsegError")
 
 
 class DeepsegError(Exception):
@@ -47,8 +50,12 @@ class DeepsegError(Exception):
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = problems
 
-    def at(self: Raised, where: str) -> Raised:
-        """The same error with a place for those problems that do not have one yet."""
+    def at(self: ErrorType, where: str) -> ErrorType:
+        """Copy of the error with a place for those problems that do not have one yet.
+
+        >>> print(DeepsegError(Problem("too-small", "2", "3", "add one")).at("a.yaml:7 size"))
+        [too-small] a.yaml:7 size: got 2; expected 3; fix: add one
+        """
         return type(self)(*(p if p.where else replace(p, where=where) for p in self.problems))
 
 
@@ -89,23 +96,27 @@ class RankLost(DeepsegError):
 
 
 class ReportedByPeer(DeepsegError):
-    """What another of the processes that train together has said; this one ends in silence."""
+    """Error of another of the processes that train together; this one ends in silence."""
 
     def __init__(self, *problems: Problem, exit_code: int) -> None:
         super().__init__(*problems)
         self.exit_code = exit_code
 
-    def at(self: Raised, _where: str) -> Raised:
-        """The same error: it has been shown already."""
+    def at(self: ErrorType, _where: str) -> ErrorType:
+        """The error itself: it has been printed already, with its place."""
         return self
 
 
-# In what torch says of the memory of the machine, of a GPU, and of its libraries.
+# In torch's messages about the memory of the machine, of a GPU, and of its libraries.
 _NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory of the machine or of a GPU ran out; torch is understood by its words."""
+    """True if memory of the machine or of a GPU ran out; torch is understood by its messages.
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("sizes differ"))
+    (True, False)
+    """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):
@@ -115,12 +126,18 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def raise_if_any(problems: Iterable[Problem]) -> None:
     """Raise all ``problems`` as one `DeepsegError`; return silently if there are none."""
-    found = tuple(problems)
-    if found:
-        raise DeepsegError(*found)
+    collected = tuple(problems)
+    if collected:
+        raise DeepsegError(*collected)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'epochs'?`` for a misspelt ``word``; nothing if no known word is close."""
-    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
+    """Question to append to a message about a misspelt ``word``; empty if no candidate is close.
+
+    >>> did_you_mean("epoch", ["epochs", "output"])
+    "; did you mean 'epochs'?"
+    >>> did_you_mean("zzz", ["epochs", "output"])
+    ''
+    """
+    nearest = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""

@@ -1,6 +1,6 @@
 """Processes that end soon after the one that started them, however that ended.
 
-What they do, and how they are started, is not known here.
+Nothing here knows what they do or how they are started.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import os
 import threading
 import time
 
-STARTER = "DEEPSEG_STARTED_BY"  # in the environment: the number of a process to end with
-SECONDS_BETWEEN_LOOKS = 1.0
+STARTER = "DEEPSEG_STARTED_BY"  # in the environment: the number of the process to end with
+CHECK_INTERVAL_S = 1.0
 
 
 def end_with(parent: int) -> None:
@@ -18,14 +18,14 @@ def end_with(parent: int) -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(CHECK_INTERVAL_S)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def end_with_starter() -> None:
-    """The same with the process that has named itself in the environment, if one has."""
+    """End this process with the one that is named in the environment, if one is."""
     starter = os.environ.pop(STARTER, None)  # not for those that this one starts
     if starter is not None:
         end_with(int(starter))

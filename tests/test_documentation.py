@@ -20,11 +20,12 @@ from deepseg.config.blocks.optimisers import Optimiser, Steps
 from deepseg.config.blocks.sampling import Sampling
 from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.cases import CasesConfig, Preparation
+from deepseg.config.files.yaml_file import read_yaml
 from deepseg.config.model import ModelConfig
 from deepseg.config.settings import Precision, Settings
 from deepseg.config.testing import ComponentRule, Inference, TestConfig
 from deepseg.config.training import TrainConfig
-from deepseg.config.validation.validate import read_yaml, validate
+from deepseg.config.validation.validate import validate
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "documentation").glob("*.md"))]

@@ -1,1 +1,1 @@
-"""What users write in model, train and test files, read and judged without torch."""
+"""Model, train and test files: their keys, read and judged without torch."""

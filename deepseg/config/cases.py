@@ -1,4 +1,4 @@
-"""What a session file says about its cases: where their files are and how they are prepared."""
+"""Keys about the cases of a session: where their files are and how they are prepared."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from deepseg.config.settings import Name, Settings
-from deepseg.config.validation.validate import ConfigPath
+from deepseg.config.settings import ConfigPath, Name, Settings
 from deepseg.config.validation.validator_error import invalid
 
 
@@ -60,12 +59,14 @@ class CasesConfig(Settings):
     )
 
     @model_validator(mode="after")
-    def _one_source(self) -> CasesConfig:
-        given = [key for key in ("table", "dataset", "channels") if getattr(self, key) is not None]
-        if len(given) != 1:
+    def _has_a_single_origin(self) -> CasesConfig:
+        present = [
+            key for key in ("table", "dataset", "channels") if getattr(self, key) is not None
+        ]
+        if len(present) != 1:
             raise invalid(
                 "cases-source",
-                got=" and ".join(given) if given else "no source of cases",
+                got=" and ".join(present) if present else "no source of cases",
                 expected="exactly one of table, dataset, channels",
                 fix="keep one of the three",
             )
@@ -73,9 +74,9 @@ class CasesConfig(Settings):
         if self.channels is None and lists:
             raise invalid(
                 "cases-source",
-                got=f"{', '.join(lists)} beside {given[0]}",
+                got=f"{', '.join(lists)} beside {present[0]}",
                 expected=f"{', '.join(lists)} only beside channels",
-                fix=f"put these files into the {given[0]}, or list the channels one by one",
+                fix=f"put these files into the {present[0]}, or list the channels one by one",
             )
         return self
 
@@ -106,7 +107,7 @@ class ZScore(Settings):
 
 
 class Preparation(Settings):
-    """What happens to a case before it is cut into segments; stored in the model."""
+    """Preparation of a case before it is cut into segments; stored in the model."""
 
     z_score: ZScore | Literal["none"] = Field(
         ZScore(), description="Intensity normalisation, or none."
@@ -127,7 +128,11 @@ class Preparation(Settings):
 
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
-        """Voxel size after resampling along X, Y, Z; None where cases keep their own."""
+        """Voxel size after resampling along X, Y, Z; None where cases keep their own.
+
+        >>> Preparation(resample=1.5).spacing_mm
+        (1.5, 1.5, 1.5)
+        """
         if self.resample is None or isinstance(self.resample, tuple):
             return self.resample
         return (self.resample,) * 3

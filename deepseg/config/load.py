@@ -1,6 +1,6 @@
-"""A model, train or test file, in YAML or as DeepMedic's ``.cfg``, read and judged.
+"""Reads a model, train or test file, in YAML or as DeepMedic's ``.cfg``, and judges it.
 
-Which kind of file is meant follows from the model class that is asked for.
+The kind of file follows from the model class that is asked for.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from deepseg.config.deepmedic.row_types import ConfigKind
-from deepseg.config.deepmedic.translate import in_their_words, translated
+from deepseg.config.deepmedic.translate import in_deepmedic_words, translate
+from deepseg.config.files.cfg_file import read_cfg
 from deepseg.config.files.document import Document
-from deepseg.config.files.kind_of_file import raise_if_of_another_kind
+from deepseg.config.files.kind_of_file import FileKind, raise_if_of_another_kind
+from deepseg.config.files.yaml_file import read_yaml
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
-from deepseg.config.validation.validate import read_cfg, read_yaml, validate
+from deepseg.config.validation.validate import validate
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 
 Config = TypeVar("Config", ModelConfig, TrainConfig, TestConfig)
 
-KINDS: dict[type[ModelConfig] | type[TrainConfig] | type[TestConfig], ConfigKind] = {
+KINDS: dict[type[ModelConfig] | type[TrainConfig] | type[TestConfig], FileKind] = {
     ModelConfig: "model",
     TrainConfig: "train",
     TestConfig: "test",
@@ -31,14 +32,14 @@ KINDS: dict[type[ModelConfig] | type[TrainConfig] | type[TestConfig], ConfigKind
 
 @dataclass(frozen=True)
 class Loaded(Generic[Config]):
-    """A config and what the user should know about how it was read."""
+    """A config, and warnings about how its file was read."""
 
     config: Config
     warnings: tuple[str, ...]
 
 
 def load(model: type[Config], file: Path) -> Loaded[Config]:
-    """The config in ``file``: YAML by its ending ``.yaml`` or ``.yml``, DeepMedic's by ``.cfg``.
+    """Config in ``file``: YAML by its ending ``.yaml`` or ``.yml``, DeepMedic's by ``.cfg``.
 
     Args:
         model: `ModelConfig`, `TrainConfig` or `TestConfig`.
@@ -70,21 +71,21 @@ def load(model: type[Config], file: Path) -> Loaded[Config]:
 
 def _from_deepmedic(model: type[Config], document: Document) -> Loaded[Config]:
     kind = KINDS[model]
-    translation = translated(document, kind)
+    translation = translate(document, kind)
     problems = list(translation.problems)
     try:
         config = validate(model, translation.document)
     except DeepsegError as error:
         problems += [
-            in_their_words(problem, translation.document, kind)
+            in_deepmedic_words(problem, translation.document, kind)
             for problem in error.problems
-            if _counts(problem, translation.problems)
+            if _is_independent(problem, translation.problems)
         ]
         raise DeepsegError(*problems) from None
     raise_if_any(problems)
     return Loaded(config, translation.warnings)
 
 
-def _counts(problem: Problem, found: Sequence[Problem]) -> bool:
-    """Whether ``problem`` is more than a consequence of a key that could not be translated."""
-    return not found or problem.code == "config-value"
+def _is_independent(problem: Problem, untranslated: Sequence[Problem]) -> bool:
+    """True unless ``problem`` may be a consequence of keys that could not be translated."""
+    return not untranslated or problem.code == "config-value"

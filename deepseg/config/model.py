@@ -1,4 +1,4 @@
-"""What a model file says: channels, classes and the layers of every pathway.
+"""Keys of a model file: channels, classes and the layers of every pathway.
 
 The fields hold what users type. `ModelConfig.pathways` and `ModelConfig.fc_pathway` give the same
 with every mirror rule and short form resolved: one entry per layer. Nothing here knows how a layer
@@ -22,8 +22,7 @@ from deepseg.config.blocks.pathways import (
     normal_plan,
     subsampled_plans,
 )
-from deepseg.config.settings import Count, CubeOrBox, Name, Settings, cube
-from deepseg.config.validation.validate import ConfigPath
+from deepseg.config.settings import ConfigPath, Count, CubeOrBox, Name, Settings, cube
 from deepseg.config.validation.validator_error import invalid
 from deepseg.geometry.boxes import Int3, text
 from deepseg.geometry.context import Alignment

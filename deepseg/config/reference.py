@@ -1,4 +1,4 @@
-"""The page `documentation/configuration.md`, written from the models: every key, none by hand.
+"""Writes the page `documentation/configuration.md` from the models: every key, none by hand.
 
 Run ``python -m deepseg.config.reference > documentation/configuration.md`` after a change of a
 model or of a table of DeepMedic's keys.
@@ -16,11 +16,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from deepseg.config.deepmedic.convert import block_if_on
-from deepseg.config.deepmedic.row_types import ConfigKind as FileKind
-from deepseg.config.deepmedic.row_types import Ignored, Key, Old, Refused
+from deepseg.config.deepmedic.key_rules import IgnoredKey, Key, OldKey, RefusedKey
 from deepseg.config.deepmedic.session_keys import ALTERNATIVES
 from deepseg.config.deepmedic.translate import KEYS
-from deepseg.config.files.document import shown
+from deepseg.config.files.document import short_text
+from deepseg.config.files.kind_of_file import FileKind
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
@@ -74,17 +74,17 @@ SHORTER = {
     "from 1 to 1000000": "of at least 1",
     " and below 9223372036854775808": "",
 }
-"""Limits that no reader has to know."""
+"""Limits that readers do not need to know."""
 
 
 @dataclass(frozen=True)
 class KeyReference:
-    """One line of a table.
+    """One key in a table.
 
     Attributes:
         key: With dots.
         value: What may be written, in words.
-        default: What is meant where nothing is written.
+        default: Value that holds where nothing is written.
         meaning: The field's description.
         member: The alternative to which the key belongs, as its key and its word:
             ``("schedule.type", "poly")``.
@@ -103,20 +103,23 @@ class KeyReference:
 
 
 def reference_markdown() -> str:
-    """The whole page."""
+    """Text of the whole page."""
     return "\n".join((INTRODUCTION, *(_section(*file) for file in FILES)))
 
 
 def _section(kind: FileKind, title: str, model: type[BaseModel]) -> str:
-    lines = "".join(entry.line(_deepmedic(kind, entry)) for entry in _entries(model, "", None))
-    others = "".join(f"| `{name}` | {text} |\n" for name, text in _other_keys(kind))
+    lines = "".join(
+        key_reference.line(_deepmedic(kind, key_reference))
+        for key_reference in _keys_of(model, "", None)
+    )
+    other_keys = "".join(f"| `{name}` | {text} |\n" for name, text in _other_keys(kind))
     return (
         f"## {title}\n\n{TABLE_HEAD}{lines}\n"
-        f"### Other keys of DeepMedic's {kind} files\n\n{OTHER_HEAD}{others}"
+        f"### Other keys of DeepMedic's {kind} files\n\n{OTHER_HEAD}{other_keys}"
     )
 
 
-def _entries(
+def _keys_of(
     model: type[BaseModel], prefix: str, defaults: BaseModel | None
 ) -> Iterator[KeyReference]:
     """The keys of ``model`` and, below each block, those of the block.
@@ -129,11 +132,13 @@ def _entries(
     for name, field in model.model_fields.items():
         default = field.default if defaults is None else getattr(defaults, name)
         is_required = defaults is None and field.is_required()
-        yield _entry(f"{prefix}{name}", field, "required" if is_required else _written(default))
+        yield _key_of_field(
+            f"{prefix}{name}", field, "required" if is_required else _written(default)
+        )
         yield from _nested(schema_type_of_field(field), f"{prefix}{name}", default)
 
 
-def _entry(key: str, field: FieldInfo, default: str) -> KeyReference:
+def _key_of_field(key: str, field: FieldInfo, default: str) -> KeyReference:
     value = _value(schema_type_of_field(field))
     for long, short in SHORTER.items():
         value = value.replace(long, short)
@@ -144,8 +149,8 @@ def _value(kind: SchemaType) -> str:
     if kind.fields:
         return "a block"
     if any(member.fields for member in kind.members):
-        others = [words(member) for member in kind.members if not member.fields]
-        return " or ".join([*others, "a block"])
+        plain = [words(member) for member in kind.members if not member.fields]
+        return " or ".join([*plain, "a block"])
     return words(kind)
 
 
@@ -153,21 +158,27 @@ def _nested(kind: SchemaType, key: str, default: object) -> Iterator[KeyReferenc
     for member in (kind, *kind.members):
         if not member.fields:
             continue
-        own = default if type(default) is member.base else None
-        entries = _entries(member.base, f"{key}.", own if isinstance(own, BaseModel) else None)
-        yield from entries if kind.tag is None else _of_member(member, f"{key}.{kind.tag}", entries)
+        defaults = default if type(default) is member.base else None
+        key_references = _keys_of(
+            member.base, f"{key}.", defaults if isinstance(defaults, BaseModel) else None
+        )
+        yield from (
+            key_references
+            if kind.tag is None
+            else _of_member(member, f"{key}.{kind.tag}", key_references)
+        )
 
 
 def _of_member(
-    member: SchemaType, tag: str, entries: Iterable[KeyReference]
+    member: SchemaType, tag: str, key_references: Iterable[KeyReference]
 ) -> Iterator[KeyReference]:
     """The key that chooses this member, then those that belong to it."""
-    found = {entry.key: entry for entry in entries}
-    choice = found.pop(tag)
+    by_key = {key_reference.key: key_reference for key_reference in key_references}
+    choice = by_key.pop(tag)
     word = choice.value.removeprefix("the word ")
     meaning = " ".join((inspect.getdoc(member.base) or "").split())
     yield KeyReference(tag, f"**{word}**", "", meaning, (tag, word))
-    yield from (replace(entry, member=(tag, word)) for entry in found.values())
+    yield from (replace(key_reference, member=(tag, word)) for key_reference in by_key.values())
 
 
 def _written(default: object) -> str:
@@ -178,57 +189,59 @@ def _written(default: object) -> str:
             return "as below"
         case Path():
             return f"`{default}`"
-    return f"`{shown(default)}`"
+    return f"`{short_text(default)}`"
 
 
-def _deepmedic(kind: FileKind, entry: KeyReference) -> str:
-    """DeepMedic's name of one of our keys, or of the block around it that is one value there."""
-    rows = [row for row in KEYS[kind] if isinstance(row, Key) and row.path]
-    if entry.member is not None and entry.member[0] in ALTERNATIVES:
-        tag, word = entry.member
+def _deepmedic(kind: FileKind, key_reference: KeyReference) -> str:
+    """DeepMedic's name of a key, or of the block around it that is one value there."""
+    rules = [rule for rule in KEYS[kind] if isinstance(rule, Key) and rule.path]
+    if key_reference.member is not None and key_reference.member[0] in ALTERNATIVES:
+        tag, word = key_reference.member
         name, meanings = ALTERNATIVES[tag]
-        theirs = [their for their, ours in meanings.items() if ours == word]
-        if not theirs:
+        deepmedic_words = [spelling for spelling, meaning in meanings.items() if meaning == word]
+        if not deepmedic_words:
             return ""
-        if entry.key == tag:
-            return f"`{name} = {theirs[0]!r}`"
-        rows = [row for row in rows if row.used({name: theirs[0]})]
+        if key_reference.key == tag:
+            return f"`{name} = {deepmedic_words[0]!r}`"
+        rules = [rule for rule in rules if rule.used({name: deepmedic_words[0]})]
     around = [
-        row
-        for row in rows
-        if f"{entry.key}.".startswith(f"{row.path}.")
-        and (row.path == entry.key or row.convert is not block_if_on)
+        rule
+        for rule in rules
+        if f"{key_reference.key}.".startswith(f"{rule.path}.")
+        and (rule.path == key_reference.key or rule.convert is not block_if_on)
     ]
-    names = dict.fromkeys(f"`{row.full_name}`" for row in around)
-    notes = dict.fromkeys(row.note for row in around if row.path == entry.key and row.note)
+    names = dict.fromkeys(f"`{rule.full_name}`" for rule in around)
+    notes = dict.fromkeys(
+        rule.note for rule in around if rule.path == key_reference.key and rule.note
+    )
     return ", ".join(names) + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _other_keys(kind: FileKind) -> Iterator[tuple[str, str]]:
-    for row in KEYS[kind]:
-        match row:
+    for rule in KEYS[kind]:
+        match rule:
             case Key(path=""):
-                yield row.name, "decides, as in DeepMedic, which other keys are read"
-            case Old():
-                yield row.name, f"an older form of `{row.new}`"
-            case Ignored():
-                yield row.name, f"ignored, with a warning: {row.note}"
-            case Refused():
-                yield row.name, f"refused: {row.fix}"
+                yield rule.name, "decides, as in DeepMedic, which other keys are read"
+            case OldKey():
+                yield rule.name, f"an older form of `{rule.new}`"
+            case IgnoredKey():
+                yield rule.name, f"ignored, with a warning: {rule.note}"
+            case RefusedKey():
+                yield rule.name, f"refused: {rule.fix}"
 
 
 def deepmedic_keys_markdown() -> str:
-    """Every key that a file of DeepMedic may hold, of any version, and what becomes of it here."""
+    """Table of all keys that files of any version of DeepMedic hold, with their meaning here."""
     lines = ["| DeepMedic's key | in | here |", "|---|---|---|"]
-    for kind, rows in KEYS.items():
-        lines += [f"| `{name}` | {kind} | {meaning} |" for name, meaning in _meanings(rows, kind)]
+    for kind, rules in KEYS.items():
+        lines += [f"| `{name}` | {kind} | {meaning} |" for name, meaning in _meanings(rules, kind)]
     return "\n".join(lines) + "\n"
 
 
-def _meanings(rows: Iterable[object], kind: FileKind) -> Iterator[tuple[str, str]]:
-    for row in rows:
-        if isinstance(row, Key) and row.path:
-            yield row.full_name, f"`{row.path}`" + (f"; {row.note}" if row.note else "")
+def _meanings(rules: Iterable[object], kind: FileKind) -> Iterator[tuple[str, str]]:
+    for rule in rules:
+        if isinstance(rule, Key) and rule.path:
+            yield rule.full_name, f"`{rule.path}`" + (f"; {rule.note}" if rule.note else "")
     yield from _other_keys(kind)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os.path
+from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from deepseg.config.validation.validator_error import invalid
 from deepseg.geometry.boxes import Int3
@@ -36,12 +38,40 @@ Name: TypeAlias = Annotated[
 ]
 
 
+def _absolute_path(value: object, info: ValidationInfo) -> object:
+    """``value`` as an absolute path, if it is one at all."""
+    if not isinstance(value, str | Path):
+        return value
+    folder = Path() if info.context is None else info.context["folder"]
+    try:
+        written = Path(value).expanduser()
+    except RuntimeError:
+        raise invalid(
+            "config-path",
+            got=repr(str(value)),
+            expected="a path, where '~' is the home folder of a known user",
+            fix="write the whole path",
+        ) from None
+    # Symbolic links stay as they are: what they point to often has a name that tells nothing.
+    return Path(os.path.normpath((folder / written).absolute()))
+
+
+ConfigPath: TypeAlias = Annotated[Path, BeforeValidator(_absolute_path)]
+"""A path in a config file: relative to the folder of that file, absolute, or with ``~``."""
+
+
 def cube(size: CubeOrBox) -> Int3:
-    """A single number stands for the same size along X, Y and Z."""
+    """Size along X, Y and Z, where a single number holds for all three.
+
+    >>> cube(3)
+    (3, 3, 3)
+    >>> cube((5, 5, 1))
+    (5, 5, 1)
+    """
     return (size, size, size) if isinstance(size, int) else size
 
 
 class Settings(BaseModel):
-    """Base of everything users write: unknown keys are errors and nothing changes later."""
+    """Base of everything users write: unknown keys are errors, and values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

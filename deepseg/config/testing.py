@@ -1,4 +1,4 @@
-"""What a test file says: which cases are segmented, what is written and how it is scored."""
+"""Keys of a test file: cases to segment, files to write, scores."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.cases import CasesConfig, Preparation
-from deepseg.config.settings import Count, CubeOrBox, Name, Precision, Settings, cube
-from deepseg.config.validation.validate import ConfigPath
+from deepseg.config.settings import ConfigPath, Count, CubeOrBox, Name, Precision, Settings, cube
 from deepseg.config.validation.validator_error import invalid
 from deepseg.geometry.boxes import Int3
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
-def _memory(given: object) -> str:
-    if not isinstance(given, str) or re.fullmatch(r"\d+(\.\d+)? ?[MG]i?B", given) is None:
+def _memory(value: object) -> str:
+    if not isinstance(value, str) or re.fullmatch(r"\d+(\.\d+)? ?[MG]i?B", value) is None:
         raise ValueError("a number with MB, GB, MiB or GiB, such as 2 GB")
-    return given
+    return value
 
 
 class Inference(Settings):
-    """How whole cases are computed."""
+    """Settings of the computation of whole cases."""
 
     precision: Precision = Field(
         "float32",
@@ -69,7 +68,11 @@ class Inference(Settings):
 
     @property
     def memory_bytes(self) -> int | None:
-        """`memory` as a number."""
+        """Memory in bytes; None where half of what is free is taken.
+
+        >>> Inference(memory="1.5 GB").memory_bytes
+        1500000000
+        """
         if self.memory is None:
             return None
         number, unit = re.findall(r"[\d.]+|\w+", self.memory)
@@ -77,7 +80,7 @@ class Inference(Settings):
 
 
 class ComponentRule(Settings):
-    """What happens to the connected components of a class."""
+    """Rule for the connected components of a class."""
 
     keep: Literal["all", "largest"] = Field("all", description="All of them, or the largest only.")
     min_ml: Annotated[float, Field(ge=0)] = Field(
@@ -132,17 +135,17 @@ class TestConfig(Settings):
 
     @property
     def tile_size(self) -> Int3 | None:
-        """`tile` along X, Y and Z."""
+        """Tile along X, Y and Z."""
         return None if self.tile is None else cube(self.tile)
 
     @property
     def models(self) -> tuple[Path, ...]:
-        """The model files, none, one or several."""
+        """Model files: none, one or several."""
         if self.model is None:
             return ()
         return self.model if isinstance(self.model, tuple) else (self.model,)
 
     @property
     def folder(self) -> Path:
-        """The session's own folder."""
+        """Folder of the session."""
         return self.output / self.name

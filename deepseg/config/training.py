@@ -1,4 +1,4 @@
-"""What a train file says: cases, sampling, augmentation, loss, optimiser, schedule, validation."""
+"""Keys of a train file: cases, sampling, loss, optimiser, schedule, validation, and so on."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from deepseg.config.blocks.sampling import Sampling
 from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.blocks.schedules import Cosine, Exponential, Plateau, Poly, Schedule
 from deepseg.config.cases import CasesConfig, Preparation
-from deepseg.config.settings import Count, Name, Precision, Settings
-from deepseg.config.validation.validate import ConfigPath
+from deepseg.config.settings import ConfigPath, Count, Name, Precision, Settings
 from deepseg.config.validation.validator_error import invalid
 
 
 class TrainingSettings(Settings):
-    """What the network learns from."""
+    """Cases and segments that the network learns from."""
 
     cases: CasesConfig = Field(description="The labelled cases.")
     sampling: Sampling = Field(Sampling(), description="Around which voxels segments are cut.")
@@ -52,7 +51,7 @@ class VolumeValidation(Settings):
 
 
 class ValidationSettings(Settings):
-    """How progress is judged, on cases that are never trained on."""
+    """Judgement of progress, on cases that are never trained on."""
 
     cases: CasesConfig = Field(description="The labelled cases.")
     samples: SampleValidation | None = Field(
@@ -110,13 +109,13 @@ class TrainConfig(Settings):
 
     @property
     def folder(self) -> Path:
-        """The session's own folder."""
+        """Folder of the session."""
         return self.output / self.name
 
     @model_validator(mode="after")
     def _has_scores(self) -> TrainConfig:
-        own = None if self.early_stopping is None else self.early_stopping.metric
-        if self.early_stopping is not None and own is None and self.validation is None:
+        stopping = self.early_stopping
+        if stopping is not None and stopping.metric is None and self.validation is None:
             raise invalid(
                 "stopping-needs-validation",
                 got="early_stopping without validation",

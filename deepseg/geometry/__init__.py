@@ -1,1 +1,1 @@
-"""Boxes, receptive fields and context grids: exact integer arithmetic without torch."""
+"""Boxes, receptive fields and context: exact integer arithmetic without torch."""

@@ -1,4 +1,4 @@
-"""Which image voxels the pathways of a network see for one segment.
+"""Image voxels that the pathways of a network read for one segment.
 
 A segment is a box of the image that the normal pathway reads. A subsampled pathway with factor f
 reads a coarser lattice of single voxels, f apart, that reaches further than the segment; its output
@@ -23,7 +23,7 @@ Alignment: TypeAlias = Literal["centred", "deepmedic"]
 
 @dataclass(frozen=True)
 class Lattice:
-    """Image voxels at regular steps: what one pathway reads of the image.
+    """Image voxels at regular steps, which one pathway reads.
 
     Attributes:
         start: First voxel along each axis; negative before the image begins.
@@ -37,7 +37,11 @@ class Lattice:
 
     @property
     def last(self) -> Int3:
-        """The furthest voxel along each axis."""
+        """Furthest voxel along each axis.
+
+        >>> Lattice(start=(-4, 0, 5), step=(3, 1, 2), count=(5, 7, 2)).last
+        (8, 6, 7)
+        """
         return add(self.start, mul(self.step, sub(self.count, 1)))
 
     def moved(self, by: Int3) -> Lattice:
@@ -47,7 +51,7 @@ class Lattice:
 
 @dataclass(frozen=True)
 class PathwayGeometry:
-    """How one parallel pathway looks at the image, known from its layers alone.
+    """Sight of one parallel pathway, known from its layers alone.
 
     Attributes:
         factor: Subsampling along each axis; 1 for the normal pathway.
@@ -90,11 +94,11 @@ def coarse_size(size: Int3, factor: Int3) -> Int3:
 def lattice(
     segment: Box, normal: PathwayGeometry, pathway: PathwayGeometry, alignment: Alignment
 ) -> Lattice:
-    """The points that ``pathway`` reads so that its output covers the core of ``segment``.
+    """Points that ``pathway`` reads so that its output covers the core of ``segment``.
 
     Args:
-        segment: What the normal pathway reads; in DeepMedic's alignment its start counts from the
-            corner of the padded image, because the arithmetic depends on it there.
+        segment: Box that the normal pathway reads; in DeepMedic's alignment its start counts from
+            the corner of the padded image, because the arithmetic depends on it there.
         normal: The normal pathway, which decides where the core lies.
         pathway: The pathway that asks; the normal one gets the segment itself.
         alignment: See the head of this module.
@@ -104,8 +108,8 @@ def lattice(
     target = core(segment, normal.shrink)
     count = add(coarse_size(target.size, pathway.factor), pathway.shrink)
     if alignment == "deepmedic":
-        field = add(pathway.shrink, 1)
-        start = per_axis(_deepmedic_start, segment.start, pathway.factor, field)
+        extent = add(pathway.shrink, 1)
+        start = per_axis(_deepmedic_start, segment.start, pathway.factor, extent)
     else:
         start = per_axis(_centred_start, target.start, pathway.factor, pathway.shrink)
     return Lattice(start, pathway.factor, count)
@@ -115,11 +119,11 @@ def _centred_start(target: int, factor: int, shrink: int) -> int:
     return target + (factor - 1) // 2 - factor * (shrink // 2)
 
 
-def _deepmedic_start(segment: int, factor: int, field: int) -> int:
+def _deepmedic_start(segment: int, factor: int, extent: int) -> int:
     if factor % 2:
-        before, centre = (factor - 1) // 2 * field, factor // 2
+        before, centre = (factor - 1) // 2 * extent, factor // 2
     else:
-        before, centre = (factor - 2) // 2 * field + field // 2, factor // 2 - 1
+        before, centre = (factor - 2) // 2 * extent + extent // 2, factor // 2 - 1
     start = segment + centre - before
     # Before the image begins, DeepMedic restarts its steps at voxel 0 whatever the phase.
     return start + (-start % factor if start < 0 else 0)
@@ -127,7 +131,7 @@ def _deepmedic_start(segment: int, factor: int, field: int) -> int:
 
 @dataclass(frozen=True)
 class NetworkGeometry:
-    """How a whole network looks at the image.
+    """Sight of a whole network.
 
     Attributes:
         pathways: The parallel pathways, the normal one first.
@@ -146,20 +150,20 @@ class NetworkGeometry:
 
     @property
     def margin(self) -> tuple[Int3, Int3]:
-        """Voxels of a segment before and behind its prediction."""
+        """Voxels of a segment before and after its prediction."""
         return margin(self.shrink)
 
     def prediction(self, segment: Box) -> Box:
-        """The voxels of ``segment`` that are predicted."""
+        """Voxels of ``segment`` that are predicted."""
         return core(segment, self.shrink)
 
     def segment(self, prediction: Box) -> Box:
-        """The segment from which the voxels of ``prediction`` are predicted."""
+        """Segment from which the voxels of ``prediction`` are predicted."""
         low, _ = self.margin
         return Box(sub(prediction.start, low), add(prediction.size, self.shrink))
 
     def lattices(self, segment: Box) -> tuple[Lattice, ...]:
-        """What each parallel pathway reads for ``segment``, in voxels of the image."""
+        """Points that each parallel pathway reads for ``segment``, in voxels of the image."""
         normal = self.pathways[0]
         low, _ = self.margin
         padded = segment.moved(low)  # counted from the corner of the padded image

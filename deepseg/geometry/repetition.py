@@ -1,4 +1,4 @@
-"""Which coarse voxels a convolution sees along one axis of a map that repeats every voxel f times.
+"""Coarse voxels under the taps of a convolution, along an axis on which each is repeated f times.
 
 Of the k taps around a fine voxel, several fall on the same coarse voxel, and which ones depends
 only on the phase of the fine voxel in its coarse one, and on the border near the ends of the map.
@@ -45,14 +45,22 @@ class TapGroup:
 
     @property
     def first_offset(self) -> int:
-        """The smallest offset."""
+        """Smallest offset.
+
+        >>> TapGroup((-1, 0, 0), ()).first_offset
+        -1
+        """
         return min(offset for offset in self.offsets if offset is not None)
 
     @property
     def taps(self) -> int:
-        """Coarse voxels that are seen, all between the first and the last counted."""
-        known = [offset for offset in self.offsets if offset is not None]
-        return max(known) - min(known) + 1
+        """Coarse voxels from the first to the last that is read.
+
+        >>> TapGroup((-1, 0, 0), ()).taps
+        2
+        """
+        offsets = [offset for offset in self.offsets if offset is not None]
+        return max(offsets) - min(offsets) + 1
 
     @property
     def coarse(self) -> range:
@@ -68,33 +76,39 @@ def groups(
 
     Args:
         start: First output voxel; without a border, it begins at input voxel ``start``.
-        stop: Behind the last output voxel.
-        factor: How often a coarse voxel is repeated.
+        stop: First voxel after the last output voxel.
+        factor: Times that a coarse voxel is repeated.
         size: Fine voxels of the whole input.
         kernel: Taps.
-        border: What is around the input.
+        border: Surroundings of the input.
+
+    Voxels repeated three times, under three taps:
+
+    >>> three = groups(3, 9, factor=3, size=30, kernel=3, border="zero")
+    >>> [group.offsets for group in three]
+    [(-1, 0, 0), (0, 0, 0), (0, 0, 1)]
     """
-    found: dict[tuple[int | None, ...], dict[int, list[int]]] = {}
+    phases_of: dict[tuple[int | None, ...], dict[int, list[int]]] = {}
     low = 0 if border == "none" else (kernel - 1) // 2
     for voxel in range(start, stop):
         coarse = voxel // factor
-        taps = (_seen(voxel + t - low, size, border) for t in range(kernel))
+        taps = (_input_voxel(voxel + t - low, size, border) for t in range(kernel))
         offsets = tuple(None if tap is None else tap // factor - coarse for tap in taps)
-        found.setdefault(offsets, {}).setdefault(voxel % factor, []).append(voxel)
+        phases_of.setdefault(offsets, {}).setdefault(voxel % factor, []).append(voxel)
     return [
         TapGroup(
             offsets,
             tuple(
-                Run(one[0] - start, one[0] // factor, len(one))
+                Run(unbroken[0] - start, unbroken[0] // factor, len(unbroken))
                 for voxels in phases.values()
-                for one in _unbroken(voxels, factor)
+                for unbroken in _unbroken(voxels, factor)
             ),
         )
-        for offsets, phases in found.items()
+        for offsets, phases in phases_of.items()
     ]
 
 
-def _seen(position: int, size: int, border: Border) -> int | None:
+def _input_voxel(position: int, size: int, border: Border) -> int | None:
     """The input voxel at a position that may lie beyond the border; None for zeros."""
     if border == "mirror":
         inside = position % (2 * size)
@@ -103,11 +117,11 @@ def _seen(position: int, size: int, border: Border) -> int | None:
 
 
 def _unbroken(voxels: Sequence[int], factor: int) -> list[list[int]]:
-    """Voxels of one phase, parted where one is missing."""
-    parts = [[voxels[0]]]
+    """Voxels of one phase, cut into runs where one is missing."""
+    runs = [[voxels[0]]]
     for voxel in voxels[1:]:
-        if voxel == parts[-1][-1] + factor:
-            parts[-1].append(voxel)
+        if voxel == runs[-1][-1] + factor:
+            runs[-1].append(voxel)
         else:
-            parts.append([voxel])
-    return parts
+            runs.append([voxel])
+    return runs

@@ -1,4 +1,4 @@
-"""How an image is covered by tiles that are each predicted from a segment of one size."""
+"""Tiles that cover an image, each predicted from a segment of one size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from deepseg.geometry.context import NetworkGeometry
 
 
 def starts(length: int, tile: int, stride: int) -> list[int]:
-    """Where tiles begin along an axis: every ``stride``, the last one flush with the end."""
+    """First voxels of tiles along an axis: every ``stride``, the last one flush with the end.
+
+    >>> starts(10, tile=4, stride=4)
+    [0, 4, 6]
+    """
     if tile >= length:
         return [0]
     regular = list(range(0, length - tile, stride))

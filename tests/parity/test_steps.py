@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from deepseg.config.blocks.optimisers import Adam
-from deepseg.config.deepmedic.translate import translated
+from deepseg.config.deepmedic.translate import translate
+from deepseg.config.files.cfg_file import read_cfg
 from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import TrainConfig
-from deepseg.config.validation.validate import read_cfg, validate
+from deepseg.config.validation.validate import validate
 from deepseg.model.network import Network
 from deepseg.training.freezing import freeze, trainable
 from deepseg.training.loss import class_weights, loss
@@ -35,7 +36,7 @@ PROBABILITIES = 1e-4
 
 def train_config(cfg: Path) -> TrainConfig:
     """The settings of ``cfg``, which names no cases and no output."""
-    document = translated(read_cfg(cfg), "train").document
+    document = translate(read_cfg(cfg), "train").document
     values = {key: value for key, value in document.values.items() if key != "validation"}
     values["output"] = "."
     values["training"] = {**values["training"], "cases": {"table": "none.csv"}}

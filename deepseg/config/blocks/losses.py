@@ -45,7 +45,7 @@ class ClassWeights(Settings):
 
 
 class Loss(Settings):
-    """What training makes small: a weighted sum, each part 0 to leave it out."""
+    """Loss that training makes small: a weighted sum, in which a weight of 0 leaves a term out."""
 
     cross_entropy: NotNegative = Field(1.0, description="Weight of the cross-entropy.")
     dice: NotNegative = Field(0.0, description="Weight of 1 - mean soft Dice of all classes.")
@@ -62,7 +62,7 @@ class Loss(Settings):
     )
 
     @model_validator(mode="after")
-    def _something_to_learn(self) -> Loss:
+    def _has_a_data_term(self) -> Loss:
         if self.cross_entropy == self.dice == self.iou == 0:
             raise invalid(
                 "loss-empty",

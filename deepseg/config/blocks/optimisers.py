@@ -103,7 +103,7 @@ Optimiser: TypeAlias = Annotated[Rmsprop | Sgd | Adam | AdamW, Field(discriminat
 
 
 class Steps(Settings):
-    """How gradients become steps."""
+    """Way from gradients to steps."""
 
     accumulate: Count = Field(
         1,

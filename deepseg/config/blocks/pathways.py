@@ -1,4 +1,4 @@
-"""The pathways in a model file, and the same layer by layer with every short form resolved."""
+"""Pathways in a model file, and their plan layer by layer, with every short form resolved."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ def _maps_per_pathway(
 
 @dataclass(frozen=True)
 class _Subsampling:
-    """What tells one subsampled pathway from the others."""
+    """Name, factor and feature maps, in which subsampled pathways differ from each other."""
 
     name: str
     factor: Int3

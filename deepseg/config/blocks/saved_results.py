@@ -10,7 +10,7 @@ from deepseg.config.settings import Name, Settings
 
 
 class SavedResults(Settings):
-    """What is written for every case."""
+    """Files that are written for every case."""
 
     segmentation: bool = Field(True, description="The label of every voxel.")
     probabilities: bool | tuple[Name | Annotated[int, Field(ge=0, strict=True)], ...] = Field(

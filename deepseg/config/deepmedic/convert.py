@@ -1,6 +1,6 @@
-"""Values of DeepMedic's keys, turned into the values of ours.
+"""Converts values of DeepMedic's keys into values of the house's keys.
 
-Each function takes what stands behind a key of a ``.cfg`` file and returns plain values for the
+Each function takes the value of a key of a ``.cfg`` file and returns plain values for the
 house's models. What a model can judge by itself is passed on as it is; what cannot be turned is
 refused. The tables of keys say which key has which function.
 """
@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from deepseg.config.files.document import shown
+from deepseg.config.files.document import short_text
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 
 Convert: TypeAlias = Callable[[Any], Any]
 
 MOST_NAMES = 1000
 TINIEST_FLOAT32 = 1.17549435e-38
-"""What DeepMedic adds to the variance in its batch normalisation."""
+"""Number that DeepMedic adds to the variance in its batch normalisation."""
 
 PADDINGS = {
     **dict.fromkeys(("none", "None", "VALID", "valid"), "none"),
@@ -45,28 +45,36 @@ CUT_OFFS = {
 
 def refused(value: object, *, expected: str, fix: str = "change this value") -> DeepsegError:
     """The error for a value that has no meaning; the caller knows its place."""
-    return DeepsegError(Problem("config-value", shown(value), expected, fix))
+    return DeepsegError(Problem("config-value", short_text(value), expected, fix))
 
 
-def as_it_is(value: Any) -> Any:
-    """Same meaning and form in both vocabularies."""
+def unchanged(value: Any) -> Any:
+    """Value of a key that has one meaning and form in both vocabularies."""
     return value
 
 
 def is_on(value: object) -> bool:
-    """A switch; DeepMedic's files also write 0 and 1."""
+    """Value of a switch; DeepMedic's files also write 0 and 1.
+
+    >>> is_on(1), is_on(False)
+    (True, False)
+    """
     if isinstance(value, int) and value in (0, 1):
         return bool(value)
     raise refused(value, expected="True or False")
 
 
 def block_if_on(value: object) -> dict[str, Any] | None:
-    """A block for other keys to fill, or none."""
+    """Block for other keys to fill, or None if the switch is off."""
     return {} if is_on(value) else None
 
 
 def chosen(meanings: Mapping[Any, Any]) -> Convert:
-    """One of a few words or numbers."""
+    """Function that translates one of a few words or numbers.
+
+    >>> chosen({0: "sgd", 1: "adam"})(1)
+    'adam'
+    """
 
     def convert(value: object) -> Any:
         if isinstance(value, int | str) and value in meanings:
@@ -79,7 +87,7 @@ def chosen(meanings: Mapping[Any, Any]) -> Convert:
 
 
 def entry(number: int, of: int) -> Convert:
-    """One entry of a list of fixed length."""
+    """Function that picks one entry of a list of fixed length."""
     return lambda value: _list_of(value, of)[number]
 
 
@@ -94,7 +102,11 @@ def none_is_zero(value: object) -> object:
 
 
 def whole(value: object) -> object:
-    """``5.0`` as ``5``, where DeepMedic takes any number and we count."""
+    """Whole number where DeepMedic takes any number and the house counts.
+
+    >>> whole(5.0)
+    5
+    """
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -104,22 +116,38 @@ def at_least_zero(value: object) -> object:
 
 
 def class_names(count: object) -> list[str]:
-    """``background, class1, class2, …``: DeepMedic's classes have numbers only."""
+    """Names for classes, which have only numbers in DeepMedic.
+
+    >>> class_names(3)
+    ['background', 'class1', 'class2']
+    """
     return ["background", *(f"class{n}" for n in range(1, _count(count, least=2)))]
 
 
 def channel_names(count: object) -> list[str]:
-    """``channel1, channel2, …``."""
+    """Names for channels, which have only numbers in DeepMedic.
+
+    >>> channel_names(2)
+    ['channel1', 'channel2']
+    """
     return [f"channel{n}" for n in range(1, _count(count, least=1) + 1)]
 
 
 def paddings(value: object) -> list[str]:
-    """One of our words per layer; ``None`` in the list means no padding."""
+    """Padding of each layer; ``None`` in the list means no padding.
+
+    >>> paddings(["VALID", "SAME", None])
+    ['none', 'zero', 'none']
+    """
     return ["none" if word is None else chosen(PADDINGS)(word) for word in _list_of(value)]
 
 
 def factors(value: object) -> object:
-    """``[3, 3, 3]`` as ``[[3, 3, 3]]``: one pathway needs no list of lists."""
+    """Factors of each pathway; for a single one DeepMedic needs no list of lists.
+
+    >>> factors([3, 3, 1])
+    [[3, 3, 1]]
+    """
     return [value] if isinstance(value, list) and value and isinstance(value[0], int) else value
 
 
@@ -163,7 +191,11 @@ def reflections(value: object) -> object:
 
 
 def old_reflections(value: object) -> list[float]:
-    """A switch per axis: half of the segments, or none."""
+    """Probability of a mirror image per axis, from a switch per axis.
+
+    >>> old_reflections([1, 0, 0])
+    [0.5, 0.0, 0.0]
+    """
     return [0.5 if is_on(axis) else 0.0 for axis in _list_of(value, 3)]
 
 
@@ -179,8 +211,8 @@ def quarter_turns(value: object) -> dict[str, Any] | None:
 def _turns(angles: object) -> list[Any]:
     if isinstance(angles, dict):
         angles = {str(angle): weight for angle, weight in angles.items()}
-    found = _entries_of(angles, QUARTERS)
-    return [found.get(angle, 0) for angle in QUARTERS]
+    weights = _entries_of(angles, QUARTERS)
+    return [weights.get(angle, 0) for angle in QUARTERS]
 
 
 def affine(value: object) -> dict[str, Any] | None:
@@ -188,19 +220,15 @@ def affine(value: object) -> dict[str, Any] | None:
     inner = _entries_of(value, ("affine",)).get("affine")
     if inner is None:
         return None
-    given = _entries_of(inner, (*AFFINE, *AFFINE_IGNORED))
-    found = {
-        ours: given[theirs] for theirs, ours in AFFINE.items() if given.get(theirs) is not None
-    }
-    return {"probability": 0.0, **found}
+    entries = _entries_of(inner, (*AFFINE, *AFFINE_IGNORED))
+    return {"probability": 0.0, **_renamed(entries, AFFINE)}
 
 
 def z_score(value: object) -> object:
     """``norm_zscore_prms``; off where no channel is chosen."""
-    known = ("apply_to_all_channels", "apply_per_channel", *CUT_OFFS)
-    given = _entries_of(value, known)
-    everywhere, single = given.get("apply_to_all_channels"), given.get("apply_per_channel")
-    if everywhere and single is not None:
+    entries = _entries_of(value, ("apply_to_all_channels", "apply_per_channel", *CUT_OFFS))
+    is_for_all, per_channel = entries.get("apply_to_all_channels"), entries.get("apply_per_channel")
+    if is_for_all and per_channel is not None:
         raise DeepsegError(
             Problem(
                 "config-value",
@@ -209,34 +237,39 @@ def z_score(value: object) -> object:
                 fix="remove one of the two",
             )
         )
-    wanted = [is_on(one) for one in _list_of(single)] if single is not None else []
-    if not everywhere and not any(wanted):
+    switches = [] if per_channel is None else [is_on(switch) for switch in _list_of(per_channel)]
+    if not is_for_all and not any(switches):
         return "none"
-    cut = {
-        ours: given[theirs] for theirs, ours in CUT_OFFS.items() if given.get(theirs) is not None
-    }
-    if everywhere or all(wanted):
-        return cut
-    return {**cut, "channels": [f"channel{n}" for n, one in enumerate(wanted, 1) if one]}
+    cut_offs = _renamed(entries, CUT_OFFS)
+    if is_for_all or all(switches):
+        return cut_offs
+    channels = [f"channel{number}" for number, switch in enumerate(switches, start=1) if switch]
+    return {**cut_offs, "channels": channels}
+
+
+def _renamed(entries: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """``entries`` that have a value, by their new names."""
+    values = {new: entries.get(old) for old, new in names.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def class_weights(value: object) -> dict[str, Any] | None:
     """``reweight_classes_in_cost``; None for type None."""
-    given = _entries_of(value, ("type", "prms", "schedule"))
-    if given.get("type") is None:
+    entries = _entries_of(value, ("type", "prms", "schedule"))
+    if entries.get("type") is None:
         return None
-    kind = chosen({"freq": "frequency", "per_c": "given"})(given["type"])
-    weights = {"weights": given.get("prms")} if kind == "given" else {}
-    fade = {} if given.get("schedule") is None else {"fade": given["schedule"]}
-    return {"type": kind, **weights, **fade}
+    weighting = chosen({"freq": "frequency", "per_c": "given"})(entries["type"])
+    weights = {"weights": entries.get("prms")} if weighting == "given" else {}
+    fade = {} if entries.get("schedule") is None else {"fade": entries["schedule"]}
+    return {"type": weighting, **weights, **fade}
 
 
 def saved_classes(value: object) -> bool | list[int]:
     """Probability maps: all, none, or the numbers of the classes that are switched on."""
-    wanted = [is_on(one) for one in _list_of(value)]
-    if all(wanted):  # an empty list means all in DeepMedic, too
+    switches = [is_on(switch) for switch in _list_of(value)]
+    if all(switches):  # an empty list means all in DeepMedic, too
         return True
-    return [number for number, one in enumerate(wanted) if one] or False
+    return [label for label, switch in enumerate(switches) if switch] or False
 
 
 def feature_maps(pathway: str) -> Convert:
@@ -250,7 +283,11 @@ def feature_maps(pathway: str) -> Convert:
 
 
 def addresses(pathway: str) -> Convert:
-    """Layer numbers as addresses such as ``normal.1``."""
+    """Function that turns layer numbers into addresses.
+
+    >>> addresses("normal")([1, 2])
+    ['normal.1', 'normal.2']
+    """
 
     def convert(value: object) -> list[str]:
         return [f"{pathway}.{_count(number, least=1)}" for number in _list_of(value)]
@@ -259,7 +296,11 @@ def addresses(pathway: str) -> Convert:
 
 
 def first_fc_kernels(size: object, hidden: int) -> list[Any]:
-    """Kernels of the FC layers, when only the first has one of its own."""
+    """Kernels of the FC layers where only the first is written.
+
+    >>> first_fc_kernels([3, 3, 3], hidden=1)
+    [[3, 3, 3], [1, 1, 1]]
+    """
     return [size, *[[1, 1, 1]] * hidden]
 
 
@@ -280,21 +321,21 @@ def _list_of(value: object, length: int | None = None) -> Sequence[Any]:
     raise refused(value, expected="a list" if length is None else f"a list of {length} entries")
 
 
-def _entries_of(value: object, known: Sequence[str]) -> dict[str, Any]:
+def _entries_of(value: object, names: Sequence[str]) -> dict[str, Any]:
     """``value``, if it is a dict with no other than the known entries."""
     if not isinstance(value, dict):
-        raise refused(value, expected=f"a dict with {', '.join(map(repr, known))}")
-    return {key: value[key] for key in value if _is_known(key, known)}
+        raise refused(value, expected=f"a dict with {', '.join(map(repr, names))}")
+    return {key: value[key] for key in value if _is_known(key, names)}
 
 
-def _is_known(key: object, known: Sequence[str]) -> bool:
-    if key in known:
+def _is_known(key: object, names: Sequence[str]) -> bool:
+    if key in names:
         return True
     raise DeepsegError(
         Problem(
             "config-unknown-key",
             got=f"the unknown entry {key!r}",
-            expected=f"one of {', '.join(map(repr, known))}",
-            fix=f"correct or remove it{did_you_mean(str(key), known)}",
+            expected=f"one of {', '.join(map(repr, names))}",
+            fix=f"correct or remove it{did_you_mean(str(key), names)}",
         )
     )

@@ -1,18 +1,18 @@
-"""Every key of DeepMedic's model files, and what it is called here: data, read from top to bottom.
+"""Rules for every key of DeepMedic's model files, as data, in the order in which they apply.
 
 Defaults are given where DeepMedic's differ from ours or depend on other keys.
 """
 
 from __future__ import annotations
 
-from deepseg.config.deepmedic import convert as values
-from deepseg.config.deepmedic.row_types import (
-    Given,
-    Ignored,
+from deepseg.config.deepmedic import convert
+from deepseg.config.deepmedic.key_rules import (
+    CfgValues,
+    IgnoredKey,
     Key,
     KeyRule,
-    Old,
-    Refused,
+    OldKey,
+    RefusedKey,
     always,
     default,
     is_true,
@@ -20,28 +20,28 @@ from deepseg.config.deepmedic.row_types import (
 from deepseg.errors import DeepsegError
 
 
-def _hidden_fc_layers(given: Given) -> int:
-    hidden = given.get("numberFMsPerLayerFC", [])
+def _hidden_fc_layers(cfg: CfgValues) -> int:
+    hidden = cfg.get("numberFMsPerLayerFC", [])
     return len(hidden) if isinstance(hidden, list) else 0
 
 
-def _fc_dropout(given: Given) -> list[float]:
-    hidden = _hidden_fc_layers(given)
+def _fc_dropout(cfg: CfgValues) -> list[float]:
+    hidden = _hidden_fc_layers(cfg)
     return [0.0] + [0.5] * hidden if hidden else [0.5]
 
 
-def _validation_segment(given: Given) -> list[int] | None:
+def _validation_segment(cfg: CfgValues) -> list[int] | None:
     """The smallest segment that gives a voxel, as DeepMedic counts: padding of `normal` ignored."""
-    hidden = _hidden_fc_layers(given)
-    fc_kernels = given.get("kernelDimPerLayerFC", [[1, 1, 1]] * (hidden + 1))
-    fc_padding = given.get("padTypePerLayerFC", ["VALID"] * (hidden + 1))
+    hidden = _hidden_fc_layers(cfg)
+    fc_kernels = cfg.get("kernelDimPerLayerFC", [[1, 1, 1]] * (hidden + 1))
+    fc_padding = cfg.get("padTypePerLayerFC", ["VALID"] * (hidden + 1))
     try:
         unpadded = [
             kernel
-            for kernel, padding in zip(fc_kernels, values.paddings(fc_padding), strict=False)
+            for kernel, padding in zip(fc_kernels, convert.paddings(fc_padding), strict=False)
             if padding == "none"
         ]
-        kernels = [*given["kernelDimPerLayerNormal"], *unpadded]
+        kernels = [*cfg["kernelDimPerLayerNormal"], *unpadded]
         return [1 + sum(kernel[axis] - 1 for kernel in kernels) for axis in range(3)]
     except (KeyError, IndexError, TypeError, DeepsegError):
         return None  # these keys are wrong themselves, and will be refused
@@ -56,28 +56,28 @@ MODEL_KEYS: tuple[KeyRule, ...] = (
     Key(
         name="numberOfOutputClasses",
         path="classes",
-        convert=values.class_names,
+        convert=convert.class_names,
         required=always,
         note="classes are named background, class1, class2, …",
     ),
     Key(
         name="numberOfInputChannels",
         path="channels",
-        convert=values.channel_names,
+        convert=convert.channel_names,
         required=always,
         note="channels are named channel1, channel2, …",
     ),
     Key(name="numberFMsPerLayerNormal", path="normal.feature_maps", required=always),
     Key(name="kernelDimPerLayerNormal", path="normal.kernels", required=always),
-    Key(name="padTypePerLayerNormal", path="normal.padding", convert=values.paddings),
+    Key(name="padTypePerLayerNormal", path="normal.padding", convert=convert.paddings),
     Key(name="layersWithResidualConnNormal", path="normal.residuals"),
     Key(name="lowerRankLayersNormal", path="normal.low_rank"),
-    Key(name="dropoutRatesNormal", path="normal.dropout", convert=values.empty_is_zero),
-    Key(name="useSubsampledPathway", path="subsampled", convert=values.block_if_on),
+    Key(name="dropoutRatesNormal", path="normal.dropout", convert=convert.empty_is_zero),
+    Key(name="useSubsampledPathway", path="subsampled", convert=convert.block_if_on),
     Key(
         name="subsampleFactor",
         path="subsampled.factors",
-        convert=values.factors,
+        convert=convert.factors,
         used=_has_subsampled,
     ),
     Key(
@@ -89,7 +89,7 @@ MODEL_KEYS: tuple[KeyRule, ...] = (
     Key(
         name="padTypePerLayerSubsampled",
         path="subsampled.padding",
-        convert=lambda value: "none" if value == [] else values.paddings(value),
+        convert=lambda value: "none" if value == [] else convert.paddings(value),
         default=default([]),
         used=_has_subsampled,
         note="mirrors normal here, but not in DeepMedic",
@@ -103,19 +103,19 @@ MODEL_KEYS: tuple[KeyRule, ...] = (
     Key(
         name="dropoutRatesSubsampled",
         path="subsampled.dropout",
-        convert=values.empty_is_zero,
+        convert=convert.empty_is_zero,
         default=default([]),
         used=_has_subsampled,
         note="mirrors normal here, but not in DeepMedic",
     ),
     Key(name="numberFMsPerLayerFC", path="fc.feature_maps"),
     Key(name="kernelDimPerLayerFC", path="fc.kernels"),
-    Key(name="padTypePerLayerFC", path="fc.padding", convert=values.paddings),
+    Key(name="padTypePerLayerFC", path="fc.padding", convert=convert.paddings),
     Key(name="layersWithResidualConnFC", path="fc.residuals"),
     Key(
         name="dropoutRatesFc",
         path="fc.dropout",
-        convert=values.empty_is_zero,
+        convert=convert.empty_is_zero,
         default=_fc_dropout,
         note="0.5 in DeepMedic where there is no hidden layer",
     ),
@@ -127,41 +127,41 @@ MODEL_KEYS: tuple[KeyRule, ...] = (
         note="the receptive field in DeepMedic, so that one voxel is predicted",
     ),
     Key(name="segmentsDimInference", path="segments.inference"),
-    Key(name="convWeightsInit", path="initialisation", convert=values.initialisation),
+    Key(name="convWeightsInit", path="initialisation", convert=convert.initialisation),
     Key(name="activationFunction", path="activation"),
     Key(
         name="rollAverageForBNOverThatManyBatches",
         path="batch_norm",
-        convert=values.batch_norm,
+        convert=convert.batch_norm,
         default=default(60),
         note="the window statistics of DeepMedic; 0 means none",
     ),
-    Old(name="kernelDimensionsSubsampled", new="kernelDimPerLayerSubsampled"),
-    Old(
+    OldKey(name="kernelDimensionsSubsampled", new="kernelDimPerLayerSubsampled"),
+    OldKey(
         name="kernelDimFor1stFcLayer",
         new="kernelDimPerLayerFC",
-        read=lambda size, given: values.first_fc_kernels(size, _hidden_fc_layers(given)),
+        read=lambda size, cfg: convert.first_fc_kernels(size, _hidden_fc_layers(cfg)),
     ),
-    Old(
+    OldKey(
         name="kernelDimFor1stFcLayer",
         new="padTypePerLayerFC",
-        read=lambda _, given: values.first_fc_paddings(_hidden_fc_layers(given)),
+        read=lambda _, cfg: convert.first_fc_paddings(_hidden_fc_layers(cfg)),
     ),
-    Refused("initializeClassic0orDelving1", "use convWeightsInit, such as ['fanIn', 2]"),
-    Refused("relu0orPrelu1", "use activationFunction, such as 'prelu'"),
-    Refused(
+    RefusedKey("initializeClassic0orDelving1", "use convWeightsInit, such as ['fanIn', 2]"),
+    RefusedKey("relu0orPrelu1", "use activationFunction, such as 'prelu'"),
+    RefusedKey(
         "indicesOfLayersWithResidualConnectionsPerPathType",
         "use layersWithResidualConnNormal, …Subsampled and …FC, which count from 1",
     ),
-    Refused(
+    RefusedKey(
         "indicesOfLayersWithResidualConnectionsPerPathway",
         "use layersWithResidualConnNormal, …Subsampled and …FC, which count from 1",
     ),
-    Ignored("batchSizeTrain", "say batchsize_train in the train file"),
-    Ignored("batchSizeVal", "say batchsize_val_samples in the train file"),
-    Ignored("batchSizeInfer", "say batchsize in the test file"),
+    IgnoredKey("batchSizeTrain", "say batchsize_train in the train file"),
+    IgnoredKey("batchSizeVal", "say batchsize_val_samples in the train file"),
+    IgnoredKey("batchSizeInfer", "say batchsize in the test file"),
     *(
-        Ignored(name, _IN_TRAIN_FILE)
+        IgnoredKey(name, _IN_TRAIN_FILE)
         for name in (
             "learningRate",
             "sgd0orAdam1orRms2",

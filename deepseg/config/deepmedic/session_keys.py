@@ -1,4 +1,4 @@
-"""Every key of DeepMedic's train and test files, and what it is called here: data.
+"""Rules for every key of DeepMedic's train and test files, as data.
 
 Defaults are given where DeepMedic's differ from ours or depend on other keys.
 """
@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deepseg.config.deepmedic import convert as values
-from deepseg.config.deepmedic.row_types import (
+from deepseg.config.deepmedic import convert
+from deepseg.config.deepmedic.key_rules import (
+    CfgValues,
     Condition,
-    Given,
-    Ignored,
+    IgnoredKey,
     Key,
     KeyRule,
-    Old,
-    Refused,
+    OldKey,
+    RefusedKey,
     always,
     default,
     is_absent,
@@ -25,7 +25,6 @@ from deepseg.config.deepmedic.row_types import (
 
 _validates_samples = is_true("performValidationOnSamplesThroughoutTraining")
 _validates_volumes = is_true("performFullInferenceOnValidationImagesEveryFewEpochs")
-_saves_maps_in_validation = is_true("saveIndividualFmsVal")
 _shifts_intensities = is_true("performIntAugm")
 _OLD_SCHEDULES = {0: "stable", 1: "auto", 2: "predef", 3: "expon", 4: "poly"}
 _SCHEDULES = {
@@ -39,33 +38,33 @@ _OPTIMISERS = {0: "sgd", 1: "adam", 2: "rmsprop"}
 _SAMPLING = {0: "foreground_background", 1: "uniform", 2: "whole_image", 3: "per_class"}
 
 
-def _validates(given: Given) -> bool:
-    return _validates_samples(given) or _validates_volumes(given)
+def _validates(cfg: CfgValues) -> bool:
+    return _validates_samples(cfg) or _validates_volumes(cfg)
 
 
 def _schedule_is(*names: str) -> Condition:
-    return lambda given: given.get("typeOfLearningRateSchedule", "poly") in names
+    return lambda cfg: cfg.get("typeOfLearningRateSchedule", "poly") in names
 
 
 def _optimiser_is(*numbers: int) -> Condition:
-    return lambda given: given.get("sgd0orAdam1orRms2", 2) in numbers
+    return lambda cfg: cfg.get("sgd0orAdam1orRms2", 2) in numbers
 
 
 def _has_categories(name: str, by_default: int, validating: Condition) -> Condition:
     """The sampling type has more than one category, so that their shares mean something."""
-    return lambda given: validating(given) and given.get(name, by_default) in (0, 3)
+    return lambda cfg: validating(cfg) and cfg.get(name, by_default) in (0, 3)
 
 
-def _final_rate_and_momentum(value: Any, given: Given) -> list[float]:
+def _final_rate_and_momentum(value: Any, cfg: CfgValues) -> list[float]:
     """Of ``[first epoch, factor, momentum]``, where the factor is one of the initial rate."""
-    match value, given.get("learningRate", 0.001):
+    match value, cfg.get("learningRate", 0.001):
         case [_, int() | float() as factor, momentum], int() | float() as rate:
             return [factor * rate, momentum]
-    raise values.refused(value, expected="a list of 3 numbers")
+    raise convert.refused(value, expected="a list of 3 numbers")
 
 
 def _and(first: Condition, second: Condition) -> Condition:
-    return lambda given: first(given) and second(given)
+    return lambda cfg: first(cfg) and second(cfg)
 
 
 def _case_lists(suffix: str, block: str, table: str, used: Condition) -> tuple[Key, ...]:
@@ -79,37 +78,37 @@ def _case_lists(suffix: str, block: str, table: str, used: Condition) -> tuple[K
     )
 
 
-def _saved(val: str, block: str, used: Condition) -> tuple[Key, ...]:
-    """What is written for every case; the keys of train files end in ``Val``."""
-    maps = _and(used, is_true(f"saveIndividualFms{val}"))
-    indices = "minMaxIndicesOfFmsToSaveFromEachLayerOf{}Pathway" + val
-    suffixes = f"suffixForSegmAndProbsDict{val}"
+def _saved(suffix: str, block: str, used: Condition) -> tuple[Key, ...]:
+    """Files that are written for every case; the keys of train files end in ``Val``."""
+    maps = _and(used, is_true(f"saveIndividualFms{suffix}"))
+    indices = "minMaxIndicesOfFmsToSaveFromEachLayerOf{}Pathway" + suffix
+    suffixes = f"suffixForSegmAndProbsDict{suffix}"
     return (
         Key(
-            name=f"saveSegmentation{val}",
+            name=f"saveSegmentation{suffix}",
             path=f"{block}.segmentation",
             default=default(True),
             used=used,
         ),
         Key(
-            name=f"saveProbMapsForEachClass{val}",
+            name=f"saveProbMapsForEachClass{suffix}",
             path=f"{block}.probabilities",
-            convert=values.saved_classes,
+            convert=convert.saved_classes,
             default=default([]),
             used=used,
             note="all classes in DeepMedic, where the list is empty or not given",
         ),
         Key(name=suffixes, entry="segm", path=f"{block}.segmentation_suffix", used=used),
         Key(name=suffixes, entry="prob", path=f"{block}.probability_suffix", used=used),
-        Key(name=f"saveIndividualFms{val}", path="", convert=values.is_on, used=used),
+        Key(name=f"saveIndividualFms{suffix}", path="", convert=convert.is_on, used=used),
         *(
             Key(
-                name=indices.format(theirs),
+                name=indices.format(deepmedic_name),
                 path=f"{block}.feature_maps",
-                convert=values.feature_maps(ours),
+                convert=convert.feature_maps(pathway),
                 used=maps,
             )
-            for theirs, ours in (
+            for deepmedic_name, pathway in (
                 ("Normal", "normal"),
                 ("Subsampled", "sub*"),
                 ("FullyConnected", "fc"),
@@ -118,39 +117,39 @@ def _saved(val: str, block: str, used: Condition) -> tuple[Key, ...]:
     )
 
 
-def _unused_sampling_keys() -> tuple[Ignored, ...]:
+def _unused_sampling_keys() -> tuple[IgnoredKey, ...]:
     return tuple(
-        Ignored(name, note)
-        for part, category in (("Train", "Training"), ("Val", "Val"))
+        IgnoredKey(name, note)
+        for suffix, category in (("Train", "Training"), ("Val", "Val"))
         for name, note in (
             (
-                f"percentOfSamplesToExtractPositive{part}",
+                f"percentOfSamplesToExtractPositive{suffix}",
                 f"say proportionOfSamplesToExtractPerCategory{category}",
             ),
             (
-                f"weightedMapsForPosSampling{part}",
-                f"say weightedMapsForSamplingEachCategory{part}",
+                f"weightedMapsForPosSampling{suffix}",
+                f"say weightedMapsForSamplingEachCategory{suffix}",
             ),
             (
-                f"weightedMapsForNegSampling{part}",
-                f"say weightedMapsForSamplingEachCategory{part}",
+                f"weightedMapsForNegSampling{suffix}",
+                f"say weightedMapsForSamplingEachCategory{suffix}",
             ),
-            (f"samplingMasksAreProbMaps{part}", "weight maps may hold any weights"),
+            (f"samplingMasksAreProbMaps{suffix}", "weight maps may hold any weights"),
         )
     )
 
 
 _CHECKS: tuple[KeyRule, ...] = (
-    Ignored("run_input_checks", "the input is always checked"),
-    Ignored(
+    IgnoredKey("run_input_checks", "the input is always checked"),
+    IgnoredKey(
         "padInputImagesBool",
         "images are always padded, so that every voxel is predicted",
         silent=lambda value: value in (True, 1),
     ),
-    Ignored("norm_verbosity_lvl", "the log has one level of detail"),
+    IgnoredKey("norm_verbosity_lvl", "the log has one level of detail"),
     *(
-        Refused(f"cutoff_{name}", "use norm_zscore_prms, such as {'apply_to_all_channels': True}")
-        for name in ("percent", "std", "mean")
+        RefusedKey(name, "use norm_zscore_prms, such as {'apply_to_all_channels': True}")
+        for name in ("cutoff_percent", "cutoff_std", "cutoff_mean")
     ),
 )
 
@@ -163,7 +162,7 @@ TRAIN_KEYS: tuple[KeyRule, ...] = (
     Key(
         name="typeOfSamplingForTraining",
         path="training.sampling.type",
-        convert=values.chosen(_SAMPLING),
+        convert=convert.chosen(_SAMPLING),
     ),
     Key(
         name="proportionOfSamplesToExtractPerCategoryTraining",
@@ -191,13 +190,13 @@ TRAIN_KEYS: tuple[KeyRule, ...] = (
     Key(
         name="num_processes_sampling",
         path="workers",
-        convert=values.at_least_zero,
+        convert=convert.at_least_zero,
         default=default(0),
     ),
     Key(
         name="typeOfLearningRateSchedule",
         path="schedule.type",
-        convert=values.chosen(_SCHEDULES),
+        convert=convert.chosen(_SCHEDULES),
         default=default("poly"),
     ),
     Key(
@@ -213,7 +212,7 @@ TRAIN_KEYS: tuple[KeyRule, ...] = (
     Key(
         name="numEpochsToWaitBeforeLoweringLr",
         path="schedule.patience",
-        convert=values.whole,
+        convert=convert.whole,
         used=_schedule_is("auto"),
     ),
     Key(
@@ -230,67 +229,67 @@ TRAIN_KEYS: tuple[KeyRule, ...] = (
     Key(
         name="paramsForExpSchedForLrAndMom",
         path="schedule.final_learning_rate",
-        convert=values.entry(0, of=2),
+        convert=convert.entry(0, of=2),
         used=_schedule_is("expon"),
         note="a rate, not a factor",
     ),
     Key(
         name="paramsForExpSchedForLrAndMom",
         path="schedule.final_momentum",
-        convert=values.entry(1, of=2),
+        convert=convert.entry(1, of=2),
         default=default([None, 0.9]),
         used=_and(_schedule_is("expon"), _optimiser_is(0, 2)),
         note="0.9 in DeepMedic where it is not given",
     ),
-    Key(name="augm_img_prms_tr", path="training.augmentation.affine", convert=values.affine),
+    Key(name="augm_img_prms_tr", path="training.augmentation.affine", convert=convert.affine),
     Key(
         name="augm_sample_prms_tr",
         entry="hist_dist",
         path="training.augmentation.intensity",
-        convert=values.intensity,
+        convert=convert.intensity,
     ),
     Key(
         name="augm_sample_prms_tr",
         entry="reflect",
         path="training.augmentation.reflect",
-        convert=values.reflections,
+        convert=convert.reflections,
     ),
     Key(
         name="augm_sample_prms_tr",
         entry="rotate90",
         path="training.augmentation.rotate90",
-        convert=values.quarter_turns,
+        convert=convert.quarter_turns,
     ),
     Key(
         name="reflectImagesPerAxis",
         path="training.augmentation.reflect",
-        convert=values.old_reflections,
+        convert=convert.old_reflections,
     ),
-    Key(name="performIntAugm", path="", convert=values.is_on),
+    Key(name="performIntAugm", path="", convert=convert.is_on),
     Key(
         name="sampleIntAugmShiftWithMuAndStd",
         path="training.augmentation.intensity.shift",
-        convert=values.gaussian,
+        convert=convert.gaussian,
         used=_shifts_intensities,
     ),
     Key(
         name="sampleIntAugmMultiWithMuAndStd",
         path="training.augmentation.intensity.scale",
-        convert=values.gaussian,
+        convert=convert.gaussian,
         used=_shifts_intensities,
     ),
-    Refused("augm_params_tr", "use augm_sample_prms_tr"),
+    RefusedKey("augm_params_tr", "use augm_sample_prms_tr"),
     Key(
         name="performValidationOnSamplesThroughoutTraining",
         path="validation.samples",
-        convert=values.block_if_on,
+        convert=convert.block_if_on,
         default=default(False),
         used=_validates,
     ),
     Key(
         name="performFullInferenceOnValidationImagesEveryFewEpochs",
         path="validation.volumes",
-        convert=values.block_if_on,
+        convert=convert.block_if_on,
         default=default(False),
         used=_validates,
     ),
@@ -320,7 +319,7 @@ TRAIN_KEYS: tuple[KeyRule, ...] = (
     Key(
         name="typeOfSamplingForVal",
         path="validation.samples.sampling.type",
-        convert=values.chosen(_SAMPLING),
+        convert=convert.chosen(_SAMPLING),
         default=default(1),
         used=_validates_samples,
     ),
@@ -344,21 +343,21 @@ TRAIN_KEYS: tuple[KeyRule, ...] = (
     Key(
         name="sgd0orAdam1orRms2",
         path="optimiser.name",
-        convert=values.chosen(_OPTIMISERS),
+        convert=convert.chosen(_OPTIMISERS),
         default=default(2),
     ),
     Key(name="learningRate", path="optimiser.learning_rate"),
     Key(
         name="classicMom0OrNesterov1",
         path="optimiser.nesterov",
-        convert=values.chosen({0: False, 1: True}),
+        convert=convert.chosen({0: False, 1: True}),
         used=_optimiser_is(0, 2),
     ),
     Key(name="momentumValue", path="optimiser.momentum", used=_optimiser_is(0, 2)),
     Key(
         name="momNonNorm0orNormalized1",
         path="optimiser.normalised_momentum",
-        convert=values.chosen({0: False, 1: True}),
+        convert=convert.chosen({0: False, 1: True}),
         default=default(1),
         used=_optimiser_is(0, 2),
         note="true in DeepMedic where it is not given",
@@ -372,78 +371,78 @@ TRAIN_KEYS: tuple[KeyRule, ...] = (
         name="losses_and_weights",
         entry="xentr",
         path="loss.cross_entropy",
-        convert=values.none_is_zero,
+        convert=convert.none_is_zero,
     ),
-    Key(name="losses_and_weights", entry="dsc", path="loss.dice", convert=values.none_is_zero),
-    Key(name="losses_and_weights", entry="iou", path="loss.iou", convert=values.none_is_zero),
+    Key(name="losses_and_weights", entry="dsc", path="loss.dice", convert=convert.none_is_zero),
+    Key(name="losses_and_weights", entry="iou", path="loss.iou", convert=convert.none_is_zero),
     Key(
         name="reweight_classes_in_cost",
         path="loss.class_weights",
-        convert=values.class_weights,
+        convert=convert.class_weights,
     ),
     Key(name="L1_reg", path="loss.l1"),
     Key(name="L2_reg", path="loss.l2"),
     Key(
         name="layersToFreezeNormal",
         path="freeze.layers",
-        convert=values.addresses("normal"),
+        convert=convert.addresses("normal"),
         joins=True,
     ),
     Key(
         name="layersToFreezeSubsampled",
         path="freeze.layers",
-        convert=values.addresses("sub*"),
+        convert=convert.addresses("sub*"),
         joins=True,
-        default=lambda given: given.get("layersToFreezeNormal"),
+        default=lambda cfg: cfg.get("layersToFreezeNormal"),
         note="as layersToFreezeNormal in DeepMedic where it is not given",
     ),
     Key(
         name="layersToFreezeFC",
         path="freeze.layers",
-        convert=values.addresses("fc"),
+        convert=convert.addresses("fc"),
         joins=True,
     ),
     Key(
         name="norm_zscore_prms",
         path="preparation.z_score",
-        convert=values.z_score,
+        convert=convert.z_score,
         default=default({}),
         note="off in DeepMedic where it is not given",
     ),
     *_CHECKS,
-    Old(name="csvTraining", new="dataframe_train"),
-    Old(name="csvValidation", new="dataframe_val"),
-    Old(name="tensorboardLog", new="tensorboard_log"),
-    Old(
+    OldKey(name="csvTraining", new="dataframe_train"),
+    OldKey(name="csvValidation", new="dataframe_val"),
+    OldKey(name="tensorboardLog", new="tensorboard_log"),
+    OldKey(
         name="stable0orAuto1orPredefined2orExponential3LrSchedule",
         new="typeOfLearningRateSchedule",
-        read=lambda value, _: values.chosen(_OLD_SCHEDULES)(value),
+        read=lambda value, _: convert.chosen(_OLD_SCHEDULES)(value),
     ),
-    Old(
+    OldKey(
         name="minIncreaseInValidationAccuracyThatResetsWaiting",
         new="min_incr_of_val_acc_considered",
     ),
-    Old(
+    OldKey(
         name="exponentialSchedForLrAndMom",
         new="numEpochsToWaitBeforeLoweringLr",
-        read=lambda value, _: values.entry(0, of=3)(value),
+        read=lambda value, _: convert.entry(0, of=3)(value),
         used=_schedule_is("expon"),
         wins=True,
     ),
-    Old(
+    OldKey(
         name="exponentialSchedForLrAndMom",
         new="paramsForExpSchedForLrAndMom",
         read=_final_rate_and_momentum,
         used=_schedule_is("expon"),
     ),
-    Ignored(
+    IgnoredKey(
         "useDefaultTrainingSamplingFromGtAndRoi",
         "say typeOfSamplingForTraining = 0 for what True meant",
     ),
-    Ignored("useDefaultUniformValidationSampling", "say typeOfSamplingForVal = 1 for True"),
+    IgnoredKey("useDefaultUniformValidationSampling", "say typeOfSamplingForVal = 1 for True"),
     *_unused_sampling_keys(),
-    Ignored("saveAllFmsIn4DimImageVal", "feature maps are written one by one"),
-    Ignored("saveAllFmsIn4DimImage", "feature maps are written one by one"),
+    IgnoredKey("saveAllFmsIn4DimImageVal", "feature maps are written one by one"),
+    IgnoredKey("saveAllFmsIn4DimImage", "feature maps are written one by one"),
 )
 
 
@@ -460,10 +459,10 @@ TEST_KEYS: tuple[KeyRule, ...] = (
     Key(name="namesForPredictionsPerCase", path="cases.names", used=_has_lists),
     *_saved("", "save", always),
     Key(name="batchsize", path="batch_size"),
-    Key(name="norm_zscore_prms", path="preparation.z_score", convert=values.z_score),
+    Key(name="norm_zscore_prms", path="preparation.z_score", convert=convert.z_score),
     *_CHECKS,
-    Old(name="csvTest", new="dataframe"),
-    Ignored("saveAllFmsIn4DimImage", "feature maps are written one by one"),
+    OldKey(name="csvTest", new="dataframe"),
+    IgnoredKey("saveAllFmsIn4DimImage", "feature maps are written one by one"),
 )
 
 ALTERNATIVES: dict[str, tuple[str, Mapping[Any, str]]] = {

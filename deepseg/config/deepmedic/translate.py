@@ -1,4 +1,4 @@
-"""DeepMedic's ``.cfg`` files in the house's vocabulary: their flat keys → our nested ones.
+"""DeepMedic's ``.cfg`` files in the house's vocabulary: their flat keys → the house's nested ones.
 
 The tables of keys are data in `deepseg.config.deepmedic.model_keys` and
 `deepseg.config.deepmedic.session_keys`. Here a file is walked with them: old names are renewed,
@@ -15,21 +15,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deepseg.config.deepmedic.convert import AFFINE_IGNORED
-from deepseg.config.deepmedic.model_keys import MODEL_KEYS
-from deepseg.config.deepmedic.row_types import (
-    ConfigKind,
-    Given,
-    Ignored,
+from deepseg.config.deepmedic.key_rules import (
+    CfgValues,
+    IgnoredKey,
     Key,
     KeyRule,
-    Old,
-    Refused,
+    OldKey,
+    RefusedKey,
 )
+from deepseg.config.deepmedic.model_keys import MODEL_KEYS
 from deepseg.config.deepmedic.session_keys import TEST_KEYS, TRAIN_KEYS
-from deepseg.config.files.document import Document, Path_, shown
+from deepseg.config.files.document import Document, KeyPath, short_text
+from deepseg.config.files.kind_of_file import FileKind
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 
-KEYS: dict[ConfigKind, tuple[KeyRule, ...]] = {
+KEYS: dict[FileKind, tuple[KeyRule, ...]] = {
     "model": MODEL_KEYS,
     "train": TRAIN_KEYS,
     "test": TEST_KEYS,
@@ -37,7 +37,7 @@ KEYS: dict[ConfigKind, tuple[KeyRule, ...]] = {
 
 
 HOUSE_KEY = re.compile(r"(?<![\w.])[a-z_]+(?:\.[a-z_0-9]+)+(?![\w.])")
-"""One of our keys in a text, such as ``segments.train``."""
+"""One of the house's keys in a text, such as ``segments.train``."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Translation:
     problems: tuple[Problem, ...]
 
 
-def translated(document: Document, kind: ConfigKind) -> Translation:
-    """The house's form of a ``.cfg`` file of DeepMedic."""
+def translate(document: Document, kind: FileKind) -> Translation:
+    """House's form of a ``.cfg`` file of DeepMedic."""
     return _Translator(document, kind).translation()
 
 
-def in_their_words(problem: Problem, document: Document, kind: ConfigKind) -> Problem:
-    """A problem of the house's models, told with DeepMedic's keys and the line of the first one.
+def in_deepmedic_words(problem: Problem, document: Document, kind: FileKind) -> Problem:
+    """A problem of the house's models, with DeepMedic's keys and the line of the first of them.
 
     Args:
         problem: Such as ``got segments.train of 9 x 9 x 9 voxels``.
@@ -69,7 +69,7 @@ def in_their_words(problem: Problem, document: Document, kind: ConfigKind) -> Pr
         kind: Of the file.
     """
     names = house_names(kind)
-    mentioned = [found[0] for found in HOUSE_KEY.finditer(problem.got) if found[0] in names]
+    mentioned = [match[0] for match in HOUSE_KEY.finditer(problem.got) if match[0] in names]
     is_placed = problem.where != str(document.file)
     return replace(
         problem,
@@ -83,29 +83,33 @@ def in_their_words(problem: Problem, document: Document, kind: ConfigKind) -> Pr
 
 
 def _renamed(text: str, names: Mapping[str, str]) -> str:
-    return HOUSE_KEY.sub(lambda found: names.get(found[0], found[0]), text)
+    return HOUSE_KEY.sub(lambda match: names.get(match[0], match[0]), text)
 
 
-def house_names(kind: ConfigKind) -> dict[str, str]:
-    """DeepMedic's first key by ours: ``optimiser.rho`` → ``rhoRms``."""
+def house_names(kind: FileKind) -> dict[str, str]:
+    """DeepMedic's first key by the house's.
+
+    >>> house_names("train")["optimiser.rho"]
+    'rhoRms'
+    """
     names: dict[str, str] = {}
-    for row in KEYS[kind]:
-        if isinstance(row, Key) and row.path:
-            names.setdefault(row.path, row.full_name)
+    for rule in KEYS[kind]:
+        if isinstance(rule, Key) and rule.path:
+            names.setdefault(rule.path, rule.full_name)
     return names
 
 
 class _Translator:
-    """The state of one translation: what is given, what came out, what was wrong."""
+    """State of one translation: keys of the file, values for the house, problems."""
 
-    def __init__(self, document: Document, kind: ConfigKind) -> None:
+    def __init__(self, document: Document, kind: FileKind) -> None:
         self.source = document
         self.kind = kind
-        self.rows = KEYS[kind]
-        self.given = {str(k): v for k, v in document.values.items() if v is not None}
+        self.rules = KEYS[kind]
+        self.cfg = {str(k): v for k, v in document.values.items() if v is not None}
         self.written_as: dict[str, str] = {}
         self.values: dict[str, Any] = {}
-        self.origins: dict[Path_, str] = {}
+        self.origins: dict[KeyPath, str] = {}
         self.problems: list[tuple[str, Problem]] = []
         self.warnings: list[str] = []
         self.unused: list[str] = []
@@ -115,11 +119,11 @@ class _Translator:
         self._refuse_unknown_keys()
         self._renew_old_keys()
         self._drop_extra_feature_maps()
-        for name, rows in self._rows_by_name():
-            self._translate(name, rows)
+        for name, rules in self._rules_by_name():
+            self._translate(name, rules)
         self._warn()
-        self.problems.sort(key=lambda one: self._rank(one[0]))
-        origins = sorted(self.origins.items(), key=lambda one: self._rank(one[1]))
+        self.problems.sort(key=lambda entry: self._rank(entry[0]))
+        origins = sorted(self.origins.items(), key=lambda origin: self._rank(origin[1]))
         places = {path: self._place(name) for path, name in origins}
         return Translation(
             document=Document(self.source.file, self.values, places),
@@ -142,99 +146,99 @@ class _Translator:
         self.problems += [(name, problem) for problem in error.at(self._place(name)).problems]
 
     def _refuse_unknown_keys(self) -> None:
-        known = {row.name for row in self.rows}
-        for name in self.given:
-            if name not in known:
-                self._refuse(name, DeepsegError(_unknown_key(name, self.kind, known)))
-        for row in self.rows:
-            if isinstance(row, Refused) and row.name in self.given:
-                self._refuse(row.name, DeepsegError(_refused_key(row)))
+        names = {rule.name for rule in self.rules}
+        for name in self.cfg:
+            if name not in names:
+                self._refuse(name, DeepsegError(_unknown_key(name, self.kind, names)))
+        for rule in self.rules:
+            if isinstance(rule, RefusedKey) and rule.name in self.cfg:
+                self._refuse(rule.name, DeepsegError(_refused_key(rule)))
 
     def _renew_old_keys(self) -> None:
-        for row in self.rows:
-            if not isinstance(row, Old) or row.name not in self.given:
+        for rule in self.rules:
+            if not isinstance(rule, OldKey) or rule.name not in self.cfg:
                 continue
-            if not row.used(self.given):
-                self.unused.append(row.name)
+            if not rule.used(self.cfg):
+                self.unused.append(rule.name)
                 continue
-            if row.new in self.given and not row.wins:
-                self._refuse(row.name, DeepsegError(_twice(row)))
+            if rule.new in self.cfg and not rule.wins:
+                self._refuse(rule.name, DeepsegError(_twice(rule)))
                 continue
             try:
-                self.given[row.new] = row.read(self.given[row.name], self.given)
-                self.written_as[row.new] = row.name
+                self.cfg[rule.new] = rule.read(self.cfg[rule.name], self.cfg)
+                self.written_as[rule.new] = rule.name
             except DeepsegError as error:
-                self._refuse(row.name, error)
-                self.given.pop(row.new, None)
+                self._refuse(rule.name, error)
+                self.cfg.pop(rule.new, None)
 
     def _drop_extra_feature_maps(self) -> None:
-        maps = self.given.get("numberFMsPerLayerSubsampled", [])
-        factors = self.given.get("subsampleFactor", [[3, 3, 3]])
+        maps = self.cfg.get("numberFMsPerLayerSubsampled", [])
+        factors = self.cfg.get("subsampleFactor", [[3, 3, 3]])
         count = len(factors) if _is_list_of_lists(factors) else 1
         if _is_list_of_lists(maps) and len(maps) > count:
-            self.given["numberFMsPerLayerSubsampled"] = maps[:count]
+            self.cfg["numberFMsPerLayerSubsampled"] = maps[:count]
             self.warnings.append(
                 f"numberFMsPerLayerSubsampled has more lists ({len(maps)}) than subsampleFactor "
                 f"has entries ({count}); the last ones are ignored"
             )
 
-    def _rows_by_name(self) -> Iterator[tuple[str, list[Key]]]:
-        rows: dict[str, list[Key]] = {}
-        for row in self.rows:
-            if isinstance(row, Key):
-                rows.setdefault(row.name, []).append(row)
-        yield from rows.items()
+    def _rules_by_name(self) -> Iterator[tuple[str, list[Key]]]:
+        rules: dict[str, list[Key]] = {}
+        for rule in self.rules:
+            if isinstance(rule, Key):
+                rules.setdefault(rule.name, []).append(rule)
+        yield from rules.items()
 
-    def _translate(self, name: str, rows: list[Key]) -> None:
-        used = [row for row in rows if row.used(self.given)]
-        if name not in self.given:
-            if any(row.required(self.given) for row in used):
+    def _translate(self, name: str, rules: list[Key]) -> None:
+        used = [rule for rule in rules if rule.used(self.cfg)]
+        if name not in self.cfg:
+            if any(rule.required(self.cfg) for rule in used):
                 self._refuse(name, DeepsegError(_missing_key(name, str(self.source.file))))
-            for row in used:
-                value = row.default(self.given)
+            for rule in used:
+                value = rule.default(self.cfg)
                 if value is not None:
-                    self._put(row, value)
+                    self._put(rule, value)
             return
-        value = self.given[name]
+        value = self.cfg[name]
         if not used and not _is_empty(value):
             self.unused.append(self.written_as.get(name, name))
-        entries = [row.entry for row in rows if row.entry]
+        entries = [rule.entry for rule in rules if rule.entry]
         if entries and not self._has_only(name, value, entries):
             return
-        for row in used:
-            self._put(row, value.get(row.entry) if row.entry else value)
+        for rule in used:
+            self._put(rule, value.get(rule.entry) if rule.entry else value)
 
     def _has_only(self, name: str, value: object, entries: list[str]) -> bool:
-        """Whether ``value`` is a dict with known entries; says so if it is not."""
+        """True for a dict with known entries; a problem is added for anything else."""
         wrong = list(_dict_problems(value, entries))
         if wrong:
             self._refuse(name, DeepsegError(*wrong))
         return not wrong
 
-    def _put(self, row: Key, value: Any) -> None:
+    def _put(self, rule: Key, value: Any) -> None:
         try:
-            ours = row.convert(value)
+            house_value = rule.convert(value)
         except DeepsegError as error:
-            self._refuse(row.name, error)
+            self._refuse(rule.name, error)
             return
-        if not row.path or (ours is None and row.path not in _NULLABLE):
+        if not rule.path or (house_value is None and rule.path not in _NULLABLE):
             return
-        *blocks, last = row.path.split(".")
+        *blocks, last = rule.path.split(".")
         home = self.values
         for block in blocks:
             home = home.setdefault(block, {})
-        home[last] = _joined(home.get(last), ours, lists=row.joins)
+        home[last] = _merged(home.get(last), house_value, lists=rule.joins)
         path = (*blocks, last)
-        self.origins[path] = row.name
-        self.origins.update(dict.fromkeys(_entries(path, ours, home[last]), row.name))
+        self.origins[path] = rule.name
+        self.origins.update(dict.fromkeys(_paths_in(path, house_value, home[last]), rule.name))
 
     def _warn(self) -> None:
         ignored = [
-            f"{row.name} ({row.note})"
-            for row in self.rows
-            if isinstance(row, Ignored)
-            and row.name in self.given
-            and not row.silent(self.given[row.name])
+            f"{rule.name} ({rule.note})"
+            for rule in self.rules
+            if isinstance(rule, IgnoredKey)
+            and rule.name in self.cfg
+            and not rule.silent(self.cfg[rule.name])
         ]
         if ignored:
             self.warnings.append(
@@ -245,14 +249,14 @@ class _Translator:
                 "keys that are not used, given the other keys of the file: "
                 f"{', '.join(dict.fromkeys(self.unused))}"
             )
-        self.warnings += [text for caution in _CAUTIONS for text in caution(self.given)]
+        self.warnings += [text for caution in _CAUTIONS for text in caution(self.cfg)]
 
 
 _NULLABLE = ("validation.samples", "validation.volumes")
 """Where null says 'none', and leaving the key out would give the house's default."""
 
 
-def _entries(path: Path_, new: object, whole: object) -> Iterator[Path_]:
+def _paths_in(path: KeyPath, new: object, whole: object) -> Iterator[KeyPath]:
     """The paths of what ``new`` has brought into the list or block ``whole``."""
     if isinstance(new, list) and isinstance(whole, list):
         yield from ((*path, index) for index in range(len(whole) - len(new), len(whole)))
@@ -260,7 +264,7 @@ def _entries(path: Path_, new: object, whole: object) -> Iterator[Path_]:
         yield from ((*path, key) for key in new)
 
 
-def _joined(old: Any, new: Any, *, lists: bool) -> Any:
+def _merged(old: Any, new: Any, *, lists: bool) -> Any:
     """Blocks that several keys fill are joined, lists only on request; else ``new`` wins."""
     if lists and isinstance(old, list):
         return [*old, *new]
@@ -270,57 +274,57 @@ def _joined(old: Any, new: Any, *, lists: bool) -> Any:
 
 
 def _is_empty(value: object) -> bool:
-    """Whether it asks for nothing: False, 0, ``[]``, ``[[], []]``."""
+    """True for a value that asks for nothing: False, 0, ``[]``, ``[[], []]``."""
     return all(map(_is_empty, value)) if isinstance(value, list) else not value
 
 
 def _is_list_of_lists(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, list) for one in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(item, list) for item in value)
 
 
 def _dict_problems(value: object, entries: list[str]) -> Iterator[Problem]:
-    wanted = ", ".join(map(repr, entries))
+    choices = ", ".join(map(repr, entries))
     if not isinstance(value, dict):
-        expected = f"a dict with any of {wanted}"
-        yield Problem("config-value", shown(value), expected, fix="change this value")
+        expected = f"a dict with any of {choices}"
+        yield Problem("config-value", short_text(value), expected, fix="change this value")
         return
     for key in value:
         if key not in entries:
             yield Problem(
                 "config-unknown-key",
                 got=f"the unknown entry {key!r}",
-                expected=f"one of {wanted}",
+                expected=f"one of {choices}",
                 fix=f"correct or remove it{did_you_mean(str(key), entries)}",
             )
 
 
-def _unknown_key(name: str, kind: ConfigKind, known: set[str]) -> Problem:
-    homes = [other for other, rows in KEYS.items() if name in {row.name for row in rows}]
+def _unknown_key(name: str, kind: FileKind, names: set[str]) -> Problem:
+    homes = [other for other, rules in KEYS.items() if name in {rule.name for rule in rules}]
     return Problem(
         code="config-unknown-key",
         got=f"the unknown key {name!r}",
         expected=f"a key of DeepMedic's {kind} files",
         fix=f"move it to the {' or '.join(homes)} file"
         if homes
-        else f"correct or remove it{did_you_mean(name, sorted(known))}",
+        else f"correct or remove it{did_you_mean(name, sorted(names))}",
     )
 
 
-def _refused_key(row: Refused) -> Problem:
+def _refused_key(rule: RefusedKey) -> Problem:
     return Problem(
         code="config-old-key",
-        got=f"the key {row.name!r} of an old version",
+        got=f"the key {rule.name!r} of an old version",
         expected="a key of DeepMedic 0.7 to 0.8.4",
-        fix=row.fix,
+        fix=rule.fix,
     )
 
 
-def _twice(row: Old) -> Problem:
+def _twice(rule: OldKey) -> Problem:
     return Problem(
         code="config-duplicate-key",
-        got=f"both {row.name!r} and {row.new!r}",
+        got=f"both {rule.name!r} and {rule.new!r}",
         expected="one of the two, which mean the same",
-        fix=f"remove {row.name!r}, the older name",
+        fix=f"remove {rule.name!r}, the older name",
     )
 
 
@@ -334,15 +338,15 @@ def _missing_key(name: str, where: str) -> Problem:
     )
 
 
-def _whole_image(given: Given) -> Iterator[str]:
+def _whole_image(cfg: CfgValues) -> Iterator[str]:
     for name in ("typeOfSamplingForTraining", "typeOfSamplingForVal"):
-        if given.get(name) == 2:
+        if cfg.get(name) == 2:
             yield f"{name} = 2 samples the whole image here, as named; DeepMedic stayed in the ROI"
 
 
-def _rising_learning_rate(given: Given) -> Iterator[str]:
-    first = given.get("learningRate", 0.001)
-    match given.get("typeOfLearningRateSchedule"), given.get("paramsForExpSchedForLrAndMom"), first:
+def _rising_learning_rate(cfg: CfgValues) -> Iterator[str]:
+    first = cfg.get("learningRate", 0.001)
+    match cfg.get("typeOfLearningRateSchedule"), cfg.get("paramsForExpSchedForLrAndMom"), first:
         case "expon", [int() | float() as last, *_], int() | float() if last > first:
             yield (
                 f"the learning rate rises from {first:g} to {last:g}: the first entry of "
@@ -350,8 +354,8 @@ def _rising_learning_rate(given: Given) -> Iterator[str]:
             )
 
 
-def _affine_details(given: Given) -> Iterator[str]:
-    match given.get("augm_img_prms_tr"):
+def _affine_details(cfg: CfgValues) -> Iterator[str]:
+    match cfg.get("augm_img_prms_tr"):
         case {"affine": dict() as affine}:
             ignored = [key for key in affine if key in AFFINE_IGNORED]
             if ignored:

@@ -1,1 +1,1 @@
-"""Files as plain values that know their lines, whatever their format."""
+"""Config files as plain values that know their lines, whatever their format."""

@@ -20,7 +20,7 @@ from deepseg.config.files.document import (
     LARGEST_DEPTH,
     UNPRINTABLE,
     Document,
-    Path_,
+    KeyPath,
     duplicate_key,
     file_text,
     position,
@@ -50,7 +50,7 @@ def read_cfg(file: Path) -> Document:
     for statement in _statements(text, source, file):
         line = statement.lineno
         try:
-            key, value = _entry(statement)
+            key, value = _assignment(statement)
         except _RefusedError as refused:
             problems.append(refused.problem(file, source))
             continue
@@ -59,7 +59,7 @@ def read_cfg(file: Path) -> Document:
             continue
         values[key], lines[key] = value, line
     raise_if_any(problems)
-    places: dict[Path_, str] = {(key,): f"{file}:{line} {key}" for key, line in lines.items()}
+    places: dict[KeyPath, str] = {(key,): f"{file}:{line} {key}" for key, line in lines.items()}
     return Document(file, values, places)
 
 
@@ -128,7 +128,7 @@ def _is_comment(statement: ast.stmt) -> bool:
     return False
 
 
-def _entry(statement: ast.stmt) -> tuple[str, Plain]:
+def _assignment(statement: ast.stmt) -> tuple[str, Plain]:
     match statement:
         case ast.Assign(targets=[ast.Name(id=key)], value=value):
             return key, _value(value, 0)
@@ -170,7 +170,7 @@ def _is_number(value: Plain) -> TypeGuard[Number]:
 
 
 def _result(node: ast.BinOp, left: Plain, right: Plain) -> Plain:
-    """What joining two texts or lists, repeating a list, or computing with two numbers gives."""
+    """Joins two texts or lists, repeats a list, or computes with two numbers."""
     match node.op, left, right:
         case ast.Add(), str(), str():
             return left + right

@@ -1,4 +1,4 @@
-"""A config file as plain values that remember the line they come from.
+"""A config file as plain values that know the line they come from.
 
 Nothing here knows YAML, DeepMedic's format, or what the keys mean.
 """
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 
-Path_: TypeAlias = tuple[str | int, ...]
+KeyPath: TypeAlias = tuple[str | int, ...]
 """Keys and list indices from the top of a file down to one value."""
 
 LARGEST_FILE = 10_000_000
@@ -35,27 +35,37 @@ class Document:
 
     file: Path
     values: dict[str, Any]
-    places: Mapping[Path_, str]
+    places: Mapping[KeyPath, str]
 
-    def place(self, path: Path_) -> str:
-        """Where ``path`` stands in the file, or else the nearest block around it."""
-        known = self.nearest(path)
-        return self.places[known] if known else str(self.file)
+    def place(self, path: KeyPath) -> str:
+        """File, line and key of ``path``, or else of the nearest block around it."""
+        nearest = self.nearest(path)
+        return self.places[nearest] if nearest else str(self.file)
 
-    def nearest(self, path: Path_) -> Path_:
+    def nearest(self, path: KeyPath) -> KeyPath:
         """The longest beginning of ``path`` that has a place; empty if there is none."""
         beginnings = (path[:length] for length in range(len(path), 0, -1))
         return next((b for b in beginnings if b in self.places), ())
 
 
-def key_text(path: Path_) -> str:
-    """``("normal", "kernels", 2)`` as ``normal.kernels[2]``."""
+def key_text(path: KeyPath) -> str:
+    """Path in the form in which people write it.
+
+    >>> key_text(("normal", "kernels", 2))
+    'normal.kernels[2]'
+    """
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     return "".join(steps).removeprefix(".")
 
 
-def shown(value: object) -> str:
-    """``value`` as a user would write it, cut after about 80 characters."""
+def short_text(value: object) -> str:
+    """Value as a user would write it, cut after about 80 characters.
+
+    >>> short_text({"reflect": [0.5, 0, True]})
+    '{reflect: [0.5, 0, true]}'
+    >>> short_text(None)
+    'no value'
+    """
     text = "no value" if value is None else _written(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -75,7 +85,7 @@ def _written(value: object) -> str:
 
 
 def file_text(file: Path, *, largest: int = LARGEST_FILE) -> str:
-    """The text of a config file.
+    """Text of a config file.
 
     Args:
         largest: Bytes above which the file is refused unread.
@@ -177,12 +187,16 @@ def _position(file: Path, before: str) -> str:
 
 
 def position(file: Path, line: int, column: int) -> str:
-    """``train.yml:3 column 5``, both counted from 1."""
+    """Place in a file; lines and columns count from 1.
+
+    >>> position(Path("train.yml"), 3, 5)
+    'train.yml:3 column 5'
+    """
     return f"{file}:{line} column {column}"
 
 
 def duplicate_key(where: str, key: str | int, first: int, second: int) -> Problem:
-    """The complaint about ``key`` on the lines ``first`` and ``second``."""
+    """Problem of a ``key`` on the lines ``first`` and ``second``."""
     return Problem(
         code="config-duplicate-key",
         got=f"{key!r} on line {first} and again on line {second}",

@@ -1,4 +1,4 @@
-"""Whether a config file describes a model, a training or a testing session."""
+"""Tells whether a config file describes a model, a training or a testing session."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deepseg.errors import DeepsegError, Problem
 FileKind = Literal["model", "train", "test"]
 
 # Keys that only one kind of file has, in our vocabulary and in DeepMedic's.
-TELLING: dict[FileKind, Set[str]] = {
+DISTINCTIVE_KEYS: dict[FileKind, Set[str]] = {
     "model": {
         *("normal", "fc", "segments", "classes"),
         *("numberOfOutputClasses", "numberFMsPerLayerNormal", "segmentsDimTrain"),
@@ -33,15 +33,15 @@ COMMANDS: dict[FileKind, str] = {"model": "-newModel", "train": "-train", "test"
 
 
 def kind_of_file(file: Path) -> FileKind:
-    """The kind of config in ``file``, told by its keys.
+    """Kind of config in ``file``, by its keys.
 
     Raises:
-        DeepsegError: The file cannot be read, or ``config-kind``, if no key tells.
+        DeepsegError: The file cannot be read, or ``config-kind``, if it has no key that tells.
     """
     document = read_cfg(file) if file.suffix.lower() == ".cfg" else read_yaml(file)
-    told = kinds_told(document)
-    if told:
-        return told[0]
+    kinds = kinds_of(document)
+    if kinds:
+        return kinds[0]
     raise DeepsegError(
         Problem(
             code="config-kind",
@@ -54,25 +54,25 @@ def kind_of_file(file: Path) -> FileKind:
     )
 
 
-def raise_if_of_another_kind(document: Document, wanted: FileKind) -> None:
-    """Refuse a file that has keys of another kind of file and none of the wanted one.
+def raise_if_of_another_kind(document: Document, expected: FileKind) -> None:
+    """Refuse a file that has keys of another kind of file and none of the expected one.
 
     Raises:
         DeepsegError: ``config-kind``.
     """
-    told = kinds_told(document)
-    if told and wanted not in told:
+    kinds = kinds_of(document)
+    if kinds and expected not in kinds:
         raise DeepsegError(
             Problem(
                 code="config-kind",
-                got=f"a {told[0]} file",
-                expected=f"a {wanted} file",
-                fix=f"give a {wanted} file, or use {COMMANDS[told[0]]} for this one",
+                got=f"a {kinds[0]} file",
+                expected=f"a {expected} file",
+                fix=f"give a {expected} file, or use {COMMANDS[kinds[0]]} for this one",
                 where=str(document.file),
             )
         )
 
 
-def kinds_told(document: Document) -> list[FileKind]:
-    """The kinds of file of which ``document`` has keys that no other kind has."""
-    return [kind for kind, keys in TELLING.items() if keys & document.values.keys()]
+def kinds_of(document: Document) -> list[FileKind]:
+    """Kinds of file of which ``document`` has keys that no other kind has."""
+    return [kind for kind, keys in DISTINCTIVE_KEYS.items() if keys & document.values.keys()]

@@ -17,12 +17,12 @@ from deepseg.config.files.document import (
     LARGEST_DEPTH,
     UNPRINTABLE,
     Document,
-    Path_,
+    KeyPath,
     duplicate_key,
     file_text,
     key_text,
     position,
-    shown,
+    short_text,
 )
 from deepseg.config.files.yaml_syntax import syntax_problem
 from deepseg.errors import DeepsegError, Problem, raise_if_any
@@ -71,7 +71,11 @@ def read_yaml(file: Path) -> Document:
 
 
 def plain_value(text: str) -> str | int | float | bool | None:
-    """What ``text`` without quotes means in YAML 1.2."""
+    """Value of ``text`` without quotes in YAML 1.2.
+
+    >>> plain_value("1e-3"), plain_value("0x10"), plain_value("true"), plain_value("no")
+    (0.001, 16, True, 'no')
+    """
     if text in _WORDS:
         return _WORDS[text]
     if len(text) > _LONGEST:
@@ -132,7 +136,7 @@ def _invalid(got: str, expected: str, fix: str, where: str) -> Problem:
 
 def _not_a_mapping(root: yaml.Node, file: Path) -> Problem:
     return _invalid(
-        "a list" if isinstance(root, yaml.SequenceNode) else f"only {shown(root.value)}",
+        "a list" if isinstance(root, yaml.SequenceNode) else f"only {short_text(root.value)}",
         "lines of the form 'key: value'",
         "give the path of a config file, or write a key before the value",
         f"{file}:{_line(root)}",
@@ -144,12 +148,12 @@ class _NodeReader:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.places: dict[Path_, str] = {}
+        self.places: dict[KeyPath, str] = {}
         self.problems: list[Problem] = []
         self._depth = 0
         self._count = 0
 
-    def value(self, node: yaml.Node, path: Path_) -> Any:
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:
         """The plain value of ``node``, which stands at ``path``."""
         self._depth += 1
         self._count += 1
@@ -158,7 +162,7 @@ class _NodeReader:
         self._depth -= 1
         return value
 
-    def _value(self, node: yaml.Node, path: Path_) -> Any:
+    def _value(self, node: yaml.Node, path: KeyPath) -> Any:
         if node.tag not in _TAGS:
             self._refuse_tag(node, path)
             return None
@@ -168,14 +172,14 @@ class _NodeReader:
             return [self._entry(item, item, (*path, i)) for i, item in enumerate(node.value)]
         return self._scalar(node, path)
 
-    def _entry(self, start: yaml.Node, node: yaml.Node, path: Path_) -> Any:
+    def _entry(self, start: yaml.Node, node: yaml.Node, path: KeyPath) -> Any:
         self.places[path] = self._place(start, path)
         return self.value(node, path)
 
-    def _mapping(self, node: yaml.Node, path: Path_) -> dict[str | int, Any]:
-        found: dict[str | int, Any] = {}
+    def _mapping(self, node: yaml.Node, path: KeyPath) -> dict[str | int, Any]:
+        values: dict[str | int, Any] = {}
         for source in [value for key, value in node.value if _is_merge(key)]:
-            found.update(self._merged(source, path))
+            values.update(self._merged(source, path))
         lines: dict[str | int, int] = {}
         for key_node, value_node in node.value:
             key = None if _is_merge(key_node) else self._key(key_node, path)
@@ -187,10 +191,10 @@ class _NodeReader:
                 self.problems.append(duplicate_key(where, key, lines[key], line))
                 continue
             lines[key] = line
-            found[key] = self._entry(key_node, value_node, (*path, key))
-        return found
+            values[key] = self._entry(key_node, value_node, (*path, key))
+        return values
 
-    def _merged(self, source: yaml.Node, path: Path_) -> dict[str | int, Any]:
+    def _merged(self, source: yaml.Node, path: KeyPath) -> dict[str | int, Any]:
         """The keys of ``<<: *name`` or ``<<: [*name, *name]``; of two equal keys the first."""
         values: dict[str | int, Any] = {}
         for node in reversed(source.value if isinstance(source, yaml.SequenceNode) else [source]):
@@ -202,17 +206,17 @@ class _NodeReader:
                 self.problems.append(_invalid(got, expected, fix, self._place(node, path)))
         return values
 
-    def _key(self, node: yaml.Node, path: Path_) -> str | int | None:
+    def _key(self, node: yaml.Node, path: KeyPath) -> str | int | None:
         key = self.value(node, path) if isinstance(node, yaml.ScalarNode) else None
         if isinstance(key, str | int) and not isinstance(key, bool):
             return key
-        written = shown(node.value) if isinstance(node, yaml.ScalarNode) else "a list or block"
+        written = short_text(node.value) if isinstance(node, yaml.ScalarNode) else "a list or block"
         where = self._place(node, path)
         expected, fix = "text or a whole number before ':'", "put quotes around the key"
         self.problems.append(_invalid(f"{written} as a key", expected, fix, where))
         return None
 
-    def _scalar(self, node: yaml.Node, path: Path_) -> str | int | float | bool | None:
+    def _scalar(self, node: yaml.Node, path: KeyPath) -> str | int | float | bool | None:
         text = str(node.value)
         if node.tag == _PLAIN and len(text) <= _LONGEST and _LEADING_ZERO.fullmatch(text):
             self.problems.append(_ambiguous(text, self._place(node, path)))
@@ -223,7 +227,7 @@ class _NodeReader:
             self.problems.append(_invalid(got, "readable text", "remove this character", where))
         return plain_value(text) if node.tag == _PLAIN else text
 
-    def _refuse_tag(self, node: yaml.Node, path: Path_) -> None:
+    def _refuse_tag(self, node: yaml.Node, path: KeyPath) -> None:
         tag = node.tag.replace("tag:yaml.org,2002:", "!!")
         self.problems.append(
             Problem(
@@ -235,7 +239,7 @@ class _NodeReader:
             )
         )
 
-    def _place(self, node: yaml.Node, path: Path_) -> str:
+    def _place(self, node: yaml.Node, path: KeyPath) -> str:
         return f"{self.file}:{_line(node)} {key_text(path)}".rstrip()
 
 

@@ -1,4 +1,4 @@
-"""What PyYAML's parser says about a broken file, in the words of a user."""
+"""Messages of PyYAML's parser about a broken file, in the words of a user."""
 
 from __future__ import annotations
 

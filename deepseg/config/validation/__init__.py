@@ -1,1 +1,1 @@
-"""What settings must be, and what is said of those that are not."""
+"""Config files against the models: their values, or all problems with keys and lines."""

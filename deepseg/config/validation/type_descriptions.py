@@ -1,4 +1,4 @@
-"""What a pydantic model accepts at one place of a document, and how to say it in plain words."""
+"""Types that a pydantic model accepts at one place of a document, described in plain words."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class SchemaType:
 
     @property
     def members(self) -> tuple[SchemaType, ...]:
-        """The alternatives of a union; empty for every other kind."""
+        """The alternatives of a union; empty for any other type."""
         if get_origin(self.base) not in (Union, UnionType):
             return ()
         return tuple(schema_type(m) for m in get_args(self.base) if m is not type(None))
 
     @property
     def fields(self) -> Mapping[str, FieldInfo]:
-        """The fields of a model by the key that users write; empty for every other kind."""
+        """The fields of a model by the key that users write; empty for any other type."""
         if not (isinstance(self.base, type) and issubclass(self.base, BaseModel)):
             return {}
         fields = self.base.model_fields
@@ -45,17 +45,17 @@ class SchemaType:
 
     @property
     def items(self) -> tuple[SchemaType, ...]:
-        """The kinds of a list's entries: one for lists of any length, else one per entry."""
+        """Types of a list's entries: one for lists of any length, else one per entry."""
         arguments = [argument for argument in get_args(self.base) if argument is not Ellipsis]
         return tuple(schema_type(argument) for argument in arguments) if _is_list(self) else ()
 
     @property
     def choices(self) -> tuple[object, ...]:
-        """The values of a ``Literal``; empty for every other kind."""
+        """The values of a ``Literal``; empty for any other type."""
         return get_args(self.base) if get_origin(self.base) is Literal else ()
 
     def below(self, step: str | int) -> SchemaType:
-        """The kind of the value under a key or list index."""
+        """Type of the value under a key or list index."""
         if self.tag is not None and step == self.tag:
             return SchemaType(Literal[tuple(_tags(self))])
         if step in self.fields and isinstance(step, str):
@@ -67,17 +67,21 @@ class SchemaType:
         return SchemaType(Any)
 
     def key(self) -> SchemaType:
-        """The kind of the keys of a mapping."""
+        """Type of the keys of a mapping."""
         return schema_type(get_args(self.base)[0]) if _is_mapping(self) else SchemaType(Any)
 
     def tagged(self, tag: object) -> SchemaType:
-        """The member of a tagged union to which ``tag`` belongs."""
+        """Member of a tagged union to which ``tag`` belongs."""
         fitting = (m for m in self.members if self.tag is not None and tag in _tag_of(m, self.tag))
         return next(fitting, SchemaType(Any))
 
 
 def schema_type(annotation: Any) -> SchemaType:
-    """The kind that a type annotation stands for."""
+    """Type that an annotation stands for.
+
+    >>> schema_type(int | None).base
+    <class 'int'>
+    """
     if get_origin(annotation) is Annotated:
         base, *extras = get_args(annotation)
         return _narrowed(schema_type(base), extras)
@@ -88,35 +92,35 @@ def schema_type(annotation: Any) -> SchemaType:
 
 
 def schema_type_of_field(field: FieldInfo) -> SchemaType:
-    """The kind that a field of a model stands for."""
+    """Type that a field of a model stands for."""
     return _narrowed(schema_type(field.annotation), [field])
 
 
-def _narrowed(kind: SchemaType, extras: Sequence[object]) -> SchemaType:
+def _narrowed(schema: SchemaType, extras: Sequence[object]) -> SchemaType:
     for extra in extras:
         if isinstance(extra, FieldInfo):
-            tag = extra.discriminator if isinstance(extra.discriminator, str) else kind.tag
-            kind = replace(kind, limits=(*kind.limits, *extra.metadata), tag=tag)
+            tag = extra.discriminator if isinstance(extra.discriminator, str) else schema.tag
+            schema = replace(schema, limits=(*schema.limits, *extra.metadata), tag=tag)
         else:
-            kind = replace(kind, limits=(*kind.limits, extra))
-    return kind
+            schema = replace(schema, limits=(*schema.limits, extra))
+    return schema
 
 
-def _is_list(kind: SchemaType) -> bool:
-    return get_origin(kind.base) in (list, tuple, set, frozenset, Sequence)
+def _is_list(schema: SchemaType) -> bool:
+    return get_origin(schema.base) in (list, tuple, set, frozenset, Sequence)
 
 
-def _is_mapping(kind: SchemaType) -> bool:
-    return get_origin(kind.base) in (dict, Mapping)
+def _is_mapping(schema: SchemaType) -> bool:
+    return get_origin(schema.base) in (dict, Mapping)
 
 
-def _is_endless(kind: SchemaType) -> bool:
-    return get_origin(kind.base) is not tuple or get_args(kind.base)[-1] is Ellipsis
+def _is_endless(schema: SchemaType) -> bool:
+    return get_origin(schema.base) is not tuple or get_args(schema.base)[-1] is Ellipsis
 
 
-def _tags(kind: SchemaType) -> Iterator[object]:
-    for member in kind.members:
-        yield from _tag_of(member, kind.tag) if kind.tag is not None else ()
+def _tags(schema: SchemaType) -> Iterator[object]:
+    for member in schema.members:
+        yield from _tag_of(member, schema.tag) if schema.tag is not None else ()
 
 
 def _tag_of(member: SchemaType, tag: str) -> tuple[object, ...]:
@@ -132,62 +136,67 @@ _NOUNS: dict[object, tuple[str, str]] = {
 }
 
 
-def words(kind: SchemaType, *, many: bool = False) -> str:
-    """``kind`` as a user would say it: ``a list of 3 whole numbers of at least 1``.
+def words(schema: SchemaType, *, plural: bool = False) -> str:
+    """Type in the words of a user.
 
     Args:
-        many: Speak of several of them: ``lists of 3 whole numbers of at least 1``.
+        plural: Speak of several of them.
+
+    >>> words(schema_type(tuple[int, int, int]))
+    'a list of 3 whole numbers'
+    >>> words(schema_type(tuple[int, int, int]), plural=True)
+    'lists of 3 whole numbers'
     """
-    if kind.members:
-        return f"entries, each {_either(kind)}" if many else _either(kind)
-    if kind.fields:
-        return f"{'blocks' if many else 'a block'} with the keys {', '.join(kind.fields)}"
-    if kind.choices:
-        return _choice([str(choice) for choice in kind.choices], many=many)
-    if kind.items:
-        return f"{'lists' if many else 'a list'} of {_entries(kind)}"
-    if _is_mapping(kind):
-        pairs = f"{words(kind.key(), many=True)} to {words(kind.below(''), many=True)}"
-        return f"blocks that map {pairs}" if many else f"a block that maps {pairs}"
-    nouns = _NOUNS.get(kind.base)
-    return "" if nouns is None else nouns[many] + _limited(kind)
+    if schema.members:
+        return f"entries, each {_either(schema)}" if plural else _either(schema)
+    if schema.fields:
+        return f"{'blocks' if plural else 'a block'} with the keys {', '.join(schema.fields)}"
+    if schema.choices:
+        return _choice([str(choice) for choice in schema.choices], plural=plural)
+    if schema.items:
+        return f"{'lists' if plural else 'a list'} of {_entries(schema)}"
+    if _is_mapping(schema):
+        pairs = f"{words(schema.key(), plural=True)} to {words(schema.below(''), plural=True)}"
+        return f"blocks that map {pairs}" if plural else f"a block that maps {pairs}"
+    nouns = _NOUNS.get(schema.base)
+    return "" if nouns is None else nouns[plural] + _limited(schema)
 
 
-def _either(kind: SchemaType) -> str:
+def _either(schema: SchemaType) -> str:
     """The members of a union, lists last: ``a whole number, or a list of 3 of these``."""
-    members = sorted(kind.members, key=lambda m: (bool(m.items), bool(m.choices)))
+    members = sorted(schema.members, key=lambda m: (bool(m.items), bool(m.choices)))
     texts: list[str] = []
     for i, member in enumerate(members):
         repeats = any(item in members[:i] and not item.items for item in member.items)
         is_list_of_them = repeats and _is_uniform(member)
-        texts.append(f"a list of {_these(member)}" if is_list_of_them else words(member))
+        texts.append(f"a list of {_reference_back(member)}" if is_list_of_them else words(member))
     return ", or ".join(texts)
 
 
-def _these(kind: SchemaType) -> str:
-    return f"{_length(kind)}of these" if _length(kind) else "these"
+def _reference_back(schema: SchemaType) -> str:
+    return f"{_length(schema)}of these" if _length(schema) else "these"
 
 
-def _choice(choices: Sequence[str], *, many: bool) -> str:
-    one = f"the word {choices[0]}" if len(choices) == 1 else f"one of: {', '.join(choices)}"
-    return f"entries, each {one}" if many else one
+def _choice(choices: Sequence[str], *, plural: bool) -> str:
+    text = f"the word {choices[0]}" if len(choices) == 1 else f"one of: {', '.join(choices)}"
+    return f"entries, each {text}" if plural else text
 
 
-def _entries(kind: SchemaType) -> str:
-    if _is_uniform(kind):
-        return _length(kind) + words(kind.items[0], many=True)
-    return f"{len(kind.items)} entries: {', '.join(words(item) for item in kind.items)}"
+def _entries(schema: SchemaType) -> str:
+    if _is_uniform(schema):
+        return _length(schema) + words(schema.items[0], plural=True)
+    return f"{len(schema.items)} entries: {', '.join(words(item) for item in schema.items)}"
 
 
-def _is_uniform(kind: SchemaType) -> bool:
-    return all(item == kind.items[0] for item in kind.items)
+def _is_uniform(schema: SchemaType) -> bool:
+    return all(item == schema.items[0] for item in schema.items)
 
 
-def _length(kind: SchemaType) -> str:
-    """How many entries a list or characters a text has, with a space behind; empty if any."""
-    if kind.items and not _is_endless(kind):
-        return f"{len(kind.items)} "
-    least, most = _lengths(kind)
+def _length(schema: SchemaType) -> str:
+    """Number of entries of a list or characters of a text, then a space; empty if it is free."""
+    if schema.items and not _is_endless(schema):
+        return f"{len(schema.items)} "
+    least, most = _lengths(schema)
     if least == most:
         return "" if least is None else f"{least} "
     if most is None:
@@ -195,18 +204,18 @@ def _length(kind: SchemaType) -> str:
     return f"at most {most} " if least is None else f"{least} to {most} "
 
 
-def _lengths(kind: SchemaType) -> tuple[int | None, int | None]:
-    least = [limit.min_length for limit in kind.limits if isinstance(limit, MinLen)]
-    most = [limit.max_length for limit in kind.limits if isinstance(limit, MaxLen)]
+def _lengths(schema: SchemaType) -> tuple[int | None, int | None]:
+    least = [limit.min_length for limit in schema.limits if isinstance(limit, MinLen)]
+    most = [limit.max_length for limit in schema.limits if isinstance(limit, MaxLen)]
     return (max(least) if least else None, min(most) if most else None)
 
 
-def _limited(kind: SchemaType) -> str:
-    """What stands behind the noun: `` from 1 to 10``."""
-    if kind.base is str:
-        return f" of {_length(kind)}characters" if _length(kind) else ""
+def _limited(schema: SchemaType) -> str:
+    """Range after the noun: `` from 1 to 10``."""
+    if schema.base is str:
+        return f" of {_length(schema)}characters" if _length(schema) else ""
     bounds: dict[str, object] = {}
-    for limit in kind.limits:
+    for limit in schema.limits:
         match limit:
             case Ge(ge=bound):
                 bounds["at least"] = bound

@@ -1,41 +1,23 @@
-"""From a config file to a judged model: every reader of configs starts here.
+"""Plain values of a config file as a pydantic model, or all that is wrong with them at once.
 
-`read_yaml` and `read_cfg` give a `Document`: plain values that know their lines. `validate` turns
-it into a pydantic model, or says everything that is wrong with it at once. Nothing here knows what
-the keys mean.
+Nothing here knows what the keys mean.
 """
 
 from __future__ import annotations
 
-import os.path
-from pathlib import Path
-from typing import Annotated, TypeAlias, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ValidationError, ValidationInfo
+from pydantic import BaseModel, ValidationError
 
-from deepseg.config.files.cfg_file import read_cfg
-from deepseg.config.files.document import Document, Path_
-from deepseg.config.files.yaml_file import read_yaml
+from deepseg.config.files.document import Document
 from deepseg.config.validation.validation_errors import problems_of
-from deepseg.config.validation.validator_error import invalid
 from deepseg.errors import DeepsegError, Problem
-
-__all__ = [
-    "ConfigPath",
-    "Document",
-    "Path_",
-    "invalid",
-    "problems_of",
-    "read_cfg",
-    "read_yaml",
-    "validate",
-]
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def validate(model: type[Model], document: Document) -> Model:
-    """The values of ``document`` as ``model``; relative paths count from the document's folder.
+    """Values of ``document`` as ``model``; relative paths count from the document's folder.
 
     Raises:
         DeepsegError: Every problem of `problems_of` in the order of the file, or ``config-empty``.
@@ -58,25 +40,3 @@ def _empty(model: type[BaseModel], document: Document) -> Problem:
         fix=f"begin with the key {first!r}, or give the path of another file",
         where=str(document.file),
     )
-
-
-def _resolved(value: object, info: ValidationInfo) -> object:
-    """``value`` as an absolute path, if it is one at all."""
-    if not isinstance(value, str | Path):
-        return value
-    folder = Path() if info.context is None else info.context["folder"]
-    try:
-        written = Path(value).expanduser()
-    except RuntimeError:
-        raise invalid(
-            "config-path",
-            got=repr(str(value)),
-            expected="a path, where '~' is the home folder of a known user",
-            fix="write the whole path",
-        ) from None
-    # Symbolic links stay as they are: what they point to often has a name that tells nothing.
-    return Path(os.path.normpath((folder / written).absolute()))
-
-
-ConfigPath: TypeAlias = Annotated[Path, BeforeValidator(_resolved)]
-"""A path in a config file: relative to the folder of that file, absolute, or with ``~``."""

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from deepseg.config.files.document import Document, Path_, key_text, shown
+from deepseg.config.files.document import Document, KeyPath, key_text, short_text
 from deepseg.config.validation.type_descriptions import SchemaType, schema_type_of_field, words
 from deepseg.errors import Problem, did_you_mean
 
@@ -40,17 +40,17 @@ class Complaint:
 
     Attributes:
         path: The value, or the missing or unknown key.
-        kind: What the model accepts there; for an unknown key, the block in which it stands.
-        error: What pydantic says.
+        schema: Type that the model accepts there; for an unknown key, the block in which it stands.
+        error: Pydantic's own words.
     """
 
-    path: Path_
-    kind: SchemaType
+    path: KeyPath
+    schema: SchemaType
     error: ErrorDetails
 
 
-_Errors = Sequence[tuple[Path_, ErrorDetails]]
-"""Pydantic's errors, each with the part of its path that is not walked yet."""
+_Errors = Sequence[tuple[KeyPath, ErrorDetails]]
+"""Pydantic's errors, each with the rest of its path that is not walked yet."""
 
 
 def problems_of(
@@ -64,29 +64,29 @@ def problems_of(
     return tuple(_problem(complaint, document, SchemaType(model)) for complaint in complaints)
 
 
-def _complaints(errors: _Errors, path: Path_, kind: SchemaType) -> Iterator[Complaint]:
+def _complaints(errors: _Errors, path: KeyPath, schema: SchemaType) -> Iterator[Complaint]:
     """One complaint for each wrong place at ``path`` or below it."""
     here = _errors_here(errors)
     if here:
-        yield _tag_complaint(here[0], path, kind) or Complaint(path, kind, here[0])
+        yield _tag_complaint(here[0], path, schema) or Complaint(path, schema, here[0])
         return
-    groups: dict[str | int, list[tuple[Path_, ErrorDetails]]] = {}
+    groups: dict[str | int, list[tuple[KeyPath, ErrorDetails]]] = {}
     for rest, error in errors:
         if rest:
             groups.setdefault(rest[0], []).append((rest[1:], error))
-    if kind.members:
-        yield from _union_complaints(groups, path, kind)
+    if schema.members:
+        yield from _union_complaints(groups, path, schema)
         return
     for step, group in groups.items():
         values = []
         for rest, error in group:
             if rest == (_KEY,):
-                yield Complaint((*path, step), kind.key(), error)
+                yield Complaint((*path, step), schema.key(), error)
             elif not rest and error["type"] in _UNKNOWN_KEYS:
-                yield Complaint((*path, step), kind, error)
+                yield Complaint((*path, step), schema, error)
             else:
                 values.append((rest, error))
-        yield from _complaints(values, (*path, step), kind.below(step))
+        yield from _complaints(values, (*path, step), schema.below(step))
 
 
 def _errors_here(errors: _Errors) -> list[ErrorDetails]:
@@ -108,66 +108,68 @@ def _is_long_enough(error: ErrorDetails) -> bool:
     return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
 
 
-def _is_missing_entry(rest: Path_, error: ErrorDetails) -> bool:
+def _is_missing_entry(rest: KeyPath, error: ErrorDetails) -> bool:
     return error["type"] == "missing" and len(rest) == 1 and isinstance(rest[0], int)
 
 
-def _tag_complaint(error: ErrorDetails, path: Path_, kind: SchemaType) -> Complaint | None:
+def _tag_complaint(error: ErrorDetails, path: KeyPath, schema: SchemaType) -> Complaint | None:
     """The complaint about the key by which the models of a union are told apart."""
-    if kind.tag is None or not error["type"].startswith("union_tag"):
+    if schema.tag is None or not error["type"].startswith("union_tag"):
         return None
     is_missing = error["type"] == "union_tag_not_found"
     changed: ErrorDetails = {**error, "type": "missing" if is_missing else "literal_error"}
-    return Complaint((*path, kind.tag), kind.below(kind.tag), changed)
+    return Complaint((*path, schema.tag), schema.below(schema.tag), changed)
 
 
 def _union_complaints(
-    groups: Mapping[str | int, _Errors], path: Path_, kind: SchemaType
+    groups: Mapping[str | int, _Errors], path: KeyPath, schema: SchemaType
 ) -> Iterator[Complaint]:
-    """What is wrong inside the member that was meant, or else that no member fits.
+    """Complaints about the member that comes closest, or else that no member fits.
 
     Pydantic walks the members in order and puts a label before each path, or a tag before the
     path of the one member that has it.
     """
-    if kind.tag is not None:
+    if schema.tag is not None:
         for tag, errors in groups.items():
-            yield from _complaints(errors, path, kind.tagged(tag))
+            yield from _complaints(errors, path, schema.tagged(tag))
         return
-    members = kind.members if len(groups) == len(kind.members) else (SchemaType(Any),) * len(groups)
-    found = [
+    members = (
+        schema.members if len(groups) == len(schema.members) else (SchemaType(Any),) * len(groups)
+    )
+    by_member = [
         list(_complaints(errors, path, member))
         for errors, member in zip(groups.values(), members, strict=True)
     ]
-    inside = [complaints for complaints in found if not _is_outer(complaints, path)]
+    inside = [complaints for complaints in by_member if not _is_outer(complaints, path)]
     fewest = min(map(len, inside), default=0)
-    meant = [complaints for complaints in inside if len(complaints) == fewest]
-    if len(meant) == 1:
-        yield from meant[0]
+    closest = [complaints for complaints in inside if len(complaints) == fewest]
+    if len(closest) == 1:
+        yield from closest[0]
     else:
-        yield Complaint(path, kind, {**found[0][0].error, "type": "union"})
+        yield Complaint(path, schema, {**by_member[0][0].error, "type": "union"})
 
 
-def _is_outer(complaints: Sequence[Complaint], path: Path_) -> bool:
-    """Whether a member of a union is refused as a whole, and not by a validator of ours."""
+def _is_outer(complaints: Sequence[Complaint], path: KeyPath) -> bool:
+    """True if a member of a union is refused as a whole, and not by a validator of the house."""
     return any(c.path == path and c.error["type"] != "refusal" for c in complaints)
 
 
 def _problem(complaint: Complaint, document: Document, root: SchemaType) -> Problem:
-    kind = complaint.error["type"]
-    if kind == "refusal":
+    error_type = complaint.error["type"]
+    if error_type == "refusal":
         texts = complaint.error["ctx"]
         where = document.place(complaint.path)
         return Problem(texts["code"], texts["got"], texts["expected"], texts["fix"], where)
-    if kind == "missing":
+    if error_type == "missing":
         return _missing_key(complaint, document)
-    if kind in _UNKNOWN_KEYS:
+    if error_type in _UNKNOWN_KEYS:
         return _unknown_key(complaint, document, root)
     return _wrong_value(complaint, document)
 
 
 def _missing_key(complaint: Complaint, document: Document) -> Problem:
     *block, key = complaint.path
-    accepted = words(complaint.kind)
+    accepted = words(complaint.schema)
     return Problem(
         code="config-missing-key",
         got=f"no key {key!r}",
@@ -179,29 +181,31 @@ def _missing_key(complaint: Complaint, document: Document) -> Problem:
 
 def _unknown_key(complaint: Complaint, document: Document, root: SchemaType) -> Problem:
     key = complaint.path[-1]
-    known = [name for part in (complaint.kind, *complaint.kind.members) for name in part.fields]
-    homes = {key_text(path) for path in _known_paths(root, ()) if path[-1] == key}
+    names = [
+        name for option in (complaint.schema, *complaint.schema.members) for name in option.fields
+    ]
+    homes = {key_text(path) for path in _all_paths(root, ()) if path[-1] == key}
     elsewhere = sorted(homes - {key_text(complaint.path)})
     if len(elsewhere) == 1:
         fix = f"move it to {elsewhere[0]!r}"
     else:
-        fix = f"correct or remove it{did_you_mean(str(key), known)}"
+        fix = f"correct or remove it{did_you_mean(str(key), names)}"
     return Problem(
         code="config-unknown-key",
         got=f"the unknown key {key!r}",
-        expected=f"one of the keys {', '.join(known)}",
+        expected=f"one of the keys {', '.join(names)}",
         fix=fix,
         where=document.place(complaint.path),
     )
 
 
-def _known_paths(kind: SchemaType, path: Path_) -> Iterator[Path_]:
-    """The paths of all keys that a model knows, blocks in lists left out."""
-    for part in (kind, *kind.members):
-        for name, field in part.fields.items():
+def _all_paths(schema: SchemaType, path: KeyPath) -> Iterator[KeyPath]:
+    """Paths of all keys that a model knows, blocks in lists left out."""
+    for option in (schema, *schema.members):
+        for name, field in option.fields.items():
             yield (*path, name)
             if name not in path:
-                yield from _known_paths(schema_type_of_field(field), (*path, name))
+                yield from _all_paths(schema_type_of_field(field), (*path, name))
 
 
 def _wrong_value(complaint: Complaint, document: Document) -> Problem:
@@ -210,7 +214,7 @@ def _wrong_value(complaint: Complaint, document: Document) -> Problem:
     value = error["input"] if is_key else _value_at(complaint, document)
     return Problem(
         code="config-value",
-        got=f"the key {value!r}" if is_key else shown(value),
+        got=f"the key {value!r}" if is_key else short_text(value),
         expected=_expected(complaint),
         fix=_fix(complaint, value),
         where=document.place(complaint.path),
@@ -218,7 +222,7 @@ def _wrong_value(complaint: Complaint, document: Document) -> Problem:
 
 
 def _value_at(complaint: Complaint, document: Document) -> object:
-    """What the user wrote; what pydantic saw, where a validator has made something else of it."""
+    """Value as the user wrote it, or as pydantic saw it where a validator has changed it."""
     value: Any = document.values
     for step in complaint.path:
         if isinstance(value, list):
@@ -239,25 +243,25 @@ def _expected(complaint: Complaint) -> str:
         case "finite_number":
             return "a finite number"
         case _:
-            return words(complaint.kind) or error["msg"].removeprefix("Input should be ")
+            return words(complaint.schema) or error["msg"].removeprefix("Input should be ")
 
 
-def _is_ours(complaint: Complaint) -> bool:
-    """Whether a validator of ours refuses the value, whatever type it has."""
+def _is_from_validator(complaint: Complaint) -> bool:
+    """True if a validator of the house refuses the value, whatever type it has."""
     return complaint.error["type"] == "value_error"
 
 
 def _fix(complaint: Complaint, value: object) -> str:
-    kind = complaint.kind
-    choices = [str(choice) for part in (kind, *kind.members) for choice in part.choices]
+    schema = complaint.schema
+    choices = [str(choice) for option in (schema, *schema.members) for choice in option.choices]
     if complaint.error["type"] in _FIXES:
         return _FIXES[complaint.error["type"]]
     if value is None:
         return "write a value behind the key"
     if choices and isinstance(value, str):
         return f"write one of these{did_you_mean(value, choices)}"
-    if kind.base is str and isinstance(value, int | float) and not _is_ours(complaint):
+    if schema.base is str and isinstance(value, int | float) and not _is_from_validator(complaint):
         return "put quotes around it"
-    if len(kind.items) == 1 and not isinstance(value, list | dict):
-        return f"write [{shown(value)}] for a list of one"
+    if len(schema.items) == 1 and not isinstance(value, list | dict):
+        return f"write [{short_text(value)}] for a list of one"
     return "change this value"

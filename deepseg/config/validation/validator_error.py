@@ -1,4 +1,4 @@
-"""How a validator of a config model says what is wrong: got, expected, fix, under a stable code."""
+"""The error of a validator of a config model: got, expected, fix, under a stable code."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pydantic_core import PydanticCustomError
 
 
 def invalid(code: str, *, got: str, expected: str, fix: str) -> PydanticCustomError:
-    """The error that a pydantic validator raises; reading.py turns it into a `Problem`."""
-    # The parts travel as context, because pydantic formats the template and users may type braces.
+    """Error that a pydantic validator raises; it becomes a `Problem` with the place in the file."""
+    # The texts travel as context, because pydantic formats the template and users may type braces.
     return PydanticCustomError(
         "refusal", "{got}", {"code": code, "got": got, "expected": expected, "fix": fix}
     )

@@ -4,14 +4,14 @@ from contextlib import suppress
 
 import pytest
 
-from deepseg.config.deepmedic.row_types import Key, Old
-from deepseg.config.deepmedic.translate import KEYS, translated
+from deepseg.config.deepmedic.key_rules import Key, OldKey
+from deepseg.config.deepmedic.translate import KEYS, translate
+from deepseg.config.files.cfg_file import read_cfg
 from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
 from deepseg.config.validation.type_descriptions import SchemaType, schema_type_of_field
-from deepseg.config.validation.validate import read_cfg
 from deepseg.errors import DeepsegError
 
 MODELS = {"model": ModelConfig, "train": TrainConfig, "test": TestConfig}
@@ -195,14 +195,14 @@ def is_key_of(kind, path):
 @pytest.mark.parametrize("kind", MODELS)
 def test_old_keys_lead_to_keys_of_the_table(kind):
     names = {row.name for row in KEYS[kind] if isinstance(row, Key)}
-    assert {row.new for row in KEYS[kind] if isinstance(row, Old)} <= names
+    assert {row.new for row in KEYS[kind] if isinstance(row, OldKey)} <= names
 
 
 # Model files
 
 
 def test_a_minimal_model_has_deepmedics_own_defaults(write):
-    document = translated(read_cfg(write(MODEL)), "model").document
+    document = translate(read_cfg(write(MODEL)), "model").document
     assert document.values == {
         "name": "deepmedic",
         "classes": ["background", "class1", "class2"],
@@ -395,7 +395,7 @@ def test_an_unknown_padding_is_refused_with_the_known_ones(complaints):
 
 
 def test_a_minimal_train_file_has_deepmedics_own_defaults(write):
-    document = translated(read_cfg(write(TRAIN)), "train").document
+    document = translate(read_cfg(write(TRAIN)), "train").document
     assert document.values == {
         "name": "trainSession",
         "output": "out",
@@ -412,7 +412,7 @@ def test_validation_has_deepmedics_own_defaults(write):
 performValidationOnSamplesThroughoutTraining = True
 performFullInferenceOnValidationImagesEveryFewEpochs = True
 """
-    document = translated(read_cfg(write(TRAIN + VALIDATION + more)), "train").document
+    document = translate(read_cfg(write(TRAIN + VALIDATION + more)), "train").document
     assert document.values["validation"] == {
         "cases": {"channels": ["v_flair.cfg", "v_t1.cfg"], "labels": "v_labels.cfg"},
         "samples": {"segments": 3000, "sampling": {"type": "uniform"}},
@@ -717,7 +717,7 @@ def test_problems_of_both_vocabularies_come_together_in_the_order_of_each(compla
 
 def test_every_entry_of_a_joint_list_points_to_the_key_it_came_from(write):
     more = "layersToFreezeFC = [1]\nlayersToFreezeNormal = [2, 3]\nlayersToFreezeSubsampled = [4]"
-    document = translated(read_cfg(write(TRAIN + more)), "train").document
+    document = translate(read_cfg(write(TRAIN + more)), "train").document
     layers = document.values["freeze"]["layers"]
     assert {layer: document.place(("freeze", "layers", i)) for i, layer in enumerate(layers)} == {
         "normal.2": "some.cfg:5 layersToFreezeNormal",
@@ -729,7 +729,7 @@ def test_every_entry_of_a_joint_list_points_to_the_key_it_came_from(write):
 
 def test_of_two_keys_for_one_thing_the_later_of_the_table_wins_and_is_blamed(write):
     more = "augm_sample_prms_tr = {'reflect': (0.5, 0, 0)}\nreflectImagesPerAxis = [0, 1, 1]"
-    document = translated(read_cfg(write(TRAIN + more)), "train").document
+    document = translate(read_cfg(write(TRAIN + more)), "train").document
     assert document.values["training"]["augmentation"] == {"reflect": [0.0, 0.5, 0.5]}
     place = document.place(("training", "augmentation", "reflect"))
     assert place == "some.cfg:5 reflectImagesPerAxis"
@@ -739,7 +739,7 @@ def test_of_two_keys_for_one_thing_the_later_of_the_table_wins_and_is_blamed(wri
 
 
 def test_a_minimal_test_file_has_deepmedics_own_defaults(write):
-    document = translated(read_cfg(write(TEST)), "test").document
+    document = translate(read_cfg(write(TEST)), "test").document
     assert document.values == {
         "name": "testSession",
         "output": "out",

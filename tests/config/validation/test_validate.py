@@ -14,15 +14,13 @@ from pydantic import (
     model_validator,
 )
 
-from deepseg.config.validation.validate import (
-    ConfigPath,
-    Document,
-    invalid,
-    problems_of,
-    read_cfg,
-    read_yaml,
-    validate,
-)
+from deepseg.config.files.cfg_file import read_cfg
+from deepseg.config.files.document import Document
+from deepseg.config.files.yaml_file import read_yaml
+from deepseg.config.settings import ConfigPath
+from deepseg.config.validation.validate import validate
+from deepseg.config.validation.validation_errors import problems_of
+from deepseg.config.validation.validator_error import invalid
 from deepseg.errors import DeepsegError
 
 Count = Annotated[int, Field(ge=1, strict=True)]
