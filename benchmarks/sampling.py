@@ -26,9 +26,9 @@ from deepseg.config.blocks.sampling import Sampling
 from deepseg.config.cases import Preparation
 from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
+from deepseg.data.case_cache import prepared_folder
 from deepseg.data.cases.case import Case
-from deepseg.data.preparation import prepared_folder
-from deepseg.data.segments.loader import joined
+from deepseg.data.segments.loader import collate
 from deepseg.data.segments.segment_dataset import SegmentDataset, SegmentRules
 from deepseg.model.layout import layout
 
@@ -99,7 +99,7 @@ def per_second(segments: SegmentDataset, subepoch: int) -> float:
     count = segments.rules.segments
     started = time.process_time()
     for first in range(0, count, BATCH):
-        joined([segments[subepoch, index] for index in range(first, min(first + BATCH, count))])
+        collate([segments[subepoch, index] for index in range(first, min(first + BATCH, count))])
     return count / (time.process_time() - started)
 
 

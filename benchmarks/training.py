@@ -39,8 +39,8 @@ from deepseg.config.blocks.sampling import Sampling
 from deepseg.config.cases import CasesConfig, Preparation
 from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
+from deepseg.data.case_cache import prepared_folder
 from deepseg.data.cases.case import list_cases
-from deepseg.data.preparation import prepared_folder
 from deepseg.data.segments.loader import Batch, SegmentLoader
 from deepseg.data.segments.segment_dataset import SegmentDataset, SegmentRules
 from deepseg.model.layout import layout

@@ -14,7 +14,12 @@ from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.report.console import Console
-from deepseg.sessions.checked_cases import CheckedCases, checked_cases, training_and_held_out
+from deepseg.sessions.checked_cases import (
+    CheckedCases,
+    CheckRules,
+    checked_cases,
+    training_and_held_out,
+)
 from deepseg.sessions.compatibility import testing_incompatibilities
 from deepseg.sessions.model_files import session_model, session_models
 from deepseg.sessions.tables import cases_table, network_table
@@ -98,7 +103,8 @@ def _test_tables(config_file: Path, typed: Path | None, console: Console) -> str
     network = models[0].config
     network_table(console, network)
     raise_if_any(testing_incompatibilities(loaded.config, models))
-    cases = checked_cases(loaded.config.cases, network, console, needs_labels=False, what="cases")
+    rules = CheckRules(title="cases", needs_labels=False)
+    cases = checked_cases(loaded.config.cases, network, console, rules)
     return _text(network, {"cases": cases})
 
 
@@ -108,7 +114,7 @@ def _text(network: ModelConfig, groups: Mapping[str, CheckedCases]) -> str:
     console = Console(stream=page)
     network_table(console, network)
     for title, cases in groups.items():
-        cases_table(console, title, cases.facts, network.classes)
+        cases_table(console, title, cases.summaries, network.classes)
     return page.getvalue()
 
 

@@ -17,7 +17,7 @@ from deepseg.inference import memory
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.devices import chosen_device, slowness
 from deepseg.report.console import Console
-from deepseg.sessions.checked_cases import MOST_THREADS, CheckedCases, checked_cases
+from deepseg.sessions.checked_cases import THREADS, CheckedCases, CheckRules, checked_cases
 from deepseg.sessions.compatibility import preparation_for, testing_incompatibilities
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.model_files import session_models
@@ -132,18 +132,16 @@ def _checked(
     config: TestConfig, models: Sequence[Checkpoint], folder: SessionFolder, part: Shard | None
 ) -> CheckedCases:
     """The cases, once nothing is wrong with them."""
-    checked = checked_cases(
-        config.cases,
-        models[0].config,
-        folder.console,
+    rules = CheckRules(
+        title="cases",
         needs_labels=False,
-        what="cases",
+        skip_faulty=config.keep_going,
+        shard=part,
         cache=folder.path / "cache",
-        only_good=config.keep_going,
-        part=part,
         # A limit is kept by reading one case at a time.
-        threads=MOST_THREADS if config.inference.memory is None else 1,
+        threads=THREADS if config.inference.memory is None else 1,
     )
+    checked = checked_cases(config.cases, models[0].config, folder.console, rules)
     for model in models:
         _warn_of_spacing(checked, model, folder.console)
     return checked
@@ -217,14 +215,14 @@ def _warn_of_spacing(checked: CheckedCases, model: Checkpoint, console: Console)
     resampled = model.preparation is not None and model.preparation.resample is not None
     if resampled or model.spacing_mm is None:
         return
-    for facts in checked.facts:
-        if facts.spacing_mm is None:
+    for summary in checked.summaries:
+        if summary.spacing_mm is None:
             continue
-        pairs = zip(facts.spacing_mm, model.spacing_mm, strict=True)
+        pairs = zip(summary.spacing_mm, model.spacing_mm, strict=True)
         ratio = max(max(a / b, b / a) for a, b in pairs)
         if ratio > SAME_SPACING:
             console.warn(
-                f"{facts.name} has voxels of {_mm(facts.spacing_mm)}, the model learnt with "
+                f"{summary.name} has voxels of {_mm(summary.spacing_mm)}, the model learnt with "
                 f"{_mm(model.spacing_mm)}: expect a worse segmentation, or train with the key "
                 "'resample'"
             )

@@ -20,7 +20,7 @@ from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, read_ch
 from deepseg.model.cost import multiply_adds, multiply_adds_in_inference
 from deepseg.model.layout import LayerPlan, Layout, layout
 from deepseg.report.console import Console
-from deepseg.sessions.tables import TAKEN, network_table
+from deepseg.sessions.tables import PLAN_COLUMNS, network_table
 from deepseg.transfer.rules import in_options
 from deepseg.transfer.source import Source, read_named_tensors
 
@@ -98,7 +98,7 @@ def _show_model(model: Checkpoint, console: Console) -> None:
     rows += [[f"rule {option}", words] for option, words in in_options(rules)]
     console.table("about it", ["", ""], rows)
     if source is not None and source.layers:
-        console.table(f"taken from {source.file}", TAKEN, source.layers)
+        console.table(f"taken from {source.file}", PLAN_COLUMNS, source.layers)
 
 
 def _show_tensors(source: Source, console: Console) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from deepseg.config.load import load
 from deepseg.config.settings import Precision
 from deepseg.config.training import TrainConfig
-from deepseg.data.segments.loader import SegmentLoader
+from deepseg.data.segments.loader import BatchShard, SegmentLoader
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.devices import chosen_device, slowness
 from deepseg.sessions.checked_cases import CheckedCases, training_and_held_out
@@ -105,8 +105,7 @@ def train(
             workers=config.workers,
             first=run.next_subepoch,
             pin=computer.type == "cuda",
-            rank=ranks.rank,
-            ranks=ranks.world_size,
+            shard=BatchShard(ranks.rank, ranks.world_size),
             warn=console.warn,
         ) as loader:
             while not run.is_finished:
@@ -122,7 +121,7 @@ def train(
 
 def _with_preparation(model: Checkpoint, config: TrainConfig, training: CheckedCases) -> Checkpoint:
     """The model with the preparation and the cases that it learns with from now on."""
-    cohort = training_cohort(training.facts, config.preparation, model.config.channels)
+    cohort = training_cohort(training.summaries, config.preparation, model.config.channels)
     return replace(model, preparation=config.preparation, cohort=cohort)
 
 

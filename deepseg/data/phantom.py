@@ -83,7 +83,7 @@ def mni_brain() -> Brain:
         DeepsegError: ``demo-extra-missing``, if nilearn is not installed.
     """
     with warnings.catch_warnings():
-        # What nilearn and its own dependencies announce to developers is not for our users.
+        # Announcements of nilearn and its dependencies to developers are not for our users.
         warnings.simplefilter("ignore")
         try:
             from nilearn import datasets
@@ -125,7 +125,7 @@ def write_cases(
     task: Task = "lesions",
     brain: Brain | None = None,
 ) -> list[Path]:
-    """Write ``case01/``, ``case02/``, … and, for every part of ``split``, a table of its cases.
+    """Write ``case01/``, ``case02/``, … and, for every entry of ``split``, a table of its cases.
 
     A case depends on ``seed``, its number and ``brain`` only; the same call writes the same bytes.
 
@@ -220,12 +220,12 @@ def _deformed(brain: Brain, *, rng: np.random.Generator) -> Brain:
     for axis in range(3):
         places[axis] += (2.5 / VOXEL_MM) * _smooth_field(shape, 32.0, rng=rng).ravel()
 
-    def moved(volume: FloatVolume) -> FloatVolume:
+    def deformed(volume: FloatVolume) -> FloatVolume:
         new: FloatVolume = ndimage.map_coordinates(volume, places, order=1).reshape(shape)
         return new
 
-    mask = moved(brain.mask.astype(np.float32)) >= 0.5
-    t1, grey, white = (moved(volume) * mask for volume in (brain.t1, brain.grey, brain.white))
+    mask = deformed(brain.mask.astype(np.float32)) >= 0.5
+    t1, grey, white = (deformed(volume) * mask for volume in (brain.t1, brain.grey, brain.white))
     return Brain(t1, grey, white, mask, brain.affine)
 
 
@@ -262,9 +262,9 @@ def _blobs(
         blob = _blob(rng.uniform(*radii_mm), rng=rng)
         reach = blob.shape[0] // 2
         a, b, c = (int(n) - reach for n in np.unravel_index(flat, weight.shape))
-        part = Box((a, b, c), (2 * reach + 1,) * 3).within((x, y, z))
-        inside = part.moved((-a, -b, -c)).slices
-        filled[part.slices] = np.maximum(filled[part.slices], blob[inside])
+        region = Box((a, b, c), (2 * reach + 1,) * 3).within((x, y, z))
+        inside = region.moved((-a, -b, -c)).slices
+        filled[region.slices] = np.maximum(filled[region.slices], blob[inside])
     return filled
 
 
@@ -277,7 +277,7 @@ def _lesion_fraction(brain: Brain, *, rng: np.random.Generator) -> FloatVolume:
 
 
 def _lookalikes(brain: Brain, *, rng: np.random.Generator) -> FloatVolume:
-    """How much ``(X, Y, Z)``, from 0 to 1, a healthy voxel looks like a lesion in FLAIR."""
+    """Likeness ``(X, Y, Z)``, from 0 to 1, of healthy voxels to lesions in FLAIR."""
     balls = _blobs(brain.grey**4, int(rng.integers(10, 26)), radii_mm=(3.0, 6.5), rng=rng)
     hot_spots = balls * brain.grey  # the part of a ball that is cortex is a thin shell
     core = ndimage.binary_erosion(brain.mask, iterations=round(24 / VOXEL_MM))

@@ -16,7 +16,7 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from deepseg.data.images.resampling import box_read, part, resample
+from deepseg.data.images.resampling import box_read, cropped_geometry, resample
 from deepseg.data.images.volumes import Geometry
 from deepseg.data.preparation import PreparedCase
 from deepseg.geometry.boxes import Box, Int3, per_axis, volume
@@ -154,7 +154,10 @@ class View:
     def _on_own_grid(self, one: Map, needed: Box, block: Box) -> Map:
         if self.case.geometry == self.grid:
             return one
-        source, target = part(self.case.geometry, needed), part(self.grid, block)
+        source, target = (
+            cropped_geometry(self.case.geometry, needed),
+            cropped_geometry(self.grid, block),
+        )
         return np.asarray(resample(one, source, target, order=1), np.float32)
 
 

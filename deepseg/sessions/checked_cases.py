@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -15,22 +13,49 @@ from typing import TypeVar
 from deepseg.config.cases import CasesConfig, Preparation
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import TrainConfig
+from deepseg.data.case_cache import prepared_folder
 from deepseg.data.cases.case import Case, list_cases
-from deepseg.data.cases.checks import CaseSummary, examine, find_problems
-from deepseg.data.preparation import fingerprint, prepared_folder
-from deepseg.errors import (
-    DeepsegError,
-    OutputNotWritable,
-    Problem,
-    raise_if_any,
-)
+from deepseg.data.cases.checks import examine
+from deepseg.data.cases.cohort_checks import CohortRules, find_problems
+from deepseg.data.cases.summary import CaseSummary
+from deepseg.errors import DeepsegError, OutputNotWritable, Problem, raise_if_any
 from deepseg.report.console import Console
 from deepseg.sessions.compatibility import training_incompatibilities
 from deepseg.sessions.processes.shard import Shard
+from deepseg.sessions.summary_cache import SummaryCache
 from deepseg.sessions.tables import cases_table
-from deepseg.storage.atomic import writable, write_json
+from deepseg.storage.atomic import writable
 
-MOST_THREADS = 8  # each holds a whole case
+THREADS = 8  # that read cases at the same time, each a whole one
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class CheckRules:
+    """What cases are for, and how they are checked.
+
+    Attributes:
+        title: Name of these cases for people: ``training cases``.
+        needs_labels: A case without labels is a problem.
+        allow_missing_classes: A class that no case has is only a warning.
+        resampled: All cases are brought to one voxel size.
+        skip_faulty: Leave out cases with problems, as long as there may be one without.
+        shard: Check these cases only; what is wrong with all of them together may be right with
+            those of the other shards.
+        cache: Folder that remembers summaries, as long as the files do not change.
+        threads: Cases that are read at the same time, each whole in memory.
+    """
+
+    title: str
+    needs_labels: bool
+    allow_missing_classes: bool = False
+    resampled: bool = False
+    skip_faulty: bool = False
+    shard: Shard | None = None
+    cache: Path | None = None
+    threads: int = THREADS
 
 
 @dataclass(frozen=True)
@@ -38,13 +63,13 @@ class CheckedCases:
     """Cases in which nothing is wrong.
 
     Attributes:
-        cases: Where their files are.
-        facts: What was found in each.
+        cases: Their files.
+        summaries: Of each case.
         left_out: Problems of the cases that were left out.
     """
 
     cases: tuple[Case, ...]
-    facts: tuple[CaseSummary, ...]
+    summaries: tuple[CaseSummary, ...]
     left_out: tuple[Problem, ...] = ()
 
 
@@ -57,37 +82,36 @@ def training_and_held_out(
         DeepsegError: All problems of all cases, and of settings that do not fit the model.
     """
     problems = list(training_incompatibilities(config, model))
-    groups = {"training cases": config.training.cases}
+    rules = CheckRules(
+        title="training cases",
+        needs_labels=True,
+        allow_missing_classes=config.training.cases.allow_missing_classes,
+        resampled=config.preparation.resample is not None,
+        cache=cache,
+    )
+    groups = [(config.training.cases, rules)]
     if config.validation is not None:
-        groups["validation cases"] = config.validation.cases
-    found = {}
-    for what, settings in groups.items():
+        # Few cases are held out: a rare class may be in none of them.
+        held_out_rules = replace(rules, title="validation cases", allow_missing_classes=True)
+        groups.append((config.validation.cases, held_out_rules))
+    checked = []
+    for settings, group_rules in groups:
         try:
-            found[what] = checked_cases(
-                settings,
-                model,
-                console,
-                needs_labels=True,
-                # Few cases are held out: a rare class may be in none of them.
-                allow_missing_classes=settings.allow_missing_classes or what != "training cases",
-                resampled=config.preparation.resample is not None,
-                cache=cache,
-                what=what,
-            )
+            checked.append(checked_cases(settings, model, console, group_rules))
         except OutputNotWritable:
             raise
         except DeepsegError as error:
             problems += error.problems
     raise_if_any(dict.fromkeys(problems))
-    training, held_out = found["training cases"], found.get("validation cases")
+    training, held_out = checked[0], checked[1] if len(checked) > 1 else None
     if held_out is not None:
         _warn_of_shared_cases(training, held_out, console)
     return training, held_out
 
 
 def _warn_of_shared_cases(training: CheckedCases, held_out: CheckedCases, console: Console) -> None:
-    known = {facts.images for facts in training.facts}
-    shared = [facts.name for facts in held_out.facts if facts.images in known]
+    images = {summary.images for summary in training.summaries}
+    shared = [summary.name for summary in held_out.summaries if summary.images in images]
     if shared:
         console.warn(
             f"validation cases that are also trained on: {', '.join(shared)}; their scores say "
@@ -96,68 +120,79 @@ def _warn_of_shared_cases(training: CheckedCases, held_out: CheckedCases, consol
 
 
 def checked_cases(
-    settings: CasesConfig,
-    model: ModelConfig,
-    console: Console,
-    *,
-    needs_labels: bool,
-    what: str,
-    allow_missing_classes: bool = False,
-    resampled: bool = False,
-    cache: Path | None = None,
-    only_good: bool = False,
-    part: Shard | None = None,
-    threads: int = MOST_THREADS,
+    settings: CasesConfig, model: ModelConfig, console: Console, rules: CheckRules
 ) -> CheckedCases:
-    """List the cases, read every file of them once, and show what they are.
+    """List the cases, read every file of them once, and show a table of them.
 
     Args:
-        settings: Where they are.
-        model: Whose channels and classes they must have.
-        console: Shows progress, warnings and a table.
-        needs_labels: Whether a case without labels is a problem.
-        what: Name of these cases for people: ``training cases``.
-        allow_missing_classes: Whether a class that no case has is only a warning.
-        resampled: Whether all cases are brought to one voxel size.
-        cache: Folder that remembers what was found, as long as the files do not change.
-        only_good: Leave out cases with problems, as long as there may be one without.
-        part: Look at this part of the cases only; what is wrong with all of them together may be
-            right with those of the other parts.
-        threads: Cases that are looked at together, each whole in memory.
+        settings: Files that list the cases.
+        model: Whose channels and classes the cases must have.
+        console: Shows progress, warnings and the table.
+        rules: What the cases are for.
 
     Raises:
         DeepsegError: All problems of all cases.
     """
     cases = list_cases(settings, model.channels)
-    if part is not None:
-        cases = list(part.of(cases))
-    stamps = [_stamp(case, model, needs_labels) for case in cases]
-    known = [_remembered(cache, stamp) for stamp in stamps]
-    judge = partial(examine, class_count=len(model.classes), needs_labels=needs_labels)
-    todo = [case for case, facts in zip(cases, known, strict=True) if facts is None]
-    found = iter(_each(judge, todo, console, f"checking {what}", threads=threads))
-    facts = [next(found) if one is None else one for one in known]
-    for stamp, one in zip(stamps, facts, strict=True):
-        _remember(cache, stamp, one)
-    left_out: tuple[Problem, ...] = ()
-    if only_good and (part is not None or any(not one.problems for one in facts)):
-        left_out = tuple(problem for one in facts for problem in one.problems)
-        for one in facts:
-            if one.problems:
-                console.warn(f"no result for {one.name}; going on with the other cases")
-        cases = [case for case, one in zip(cases, facts, strict=True) if not one.problems]
-        facts = [one for one in facts if not one.problems]
+    if rules.shard is not None:
+        cases = list(rules.shard.of(cases))
+    summaries = _summaries(cases, model, console, rules)
+    checked = CheckedCases(tuple(cases), tuple(summaries))
+    if rules.skip_faulty:
+        checked = _without_faulty(checked, console, rules)
     problems, warnings = find_problems(
-        facts, classes=model.classes, needs_labels=needs_labels,
-        allow_missing_classes=allow_missing_classes, resampled=resampled,
-    )  # fmt: skip
-    if part is not None:
-        problems = list(dict.fromkeys(problem for one in facts for problem in one.problems))
+        checked.summaries,
+        CohortRules(
+            classes=model.classes,
+            needs_labels=rules.needs_labels,
+            allow_missing_classes=rules.allow_missing_classes,
+            resampled=rules.resampled,
+        ),
+    )
+    if rules.shard is not None:
+        problems = _problems(checked.summaries)
     for warning in warnings:
         console.warn(warning)
     raise_if_any(problems)
-    cases_table(console, what, facts, model.classes)
-    return CheckedCases(tuple(cases), tuple(facts), left_out)
+    cases_table(console, rules.title, checked.summaries, model.classes)
+    return checked
+
+
+def _summaries(
+    cases: Sequence[Case], model: ModelConfig, console: Console, rules: CheckRules
+) -> list[CaseSummary]:
+    """A summary of every case; only those are read whose summary is not remembered."""
+    class_count = len(model.classes)
+    cache = SummaryCache(rules.cache, model.channels, class_count, rules.needs_labels)
+    read = partial(examine, class_count=class_count, needs_labels=rules.needs_labels)
+    stamps = [cache.stamp(case) for case in cases]
+    remembered = [cache.load(stamp) for stamp in stamps]
+    unread = [case for case, entry in zip(cases, remembered, strict=True) if entry is None]
+    title = f"checking {rules.title}"
+    new = iter(_on_threads(read, unread, console, title, threads=rules.threads))
+    summaries = [next(new) if entry is None else entry for entry in remembered]
+    for stamp, summary in zip(stamps, summaries, strict=True):
+        cache.store(stamp, summary)
+    return summaries
+
+
+def _without_faulty(checked: CheckedCases, console: Console, rules: CheckRules) -> CheckedCases:
+    """The cases without problems; all of them if there are no others here or elsewhere."""
+    is_faulty = [bool(summary.problems) for summary in checked.summaries]
+    if rules.shard is None and all(is_faulty):
+        return checked
+    for summary in checked.summaries:
+        if summary.problems:
+            console.warn(f"no result for {summary.name}; going on with the other cases")
+    return CheckedCases(
+        cases=tuple(c for c, faulty in zip(checked.cases, is_faulty, strict=True) if not faulty),
+        summaries=tuple(summary for summary in checked.summaries if not summary.problems),
+        left_out=tuple(p for summary in checked.summaries for p in summary.problems),
+    )
+
+
+def _problems(summaries: Sequence[CaseSummary]) -> list[Problem]:
+    return list(dict.fromkeys(problem for summary in summaries for problem in summary.problems))
 
 
 def prepared_cases(
@@ -167,26 +202,28 @@ def prepared_cases(
     cache: Path,
     console: Console,
     *,
-    what: str,
+    title: str,
 ) -> list[Path]:
-    """The folders of the prepared cases, made now unless they are there."""
+    """Folders of the prepared cases, made now unless they are there.
+
+    Args:
+        channels: The model's channel names.
+        cache: Folder of these folders.
+        title: Name of the cases for people.
+    """
     with writable(cache):
         cache.mkdir(parents=True, exist_ok=True)
-    make = partial(prepared_folder, preparation=preparation, channels=channels, cache=cache)
-    return _each(make, checked.cases, console, f"preparing {what}")
+    folder_of = partial(prepared_folder, preparation=preparation, channels=channels, cache=cache)
+    return _on_threads(folder_of, checked.cases, console, f"preparing {title}")
 
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-def _each(
+def _on_threads(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     console: Console,
     title: str,
     *,
-    threads: int = MOST_THREADS,
+    threads: int = THREADS,
 ) -> list[Result]:
     """``function`` of every item, in their order; reading and unpacking files leaves Python free.
 
@@ -201,33 +238,3 @@ def _each(
             results.append(result)
             advance()
     return results
-
-
-def _stamp(case: Case, model: ModelConfig, needs_labels: bool) -> str | None:
-    """What was found stays true as long as this does not change; None if a file is missing."""
-    if case.missing:
-        return None
-    files_and_channels = fingerprint(case, Preparation(), model.channels)
-    asked = (case.name, case.where, len(model.classes), needs_labels, case.trust_arrays)
-    return f"{files_and_channels}-{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}"
-
-
-def _remembered(cache: Path | None, stamp: str | None) -> CaseSummary | None:
-    if cache is None or stamp is None:
-        return None
-    try:
-        return CaseSummary.from_json(
-            json.loads((cache / "facts" / f"{stamp}.json").read_text("utf-8"))
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _remember(cache: Path | None, stamp: str | None, facts: CaseSummary) -> None:
-    if cache is None or stamp is None or facts.problems:
-        return
-    path = cache / "facts" / f"{stamp}.json"
-    if not path.exists():
-        with writable(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, facts.to_json())

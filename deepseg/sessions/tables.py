@@ -1,4 +1,4 @@
-"""The tables that sessions begin with: what the network is, and what the cases are."""
+"""The tables that sessions begin with: of the network, the cases, and a transfer of weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from deepseg.config.model import ModelConfig
-from deepseg.data.cases.checks import CaseSummary
+from deepseg.data.cases.summary import CaseSummary
 from deepseg.geometry.boxes import Int3, add, ceil_div, mul, sub, text, volume
 from deepseg.geometry.receptive_field import shrinkage
 from deepseg.model.layout import Layout, PathwayLayout, layout
@@ -14,7 +14,7 @@ from deepseg.report.console import Console
 from deepseg.transfer.plan import Plan
 
 BYTES_PER_VALUE = 4
-TAKEN = ["layer", "from", "kernels", "inputs", "what stays new or is made"]  # a plan's table
+PLAN_COLUMNS = ["layer", "from", "kernels", "inputs", "what stays new or is made"]
 KEPT_PER_LAYER = 3  # input, normalised and activated: what a training step keeps of each layer
 
 
@@ -74,43 +74,43 @@ def _megabytes(plan: Layout, segment: Int3) -> float:
 
 
 def transfer_table(console: Console, plan: Plan) -> None:
-    """Show what becomes of every layer, and what holds for the model as a whole."""
-    console.table(f"weights from {plan.source.file} ({plan.source.kind})", TAKEN, plan.table())
+    """Show the origin of every layer's weights, and the notes on the model as a whole."""
+    console.table(
+        f"weights from {plan.source.file} ({plan.source.kind})", PLAN_COLUMNS, plan.table()
+    )
     for note in plan.notes:
         console.say(note)
     console.say(plan.summary())
 
 
 def cases_table(
-    console: Console, title: str, facts: Sequence[CaseSummary], classes: Sequence[str]
+    console: Console, title: str, summaries: Sequence[CaseSummary], classes: Sequence[str]
 ) -> None:
     """Show number, size, spacing and class voxels of some cases."""
-    shapes = Counter(text(one.shape) for one in facts if one.shape is not None)
+    shapes = Counter(text(summary.shape) for summary in summaries if summary.shape is not None)
     spacings = Counter(
-        " x ".join(f"{mm:.3g}" for mm in one.spacing_mm)
-        for one in facts
-        if one.spacing_mm is not None
+        " x ".join(f"{mm:.3g}" for mm in summary.spacing_mm)
+        for summary in summaries
+        if summary.spacing_mm is not None
     )
     rows = [
-        ["cases", str(len(facts))],
-        ["voxels", _listed(shapes)],
-        ["spacing in mm", _listed(spacings)],
+        ["cases", str(len(summaries))],
+        ["voxels", _most_common(shapes)],
+        ["spacing in mm", _most_common(spacings)],
     ]
-    counted = [one.class_voxels for one in facts if one.class_voxels is not None]
-    if counted:
-        total = sum(sum(voxels) for voxels in counted)
-        for label, name in enumerate(classes):
-            own = sum(voxels[label] for voxels in counted)
-            having = sum(voxels[label] > 0 for voxels in counted)
-            rows.append(
-                [f"class {label} {name}", f"{own:,} voxels ({own / total:.2%}) in {having} cases"]
-            )
+    counts = [summary.class_voxels for summary in summaries if summary.class_voxels is not None]
+    total = sum(map(sum, counts))
+    for label, name in enumerate(classes if counts else ()):
+        voxels = sum(count[label] for count in counts)
+        cases = sum(count[label] > 0 for count in counts)
+        share = f"{voxels:,} voxels ({voxels / total:.2%}) in {cases} cases"
+        rows.append([f"class {label} {name}", share])
     console.table(title, ["", ""], rows)
 
 
-def _listed(counts: Counter[str]) -> str:
-    parts = [
+def _most_common(counts: Counter[str]) -> str:
+    values = [
         f"{value} ({times})" if len(counts) > 1 else value for value, times in counts.most_common(3)
     ]
     more = len(counts) - 3
-    return ", ".join(parts) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(values) + (f" and {more} more" if more > 0 else "")

@@ -7,10 +7,11 @@ import re
 import shutil
 import signal
 import time
-from functools import cache
+from functools import cache, partial
 
 import pytest
 
+from deepseg.data.segments.loader import SegmentLoader
 from deepseg.sessions.folder import SessionFolder
 from deepseg.training.optimization import Optimizer
 from tests.commands.conftest import CHECKOUT
@@ -254,7 +255,8 @@ def test_a_killed_worker_costs_no_bits(command, place, undisturbed, same_session
 
 def test_workers_that_die_again_and_again_end_the_session(command, place, monkeypatch, killing):
     prepare(place.path, workers=1)
-    monkeypatch.setattr("deepseg.data.segments.loader.ATTEMPTS", 1)
+    impatient = partial(SegmentLoader, attempts=1)
+    monkeypatch.setattr("deepseg.commands.train.SegmentLoader", impatient)
     killing(5)
     result = command(*TRAIN)
     assert result.returncode == 137

@@ -25,14 +25,14 @@ SPOILT = """\
 import os
 if os.environ.get("RANK") == "1":
     import torch
-    from deepseg.data.segments import loader as stream
+    from deepseg.data.segments import loader
     from deepseg.errors import DeepsegError, Problem
-    joined = stream.joined
+    collate = loader.collate
     def spoilt(samples):
-        batch = joined(samples)
+        batch = collate(samples)
         {what}
         return batch
-    stream.joined = spoilt
+    loader.collate = spoilt
 """
 NOT_FINITE = "batch.inputs[0].fill_(float('nan'))"
 RAISES = "raise DeepsegError(Problem('file-missing', 'no file', 'a file', 'add it', 'b/T1.nii.gz'))"

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepseg.config.cases import ZScore
-from deepseg.data import intensity
 from deepseg.data.intensity import (
     mean_and_deviation,
     normalise,
@@ -170,20 +169,18 @@ def test_an_image_is_normalised_in_place_where_that_is_wished():
     assert np.array_equal(ramp, expected)
 
 
-def test_mean_and_deviation_do_not_depend_on_slabs(monkeypatch):
+def test_mean_and_deviation_do_not_depend_on_slabs():
     values = np.random.default_rng(0).normal(1e4, 1, (7, 11, 13)).astype(np.float32)
     expected = values.mean(dtype=np.float64), values.std(dtype=np.float64)
     for slab in (1, 10, 5000):
-        monkeypatch.setattr(intensity, "SLAB", slab)
-        assert mean_and_deviation(values) == pytest.approx(expected, rel=1e-12)
+        assert mean_and_deviation(values, slab=slab) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("settings", [ZScore(), ZScore(above_mean=True)])
-def test_normalising_makes_no_float64_copy(settings, monkeypatch):
-    monkeypatch.setattr(intensity, "SLAB", 1 << 14)
+def test_normalising_makes_no_float64_copy(settings):
     image = np.random.default_rng(0).normal(size=(64, 128, 128)).astype(np.float32)
     tracemalloc.start()
-    z_score(image, None, settings, out=image)
+    z_score(image, None, settings, out=image, slab=1 << 14)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 1.3 * image.nbytes  # the voxels kept and a mask, or next to nothing

@@ -7,14 +7,9 @@ import numpy as np
 import pytest
 
 from deepseg.config.cases import Preparation, ZScore
+from deepseg.data.case_cache import fingerprint, open_prepared, prepared_folder
 from deepseg.data.cases.case import Case
-from deepseg.data.preparation import (
-    channel_bytes,
-    fingerprint,
-    open_prepared,
-    prepared,
-    prepared_folder,
-)
+from deepseg.data.preparation import channel_bytes, prepare
 
 SHAPE = (9, 12, 7)
 NAMES = ("T1", "FLAIR")
@@ -53,7 +48,7 @@ def loaded(path):
 
 
 def test_channels_become_z_scores_of_the_region_of_interest(case):
-    found = prepared(case, Preparation(), NAMES)
+    found = prepare(case, Preparation(), NAMES)
     roi = loaded(case.roi) > 0
     for channel, path in zip(found.channels, case.channels, strict=True):
         image = loaded(path).astype(np.float64)
@@ -66,31 +61,31 @@ def test_channels_become_z_scores_of_the_region_of_interest(case):
 def test_labels_are_mapped(case):
     expected = loaded(case.labels)
     assert np.array_equal(
-        prepared(case, Preparation(), NAMES).labels, np.where(expected == 4, 1, expected)
+        prepare(case, Preparation(), NAMES).labels, np.where(expected == 4, 1, expected)
     )
 
 
 def test_only_the_channels_named_are_normalised(case):
-    found = prepared(case, Preparation(z_score=ZScore(channels=("FLAIR",))), NAMES)
+    found = prepare(case, Preparation(z_score=ZScore(channels=("FLAIR",))), NAMES)
     assert np.array_equal(found.channels[0], loaded(case.channels[0]))
     assert not np.array_equal(found.channels[1], loaded(case.channels[1]))
 
 
 def test_none_leaves_intensities_alone(case):
-    found = prepared(case, Preparation(z_score="none"), NAMES)
+    found = prepare(case, Preparation(z_score="none"), NAMES)
     assert np.array_equal(found.channels[1], loaded(case.channels[1]))
 
 
 def test_a_missing_channel_is_the_mean_of_the_normalised_ones(case):
     without = dataclasses.replace(case, channels=(None, case.channels[1]))
-    found = prepared(without, Preparation(), NAMES)
+    found = prepare(without, Preparation(), NAMES)
     assert (found.channels[0] == 0).all()
-    assert found.source is not None
-    assert found.source.geometry.shape == SHAPE
+    assert found.reference is not None
+    assert found.reference.geometry.shape == SHAPE
 
 
 def test_a_case_is_resampled_to_the_wanted_voxel_size(case):
-    found = prepared(case, Preparation(resample=1.5), NAMES)
+    found = prepare(case, Preparation(resample=1.5), NAMES)
     assert found.shape == (6, 16, 14)
     assert found.channels.shape == (2, 6, 16, 14)
     assert found.labels.shape == found.roi.shape == (6, 16, 14)
@@ -99,7 +94,7 @@ def test_a_case_is_resampled_to_the_wanted_voxel_size(case):
 
 
 def test_what_comes_from_the_cache_is_what_was_prepared(case, tmp_path):
-    direct = prepared(case, Preparation(), NAMES)
+    direct = prepare(case, Preparation(), NAMES)
     back = open_prepared(prepared_folder(case, Preparation(), NAMES, tmp_path / "cache"))
     assert np.array_equal(back.channels, direct.channels)
     assert np.array_equal(back.labels, direct.labels)
@@ -112,19 +107,19 @@ def test_what_comes_from_the_cache_is_what_was_prepared(case, tmp_path):
 def test_channels_may_lie_in_a_file_without_a_name(case, tmp_path):
     without = dataclasses.replace(case, channels=(*case.channels, None))
     names = (*NAMES, "T2")
-    direct = prepared(without, Preparation(), names)
-    found = prepared(without, Preparation(), names, scratch=tmp_path / "scratch")
+    direct = prepare(without, Preparation(), names)
+    found = prepare(without, Preparation(), names, scratch=tmp_path / "scratch")
     assert len(found.mappings) == 1
     assert list((tmp_path / "scratch").iterdir()) == []
     assert np.array_equal(found.channels, direct.channels)
     found.forget()
     assert np.array_equal(found.channels, direct.channels)
-    assert np.array_equal(found.source.array, direct.channels[0])
+    assert np.array_equal(found.reference.array, direct.channels[0])
 
 
 def test_the_channels_of_a_case_take_four_bytes_per_voxel(case):
     for way in (Preparation(), Preparation(resample=(0.5, 1.5, 0.8))):
-        assert channel_bytes(case, way, NAMES) == prepared(case, way, NAMES).channels.nbytes
+        assert channel_bytes(case, way, NAMES) == prepare(case, way, NAMES).channels.nbytes
     without = dataclasses.replace(case, channels=(None, case.channels[1]))
     assert channel_bytes(without, Preparation(), NAMES) == 2 * 9 * 12 * 7 * 4
 
@@ -134,10 +129,10 @@ def test_channels_may_be_volumes_of_one_file(case, tmp_path):
     series = nib.Nifti1Image(np.stack([*images, images[0] * 2], 3), np.diag([1.0, 2, 3, 1]))
     nib.save(series, tmp_path / "all.nii.gz")
     both = dataclasses.replace(case, channels=(tmp_path / "all.nii.gz",) * 2, volumes=(1, 0))
-    found = prepared(both, Preparation(z_score="none"), NAMES)
+    found = prepare(both, Preparation(z_score="none"), NAMES)
     assert np.array_equal(found.channels, images[::-1])
     assert found.geometry.spacing_mm == (1.0, 2.0, 3.0)
-    assert found.source.geometry.shape == SHAPE
+    assert found.reference.geometry.shape == SHAPE
 
 
 def test_other_volumes_are_prepared_anew(case):

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from deepseg.config.blocks.augmentation import Augmentation
 from deepseg.data.images.volumes import Geometry
 from deepseg.data.preparation import PreparedCase
-from deepseg.data.segments import lattice_reading as voxels
 from deepseg.data.segments.augmentation import IDENTITY, random_transform
 from deepseg.data.segments.lattice_reading import (
     AxisPermutation,
@@ -20,7 +19,8 @@ from deepseg.data.segments.lattice_reading import (
     read,
     read_labels,
 )
-from deepseg.data.segments.segment import Segment, box_around, cut, reach
+from deepseg.data.segments.segment import Segment, cut, enclosing_lattice
+from deepseg.geometry.boxes import Box
 from deepseg.geometry.context import Lattice, NetworkGeometry, PathwayGeometry
 
 # The plain versions
@@ -30,12 +30,15 @@ def plain_mesh(along):
     return np.stack(np.meshgrid(*along, indexing="ij"))
 
 
-def plain_positions(points, turn, centre2):
-    """``(3, *count)``: the voxel of every point, by the turn's matrix."""
+def plain_positions(points, permutation, doubled_centre):
+    """``(3, *count)``: the voxel of every point, by the permutation's matrix."""
     steps = zip(points.start, points.step, points.count, strict=True)
     straight = plain_mesh([a + s * np.arange(n) for a, s, n in steps])
-    centre2 = np.array(centre2).reshape(3, 1, 1, 1)
-    doubled = np.tensordot(turn.matrix.astype(int), 2 * straight - centre2, 1) + centre2
+    doubled_centre = np.array(doubled_centre).reshape(3, 1, 1, 1)
+    doubled = (
+        np.tensordot(permutation.matrix.astype(int), 2 * straight - doubled_centre, 1)
+        + doubled_centre
+    )
     return doubled // 2
 
 
@@ -51,8 +54,8 @@ def is_beyond(places, shape, margin):
     return ((places < -low) | (places > last)).any(0)
 
 
-def plain_read(image, points, margin, *, turn, centre2):
-    places = plain_positions(points, turn, centre2)
+def plain_read(image, points, margin, *, permutation, doubled_centre):
+    places = plain_positions(points, permutation, doubled_centre)
     x, y, z = (mirrored(place, n) for place, n in zip(places, image.shape[1:], strict=True))
     block = image[:, x, y, z]
     beyond = is_beyond(places, image.shape[1:], margin)
@@ -85,8 +88,10 @@ def plain_interpolated(image, coordinates, margin):
 def plain_coordinates(points, moved, middle):
     steps = zip(points.start, points.step, points.count, middle, strict=True)
     grid = plain_mesh([a + s * np.arange(n) - m for a, s, n, m in steps])
-    landed = np.tensordot(moved.matrix @ moved.turn.matrix, grid, 1) + middle.reshape(3, 1, 1, 1)
-    return landed if moved.bumps is None else landed + moved.bumps.at(points)
+    landed = np.tensordot(moved.matrix @ moved.permutation.matrix, grid, 1) + middle.reshape(
+        3, 1, 1, 1
+    )
+    return landed if moved.deformation is None else landed + moved.deformation.at(points)
 
 
 def plain_cut(case, box, geometry, moved):
@@ -130,23 +135,27 @@ def image_of(size, channels=2):
 
 
 @settings(max_examples=150, deadline=None)
-@given(size=sizes, points=lattices, margin=margins, turn=turns, centre2=halves)
-def test_a_turned_lattice_is_read_bit_for_bit(size, points, margin, turn, centre2):
+@given(size=sizes, points=lattices, margin=margins, permutation=turns, doubled_centre=halves)
+def test_a_turned_lattice_is_read_bit_for_bit(size, points, margin, permutation, doubled_centre):
     image = image_of(size)
-    found = read(image, points, margin, turn=turn, centre2=centre2)
-    expected = plain_read(image, points, margin, turn=turn, centre2=centre2)
+    found = read(image, points, margin, permutation=permutation, doubled_centre=doubled_centre)
+    expected = plain_read(
+        image, points, margin, permutation=permutation, doubled_centre=doubled_centre
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)  # the mean of the corners
-    inside = ~is_beyond(plain_positions(points, turn, centre2), size, margin)
+    inside = ~is_beyond(plain_positions(points, permutation, doubled_centre), size, margin)
     assert np.array_equal(found[:, inside], expected[:, inside])
     assert found.flags.c_contiguous
 
 
 @settings(max_examples=150, deadline=None)
-@given(size=sizes, points=lattices, turn=turns, centre2=halves)
-def test_labels_of_a_turned_lattice_are_equal(size, points, turn, centre2):
+@given(size=sizes, points=lattices, permutation=turns, doubled_centre=halves)
+def test_labels_of_a_turned_lattice_are_equal(size, points, permutation, doubled_centre):
     labels = np.arange(np.prod(size), dtype=np.uint16).reshape(size)
-    found = read_labels(labels, points, turn=turn, centre2=centre2)
-    assert np.array_equal(found, plain_labels(labels, plain_positions(points, turn, centre2)))
+    found = read_labels(labels, points, permutation=permutation, doubled_centre=doubled_centre)
+    assert np.array_equal(
+        found, plain_labels(labels, plain_positions(points, permutation, doubled_centre))
+    )
     assert found.dtype == np.int16
 
 
@@ -178,12 +187,12 @@ def test_places_are_as_exact_far_from_the_origin_as_near_it():
     )
 
 
-def test_how_many_points_are_interpolated_at_once_changes_no_bit(monkeypatch):
+def test_how_many_points_are_interpolated_at_once_changes_no_bit():
     image = image_of((9, 8, 7))
     coordinates = np.random.default_rng(1).uniform(-12, 20, (3, 5, 7, 11))
     whole = interpolated(image, coordinates, ((1, 2, 3), (3, 2, 1)))
-    monkeypatch.setattr(voxels, "AT_ONCE", 37)
-    assert np.array_equal(interpolated(image, coordinates, ((1, 2, 3), (3, 2, 1))), whole)
+    chunked = interpolated(image, coordinates, ((1, 2, 3), (3, 2, 1)), chunk=37)
+    assert np.array_equal(chunked, whole)
 
 
 @pytest.mark.parametrize(
@@ -224,13 +233,13 @@ def test_a_moved_segment_of_three_pathways_is_the_plain_one(seed, elastic):
         Geometry(SHAPE, np.diag([1.0, 0.8, 1.5, 1.0])),
     )  # fmt: skip
     centre = tuple(int(rng.integers(n)) for n in SHAPE)
-    box = box_around(centre, (17, 18, 19))
+    box = Box.around(centre, (17, 18, 19))
     moved = random_transform(
         Augmentation.model_validate({**MOVING, "elastic": elastic}), channels=2,
-        spacing_mm=case.geometry.spacing_mm, reach=reach(THREE.lattices(box)), rng=rng,
+        spacing_mm=case.geometry.spacing_mm, extent=enclosing_lattice(THREE.lattices(box)), rng=rng,
     )  # fmt: skip
     assert moved != IDENTITY
-    found, plain = cut(case, box, THREE, moved=moved), plain_cut(case, box, THREE, moved)
+    found, plain = cut(case, box, THREE, transform=moved), plain_cut(case, box, THREE, moved)
     assert np.array_equal(found.labels, plain.labels)
     for one, expected in zip(found.inputs, plain.inputs, strict=True):
         assert one.dtype == np.float32

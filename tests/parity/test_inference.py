@@ -12,7 +12,7 @@ import deepseg
 from deepseg.config.cases import Preparation
 from deepseg.data.cases.case import Case
 from deepseg.data.images.volumes import read_mask
-from deepseg.data.preparation import prepared
+from deepseg.data.preparation import prepare
 from deepseg.inference.boxwise.network import BoxwiseNetwork
 from deepseg.inference.boxwise.plan import work_units
 from deepseg.inference.boxwise.predict import box_predictions
@@ -67,7 +67,7 @@ def test_an_imported_model_says_what_deepmedic_says(case, tmp_path):
     expected = np.load(outputs)
     maps = feature_map_names(network, expected)
     own = case_of(outputs, model)
-    ready = prepared(own, Preparation(z_score="none"), network.config.channels)
+    ready = prepare(own, Preparation(z_score="none"), network.config.channels)
     ready = replace(ready, to_compute=ready.roi)
     found = predict(
         network, ready, tile=network.config.segment_sizes["inference"], batch_size=4,

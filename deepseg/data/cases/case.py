@@ -1,8 +1,7 @@
-"""Lists of cases: from list files, from a table, or from a folder with a ``dataset.json``.
+"""Cases from list files, from a table, or from a folder with a ``dataset.json``.
 
-Every source comes in as rows of entries; here they become cases with names of their own. Which
-files do not exist is known afterwards; what is in the others, `deepseg.data.cases.checks` finds
-out.
+All three are read as listed cases; here they become cases with different names. Which files do not
+exist is known afterwards; the content of the others is checked in `deepseg.data.cases.checks`.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from typing import Literal
 
 from deepseg.config.cases import CasesConfig
 from deepseg.data.cases.case_names import is_allowed, names_from_paths, without_ending
-from deepseg.data.cases.dataset import rows_of_dataset
-from deepseg.data.cases.list_files import rows_of_lists
-from deepseg.data.cases.listing import CaseRow, missing_files
-from deepseg.data.cases.table import rows_of_table
+from deepseg.data.cases.dataset import dataset_cases
+from deepseg.data.cases.list_files import channel_files, list_file_cases
+from deepseg.data.cases.listing import ListedCase, missing_files
+from deepseg.data.cases.table import table_cases
 from deepseg.errors import DeepsegError, Problem
 
 
@@ -31,10 +30,10 @@ class Case:
         labels: The true segmentation, or None.
         roi: Mask of the region of interest, or None where the whole image counts.
         weight_maps: Sampling weights, one per category of the sampling type, or none.
-        label_map: Pairs of a label in the file and the label wanted.
-        trust_arrays: Whether files that disagree about their place are used all the same.
+        label_map: Pairs of a label in the file and its new label.
+        trust_arrays: Files that disagree about their place are used all the same.
         where: File and line that list the case.
-        nan: Whether voxels that are NaN or infinite are refused or read as 0.
+        nan: Refuse voxels that are NaN or infinite, or read them as 0.
         volumes: Which volume of its image each channel is, counted from 0, and None for a 3D
             image; empty where all images are 3D.
         missing: A problem for every file of the case that cannot be found.
@@ -60,7 +59,7 @@ class Case:
 
 
 def list_cases(config: CasesConfig, channels: Sequence[str]) -> list[Case]:
-    """The cases that ``config`` speaks of, in its order.
+    """The cases that ``config`` lists, in its order.
 
     A file that is missing is a problem of its case, and raised only together with others.
 
@@ -68,83 +67,81 @@ def list_cases(config: CasesConfig, channels: Sequence[str]) -> list[Case]:
         channels: Names of the model's channels.
 
     Raises:
-        DeepsegError: everything that is wrong with the source, and then every file that is missing.
+        DeepsegError: everything that is wrong with the lists, and then every file that is missing.
     """
-    rows = _rows(config, channels)
-    problems = [*_no_rows(config, rows), *_name_problems(rows), *_missing_weights(rows)]
-    missing = missing_files(file for row in rows for file in row.files)
+    listed = _listed_cases(config, channels)
+    problems = [*_no_cases(config, listed), *_name_problems(listed), *_missing_weights(listed)]
+    missing = missing_files(file for case in listed for file in case.files)
     if problems:
         raise DeepsegError(*problems, *missing.values())
     return [
         Case(
             name=name,
-            channels=tuple(channel.path for channel in row.channels),
-            labels=row.labels.path,
-            roi=row.roi.path,
-            weight_maps=tuple(weights.path for weights in row.weight_maps if weights.path),
+            channels=tuple(channel.path for channel in case.channels),
+            labels=case.labels.path,
+            roi=case.roi.path,
+            weight_maps=tuple(weights.path for weights in case.weight_maps if weights.path),
             label_map=tuple(sorted(config.label_map.items())),
             trust_arrays=config.trust_arrays,
-            where=row.where,
+            where=case.where,
             nan=config.nan,
-            volumes=row.volumes,
-            missing=tuple(missing[file] for file in dict.fromkeys(row.files) if file in missing),
+            volumes=case.volumes,
+            missing=tuple(missing[file] for file in dict.fromkeys(case.files) if file in missing),
         )
-        for row, name in zip(rows, _names(rows), strict=True)
+        for case, name in zip(listed, _names(listed), strict=True)
     ]
 
 
-def _rows(config: CasesConfig, channels: Sequence[str]) -> list[CaseRow]:
+def _listed_cases(config: CasesConfig, channels: Sequence[str]) -> list[ListedCase]:
     if config.table is not None:
-        return rows_of_table(config.table, channels)
+        return table_cases(config.table, channels)
     if config.dataset is not None:
-        return rows_of_dataset(config.dataset, config.part, channels)
-    return rows_of_lists(config, channels)
+        return dataset_cases(config.dataset, config.part, channels)
+    return list_file_cases(config, channels)
 
 
-def _no_rows(config: CasesConfig, rows: Sequence[CaseRow]) -> list[Problem]:
-    if rows:
+def _no_cases(config: CasesConfig, listed: Sequence[ListedCase]) -> list[Problem]:
+    if listed:
         return []
-    given = config.channels or ()
-    lists = list(given.values() if isinstance(given, dict) else given)
-    source = config.table or config.dataset or lists[0]
-    of_part = f" in the part {config.part!r}" if config.dataset is not None else ""
+    files = config.table, config.dataset, *channel_files(config)
+    place = f" in the part {config.part!r}" if config.dataset is not None else ""
     return [
         Problem(
             code="no-cases",
-            got=f"no case{of_part}",
+            got=f"no case{place}",
             expected="at least one case",
             fix="list the images of at least one case; lines that begin with '#' do not count",
-            where=str(source),
+            where=str(next(file for file in files if file is not None)),
         )
     ]
 
 
-def _given_name(row: CaseRow) -> str | None:
-    return None if row.name.text is None else without_ending(row.name.text)
+def _listed_name(case: ListedCase) -> str | None:
+    return None if case.name.text is None else without_ending(case.name.text)
 
 
-def _name_problems(rows: Sequence[CaseRow]) -> list[Problem]:
-    """A problem for every name that no file can have, and for every name given twice."""
-    first: dict[str, CaseRow] = {}
+def _name_problems(listed: Sequence[ListedCase]) -> list[Problem]:
+    """A problem for every name that no file can have, and for every name that comes twice."""
+    first: dict[str, ListedCase] = {}
     problems = []
-    for row in rows:
-        name = _given_name(row)
+    for case in listed:
+        name = _listed_name(case)
         if name is None:
             continue
         if not is_allowed(name):
             got, expected = f"the name {name!r}", "a name that can be part of a file name"
             fix = "use up to 200 characters, none of them / or \\"
-            problems.append(Problem("case-name", got, expected, fix, row.name.where))
+            problems.append(Problem("case-name", got, expected, fix, case.name.where))
         elif name in first:
             got, fix = f"the name {name!r}, as in {first[name].name.where}", "rename one of them"
-            where = row.name.where
+            where = case.name.where
             problems.append(Problem("case-name-twice", got, "a name of its own", fix, where))
         else:
-            first[name] = row
+            first[name] = case
     return problems
 
 
-def _missing_weights(rows: Sequence[CaseRow]) -> list[Problem]:
+def _missing_weights(listed: Sequence[ListedCase]) -> list[Problem]:
     return [
         Problem(
             code="weights-missing",
@@ -153,27 +150,27 @@ def _missing_weights(rows: Sequence[CaseRow]) -> list[Problem]:
             fix="give the file, or leave out all weight maps",
             where=weights.where,
         )
-        for row in rows
-        for weights in row.weight_maps
+        for case in listed
+        for weights in case.weight_maps
         if weights.path is None
     ]
 
 
-def _names(rows: Sequence[CaseRow]) -> list[str]:
-    """The names given, and for the other rows names from the paths of their files."""
-    given = [_given_name(row) for row in rows]
-    taken = [name for name in given if name is not None]
-    nameless = [row for row, name in zip(rows, given, strict=True) if name is None]
-    derived = iter(names_from_paths(_telling_paths(nameless), taken))
-    return [next(derived) if name is None else name for name in given]
+def _names(listed: Sequence[ListedCase]) -> list[str]:
+    """The listed names, and for cases without one names from the paths of their files."""
+    names = [_listed_name(case) for case in listed]
+    reserved = [name for name in names if name is not None]
+    nameless = [case for case, name in zip(listed, names, strict=True) if name is None]
+    derived = iter(names_from_paths(_distinctive_paths(nameless), reserved))
+    return [next(derived) if name is None else name for name in names]
 
 
-def _telling_paths(rows: Sequence[CaseRow]) -> list[Path]:
-    """One file per row: of the first channel that all rows have, or else whatever a row has."""
-    channels = list(zip(*([c.path for c in row.channels] for row in rows), strict=True))
+def _distinctive_paths(listed: Sequence[ListedCase]) -> list[Path]:
+    """One file per case: of the first channel that all cases have, or else of any it has."""
+    channels = list(zip(*([c.path for c in case.channels] for case in listed), strict=True))
     full = next((paths for paths in channels if None not in paths), None)
     if full is not None:
         return [path for path in full if path is not None]
     return [
-        next((c.path for c in row.channels if c.path is not None), Path("case")) for row in rows
+        next((c.path for c in case.channels if c.path is not None), Path("case")) for case in listed
     ]

@@ -1,4 +1,4 @@
-"""Names of cases: from the paths of their files, and rules for names that people give.
+"""Names of cases: from the paths of their files, and rules for names that people choose.
 
 A name becomes part of the names of result files.
 """
@@ -14,27 +14,41 @@ ALLOWED = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]{1,200}")
 
 
 def without_ending(name: str) -> str:
-    """``p1.nii.gz`` as ``p1``; a name without the ending of an image format as it is."""
+    """``name`` without the ending of an image format.
+
+    >>> without_ending("p1.nii.gz"), without_ending("p1.v2")
+    ('p1', 'p1.v2')
+    """
     return ENDING.sub("", name)
 
 
 def is_allowed(name: str) -> bool:
-    """Whether ``name`` can be part of a file name."""
+    """True if ``name`` can be part of a file name.
+
+    >>> is_allowed("p1"), is_allowed("study/p1"), is_allowed("")
+    (True, False, False)
+    """
     return ALLOWED.fullmatch(name) is not None
 
 
-def names_from_paths(paths: Sequence[Path], taken: Sequence[str] = ()) -> list[str]:
+def names_from_paths(paths: Sequence[Path], reserved: Sequence[str] = ()) -> list[str]:
     """A different name for every path: the parts of it, nearest to the file, that tell cases apart.
 
-    ``a/p1/FLAIR.nii.gz`` and ``a/p2/FLAIR.nii.gz`` are p1 and p2; ``a/p1.nii.gz`` alone is p1.
-    A file that comes again gets a number, ``p1_2``.
+    A file that comes again gets a number.
 
     Args:
-        taken: Names that must not be used.
+        reserved: Names that must not be used.
+
+    >>> names_from_paths([Path("a/p1/FLAIR.nii.gz"), Path("a/p2/FLAIR.nii.gz")])
+    ['p1', 'p2']
+    >>> names_from_paths([Path("a/p1.nii.gz")])
+    ['p1']
+    >>> names_from_paths([Path("a/p1.nii.gz"), Path("a/p1.nii.gz")], reserved=["p1"])
+    ['p1_2', 'p1_3']
     """
     split = [_parts(path) for path in paths]
-    ends = _telling_ends(split)
-    used, names = set(taken), []
+    ends = _distinctive_ends(split)
+    used, names = set(reserved), []
     for parts in split:
         stem = re.sub(r"[\\\x00-\x1f]", "_", "_".join(ends[parts]))[-200:]
         name, number = stem, 1
@@ -52,8 +66,8 @@ def _parts(path: Path) -> tuple[str, ...]:
     return (*folders, without_ending(name))
 
 
-def _telling_ends(split: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, ...]]:
-    """For every path the shortest end that is its own, less what the ends have in common."""
+def _distinctive_ends(split: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """For every path the shortest end that no other has, less what the ends have in common."""
     distinct = dict.fromkeys(split)
     longest = max(map(len, distinct), default=0)
     depths = range(1, longest + 1)
@@ -62,6 +76,6 @@ def _telling_ends(split: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], tup
     ends = {}
     for parts in distinct:
         reach = min(depth, len(parts))
-        own = tuple(parts[-k] for k in range(reach, 0, -1) if k not in common)
-        ends[parts] = own or parts[-1:]
+        end = tuple(parts[-k] for k in range(reach, 0, -1) if k not in common)
+        ends[parts] = end or parts[-1:]
     return ends

@@ -1,8 +1,7 @@
-"""What is in the cases, and everything that is wrong with them, all at once.
+"""Content of a case, and everything that is wrong with it, all at once.
 
-Every file of a case is read completely, so that damage shows before a session begins. `examine`
-judges one case, `find_problems` what only shows over all of them. Nothing here knows networks or
-sessions, and nothing is repaired.
+Every file of a case is read completely, so that damage shows before a session begins. Nothing here
+knows networks or sessions, and nothing is repaired.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepseg.data.cases.case import Case
-from deepseg.data.cases.cohort_checks import find_problems
 from deepseg.data.cases.label_values import strange_labels, value_counts
 from deepseg.data.cases.listing import is_there
 from deepseg.data.cases.summary import CaseSummary, Intensity
@@ -36,8 +34,6 @@ from deepseg.data.intensity import mean_and_deviation
 from deepseg.errors import DeepsegError, Problem
 from deepseg.geometry.boxes import text
 
-__all__ = ["CaseSummary", "Intensity", "examine", "find_problems"]
-
 Array: TypeAlias = NDArray[Any]
 
 AXIS_LETTERS: Callable[..., tuple[str, ...]] = nib.aff2axcodes  # nibabel has no types
@@ -48,7 +44,7 @@ SMALL_ROI = 10  # voxels, up to which a region of interest is suspicious
 
 
 def examine(case: Case, *, class_count: int, needs_labels: bool) -> CaseSummary:
-    """Read every file of ``case`` to its end and say what is in it; bad data raises nothing."""
+    """Read every file of ``case`` to its end and sum it up; bad data raises nothing."""
     reader = _Reader(case)
     roi = reader.array(case.roi, read_mask)
     labels = reader.array(case.labels, partial(read_labels, label_map=dict(case.label_map)))
@@ -176,9 +172,9 @@ class _Reader:
             got, expected = f"no labels of case {case.name!r}", "labels for every case"
             fix = "give the label file, or take the case out"
             self.problems.append(Problem("labels-missing", got, expected, fix, case.where))
-        same = next((path for path in channels if _is_same_file(path, case.labels)), None)
-        if same is not None:
-            got, expected = f"the same bytes as {same}", "labels, not one of the images"
+        image = next((path for path in channels if _is_same_file(path, case.labels)), None)
+        if image is not None:
+            got, expected = f"the same bytes as {image}", "labels, not one of the images"
             fix = f"correct the label file in {case.where}"
             self.problems.append(Problem("labels-are-image", got, expected, fix, str(case.labels)))
         times = Counter((path, volume) for path, volume in case.images if path is not None)
@@ -205,8 +201,8 @@ class _Reader:
         """An image that is the same everywhere tells the network nothing."""
         if intensity is not None and intensity.minimum == intensity.maximum:
             place = "" if self.case.roi is None else " of the region of interest"
-            which = "" if volume is None else f" in volume {volume}"
-            self.warnings.append(f"{path}: every voxel{place}{which} is {intensity.mean:g}")
+            where = "" if volume is None else f" in volume {volume}"
+            self.warnings.append(f"{path}: every voxel{place}{where} is {intensity.mean:g}")
 
     def note_roi(self, roi: Array | None, outside: float, *, is_learnt: bool) -> None:
         """A region of interest should be there and hold the foreground."""
@@ -214,9 +210,9 @@ class _Reader:
             return
         voxels = int(np.count_nonzero(roi))
         if voxels == 0:
-            nothing = f"nothing is learnt from {self.case.name}, and " if is_learnt else ""
+            consequence = f"nothing is learnt from {self.case.name}, and " if is_learnt else ""
             self.warnings.append(
-                f"{self.case.roi}: the region of interest is empty; {nothing}its result is all "
+                f"{self.case.roi}: the region of interest is empty; {consequence}its result is all "
                 "background"
             )
         elif voxels <= SMALL_ROI:
@@ -232,7 +228,7 @@ class _Reader:
 
 
 def _is_missing(case: Case, path: Path) -> bool:
-    """Whether ``path`` is one of the missing files of the case, which are problems already."""
+    """True if ``path`` is one of the missing files of the case, which are problems already."""
     return bool(case.missing) and not is_there(path)
 
 

@@ -19,7 +19,7 @@ from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from deepseg.data.cases.case_names import without_ending
 from deepseg.data.cases.listing import (
-    CaseRow,
+    ListedCase,
     ListEntry,
     channel_order,
     is_there,
@@ -29,15 +29,15 @@ from deepseg.data.cases.listing import (
 from deepseg.data.images.volumes import volume_count
 from deepseg.errors import DeepsegError, Problem
 
-DatasetPart: TypeAlias = Literal["training", "test"]
+DatasetSplit: TypeAlias = Literal["training", "test"]
 
-FOLDERS: dict[DatasetPart, tuple[str, str]] = {
+FOLDERS: dict[DatasetSplit, tuple[str, str]] = {
     "training": ("imagesTr", "labelsTr"),
     "test": ("imagesTs", "labelsTs"),
 }
 
 
-class _Listed(BaseModel):
+class _JsonCase(BaseModel):
     """A case that a dataset.json lists."""
 
     image: str | list[str]
@@ -45,18 +45,18 @@ class _Listed(BaseModel):
 
 
 class _Content(BaseModel):
-    """What matters here of a dataset.json; everything else in it is left alone."""
+    """The keys of a dataset.json that are used; everything else in it is left alone."""
 
     channel_names: dict[int, str] = Field(
         validation_alias=AliasChoices("channel_names", "modality")
     )
     file_ending: str = ".nii.gz"
-    training: list[_Listed] = []
-    test: list[_Listed | str] = []
+    training: list[_JsonCase] = []
+    test: list[_JsonCase | str] = []
 
 
 @dataclass(frozen=True)
-class _Found:
+class _DatasetCase:
     """The files of one case, one per channel in the order of the dataset, or one 4D image."""
 
     where: str
@@ -65,8 +65,8 @@ class _Found:
     label: str | None
 
 
-def rows_of_dataset(folder: Path, part: DatasetPart, channels: Sequence[str]) -> list[CaseRow]:
-    """One row per case in ``part`` of the dataset.
+def dataset_cases(folder: Path, split: DatasetSplit, channels: Sequence[str]) -> list[ListedCase]:
+    """The cases in one split of the dataset.
 
     Args:
         folder: The folder, or the ``dataset.json`` in it.
@@ -79,12 +79,12 @@ def rows_of_dataset(folder: Path, part: DatasetPart, channels: Sequence[str]) ->
     text = text_of(file)
     content = _content(text, file)
     names = [name for _, name in sorted(content.channel_names.items())]
-    listed = content.training if part == "training" else content.test
+    listed = content.training if split == "training" else content.test
     if listed:
-        found = [_listed_case(case, text, file, len(names)) for case in listed]
+        cases = [_json_case(case, text, file, len(names)) for case in listed]
     else:
-        found = _cases_in_folder(file.parent, part, len(names), content.file_ending)
-    problems = _file_counts(found, names, file) or _volume_counts(found, names, file)
+        cases = _cases_in_folder(file.parent, split, len(names), content.file_ending)
+    problems = _file_counts(cases, names, file) or _volume_counts(cases, names, file)
     order: list[int] = []
     try:
         order = channel_order(names, channels, where=str(file))
@@ -93,15 +93,16 @@ def rows_of_dataset(folder: Path, part: DatasetPart, channels: Sequence[str]) ->
     if problems:
         files = [
             ListEntry(path, case.where, file.parent)
-            for case in found
+            for case in cases
             for path in (*case.images, case.label)
         ]
         raise DeepsegError(*problems, *missing_files(files).values())
-    return [_row(case, order, file.parent) for case in found]
+    return [_listed_case(case, order, file.parent) for case in cases]
 
 
 def _content(text: str, file: Path) -> _Content:
-    """
+    """The content of ``file``, whose text is ``text``.
+
     Raises:
         DeepsegError: ``dataset-syntax``, ``dataset-content``.
     """
@@ -130,7 +131,7 @@ def _content_problems(error: ValidationError, file: Path) -> list[Problem]:
     ]
 
 
-def _listed_case(case: _Listed | str, text: str, file: Path, channel_count: int) -> _Found:
+def _json_case(case: _JsonCase | str, text: str, file: Path, channel_count: int) -> _DatasetCase:
     image = case if isinstance(case, str) else case.image
     first = image if isinstance(image, str) else (image or [""])[0]
     # The text is searched for the entry, because a JSON reader does not tell lines.
@@ -140,46 +141,48 @@ def _listed_case(case: _Listed | str, text: str, file: Path, channel_count: int)
     if isinstance(image, list):
         images = tuple(image)
     else:
-        split = tuple(
+        per_channel = tuple(
             str(Path(first).with_name(f"{stem}_{i:04d}{ending}")) for i in range(channel_count)
         )
-        images = split if first and (file.parent / split[0]).exists() else (image,)
+        images = per_channel if first and (file.parent / per_channel[0]).exists() else (image,)
     label = None if isinstance(case, str) else case.label
-    return _Found(f"{file}:{line}", re.sub("_0000$", "", stem), images, label)
+    return _DatasetCase(f"{file}:{line}", re.sub("_0000$", "", stem), images, label)
 
 
 def _cases_in_folder(
-    folder: Path, part: DatasetPart, channel_count: int, ending: str
-) -> list[_Found]:
+    folder: Path, split: DatasetSplit, channel_count: int, ending: str
+) -> list[_DatasetCase]:
     """The cases of nnU-Net 2, by the files of their first or any other channel."""
-    images, labels = FOLDERS[part]
+    images, labels = FOLDERS[split]
     pattern = re.compile(rf"([^.].*)_\d{{4}}{re.escape(ending)}")
     there = (folder / images).iterdir() if (folder / images).is_dir() else ()
     matches = (pattern.fullmatch(path.name) for path in there)
     return [
-        _Found(
+        _DatasetCase(
             where=str(folder / images),
             name=name,
             images=tuple(f"{images}/{name}_{i:04d}{ending}" for i in range(channel_count)),
-            label=label if part == "training" or (folder / label).exists() else None,
+            label=label if split == "training" or (folder / label).exists() else None,
         )
         for name in sorted({match[1] for match in matches if match})
         for label in [f"{labels}/{name}{ending}"]
     ]
 
 
-def _file_counts(found: Sequence[_Found], names: Sequence[str], file: Path) -> list[Problem]:
+def _file_counts(cases: Sequence[_DatasetCase], names: Sequence[str], file: Path) -> list[Problem]:
     """A problem if cases have neither one file per channel nor a single one."""
-    counts = {case.name: len(case.images) for case in found if len(case.images) != 1}
+    counts = {case.name: len(case.images) for case in cases if len(case.images) != 1}
     wrong = {name: count for name, count in counts.items() if count != len(names)}
     return _count_problem(wrong, "image file", names, file)
 
 
-def _volume_counts(found: Sequence[_Found], names: Sequence[str], file: Path) -> list[Problem]:
+def _volume_counts(
+    cases: Sequence[_DatasetCase], names: Sequence[str], file: Path
+) -> list[Problem]:
     """A problem if single images do not hold one volume per channel."""
     if len(names) == 1:
         return []
-    singles = {case.name: file.parent / case.images[0] for case in found if len(case.images) == 1}
+    singles = {case.name: file.parent / case.images[0] for case in cases if len(case.images) == 1}
     counts = {name: _readable_count(image) for name, image in singles.items()}
     wrong = {n: count for n, count in counts.items() if count is not None and count != len(names)}
     return _count_problem(wrong, "volume", names, file)
@@ -194,16 +197,16 @@ def _readable_count(image: Path) -> int | None:
 
 
 def _count_problem(
-    wrong: Mapping[str, int], what: str, names: Sequence[str], file: Path
+    wrong: Mapping[str, int], noun: str, names: Sequence[str], file: Path
 ) -> list[Problem]:
-    """The problem of the cases that have so many of ``what`` for the channels ``names``."""
+    """The problem of the cases that have so many files or volumes for the channels ``names``."""
     if not wrong:
         return []
     name, count = next(iter(wrong.items()))
     return [
         Problem(
             code="dataset-images",
-            got=f"{count} {what}{'s' * (count != 1)} for {len(names)} "
+            got=f"{count} {noun}{'s' * (count != 1)} for {len(names)} "
             f"channel{'s' * (len(names) != 1)} ({', '.join(names)}) in {len(wrong)} "
             f"case{'s' * (len(wrong) != 1)}, the first {name}",
             expected="a file per channel, or one 4D file with a volume per channel",
@@ -213,12 +216,12 @@ def _count_problem(
     ]
 
 
-def _row(case: _Found, order: Sequence[int], folder: Path) -> CaseRow:
+def _listed_case(case: _DatasetCase, order: Sequence[int], folder: Path) -> ListedCase:
     def of(text: str | None) -> ListEntry:
         return ListEntry(text, case.where, folder)
 
     is_4d = len(case.images) < len(order)
-    return CaseRow(
+    return ListedCase(
         where=case.where,
         name=of(case.name),
         channels=tuple(of(case.images[0 if is_4d else i]) for i in order),

@@ -1,4 +1,4 @@
-"""Which labels a volume holds, and what to say about those that no class has."""
+"""Labels that a volume holds, and the problem of those that no class has."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ MANY_LABELS = 32  # values that no class has, above which a file of labels is ta
 
 
 def value_counts(labels: Array) -> dict[int, int]:
-    """Voxels of every value in ``labels``, ascending."""
+    """Voxels of every value in ``labels``, ascending.
+
+    >>> value_counts(np.array([2, 0, 2, -1]))
+    {-1: 1, 0: 1, 2: 2}
+    """
     low, high = int(labels.min()), int(labels.max())
     if high - low < 1 << 16:  # counting is much quicker than sorting
         counts = np.bincount(labels.ravel(order="K").astype(np.int64) - low)
@@ -27,7 +31,7 @@ def value_counts(labels: Array) -> dict[int, int]:
 
 
 def strange_labels(case: Case, counts: Mapping[int, int], class_count: int) -> Problem:
-    """What to say about the labels in ``counts`` of which some are of no class."""
+    """The problem of labels in ``counts`` that are of no class."""
     strange = [value for value in counts if not 0 <= value < class_count]
     expected = f"labels 0 to {class_count - 1} ({class_count} classes)"
     if len(strange) > MANY_LABELS or strange[0] < -1:
@@ -59,6 +63,6 @@ def _suggested_map(case: Case, counts: Mapping[int, int], class_count: int) -> d
     targets = dict.fromkeys((value for value in counts if value < 0), 0)
     targets |= dict.fromkeys(strange, 0)
     targets |= dict(zip(reversed(strange), reversed(free), strict=False))
-    mapped = {wanted for _, wanted in case.label_map}
-    known = {label: targets.get(wanted, wanted) for label, wanted in case.label_map}
-    return known | {value: label for value, label in targets.items() if value not in mapped}
+    mapped = {target for _, target in case.label_map}
+    current = {label: targets.get(target, target) for label, target in case.label_map}
+    return current | {value: label for value, label in targets.items() if value not in mapped}

@@ -13,7 +13,7 @@ from pathlib import Path
 from deepseg.config.cases import CasesConfig
 from deepseg.data.cases.case_names import names_from_paths
 from deepseg.data.cases.listing import (
-    CaseRow,
+    ListedCase,
     ListEntry,
     channel_order,
     entry,
@@ -24,8 +24,8 @@ from deepseg.data.cases.listing import (
 from deepseg.errors import DeepsegError, Problem
 
 
-def rows_of_lists(config: CasesConfig, channels: Sequence[str]) -> list[CaseRow]:
-    """One row per line of the lists in ``config``.
+def list_file_cases(config: CasesConfig, channels: Sequence[str]) -> list[ListedCase]:
+    """One case per line of the lists in ``config``.
 
     Raises:
         DeepsegError: everything that is wrong with the lists, and then every file that is missing.
@@ -41,14 +41,14 @@ def rows_of_lists(config: CasesConfig, channels: Sequence[str]) -> list[CaseRow]
         except DeepsegError as refusal:
             problems += refusal.problems
     try:
-        order = _channel_lists(config, channels)
+        order = _channel_order(config, channels)
     except DeepsegError as refusal:
         problems += refusal.problems
     unequal = _unequal_lengths(lists)
     if problems or unequal:
         missing = missing_files(e for file in images for e in lists.get(file, []))
         raise DeepsegError(*problems, *missing.values(), *unequal)
-    return [_row(config, lists, order, i) for i in range(len(lists[images[0]]))]
+    return [_listed_case(config, lists, order, i) for i in range(len(lists[images[0]]))]
 
 
 def list_entries(file: Path) -> list[ListEntry]:
@@ -61,35 +61,36 @@ def list_entries(file: Path) -> list[ListEntry]:
     ]
 
 
-def _channel_files(config: CasesConfig) -> list[Path]:
-    given = config.channels or ()
-    return list(given.values() if isinstance(given, dict) else given)
+def channel_files(config: CasesConfig) -> list[Path]:
+    """The list file of each channel; none where a table or a dataset lists the cases."""
+    files = config.channels or ()
+    return list(files.values() if isinstance(files, dict) else files)
 
 
 def _image_lists(config: CasesConfig) -> list[Path]:
     """The files of ``config`` that list images, channels first."""
-    others = (config.labels, config.roi, *(config.weight_maps or ()))
-    return [*_channel_files(config), *(file for file in others if file is not None)]
+    rest = (config.labels, config.roi, *(config.weight_maps or ()))
+    return [*channel_files(config), *(file for file in rest if file is not None)]
 
 
-def _channel_lists(config: CasesConfig, channels: Sequence[str]) -> list[int]:
-    given = config.channels or ()
-    if isinstance(given, dict):
-        return channel_order(list(given), channels)
-    return positional_order(len(given), channels)
+def _channel_order(config: CasesConfig, channels: Sequence[str]) -> list[int]:
+    files = config.channels or ()
+    if isinstance(files, dict):
+        return channel_order(list(files), channels)
+    return positional_order(len(files), channels)
 
 
-def _row(
+def _listed_case(
     config: CasesConfig, lists: Mapping[Path, Sequence[ListEntry]], order: Sequence[int], index: int
-) -> CaseRow:
-    files = _channel_files(config)
+) -> ListedCase:
+    files = channel_files(config)
     first = lists[files[0]][index]
-    nothing = ListEntry(None, first.where, first.folder)
+    absent = ListEntry(None, first.where, first.folder)
 
     def of(file: Path | None) -> ListEntry:
-        return nothing if file is None else lists[file][index]
+        return absent if file is None else lists[file][index]
 
-    return CaseRow(
+    return ListedCase(
         where=first.where,
         name=of(config.names),
         channels=tuple(of(files[i]) for i in order),
@@ -125,11 +126,11 @@ def _first_unmatched(longer: Sequence[ListEntry], shorter: Sequence[ListEntry]) 
     A line may be missing anywhere. Where the paths name the cases alike in both lists, the names
     tell which one; else it is taken to be missing at the end.
     """
-    paths, others = ([e.path for e in entries if e.path] for entries in (longer, shorter))
-    if len(paths) == len(longer) and others:
-        names, known = names_from_paths(paths), set(names_from_paths(others))
-        if known < set(names):
-            return next(e for e, name in zip(longer, names, strict=True) if name not in known)
+    paths, matches = ([e.path for e in entries if e.path] for entries in (longer, shorter))
+    if len(paths) == len(longer) and matches:
+        names, matched = names_from_paths(paths), set(names_from_paths(matches))
+        if matched < set(names):
+            return next(e for e, name in zip(longer, names, strict=True) if name not in matched)
     return longer[len(shorter)]
 
 

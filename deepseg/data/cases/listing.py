@@ -1,6 +1,6 @@
-"""What every source of cases is read into: entries that remember their line, and rows of a case.
+"""Cases as a list, a table or a dataset folder names them, with entries that remember their line.
 
-A source is a set of list files, a table or a dataset folder. Nothing here opens an image.
+Nothing here opens an image.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class ListEntry:
 
     @property
     def path(self) -> Path | None:
-        """The file that is meant, or None."""
+        """The file of the entry, or None."""
         return None if self.text is None else Path(os.path.normpath(self.folder / self.text))
 
 
 @dataclass(frozen=True)
-class CaseRow:
-    """What a source says about one case.
+class ListedCase:
+    """One case, as a set of list files, a table or a dataset folder names it.
 
     Attributes:
         where: File and line.
@@ -67,7 +67,13 @@ class CaseRow:
 
 
 def entry(text: str, where: str, folder: Path) -> ListEntry:
-    """``text`` as people write it: with spaces and quotes around it, or ``-`` for nothing."""
+    """The entry for ``text`` as people write it: with spaces and quotes around it, or ``-``.
+
+    >>> entry(' "p1/T1.nii.gz" ', "cases.csv:2", Path("study")).path
+    PosixPath('study/p1/T1.nii.gz')
+    >>> entry("-", "cases.csv:2", Path("study")).path is None
+    True
+    """
     bare = text.strip()
     if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'":
         bare = bare[1:-1].strip()
@@ -96,23 +102,26 @@ def text_of(file: Path) -> str:
         raise DeepsegError(_unreadable(file, f"'{error.strerror}' from the system")) from None
 
 
-def channel_order(given: Sequence[str], channels: Sequence[str], *, where: str = "") -> list[int]:
-    """Where in ``given`` each of the model's ``channels`` stands.
+def channel_order(names: Sequence[str], channels: Sequence[str], *, where: str = "") -> list[int]:
+    """Place in ``names`` of each of the model's ``channels``.
 
     Names decide, in upper or lower case. A model whose channels are called channel1, channel2, …
-    says nothing about its images; then the order of ``given`` counts.
+    says nothing about its images; then the order of ``names`` counts.
 
     Raises:
         DeepsegError: ``channel-count``, ``channel-unknown``, ``channel-missing``.
+
+    >>> channel_order(["flair", "T1"], ["T1", "FLAIR"])
+    [1, 0]
     """
-    places = [_place(name, given) for name in channels]
-    found = [place for place in places if place is not None]
+    places = [_place(name, names) for name in channels]
+    order = [place for place in places if place is not None]
     missing = [name for name, place in zip(channels, places, strict=True) if place is None]
-    unknown = [name for i, name in enumerate(given) if i not in found]
+    unknown = [name for i, name in enumerate(names) if i not in order]
     if not missing and not unknown:
-        return found
+        return order
     if list(channels) == [f"channel{i + 1}" for i in range(len(channels))]:
-        return positional_order(len(given), channels, where=where)
+        return positional_order(len(names), channels, where=where)
     expected = f"the channels of the model: {', '.join(channels)}"
     strange = [
         Problem(
@@ -153,23 +162,23 @@ def positional_order(count: int, channels: Sequence[str], *, where: str = "") ->
 def missing_files(entries: Iterable[ListEntry]) -> dict[ListEntry, Problem]:
     """The problem of every entry whose file cannot be found."""
     problems: dict[ListEntry, Problem] = {}
-    for one in dict.fromkeys(entries):
-        if one.path is None or is_there(one.path):
+    for item in dict.fromkeys(entries):
+        if item.path is None or is_there(item.path):
             continue
-        place = f"{one.where} {one.text}"
+        place = f"{item.where} {item.text}"
         if len(problems) >= EXPLAINED:
             fix = "correct the path"
-            problems[one] = Problem("file-missing", "no such file", "an image file", fix, place)
+            problems[item] = Problem("file-missing", "no such file", "an image file", fix, place)
             continue
         try:
-            read_geometry(one.path)
+            read_geometry(item.path)
         except DeepsegError as refusal:
-            problems[one] = replace(refusal.problems[0], where=place)
+            problems[item] = replace(refusal.problems[0], where=place)
     return problems
 
 
 def is_there(path: Path) -> bool:
-    """Whether the system finds ``path``."""
+    """True if the system finds ``path``."""
     try:
         path.stat()
     except (OSError, ValueError):
@@ -177,9 +186,9 @@ def is_there(path: Path) -> bool:
     return True
 
 
-def _place(name: str, given: Sequence[str]) -> int | None:
-    exact = [i for i, other in enumerate(given) if other == name]
-    alike = [i for i, other in enumerate(given) if other.casefold() == name.casefold()]
+def _place(name: str, names: Sequence[str]) -> int | None:
+    exact = [i for i, other in enumerate(names) if other == name]
+    alike = [i for i, other in enumerate(names) if other.casefold() == name.casefold()]
     return next(iter(exact + alike), None)
 
 

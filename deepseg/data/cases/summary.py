@@ -1,7 +1,7 @@
-"""What is known of a case once its files have been read.
+"""Summary of a case whose files have been read.
 
-Facts are plain values, kept as JSON beside a session, so that a case is read again only when one
-of its files has changed. Nothing here reads files.
+Summaries are plain values, kept as JSON beside a session, so that a case is read again only when
+one of its files has changed. Nothing here reads files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Intensity:
 
 @dataclass(frozen=True)
 class CaseSummary:
-    """What one case holds.
+    """Content and faults of one case.
 
     Attributes:
         name: Of the case.
@@ -42,7 +42,7 @@ class CaseSummary:
         class_voxels: Voxels of every class; None without labels that can be used.
         roi_voxels: Voxels of the region of interest, or None without one.
         foreground_outside_roi: Share of the foreground that lies outside the region of interest.
-        problems: What is wrong.
+        problems: Everything that is wrong.
         warnings: What the user should know, one sentence each.
     """
 
@@ -61,14 +61,14 @@ class CaseSummary:
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The same as values that JSON knows."""
-        values: dict[str, Any] = _FACTS.dump_python(self, mode="json")
+        """The summary as values that JSON knows."""
+        values: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
         return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CaseSummary:
-        """The facts of which ``values`` are the JSON."""
-        return _FACTS.validate_python(values)
+        """The summary of which ``values`` are the JSON."""
+        return _ADAPTER.validate_python(values)
 
 
-_FACTS = TypeAdapter(CaseSummary)
+_ADAPTER = TypeAdapter(CaseSummary)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepseg.data.cases.listing import (
-    CaseRow,
+    ListedCase,
     ListEntry,
     channel_order,
     entry,
@@ -37,8 +37,8 @@ class _Record:
     cells: tuple[str, ...]
 
 
-def rows_of_table(table: Path, channels: Sequence[str]) -> list[CaseRow]:
-    """One row per case in ``table``.
+def table_cases(table: Path, channels: Sequence[str]) -> list[ListedCase]:
+    """The cases in ``table``, one per row.
 
     Raises:
         DeepsegError: everything that is wrong with the table, and then every file that is missing.
@@ -49,10 +49,10 @@ def rows_of_table(table: Path, channels: Sequence[str]) -> list[CaseRow]:
     where = f"{table}:{header.line}"
     names = [DEEPMEDIC.get(name, name) for name in header.cells]
     problems = _column_problems(header, names, channels, where)
-    given = sorted(name for name in names if name.startswith(CHANNEL))
+    columns = sorted(name for name in names if name.startswith(CHANNEL))
     try:
-        order = channel_order([n.removeprefix(CHANNEL) for n in given], channels, where=where)
-        in_order = [given[i] for i in order]
+        order = channel_order([n.removeprefix(CHANNEL) for n in columns], channels, where=where)
+        in_order = [columns[i] for i in order]
     except DeepsegError as refusal:
         problems += refusal.problems
         in_order = []
@@ -62,7 +62,10 @@ def rows_of_table(table: Path, channels: Sequence[str]) -> list[CaseRow]:
     if problems:
         missing = missing_files(e for row in cells for key, e in row.items() if key != "case")
         raise DeepsegError(*problems, *missing.values())
-    return [_row(f"{table}:{r.line}", row, in_order) for r, row in zip(whole, cells, strict=True)]
+    return [
+        _listed_case(f"{table}:{r.line}", row, in_order)
+        for r, row in zip(whole, cells, strict=True)
+    ]
 
 
 def _records(table: Path) -> list[_Record]:
@@ -100,13 +103,13 @@ def _column_problems(
 ) -> list[Problem]:
     weights = [name for name in names if WEIGHTS.fullmatch(name)]
     allowed = ["case", "labels", "roi", *(f"weights_{i + 1}" for i in range(len(weights)))]
-    known = [*allowed, *(CHANNEL + name for name in channels), *DEEPMEDIC]
+    understood = [*allowed, *(CHANNEL + name for name in channels), *DEEPMEDIC]
     strange = [
         Problem(
             code="table-column",
             got=f"the column {written!r}",
             expected="case, channel_NAME, labels, roi, weights_1, weights_2, …",
-            fix=f"rename or remove it{did_you_mean(written, known)}",
+            fix=f"rename or remove it{did_you_mean(written, understood)}",
             where=where,
         )
         for written, name in zip(header.cells, names, strict=True)
@@ -152,14 +155,14 @@ def _cells(
     }
 
 
-def _row(where: str, cells: dict[str, ListEntry], channels: Sequence[str]) -> CaseRow:
-    nothing = ListEntry(None, where, Path())
+def _listed_case(where: str, cells: dict[str, ListEntry], channels: Sequence[str]) -> ListedCase:
+    absent = ListEntry(None, where, Path())
     weights = sorted((n for n in cells if WEIGHTS.fullmatch(n)), key=lambda n: int(n[8:]))
-    return CaseRow(
+    return ListedCase(
         where=where,
-        name=cells.get("case", nothing),
+        name=cells.get("case", absent),
         channels=tuple(cells[name] for name in channels),
-        labels=cells.get("labels", nothing),
-        roi=cells.get("roi", nothing),
+        labels=cells.get("labels", absent),
+        roi=cells.get("roi", absent),
         weight_maps=tuple(cells[name] for name in weights),
     )

@@ -1,6 +1,6 @@
-"""Images as they lie on the disk: which files they consist of, and whether these have changed.
+"""Stamps of images on the disk: the files they consist of, with size and time of change.
 
-What is in them is not looked at, but for the names of further files.
+Their content is not looked at, but for the names of further files.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def _stamp(file: Path) -> list[str | int]:
 
 
 def further_files(path: Path) -> list[Path]:
-    """The files that belong to an image beside the one that is named, as far as they are there."""
+    """The files that belong to an image beside ``path``, as far as they are there."""
     if has_suffix(path, ".hdr", ".hdr.gz", ".img", ".img.gz"):
-        found = [_partner(path)]
+        files = [_partner(path)]
     elif has_suffix(path, ".mhd", ".mha", ".nhdr", ".nrrd"):
-        found = sorted(set(_named_files(path)))
+        files = sorted(set(_named_files(path)))
     else:
-        found = []
-    return [file for file in found if file != path and _is_there(file)]
+        files = []
+    return [file for file in files if file != path and _is_there(file)]
 
 
 def _partner(path: Path) -> Path:
@@ -53,7 +53,7 @@ def _partner(path: Path) -> Path:
 
 
 def _named_files(path: Path) -> Iterator[Path]:
-    """What a header names as the place of its voxels, in the folder of the header or elsewhere."""
+    """Files that a header names as the place of its voxels, in its folder or elsewhere."""
     with path.open("rb") as file:
         lines = os.fsdecode(file.read(HEADER_BYTES)).split("\n")
     for number, line in enumerate(lines):
@@ -61,7 +61,7 @@ def _named_files(path: Path) -> Iterator[Path]:
         if place is None:
             continue
         if re.fullmatch(r"LIST(\s+\d+)?", place[1]):
-            yield from (path.parent / one.strip() for one in lines[number + 1 :])
+            yield from (path.parent / name.strip() for name in lines[number + 1 :])
             return
         pattern = re.sub(r"(\s+-?\d+){1,4}$", "", place[1])  # first, last, step, dimension
         if re.search(NUMBER, pattern):
@@ -80,7 +80,7 @@ def _numbered_files(pattern: Path) -> list[Path]:
 
 
 def _is_there(file: Path) -> bool:
-    """Whether a file has this name, which may be one that no file can have."""
+    """True if a file has this name, which may be one that no file can have."""
     try:
         return file.is_file()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Where voxels lie in the patient: geometry, and what it takes for a header to give one.
+"""Geometry: where voxels lie in the patient, and what it takes for a header to give one.
 
 The convention is that of `deepseg.data.images.volumes`. Formats of files are not known here.
 """
@@ -31,6 +31,10 @@ class Geometry:
     Attributes:
         shape: Voxels along X, Y, Z.
         affine: Voxel index to RAS millimetres, ``(4, 4)`` float64; copied and read-only.
+
+    >>> geometry = Geometry((10, 20, 5), np.diag([1.0, 1.0, 3.0, 1.0]))
+    >>> geometry.spacing_mm, geometry.voxel_ml
+    ((1.0, 1.0, 3.0), 0.003)
     """
 
     shape: Int3
@@ -67,7 +71,7 @@ class Geometry:
         return np.array(list(product(*ends))) @ self.affine[:3, :3].T + self.affine[:3, 3]
 
     def distance_mm(self, other: Geometry) -> float:
-        """How far the corner that lies worst is from the same corner of ``other``.
+        """Largest distance between an outer corner and the same corner of ``other``.
 
         Two grids over one field of view have distance 0 whatever their shapes; compare those too.
         """
@@ -76,7 +80,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Grid:
-    """What the header of a file says, for any format."""
+    """Content of the header of a file, for any format."""
 
     geometry: Geometry
     header: Mapping[str, Any]
@@ -115,10 +119,10 @@ def three_dimensional(path: Path, sizes: Sequence[int], index: int | None) -> In
 def _not_3d(path: Path, sizes: Sequence[int]) -> Problem:
     extra = sizes[3:]
     values = " x ".join(str(n) for n in extra if n != 1)
-    kind = "volumes" if len(extra) == 1 else "values per voxel"
+    noun = "volumes" if len(extra) == 1 else "values per voxel"
     return Problem(
         code="image-not-3d",
-        got=f"{len(sizes)}D with {values} {kind}",
+        got=f"{len(sizes)}D with {values} {noun}",
         expected="3D, one volume per file",
         fix="save them as one file each; list them as channels",
         where=str(path),

@@ -1,6 +1,6 @@
-"""Whether a file can be an image at all, and whether it is whole.
+"""Checks that a file can be an image at all, and that it is whole.
 
-What downloads, disks and version control do to files is found here, before a library of some format
+Damage by downloads, disks and version control is found here, before a library of some format
 reads them. Voxels and headers are not known here.
 """
 
@@ -25,12 +25,16 @@ _COPY_AGAIN = "copy or download the file again from its source"
 
 
 def has_suffix(path: Path, *suffixes: str) -> bool:
-    """Whether the name ends in one of ``suffixes``, in upper or lower case."""
+    """True if the name ends in one of ``suffixes``, in upper or lower case.
+
+    >>> has_suffix(Path("scans/T1.NII.GZ"), ".nii", ".nii.gz")
+    True
+    """
     return path.name.lower().endswith(suffixes)
 
 
 def format_of(path: Path) -> Literal["nifti", "itk", "dicom"]:
-    """Which reader ``path`` is for; refuses what has not the name and first bytes of an image."""
+    """The reader for ``path``; a file without the name and first bytes of an image is refused."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -53,7 +57,7 @@ def format_of(path: Path) -> Literal["nifti", "itk", "dicom"]:
 
 
 def _refuse_stand_in(path: Path, beginning: bytes) -> None:
-    """Refuse what downloads and version control leave in place of an image."""
+    """Refuse pages and pointers that downloads and version control leave in place of an image."""
     word = beginning.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if not beginning:
         problem = damaged(path, "an empty file", code="image-truncated")
@@ -81,7 +85,7 @@ def _refuse_wrong_compression(path: Path, beginning: bytes) -> None:
 
 @contextlib.contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turn what the system and the unpacker say about ``path`` into a problem of that file."""
+    """Turn errors of the system and the unpacker into a problem of ``path``."""
     try:
         yield
     except EOFError as error:
@@ -96,10 +100,10 @@ def damage_named(path: Path) -> Iterator[None]:
 def unpacked_size(path: Path) -> int:
     """Bytes in ``path`` once it is unpacked; a gzip stream is verified on the way."""
     with damage_named(path):
-        found = path.stat()
+        state = path.stat()
         if not has_suffix(path, ".gz"):
-            return found.st_size
-        return _verified_size(path.absolute(), found.st_size, found.st_mtime_ns)
+            return state.st_size
+        return _verified_size(path.absolute(), state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
@@ -109,7 +113,7 @@ def _verified_size(path: Path, _size: int, _modified_ns: int) -> int:
 
 
 def read_to_end(path: Path) -> int:
-    """Read a gzip file to its end, where its checksum is compared; the bytes it holds."""
+    """Bytes in a gzip file, which is read to its end, where its checksum is compared."""
     total = 0
     with gzip.open(path) as stream:
         try:
@@ -167,5 +171,5 @@ def damaged(
     code: str = "image-damaged",
     fix: str = _COPY_AGAIN,
 ) -> Problem:
-    """What to say about a file that is not what its name promises."""
+    """The problem of a file that is not what its name promises."""
     return Problem(code, got, expected, fix, str(path))

@@ -112,8 +112,8 @@ def _series_problem(folder: Path, number: int) -> Problem:
     )
 
 
-def itk_stored(path: Path, image: Any, index: int | None) -> RawVoxels:
-    """The numbers of ``image``, or of volume ``index`` of a 4D one."""
+def itk_voxels(path: Path, image: Any, index: int | None) -> RawVoxels:
+    """The stored values of ``image``, or of volume ``index`` of a 4D one."""
     if image.GetNumberOfComponentsPerPixel() > 1 or "complex" in image.GetPixelIDTypeAsString():
         raise DeepsegError(dtype_problem(path, image.GetPixelIDTypeAsString()))
     grid = itk_grid(path, image, index)
@@ -121,13 +121,13 @@ def itk_stored(path: Path, image: Any, index: int | None) -> RawVoxels:
     return RawVoxels(volumes[..., index or 0], 1.0, 0.0, grid)
 
 
-def itk_grid(path: Path, source: Any, index: int | None) -> Grid:
+def itk_grid(path: Path, image: Any, index: int | None) -> Grid:
     """The grid of an image or of a reader; SimpleITK counts to the left, the back and the head."""
-    shape = three_dimensional(path, source.GetSize(), index)
-    axes = min(len(source.GetSize()), 3)
-    direction = np.reshape(source.GetDirection(), (len(source.GetSize()),) * 2)
+    shape = three_dimensional(path, image.GetSize(), index)
+    axes = min(len(image.GetSize()), 3)
+    direction = np.reshape(image.GetDirection(), (len(image.GetSize()),) * 2)
     affine = np.eye(4)
-    affine[:axes, :axes] = (direction * source.GetSpacing())[:axes, :axes]
-    affine[:axes, 3] = source.GetOrigin()[:axes]
+    affine[:axes, :axes] = (direction * image.GetSpacing())[:axes, :axes]
+    affine[:axes, 3] = image.GetOrigin()[:axes]
     geometry = invertible(path, shape, np.diag([-1, -1, 1, 1]) @ affine)
     return Grid(geometry, header_from_affine(geometry.affine), ())

@@ -48,16 +48,16 @@ _DISAGREEMENT = 0.1  # in voxels, between qform and sform
 # NIfTI-1 standard, field xyzt_units, lowest three bits; 0 is "unknown", read as millimetres.
 _MM_PER_UNIT = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}
 
-# What a result takes over from its source, field by field and bit by bit.
-_KEPT_FIELDS = (
+# Header fields that a result takes over from its image, bit by bit.
+_RESULT_FIELDS = (
     *("sizeof_hdr", "xyzt_units", "qform_code", "sform_code"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z"),
 )
 
 
-def nifti_stored(path: Path, index: int | None) -> RawVoxels:
-    """The numbers of a NIfTI file, or of volume ``index`` of a 4D one."""
+def nifti_voxels(path: Path, index: int | None) -> RawVoxels:
+    """The stored values of a NIfTI file, or of volume ``index`` of a 4D one."""
     data_file = _renamed_suffix(path, ".hdr", ".img")
     present = unpacked_size(data_file) if data_file.is_file() else 0
     header = nifti_header(path)
@@ -103,9 +103,9 @@ def nifti_header(path: Path) -> Any:
 
     nibabel would repair zero and negative sides silently, so its own checks are off.
     """
-    for part in (_renamed_suffix(path, ".img", ".hdr"), _renamed_suffix(path, ".hdr", ".img")):
-        if part != path:
-            format_of(part)
+    for partner in (_renamed_suffix(path, ".img", ".hdr"), _renamed_suffix(path, ".hdr", ".img")):
+        if partner != path:
+            format_of(partner)
     header_file = _renamed_suffix(path, ".img", ".hdr")
     with damage_named(header_file), _opened(header_file) as stream:
         beginning = stream.read(nib.Nifti2Header.sizeof_hdr)
@@ -124,11 +124,11 @@ def nifti_header(path: Path) -> Any:
 
 
 def _parsed_header(path: Path, beginning: bytes) -> Any:
-    for kind, order in product((nib.Nifti1Header, nib.Nifti2Header), "<>"):
-        size = kind.sizeof_hdr
+    for header_class, order in product((nib.Nifti1Header, nib.Nifti2Header), "<>"):
+        size = header_class.sizeof_hdr
         if beginning[:4] != struct.pack(f"{order}i", size) or len(beginning) < size:
             continue
-        header = kind(beginning[:size], order, check=False)
+        header = header_class(beginning[:size], order, check=False)
         if bytes(header["magic"]).startswith((b"n+", b"ni")):
             return header
         fix = "convert it to NIfTI with the program that wrote it"
@@ -191,7 +191,7 @@ def nifti_grid(path: Path, header: Any, index: int | None) -> Grid:
     plain = path.with_name(path.name[: -len(".gz")])
     if has_suffix(path, ".gz") and plain.exists():
         warnings.append(f"{plain.name} lies in the same folder; {path.name} is read")
-    return Grid(geometry, _kept_fields(header), tuple(warnings))
+    return Grid(geometry, _result_fields(header), tuple(warnings))
 
 
 def _qform(header: Any) -> Affine:
@@ -212,9 +212,9 @@ def _disagreement(sform: Geometry, qform: Affine) -> list[str]:
     return [f"qform and sform disagree by {distance:.3g} mm; sform is used"]
 
 
-def _kept_fields(header: Any) -> Mapping[str, Any]:
-    kept = {field: np.array(header[field]) for field in _KEPT_FIELDS}
-    return {**kept, "pixdim": np.array(header["pixdim"][:4])}
+def _result_fields(header: Any) -> Mapping[str, Any]:
+    fields = {field: np.array(header[field]) for field in _RESULT_FIELDS}
+    return {**fields, "pixdim": np.array(header["pixdim"][:4])}
 
 
 def header_from_affine(affine: Affine) -> Mapping[str, Any]:
@@ -225,7 +225,7 @@ def header_from_affine(affine: Affine) -> Mapping[str, Any]:
     header.set_qform(affine, code="scanner")
     if not np.allclose(header.get_qform(), affine, atol=1e-3):
         header["qform_code"] = 0  # a quaternion has no room for shears
-    return _kept_fields(header)
+    return _result_fields(header)
 
 
 def write_nifti(path: Path, values: Array, fields: Mapping[str, Any]) -> None:
@@ -234,7 +234,7 @@ def write_nifti(path: Path, values: Array, fields: Mapping[str, Any]) -> None:
     header = nib.Nifti2Header() if second or max(values.shape) > 32767 else nib.Nifti1Header()
     header.set_data_dtype(values.dtype)
     header.set_data_shape(values.shape)
-    for field in _KEPT_FIELDS[1:]:
+    for field in _RESULT_FIELDS[1:]:
         header[field] = fields[field]
     header["pixdim"][:4] = fields["pixdim"]
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image

@@ -1,4 +1,4 @@
-"""The numbers that a file stores, and the intensities or labels they stand for.
+"""Values as a file stores them, and the intensities or labels they stand for.
 
 Formats of files are not known here.
 """
@@ -20,7 +20,7 @@ _ROUNDING = 1e-3  # largest distance from a whole number that storing a label as
 
 @dataclass(frozen=True)
 class RawVoxels:
-    """The numbers of a file before they are given a meaning; a voxel is array * slope + offset."""
+    """Values of a file before they are given a meaning; a voxel is array * slope + offset."""
 
     array: Array
     slope: float
@@ -28,26 +28,26 @@ class RawVoxels:
     grid: Grid
 
 
-def as_float32(stored: RawVoxels) -> npt.NDArray[np.float32]:
+def as_float32(raw: RawVoxels) -> npt.NDArray[np.float32]:
     """The voxels of an image; scaled in float64, one sagittal slice at a time to save memory."""
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found as infinite
-        if (stored.slope, stored.offset) == (1, 0):
-            return np.array(stored.array, dtype=np.float32, order="C")
-        array = np.empty(stored.array.shape, dtype=np.float32)
-        for x, plane in enumerate(stored.array):
-            array[x] = plane.astype(np.float64) * stored.slope + stored.offset
+        if (raw.slope, raw.offset) == (1, 0):
+            return np.array(raw.array, dtype=np.float32, order="C")
+        array = np.empty(raw.array.shape, dtype=np.float32)
+        for x, plane in enumerate(raw.array):
+            array[x] = plane.astype(np.float64) * raw.slope + raw.offset
     return array
 
 
-def _scaled(stored: RawVoxels) -> Array:
-    if (stored.slope, stored.offset) == (1, 0):
-        return stored.array
-    return stored.array.astype(np.float64) * stored.slope + stored.offset
+def _scaled(raw: RawVoxels) -> Array:
+    if (raw.slope, raw.offset) == (1, 0):
+        return raw.array
+    return raw.array.astype(np.float64) * raw.slope + raw.offset
 
 
-def whole_numbers(stored: RawVoxels) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """Every voxel as the nearest integer, and where that is further than rounding explains."""
-    values = _scaled(stored)
+def whole_numbers(raw: RawVoxels) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Every voxel as the nearest integer, and True where that is further than rounding explains."""
+    values = _scaled(raw)
     if values.dtype.kind in "iub":
         return values, np.zeros(values.shape, dtype=bool)
     with np.errstate(invalid="ignore"):
@@ -57,7 +57,13 @@ def whole_numbers(stored: RawVoxels) -> tuple[Array, npt.NDArray[np.bool_]]:
 
 
 def smallest_integers(array: Array) -> Array:
-    """``array`` in the smallest integer type that holds it, unsigned if nothing is negative."""
+    """``array`` in the smallest integer type that holds it, unsigned if nothing is negative.
+
+    >>> smallest_integers(np.array([0, 255])).dtype
+    dtype('uint8')
+    >>> smallest_integers(np.array([-1, 255])).dtype
+    dtype('int16')
+    """
     low, high = int(array.min()), int(array.max())
     signs = "iu"[low >= 0]
     sizes = (np.dtype(f"{signs}{n}") for n in (1, 2, 4, 8))
@@ -66,7 +72,11 @@ def smallest_integers(array: Array) -> Array:
 
 
 def relabelled(labels: Array, label_map: Mapping[int, int]) -> Array:
-    """``labels`` with every old label of ``label_map`` made the new one, all at once."""
+    """``labels`` with every old label of ``label_map`` made the new one, all at once.
+
+    >>> relabelled(np.array([0, 1, 2, 4]), {1: 2, 2: 1})
+    array([0, 2, 1, 4])
+    """
     if not label_map:
         return labels
     renamed = labels.astype(np.int64)
@@ -75,29 +85,37 @@ def relabelled(labels: Array, label_map: Mapping[int, int]) -> Array:
     return renamed
 
 
-def how_many(found: npt.NDArray[np.bool_]) -> str:
-    """The beginning of a sentence about the voxels that were found."""
-    number = int(found.sum())
-    return "1 voxel that is" if number == 1 else f"{number} voxels that are"
+def voxel_phrase(mask: npt.NDArray[np.bool_]) -> str:
+    """The beginning of a sentence about the voxels in ``mask``.
+
+    >>> voxel_phrase(np.array([False, True])), voxel_phrase(np.array([True, True]))
+    ('1 voxel that is', '2 voxels that are')
+    """
+    count = int(mask.sum())
+    return "1 voxel that is" if count == 1 else f"{count} voxels that are"
 
 
-def _first_index(found: npt.NDArray[np.bool_]) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.unravel_index(int(np.argmax(found)), found.shape))
+def _first_index(mask: npt.NDArray[np.bool_]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(mask)), mask.shape))
 
 
-def first_place(found: npt.NDArray[np.bool_]) -> str:
-    """The first voxel that was found."""
-    return f"voxel {_first_index(found)}"
+def first_place(mask: npt.NDArray[np.bool_]) -> str:
+    """The first voxel in ``mask``, in C order.
+
+    >>> first_place(np.array([[False, False], [True, True]]))
+    'voxel (1, 0)'
+    """
+    return f"voxel {_first_index(mask)}"
 
 
-def first_value(stored: RawVoxels, found: npt.NDArray[np.bool_]) -> str:
-    """The number that the first voxel found stands for."""
-    number = float(stored.array[_first_index(found)]) * stored.slope + stored.offset
-    return f"{number:.6g}"
+def first_value(raw: RawVoxels, mask: npt.NDArray[np.bool_]) -> str:
+    """Intensity or label of the first voxel in ``mask``."""
+    value = float(raw.array[_first_index(mask)]) * raw.slope + raw.offset
+    return f"{value:.6g}"
 
 
 def dtype_problem(path: Path, dtype: str) -> Problem:
-    """What to say about voxels that are no plain numbers."""
+    """The problem of voxels that are no plain numbers."""
     return Problem(
         code="image-dtype",
         got=f"voxels of type {dtype}",

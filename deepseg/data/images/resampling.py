@@ -1,6 +1,6 @@
 """One volume on another grid of voxels.
 
-Only arrays and geometries are known here: not files, and not what the numbers mean beyond the order
+Only arrays and geometries are known here: neither files, nor the meaning of values beyond the order
 of interpolation. Millimetres are RAS, as in `deepseg.data.images.volumes`.
 
 Where an image becomes coarser, details that the new grid cannot hold would fold into false ones
@@ -39,6 +39,10 @@ def resampled_geometry(
 
     Args:
         spacing_mm: One side for cubes, or the sides along the axes of the volume.
+
+    >>> coarser = resampled_geometry(Geometry((10, 10, 5), np.diag([1, 1, 2, 1])), 2.0)
+    >>> coarser.shape, coarser.spacing_mm
+    ((5, 5, 5), (2.0, 2.0, 2.0))
     """
     sides = spacing_mm if isinstance(spacing_mm, tuple) else (spacing_mm,) * 3
     ratios = np.array(sides) / geometry.spacing_mm
@@ -134,8 +138,14 @@ def box_read(box: Box, source: Geometry, target: Geometry) -> Box:
     return Box((x0, y0, z0), (x1 - x0, y1 - y0, z1 - z0))
 
 
-def part(geometry: Geometry, box: Box) -> Geometry:
-    """The grid of the voxels of ``box`` alone."""
+def cropped_geometry(geometry: Geometry, box: Box) -> Geometry:
+    """The grid of the voxels of ``box`` alone.
+
+    >>> geometry = Geometry((9, 9, 9), np.diag([2, 2, 2, 1]))
+    >>> crop = cropped_geometry(geometry, Box((1, 2, 3), (4, 5, 6)))
+    >>> crop.shape, crop.affine[:3, 3].tolist()
+    ((4, 5, 6), [2.0, 4.0, 6.0])
+    """
     affine = geometry.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ np.array(box.start)
     return Geometry(box.size, affine)
@@ -156,8 +166,10 @@ def _spans(
     return spans
 
 
-def _is_same_grid(one: Geometry, other: Geometry) -> bool:
-    return one.shape == other.shape and one.distance_mm(other) <= _SAME_GRID * min(one.spacing_mm)
+def _is_same_grid(first: Geometry, second: Geometry) -> bool:
+    if first.shape != second.shape:
+        return False
+    return first.distance_mm(second) <= _SAME_GRID * min(first.spacing_mm)
 
 
 def _centre(shape: Int3) -> npt.NDArray[np.float64]:

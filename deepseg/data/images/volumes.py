@@ -22,13 +22,13 @@ import numpy as np
 
 from deepseg.data.images.grid import Array, Geometry, volumes_in
 from deepseg.data.images.integrity import format_of
-from deepseg.data.images.itk import dicom_series, itk_grid, itk_header, itk_image, itk_stored
+from deepseg.data.images.itk import dicom_series, itk_grid, itk_header, itk_image, itk_voxels
 from deepseg.data.images.nifti import (
     dimensions,
     header_from_affine,
     nifti_grid,
     nifti_header,
-    nifti_stored,
+    nifti_voxels,
     write_nifti,
 )
 from deepseg.data.images.raw_voxels import (
@@ -37,9 +37,9 @@ from deepseg.data.images.raw_voxels import (
     dtype_problem,
     first_place,
     first_value,
-    how_many,
     relabelled,
     smallest_integers,
+    voxel_phrase,
     whole_numbers,
 )
 from deepseg.errors import DeepsegError, Problem
@@ -121,36 +121,36 @@ def read_image(
     """An image as float32, ``(X, Y, Z)``, slope and intercept applied.
 
     Args:
-        nan: Whether voxels that are NaN or infinite are refused, or set to 0 with a warning.
+        nan: Refuse voxels that are NaN or infinite, or set them to 0 with a warning.
         volume: Which volume of a 4D file is read, counted from 0; None for a 3D file.
 
     Raises:
         DeepsegError: ``image-not-finite``, ``image-dtype``, ``image-volumes``, or what is wrong
             with the file.
     """
-    stored = _stored(path, volume)
-    if stored.array.dtype.kind == "u" and stored.array.dtype.itemsize == 8:
+    raw = _raw_voxels(path, volume)
+    if raw.array.dtype.kind == "u" and raw.array.dtype.itemsize == 8:
         raise DeepsegError(dtype_problem(path, "uint64"))
-    array = as_float32(stored)
+    array = as_float32(raw)
     bad = np.isfinite(array)
     np.logical_not(bad, out=bad)
     if not bad.any():
-        return Volume(array, stored.grid.geometry, stored.grid.header, stored.grid.warnings)
-    which = "" if volume is None else f" of volume {volume}"
-    found = f"{how_many(bad)} NaN or infinite, the first at {first_place(bad)}{which}"
+        return Volume(array, raw.grid.geometry, raw.grid.header, raw.grid.warnings)
+    place = first_place(bad) + ("" if volume is None else f" of volume {volume}")
+    description = f"{voxel_phrase(bad)} NaN or infinite, the first at {place}"
     if nan == "refuse":
         raise DeepsegError(
             Problem(
                 code="image-not-finite",
-                got=found,
+                got=description,
                 expected="a finite number in every voxel",
                 fix="repair the image, or set 'nan: replace' to read these voxels as 0",
                 where=str(path),
             )
         )
     array[bad] = 0
-    warnings = (*stored.grid.warnings, f"{found}; read as 0")
-    return Volume(array, stored.grid.geometry, stored.grid.header, warnings)
+    warnings = (*raw.grid.warnings, f"{description}; read as 0")
+    return Volume(array, raw.grid.geometry, raw.grid.header, warnings)
 
 
 def read_labels(path: Path, label_map: Mapping[int, int] | None = None) -> Volume:
@@ -160,19 +160,19 @@ def read_labels(path: Path, label_map: Mapping[int, int] | None = None) -> Volum
     rounded, never truncated.
 
     Args:
-        label_map: Label in the file to label wanted, all at once; others stay as they are.
+        label_map: New label of each label in the file, all at once; others stay as they are.
 
     Raises:
         DeepsegError: ``labels-not-integers``, or what is wrong with the file.
     """
-    stored = _stored(path)
-    labels, fractional = whole_numbers(stored)
+    raw = _raw_voxels(path)
+    labels, fractional = whole_numbers(raw)
     if fractional.any():
-        first = first_value(stored, fractional)
+        first = first_value(raw, fractional)
         raise DeepsegError(
             Problem(
                 code="labels-not-integers",
-                got=f"{how_many(fractional)} not a whole number, the first {first} at "
+                got=f"{voxel_phrase(fractional)} not a whole number, the first {first} at "
                 f"{first_place(fractional)}",
                 expected="whole numbers (at most 0.001 beside one)",
                 fix="give the label file, not an image or a probability map, and resample labels "
@@ -181,7 +181,7 @@ def read_labels(path: Path, label_map: Mapping[int, int] | None = None) -> Volum
             )
         )
     labels = smallest_integers(relabelled(labels, label_map or {}))
-    return Volume(labels, stored.grid.geometry, stored.grid.header, stored.grid.warnings)
+    return Volume(labels, raw.grid.geometry, raw.grid.header, raw.grid.warnings)
 
 
 def read_mask(path: Path) -> Volume:
@@ -191,31 +191,31 @@ def read_mask(path: Path) -> Volume:
         DeepsegError: ``mask-not-binary`` for fractions or negative numbers, or what is wrong with
             the file.
     """
-    stored = _stored(path)
-    numbers, fractional = whole_numbers(stored)
-    bad = fractional | (numbers < 0)
+    raw = _raw_voxels(path)
+    values, fractional = whole_numbers(raw)
+    bad = fractional | (values < 0)
     if bad.any():
         raise DeepsegError(
             Problem(
                 code="mask-not-binary",
-                got=f"{how_many(bad)} neither 0 nor a positive whole number, the first "
-                f"{first_value(stored, bad)} at {first_place(bad)}",
+                got=f"{voxel_phrase(bad)} neither 0 nor a positive whole number, the first "
+                f"{first_value(raw, bad)} at {first_place(bad)}",
                 expected="0 outside and 1 inside",
                 fix="threshold the probability map or give the mask that belongs to the image",
                 where=str(path),
             )
         )
-    kinds = np.unique(numbers[numbers > 0]).size
-    several = (f"the mask holds {kinds} numbers above 0; all count as inside",)
-    warnings = stored.grid.warnings + (several if kinds > 1 else ())
-    return Volume(numbers > 0, stored.grid.geometry, stored.grid.header, warnings)
+    count = np.unique(values[values > 0]).size
+    several = (f"the mask holds {count} numbers above 0; all count as inside",)
+    warnings = raw.grid.warnings + (several if count > 1 else ())
+    return Volume(values > 0, raw.grid.geometry, raw.grid.header, warnings)
 
 
 def write_volume(path: Path, array: Array, like: Volume) -> None:
     """Write ``array`` as NIfTI (``.nii.gz`` or ``.nii``) on the grid of ``like``, whole or not.
 
     Whole numbers and bool get the smallest integer type, unsigned where possible; floats become
-    float32. Both transforms of the source, their codes, its zooms and its units are kept.
+    float32. Both transforms of ``like``, their codes, its zooms and its units are kept.
 
     Raises:
         OutputNotWritable: ``output-not-writable``, if the disk or the system refuses.
@@ -226,12 +226,12 @@ def write_volume(path: Path, array: Array, like: Volume) -> None:
     write_nifti(path, values, like.header)
 
 
-def _stored(path: Path, volume: int | None = None) -> RawVoxels:
-    """The numbers of ``path``, read by the library that knows its format."""
+def _raw_voxels(path: Path, volume: int | None = None) -> RawVoxels:
+    """The stored values of ``path``, read by the library that knows its format."""
     match format_of(path):
         case "nifti":
-            return nifti_stored(path, volume)
+            return nifti_voxels(path, volume)
         case "itk":
-            return itk_stored(path, itk_image(path, volume), volume)
+            return itk_voxels(path, itk_image(path, volume), volume)
         case "dicom":
-            return itk_stored(path, dicom_series(path), volume)
+            return itk_voxels(path, dicom_series(path), volume)

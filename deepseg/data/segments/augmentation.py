@@ -1,8 +1,8 @@
-"""Random changes of a training segment, drawn as numbers before any voxel is read.
+"""Random changes of a training segment, drawn as parameters before any voxel is read.
 
 A `SegmentTransform` says how the points that the pathways read are moved in space and how
-intensities change. Reading the image at the moved points (segments.py) is the only resampling
-there is: for a segment and its context, never for the whole image.
+intensities change. Reading the image at the moved points (`deepseg.data.segments.segment`) is the
+only resampling there is: for a segment and its context, never for the whole image.
 """
 
 from __future__ import annotations
@@ -42,16 +42,13 @@ class ElasticDeformation:
 
     def at(self, points: Lattice) -> NDArray[np.float64]:
         """``(3, *count)``: displacement in voxels at every point of a lattice."""
+        axes = zip(points.start, points.step, points.count, self.start, strict=True)
         x, y, z = (
             _spline_weights((a + s * np.arange(n) - first) / self.step, controls)
-            for a, s, n, first, controls in zip(
-                points.start, points.step, points.count, self.start, self.control.shape[1:],
-                strict=True,
-            )
-        )  # fmt: skip
-        planes = y @ (
-            self.control @ z.T
-        )  # (3, I, Y, Z): the weights of each axis, one after another
+            for (a, s, n, first), controls in zip(axes, self.control.shape[1:], strict=True)
+        )
+        # The weights of each axis, one after another.
+        planes = y @ (self.control @ z.T)  # (3, I, Y, Z)
         return np.asarray(np.tensordot(x, planes, (1, 1)).swapaxes(0, 1))
 
 
@@ -65,27 +62,32 @@ def _spline_weights(position: NDArray[np.floating[Any]], controls: int) -> NDArr
 
 @dataclass(frozen=True)
 class SegmentTransform:
-    """What happens to one segment.
+    """Changes of one segment in space and intensity.
 
     Attributes:
-        turn: Mirror images and quarter turns; exact, no voxel is interpolated.
+        permutation: Mirror images and quarter turns; exact, no voxel is interpolated.
         matrix: ``(3, 3)`` from offsets in the segment to offsets in the image, in voxels from the
-            middle of the prediction, after the turn; a factor above 1 makes things smaller.
-        bumps: A smooth displacement.
+            middle of the prediction, after the permutation; a factor above 1 makes things smaller.
+        deformation: A smooth displacement.
         shift: ``(C,)`` added to the channels.
         scale: ``(C,)`` multiplied then.
+
+    >>> SegmentTransform().interpolates
+    False
+    >>> SegmentTransform(matrix=np.eye(3) / 2).interpolates
+    True
     """
 
-    turn: AxisPermutation = IDENTITY_AXES
+    permutation: AxisPermutation = IDENTITY_AXES
     matrix: NDArray[np.float64] | None = None
-    bumps: ElasticDeformation | None = None
+    deformation: ElasticDeformation | None = None
     shift: NDArray[np.float32] | None = None
     scale: NDArray[np.float32] | None = None
 
     @property
     def interpolates(self) -> bool:
-        """Whether points land between voxels."""
-        return self.matrix is not None or self.bumps is not None
+        """True if points land between voxels."""
+        return self.matrix is not None or self.deformation is not None
 
 
 IDENTITY = SegmentTransform()
@@ -96,23 +98,25 @@ def random_transform(
     *,
     channels: int,
     spacing_mm: Spacing,
-    reach: Lattice,
+    extent: Lattice,
     rng: np.random.Generator,
 ) -> SegmentTransform:
-    """A random motion: mirror images, then quarter turns (xy, yz, xz), then all that interpolates.
+    """A random transform: mirror images, quarter turns (xy, yz, xz), then all that interpolates.
 
     Args:
         settings: Which changes, how likely and how strong.
         channels: Number of image channels.
         spacing_mm: Of the image, so that rotations are rotations in space.
-        reach: A lattice around all points that will be read.
+        extent: A lattice around all points that will be read.
         rng: Source of randomness.
     """
     shift, scale = _intensity(settings.intensity, channels, rng=rng)
     return SegmentTransform(
-        turn=_quarter_turn(settings.rotate90, rng=rng).then(_reflection(settings.reflect, rng=rng)),
+        permutation=_quarter_turns(settings.rotate90, rng=rng).then(
+            _reflection(settings.reflect, rng=rng)
+        ),
         matrix=_matrix(settings.affine, spacing_mm, rng=rng),
-        bumps=_bumps(settings.elastic, reach, rng=rng),
+        deformation=_deformation(settings.elastic, extent, rng=rng),
         shift=shift,
         scale=scale,
     )
@@ -135,23 +139,30 @@ def _reflection(
     return AxisPermutation(signs=(x, y, z))
 
 
-def _quarter_turn(
+def _quarter_turns(
     settings: Rotate90Augmentation | None, *, rng: np.random.Generator
 ) -> AxisPermutation:
-    turn = IDENTITY_AXES
+    permutation = IDENTITY_AXES
     if settings is None:
-        return turn
+        return permutation
     planes = ((0, 1, settings.xy), (1, 2, settings.yz), (0, 2, settings.xz))
     for first, second, weights in planes:
         if sum(weights) > 0:
             times = int(rng.choice(4, p=np.array(weights) / sum(weights)))
             for _ in range(times):
-                turn = _quarter(first, second).then(turn)
-    return turn
+                permutation = quarter_turn(first, second).then(permutation)
+    return permutation
 
 
-def _quarter(first: int, second: int) -> AxisPermutation:
-    """90 degrees from the first towards the second axis, as ``numpy.rot90`` turns an array."""
+def quarter_turn(first: int, second: int) -> AxisPermutation:
+    """90 degrees from the first towards the second axis, as ``numpy.rot90`` turns an array.
+
+    >>> quarter_turn(0, 1)
+    AxisPermutation(axes=(1, 0, 2), signs=(1, -1, 1))
+    >>> half_turn = quarter_turn(0, 1).then(quarter_turn(0, 1))
+    >>> half_turn
+    AxisPermutation(axes=(0, 1, 2), signs=(-1, -1, 1))
+    """
     axes, signs = [0, 1, 2], [1, 1, 1]
     axes[first], axes[second] = second, first
     signs[second] = -1
@@ -165,9 +176,9 @@ def _matrix(
         return None
     angles = np.deg2rad([rng.uniform(-limit, limit) for limit in settings.max_rotation])
     scale = rng.uniform(1 - settings.max_scaling, 1 + settings.max_scaling)
-    turned = _rotation(2, angles[2]) @ _rotation(1, angles[1]) @ _rotation(0, angles[0])
+    rotation = _rotation(2, angles[2]) @ _rotation(1, angles[1]) @ _rotation(0, angles[0])
     spacing = np.array(spacing_mm)
-    return np.asarray(turned * scale * spacing / spacing[:, None])
+    return np.asarray(rotation * scale * spacing / spacing[:, None])
 
 
 def _rotation(axis: int, angle: float) -> NDArray[np.float64]:
@@ -180,16 +191,16 @@ def _rotation(axis: int, angle: float) -> NDArray[np.float64]:
     return matrix
 
 
-def _bumps(
-    settings: ElasticAugmentation | None, reach: Lattice, *, rng: np.random.Generator
+def _deformation(
+    settings: ElasticAugmentation | None, extent: Lattice, *, rng: np.random.Generator
 ) -> ElasticDeformation | None:
     if settings is None or rng.random() >= settings.probability:
         return None
     counts = [
         int((last - first) // settings.grid) + 4
-        for first, last in zip(reach.start, reach.last, strict=True)
+        for first, last in zip(extent.start, extent.last, strict=True)
     ]
-    x, y, z = (first - settings.grid for first in reach.start)
+    x, y, z = (first - settings.grid for first in extent.start)
     return ElasticDeformation(
         (x, y, z), settings.grid, rng.normal(0, settings.displacement, (3, *counts))
     )

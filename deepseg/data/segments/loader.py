@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.process import BaseProcess
-from types import TracebackType
 
 import numpy as np
 import torch
@@ -26,8 +25,6 @@ from deepseg.data.segments.segment import Segment
 from deepseg.data.segments.segment_dataset import SegmentDataset
 from deepseg.data.segments.workers import death, end_with
 from deepseg.errors import OutOfMemory, Problem
-
-ATTEMPTS = 3  # to get a batch, whose workers are killed
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Batch:
     cases: tuple[str, ...]
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
+        """This batch on another device."""
         return Batch(
             tuple(x.to(device, non_blocking=True) for x in self.inputs),
             self.labels.to(device, non_blocking=True),
@@ -53,39 +50,43 @@ class Batch:
         )
 
     def pin_memory(self) -> Batch:
-        """The same batch in memory from which copying to a GPU is quick."""
+        """This batch in memory from which copying to a GPU is quick."""
         return Batch(
             tuple(x.pin_memory() for x in self.inputs), self.labels.pin_memory(), self.cases
         )
 
 
-class _Places(Sampler[list[tuple[int, int]]]):
-    """The places of a part of all batches from one on, counted over all sub-epochs, for ever.
+@dataclass(frozen=True)
+class BatchShard:
+    """The share of every batch that one of ``world_size`` ranks gets."""
 
-    Where a batch has no such part, its first sample stands in for it.
+    rank: int = 0
+    world_size: int = 1
+
+    def of(self, samples: range) -> range:
+        """Sample number ``rank`` of a batch and every ``world_size``-th after it.
+
+        >>> list(BatchShard(rank=1, world_size=2).of(range(10, 15)))
+        [11, 13]
+        """
+        return samples[self.rank :: self.world_size]
+
+
+WHOLE_BATCH = BatchShard()
+
+
+def batch_samples(segments: int, batch_size: int) -> list[range]:
+    """The samples of each batch of a sub-epoch; the last batch may be smaller.
+
+    >>> batch_samples(7, 3)
+    [range(0, 3), range(3, 6), range(6, 7)]
     """
-
-    def __init__(self, first: int, segments: int, batch_size: int, part: slice) -> None:
-        self.first = first
-        self.segments = segments
-        self.batch_size = batch_size
-        self.part = part
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        steps = -(-self.segments // self.batch_size)
-        for number in itertools.count(self.first):
-            subepoch, step = divmod(number, steps)
-            batch = self.batch(step)
-            yield [(subepoch, index) for index in batch[self.part] or batch[:1]]
-
-    def batch(self, step: int) -> range:
-        """The samples of one batch."""
-        begin = step * self.batch_size
-        return range(begin, min(begin + self.batch_size, self.segments))
+    starts = range(0, segments, batch_size)
+    return [range(start, min(start + batch_size, segments)) for start in starts]
 
 
-def joined(samples: Sequence[tuple[Segment, str]]) -> Batch:
-    """One batch of several samples."""
+def collate(samples: Sequence[tuple[Segment, str]]) -> Batch:
+    """One batch of several samples and the names of their cases."""
     segments = [segment for segment, _ in samples]
     return Batch(
         inputs=tuple(
@@ -97,8 +98,23 @@ def joined(samples: Sequence[tuple[Segment, str]]) -> Batch:
     )
 
 
-def _without_known_voxels(batch: Batch) -> Batch:
-    return Batch(batch.inputs, torch.full_like(batch.labels, -1), ())
+class _PlaceSampler(Sampler[list[tuple[int, int]]]):
+    """Places of a rank's samples, batch after batch from ``first`` on, without end.
+
+    Batches are counted over all sub-epochs. Where a batch has no sample for the rank, its first
+    one stands in.
+    """
+
+    def __init__(self, first: int, batches: Sequence[range], shard: BatchShard) -> None:
+        self.first = first
+        self.batches = batches
+        self.shard = shard
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for number in itertools.count(self.first):
+            subepoch, step = divmod(number, len(self.batches))
+            batch = self.batches[step]
+            yield [(subepoch, index) for index in self.shard.of(batch) or batch[:1]]
 
 
 class SegmentLoader:
@@ -106,42 +122,44 @@ class SegmentLoader:
 
     Workers run ahead over the end of a sub-epoch, so the network does not wait for the next one.
     If one is killed, new ones go on with the batch that is missing. Use it as a context manager:
-    leaving it ends the workers.
+    leaving it ends the workers and lets go of the cases that the dataset has mapped.
 
     Args:
-        source: Cuts the segments.
+        dataset: Cuts the segments.
         batch_size: Of all ranks together.
         workers: Processes that cut; 0 for this one.
         first: The sub-epoch to begin with.
-        pin: Whether batches will be copied to a GPU.
-        rank: Which part of every batch to give: this sample and every ``ranks``-th one behind it. A
-            batch that is too small for that becomes one without cases and known voxels.
-        ranks: Into how many parts batches are split.
-        warn: Told of workers that were killed.
+        pin: Batches will be copied to a GPU.
+        shard: Share of every batch that this rank gets. A batch that is too small for that becomes
+            one without cases and known voxels.
+        attempts: To get a batch whose workers are killed.
+        warn: Is told of workers that were killed.
     """
 
     def __init__(
         self,
-        source: SegmentDataset,
+        dataset: SegmentDataset,
         *,
         batch_size: int,
         workers: int,
         first: int,
         pin: bool = False,
-        rank: int = 0,
-        ranks: int = 1,
+        shard: BatchShard = WHOLE_BATCH,
+        attempts: int = 3,
         warn: Callable[[str], None] = warnings.warn,
     ) -> None:
-        self.steps = -(-source.rules.segments // batch_size)
+        self.dataset = dataset
+        self.attempts = attempts
         self._warn = warn
+        self._shard = shard
+        self._samples = batch_samples(dataset.rules.segments, batch_size)
         self._next = first * self.steps  # batch
-        part = slice(rank, None, ranks)
-        self._places = _Places(self._next, source.rules.segments, batch_size, part)
+        self._sampler = _PlaceSampler(self._next, self._samples, shard)
         self._loader = DataLoader(
-            source,
-            batch_sampler=self._places,
+            dataset,
+            batch_sampler=self._sampler,
             num_workers=workers,
-            collate_fn=joined,
+            collate_fn=collate,
             worker_init_fn=partial(end_with, os.getpid()),
             pin_memory=pin,
             prefetch_factor=8 if workers else None,
@@ -152,14 +170,25 @@ class SegmentLoader:
         self._batches: Iterator[Batch] | None = None
         self._workers: list[BaseProcess] = []
 
+    def __enter__(self) -> SegmentLoader:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._batches = None
+        self.dataset.release()
+
+    @property
+    def steps(self) -> int:
+        """Batches of a sub-epoch."""
+        return len(self._samples)
+
     def subepoch(self) -> Iterator[Batch]:
         """The batches of the next sub-epoch."""
-        for step in range(self.steps):
+        for samples in self._samples:
             batch = self._batch()
-            has_part = bool(self._places.batch(step)[self._places.part])
-            yield batch if has_part else _without_known_voxels(batch)
+            yield batch if self._shard.of(samples) else _without_known_voxels(batch)
 
-    def go_back(self, subepoch: int) -> None:
+    def rewind(self, subepoch: int) -> None:
         """Give this sub-epoch next, whatever came before it."""
         self._next = subepoch * self.steps
         self._batches = None
@@ -168,30 +197,30 @@ class SegmentLoader:
         attempt = 1
         while True:
             if self._batches is None:
-                self._batches = self._begun()
+                self._batches = self._start_workers()
             try:
                 batch = next(self._batches)
             except (RuntimeError, OSError, EOFError) as error:
-                self._bury(attempt, error)
+                self._give_up_killed_workers(attempt, error)
                 attempt += 1
                 continue
             self._next += 1
             return batch
 
-    def _begun(self) -> Iterator[Batch]:
+    def _start_workers(self) -> Iterator[Batch]:
         """All batches from the next one on, cut by new workers."""
-        self._places.first = self._next
-        others, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
+        self._sampler.first = self._next
+        older, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
         batches = iter(self._loader)
-        self._workers = [one for one in multiprocessing.active_children() if one not in others]
+        self._workers = [child for child in multiprocessing.active_children() if child not in older]
         if threading.current_thread() is threading.main_thread():
             # The loader's own would raise wherever this process is when a worker dies. Without it,
             # waiting for a batch finds out, within seconds.
             signal.signal(signal.SIGCHLD, handler)
         return batches
 
-    def _bury(self, attempt: int, error: Exception) -> None:
-        """Give up the workers if some were killed; anything else is no business of the stream.
+    def _give_up_killed_workers(self, attempt: int, error: Exception) -> None:
+        """Give up the workers if some were killed; raise ``error`` if none was.
 
         Batches that a killed worker has cut already can be lost too, with its connections.
         """
@@ -200,29 +229,22 @@ class SegmentLoader:
         killed = [death(worker) for worker in self._workers if worker.exitcode]
         if not killed:
             raise error
-        if attempt == ATTEMPTS:
-            raise _workers_killed(killed) from error
+        if attempt == self.attempts:
+            raise _workers_killed(killed, attempt) from error
         self._warn(f"[worker-killed] {', '.join(killed)}; new workers go on")
         self._batches = None
 
-    def __enter__(self) -> SegmentLoader:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._batches = None
+def _without_known_voxels(batch: Batch) -> Batch:
+    return Batch(batch.inputs, torch.full_like(batch.labels, -1), ())
 
 
-def _workers_killed(killed: Sequence[str]) -> OutOfMemory:
-    """Who kills workers is mostly the system, for their memory."""
+def _workers_killed(killed: Sequence[str], times: int) -> OutOfMemory:
+    """The error for workers that are killed: mostly by the system, for their memory."""
     return OutOfMemory(
         Problem(
             code="worker-killed",
-            got=f"{ATTEMPTS} times workers that were killed over one batch ({', '.join(killed)})",
+            got=f"{times} times workers that were killed over one batch ({', '.join(killed)})",
             expected="workers that live as long as the session",
             fix="lower workers or segments if memory ran out; the same command goes on",
         )

@@ -1,7 +1,8 @@
-"""Segments: what each pathway reads of a case around one voxel, and the labels to predict there."""
+"""Segments: the voxels that each pathway reads of a case, and the labels to be predicted there."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.segments.augmentation import IDENTITY, SegmentTransform
 from deepseg.data.segments.lattice_reading import interpolated, nearest_labels, read, read_labels
-from deepseg.geometry.boxes import Box, Int3, per_axis
+from deepseg.geometry.boxes import Box, Int3, add, maximum, minimum, sub
 from deepseg.geometry.context import Lattice, NetworkGeometry
 
 
@@ -27,29 +28,30 @@ class Segment:
     labels: NDArray[np.int16]
 
 
-def box_around(centre: Int3, size: Int3) -> Box:
-    """The segment of ``size`` centred on a voxel; one voxel more behind it where even."""
-    return Box(per_axis(lambda c, n: c - (n - 1) // 2, centre, size), size)
-
-
 def inputs(
     case: PreparedCase,
     segment: Box,
     geometry: NetworkGeometry,
     *,
-    moved: SegmentTransform = IDENTITY,
+    transform: SegmentTransform = IDENTITY,
 ) -> tuple[NDArray[np.float32], ...]:
     """``(C, X, Y, Z)`` for each parallel pathway."""
-    middle2 = _doubled_middle(geometry.prediction(segment))
-    return tuple(
-        _intensities(
-            interpolated(case.channels, _coordinates(points, moved, middle2), geometry.margin)
-            if moved.interpolates
-            else read(case.channels, points, geometry.margin, turn=moved.turn, centre2=middle2),
-            moved,
-        )
-        for points in geometry.lattices(segment)
-    )
+    doubled_centre = _doubled_centre(geometry.prediction(segment))
+    blocks = []
+    for points in geometry.lattices(segment):
+        if transform.interpolates:
+            places = _coordinates(points, transform, doubled_centre)
+            block = interpolated(case.channels, places, geometry.margin)
+        else:
+            block = read(
+                case.channels,
+                points,
+                geometry.margin,
+                permutation=transform.permutation,
+                doubled_centre=doubled_centre,
+            )
+        blocks.append(_intensities(block, transform))
+    return tuple(blocks)
 
 
 def cut(
@@ -57,50 +59,63 @@ def cut(
     segment: Box,
     geometry: NetworkGeometry,
     *,
-    moved: SegmentTransform = IDENTITY,
+    transform: SegmentTransform = IDENTITY,
 ) -> Segment:
     """The sample of a labelled case at ``segment``."""
-    predicted = geometry.prediction(segment)
-    middle2 = _doubled_middle(predicted)
-    points = Lattice(predicted.start, (1, 1, 1), predicted.size)
+    prediction = geometry.prediction(segment)
+    doubled_centre = _doubled_centre(prediction)
+    points = Lattice(prediction.start, (1, 1, 1), prediction.size)
     assert case.labels is not None
-    labels = (
-        nearest_labels(case.labels, _coordinates(points, moved, middle2))
-        if moved.interpolates
-        else read_labels(case.labels, points, turn=moved.turn, centre2=middle2)
-    )
-    return Segment(inputs(case, segment, geometry, moved=moved), labels)
+    if transform.interpolates:
+        labels = nearest_labels(case.labels, _coordinates(points, transform, doubled_centre))
+    else:
+        labels = read_labels(
+            case.labels,
+            points,
+            permutation=transform.permutation,
+            doubled_centre=doubled_centre,
+        )
+    return Segment(inputs(case, segment, geometry, transform=transform), labels)
 
 
-def reach(lattices: tuple[Lattice, ...]) -> Lattice:
-    """Every voxel of the box that all lattices lie in."""
-    start = per_axis(lambda *starts: min(starts), *(points.start for points in lattices))
-    last = per_axis(lambda *lasts: max(lasts), *(points.last for points in lattices))
-    return Lattice(start, (1, 1, 1), per_axis(lambda a, b: b - a + 1, start, last))
+def enclosing_lattice(lattices: Sequence[Lattice]) -> Lattice:
+    """Every voxel of the smallest box in which all lattices lie.
+
+    >>> enclosing_lattice([Lattice((0, 0, 0), (1, 1, 1), (9, 9, 1)),
+    ...                    Lattice((-3, 0, 0), (3, 1, 1), (4, 2, 1))])
+    Lattice(start=(-3, 0, 0), step=(1, 1, 1), count=(12, 9, 1))
+    """
+    start = minimum(*(points.start for points in lattices))
+    last = maximum(*(points.last for points in lattices))
+    return Lattice(start, (1, 1, 1), add(sub(last, start), 1))
 
 
-def _doubled_middle(box: Box) -> Int3:
-    return per_axis(lambda a, n: 2 * a + n - 1, box.start, box.size)
+def _doubled_centre(box: Box) -> Int3:
+    return add(box.start, box.stop, -1)
 
 
-def _coordinates(points: Lattice, moved: SegmentTransform, middle2: Int3) -> NDArray[np.float64]:
-    """``(3, *count)``: where the points of a lattice land in the image, in voxels."""
-    matrix = moved.turn.matrix if moved.matrix is None else moved.matrix @ moved.turn.matrix
-    middle = np.array(middle2) / 2
+def _coordinates(
+    points: Lattice, transform: SegmentTransform, doubled_centre: Int3
+) -> NDArray[np.float64]:
+    """``(3, *count)``: place in the image of every point of a lattice, in voxels."""
+    matrix = transform.permutation.matrix
+    if transform.matrix is not None:
+        matrix = transform.matrix @ matrix
+    centre = np.array(doubled_centre) / 2
     x, y, z = (
-        a + s * np.arange(n) - m
-        for a, s, n, m in zip(points.start, points.step, points.count, middle, strict=True)
+        a + s * np.arange(n) - c
+        for a, s, n, c in zip(points.start, points.step, points.count, centre, strict=True)
     )
-    landed = np.empty((3, *points.count))
+    places = np.empty((3, *points.count))
     for axis, (along_x, along_y, along_z) in enumerate(matrix):
-        plane = (middle[axis] + along_x * x)[:, None] + along_y * y
-        np.add(plane[..., None], along_z * z, out=landed[axis])
-    if moved.bumps is not None:
-        landed += moved.bumps.at(points)
-    return landed
+        plane = (centre[axis] + along_x * x)[:, None] + along_y * y
+        np.add(plane[..., None], along_z * z, out=places[axis])
+    if transform.deformation is not None:
+        places += transform.deformation.at(points)
+    return places
 
 
-def _intensities(block: NDArray[np.float32], moved: SegmentTransform) -> NDArray[np.float32]:
-    if moved.shift is None or moved.scale is None:
+def _intensities(block: NDArray[np.float32], transform: SegmentTransform) -> NDArray[np.float32]:
+    if transform.shift is None or transform.scale is None:
         return block
-    return (block + moved.shift[:, None, None, None]) * moved.scale[:, None, None, None]
+    return (block + transform.shift[:, None, None, None]) * transform.scale[:, None, None, None]

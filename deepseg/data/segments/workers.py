@@ -1,4 +1,4 @@
-"""Life and death of the processes that cut segments; what they do is not known here."""
+"""Life and death of the processes that cut segments; their work is not known here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def end_with(parent: int, _worker: int) -> None:
 
 
 def death(worker: BaseProcess) -> str:
-    """``process 17 was ended by SIGKILL``."""
+    """The end of ``worker`` as text: ``process 17 was ended by SIGKILL``."""
     code = worker.exitcode or 0
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    return f"process {worker.pid} {how}"
+    end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return f"process {worker.pid} {end}"

@@ -20,8 +20,8 @@ from typing import Any
 
 from deepseg.config.cases import Preparation
 from deepseg.config.testing import TestConfig
+from deepseg.data.case_cache import fingerprint
 from deepseg.data.cases.case import Case
-from deepseg.data.preparation import fingerprint
 from deepseg.geometry.boxes import Int3
 from deepseg.report.figure import is_possible
 from deepseg.storage.atomic import writable, write_json

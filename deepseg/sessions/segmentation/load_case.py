@@ -14,7 +14,7 @@ from deepseg.config.cases import Preparation
 from deepseg.data.cases.case import Case
 from deepseg.data.images.resampling import voxels_read
 from deepseg.data.images.volumes import Volume, read_labels, read_mask
-from deepseg.data.preparation import PreparedCase, channel_bytes, prepared
+from deepseg.data.preparation import PreparedCase, channel_bytes, prepare
 from deepseg.inference import memory
 from deepseg.sessions.segmentation.ensemble import Ensemble
 
@@ -41,7 +41,7 @@ class LoadedCase:
     @property
     def source(self) -> Volume:
         """The first channel, on whose grid results are."""
-        source = self.ready[0].source
+        source = self.ready[0].reference
         assert source is not None
         return source
 
@@ -65,7 +65,7 @@ def load_case(how: Ensemble, case: Case, scratch: Path | None = None) -> LoadedC
     channels = how.members[0].network.config.channels
     ways = _ways(how)
     images = replace(case, labels=None, weight_maps=())  # a network is asked with nothing more
-    made = [prepared(images, way, channels, scratch=disk) for way in ways]
+    made = [prepare(images, way, channels, scratch=disk) for way in ways]
     roi = _own_roi(case, made)
     made = [replace(ready, to_compute=_to_compute(roi, ready)) for ready in made]
     return LoadedCase(
@@ -88,15 +88,15 @@ def _ways(how: Ensemble) -> list[Preparation]:
 def _own_roi(case: Case, made: Sequence[PreparedCase]) -> NDArray[np.bool_] | None:
     """The region of interest on the case's own grid; the file is read again only if need be."""
     for ready in made:
-        if ready.source is not None and ready.geometry == ready.source.geometry:
+        if ready.reference is not None and ready.geometry == ready.reference.geometry:
             return ready.roi
     return None if case.roi is None else read_mask(case.roi).array
 
 
 def _to_compute(roi: NDArray[np.bool_] | None, ready: PreparedCase) -> NDArray[np.bool_] | None:
     """What results inside a case's own region of interest follow from, on the grid of ``ready``."""
-    assert ready.source is not None
-    own = ready.source.geometry
+    assert ready.reference is not None
+    own = ready.reference.geometry
     if roi is None or ready.geometry == own:
         return roi
     return voxels_read(roi, ready.geometry, own)

@@ -115,9 +115,9 @@ def _feature_maps(how: Ensemble, ready: PreparedCase) -> dict[str, NDArray[np.fl
         batch_size=how.batch_size,
         feature_maps=wanted,
     )
-    assert ready.source is not None
+    assert ready.reference is not None
     return {
-        address: _on_own_grid(maps, ready, ready.source)
+        address: _on_own_grid(maps, ready, ready.reference)
         for address, maps in found.feature_maps.items()
     }
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from deepseg.config.training import TrainConfig
-from deepseg.data.segments.loader import SegmentLoader
+from deepseg.data.segments.loader import BatchShard, SegmentLoader
 from deepseg.data.segments.segment_dataset import SegmentDataset
 from deepseg.errors import NumericalFailure
 from deepseg.model.checkpoint import Checkpoint
@@ -141,7 +141,7 @@ class TrainingRun:
         batch_size = self.config.validation.samples.batch_size
         with SegmentLoader(
             dataset, batch_size=batch_size, workers=self.config.workers, first=0,
-            rank=self.ranks.rank, ranks=self.ranks.world_size, warn=self.folder.console.warn,
+            shard=BatchShard(self.ranks.rank, self.ranks.world_size), warn=self.folder.console.warn,
         ) as loader:  # fmt: skip
             return self.trainer.validate(loader.subepoch())
 
@@ -185,7 +185,7 @@ class TrainingRun:
             self._slow_down(failure)
             self.trainer.restore(snapshot)
             self.tally = Tally.from_state(tally)
-            loader.go_back(self.next_subepoch)
+            loader.rewind(self.next_subepoch)
         else:
             self.progress = replace(self.progress, subepoch=self.progress.subepoch + 1)
             self._save_running()

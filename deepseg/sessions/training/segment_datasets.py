@@ -34,7 +34,7 @@ def training_dataset(
     )
     title = "training cases"
     folders = prepared_cases(
-        cases, config.preparation, model.config.channels, cache, console, what=title
+        cases, config.preparation, model.config.channels, cache, console, title=title
     )
     return _dataset(folders, rules, console, title)
 
@@ -68,7 +68,7 @@ def validation_dataset(
     )
     title = "validation cases"
     folders = prepared_cases(
-        cases, config.preparation, model.config.channels, cache, console, what=title
+        cases, config.preparation, model.config.channels, cache, console, title=title
     )
     return _dataset(folders, rules, console, title)
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from deepseg.data.cases.case import Case
-from deepseg.data.cases.checks import CaseSummary, Intensity, examine, find_problems
+from deepseg.data.cases.checks import examine
+from deepseg.data.cases.cohort_checks import CohortRules, find_problems
+from deepseg.data.cases.summary import CaseSummary, Intensity
 from deepseg.errors import Problem
 
 SHAPE = (7, 5, 3)
@@ -61,23 +63,27 @@ def problems(case, **more):
 
 
 def warnings(case, **more):
-    facts = found(case, **more)
-    assert facts.problems == ()
-    return list(facts.warnings)
+    summary = found(case, **more)
+    assert summary.problems == ()
+    return list(summary.warnings)
 
 
 # ---- One case ----
 
 
 def test_nothing_is_said_of_a_clean_case(case):
-    facts = found(case)
-    assert (facts.problems, facts.warnings) == ((), ())
-    assert (facts.name, facts.where) == ("p1", "train.csv:2")
-    assert (facts.shape, facts.spacing_mm, facts.orientation) == (SHAPE, (2, 1, 1.5), "RAS")
-    assert facts.class_voxels == (93, 5, 4, 3)
-    assert facts.roi_voxels == 105
-    assert facts.foreground_outside_roi == 0
-    assert facts.missing_channels == ()
+    summary = found(case)
+    assert (summary.problems, summary.warnings) == ((), ())
+    assert (summary.name, summary.where) == ("p1", "train.csv:2")
+    assert (summary.shape, summary.spacing_mm, summary.orientation) == (
+        SHAPE,
+        (2, 1, 1.5),
+        "RAS",
+    )
+    assert summary.class_voxels == (93, 5, 4, 3)
+    assert summary.roi_voxels == 105
+    assert summary.foreground_outside_roi == 0
+    assert summary.missing_channels == ()
 
 
 def test_intensities_are_those_inside_the_roi(case):
@@ -204,8 +210,8 @@ def test_the_distance_between_files_decides_what_is_said(case, tmp_path, which):
 @pytest.mark.parametrize(("voxels_away", "count"), [(0.011, 1), (0.49, 1), (0.51, 0)])
 def test_half_a_voxel_is_the_border_of_warnings(case, voxels_away, count):
     save(case.labels, LABELS, shifted(voxels_away))
-    facts = found(case)
-    assert (len(facts.warnings), len(facts.problems)) == (count, 1 - count)
+    summary = found(case)
+    assert (len(summary.warnings), len(summary.problems)) == (count, 1 - count)
 
 
 def test_arrays_that_are_trusted_must_still_have_one_shape(case):
@@ -294,9 +300,9 @@ def test_labels_that_look_like_an_image_are_called_so(case, array, got):
 
 def test_three_hundred_classes_are_fine(case):
     save(case.labels, np.arange(105, dtype=np.int16).reshape(SHAPE) + 195)
-    facts = examine(case, class_count=300, needs_labels=True)
-    assert facts.problems == ()
-    assert facts.class_voxels == (0,) * 195 + (1,) * 105
+    summary = examine(case, class_count=300, needs_labels=True)
+    assert summary.problems == ()
+    assert summary.class_voxels == (0,) * 195 + (1,) * 105
 
 
 def test_labels_are_needed_for_training_only(case):
@@ -353,10 +359,10 @@ def test_an_empty_roi_gives_a_warning(case):
 
 def test_of_a_case_that_is_only_segmented_nothing_is_learnt_anyway(case):
     save(case.roi, np.zeros(SHAPE, np.uint8))
-    facts = examine(case, class_count=3, needs_labels=False)
+    summary = examine(case, class_count=3, needs_labels=False)
     assert (
         f"{case.roi}: the region of interest is empty; its result is all background"
-        in facts.warnings
+        in summary.warnings
     )
 
 
@@ -418,11 +424,11 @@ def test_negative_weights_are_refused(case, tmp_path):
 
 
 def test_a_missing_channel_is_no_problem_but_a_case_without_any_is(case):
-    facts = found(replace(case, channels=(None, case.channels[1])))
-    assert (facts.problems, facts.warnings) == ((), ())
-    assert (facts.missing_channels, facts.shape) == ((0,), SHAPE)
-    assert facts.intensity[0] is None
-    assert facts.intensity[1] == found(case).intensity[1]
+    summary = found(replace(case, channels=(None, case.channels[1])))
+    assert (summary.problems, summary.warnings) == ((), ())
+    assert (summary.missing_channels, summary.shape) == ((0,), SHAPE)
+    assert summary.intensity[0] is None
+    assert summary.intensity[1] == found(case).intensity[1]
     assert problems(replace(case, channels=(None, None))) == [
         "[case-without-channels] train.csv:2: got no image of case 'p1'; expected at least one of "
         "its channels; fix: give an image, or take the case out"
@@ -437,42 +443,42 @@ def test_every_broken_file_of_a_case_is_named_at_once(case, tmp_path):
     nan[1, 1, 1] = np.nan
     save(case.channels[1], nan)
     weights = tmp_path / "none.nii.gz"
-    facts = found(replace(case, weight_maps=(weights,)))
-    assert {problem.where: problem.code for problem in facts.problems} == {
+    summary = found(replace(case, weight_maps=(weights,)))
+    assert {problem.where: problem.code for problem in summary.problems} == {
         str(case.channels[0]): "image-truncated",
         str(case.labels): "image-truncated",
         str(case.roi): "mask-not-binary",
         str(case.channels[1]): "image-not-finite",
         str(weights): "file-missing",
     }
-    assert (facts.class_voxels, facts.roi_voxels, facts.images) == (None, None, None)
+    assert (summary.class_voxels, summary.roi_voxels, summary.images) == (None, None, None)
 
 
 # ---- Many cases ----
 
 
 @pytest.fixture
-def facts(case):
+def summary(case):
     return found(case)
 
 
-def judged(*facts, **more):
+def judged(*summaries, **more):
     """Problems and warnings of all cases together, as text."""
-    more = {"classes": CLASSES, "needs_labels": True, **more}
-    problems, warnings = find_problems(facts, **more)
+    rules = CohortRules(**{"classes": CLASSES, "needs_labels": True, **more})
+    problems, warnings = find_problems(summaries, rules)
     return [str(problem) for problem in problems], warnings
 
 
-def other(facts, **changes):
+def other(summary, **changes):
     """Another case like this one."""
-    return replace(facts, **{"name": "p2", "where": "train.csv:3", "images": "other", **changes})
+    return replace(summary, **{"name": "p2", "where": "train.csv:3", "images": "other", **changes})
 
 
-def test_nothing_is_said_of_clean_cases(facts):
-    assert judged(facts, other(facts)) == ([], [])
+def test_nothing_is_said_of_clean_cases(summary):
+    assert judged(summary, other(summary)) == ([], [])
 
 
-def test_the_problems_and_warnings_of_every_case_come_once(case, facts):
+def test_the_problems_and_warnings_of_every_case_come_once(case, summary):
     save(case.labels, labels_of(105))
     broken = found(replace(case, channels=(case.channels[0], case.channels[0])))
     problems, warnings = judged(broken, other(broken), allow_missing_classes=True)
@@ -484,13 +490,13 @@ def test_the_problems_and_warnings_of_every_case_come_once(case, facts):
     assert len(broken.warnings) == 2
     unlabelled = found(replace(case, labels=None))
     expected = [str(unlabelled.problems[0])]
-    assert judged(unlabelled, other(facts), other(unlabelled, images="3"))[0] == expected
+    assert judged(unlabelled, other(summary), other(unlabelled, images="3"))[0] == expected
 
 
-def test_a_class_in_no_case_is_refused_unless_allowed(facts):
+def test_a_class_in_no_case_is_refused_unless_allowed(summary):
     first, second = (
-        replace(facts, class_voxels=(5, 1, 0, 0)),
-        other(facts, class_voxels=(0, 0, 0, 2)),
+        replace(summary, class_voxels=(5, 1, 0, 0)),
+        other(summary, class_voxels=(0, 0, 0, 2)),
     )
     assert judged(first, second) == (
         [
@@ -505,16 +511,18 @@ def test_a_class_in_no_case_is_refused_unless_allowed(facts):
     assert judged(first, second, needs_labels=False) == ([], [])
 
 
-def test_classes_are_not_judged_while_labels_are_broken(facts):
-    assert judged(replace(facts, class_voxels=None), other(facts, class_voxels=(1, 0, 0, 0))) == (
+def test_classes_are_not_judged_while_labels_are_broken(summary):
+    assert judged(
+        replace(summary, class_voxels=None), other(summary, class_voxels=(1, 0, 0, 0))
+    ) == (
         [],
         [],
     )
 
 
-def test_a_channel_in_no_case_is_refused(facts):
-    without = replace(facts, missing_channels=(1,))
-    assert judged(without, other(facts)) == ([], [])
+def test_a_channel_in_no_case_is_refused(summary):
+    without = replace(summary, missing_channels=(1,))
+    assert judged(without, other(summary)) == ([], [])
     assert judged(without, other(without), needs_labels=False)[0] == [
         "[channel-in-no-case] got no image of channel 2 in any case; expected every channel of the "
         "model in at least one case; fix: give the images, or use a model without this channel"
@@ -537,43 +545,43 @@ def test_a_channel_in_no_case_is_refused(facts):
     ],
     ids=["empty", "elsewhere"],
 )
-def test_a_useless_roi_in_every_case_is_refused_for_training(facts, changes, text):
-    useless = replace(facts, **changes)
+def test_a_useless_roi_in_every_case_is_refused_for_training(summary, changes, text):
+    useless = replace(summary, **changes)
     assert judged(useless, other(useless)) == ([text], [])
-    assert judged(useless, other(facts)) == ([], [])
+    assert judged(useless, other(summary)) == ([], [])
     assert judged(useless, other(useless), needs_labels=False) == ([], [])
 
 
-def test_the_same_case_twice_gives_a_warning(case, facts, tmp_path):
+def test_the_same_case_twice_gives_a_warning(case, summary, tmp_path):
     copies = tuple(tmp_path / f"copy_{path.name}" for path in case.channels)
     for path, copy in zip(case.channels, copies, strict=True):
         copy.write_bytes(path.read_bytes())
     copied = found(replace(case, name="p2", channels=copies, where="train.csv:3"))
     swapped = found(replace(case, name="p3", channels=case.channels[::-1], where="train.csv:4"))
     text = "train.csv:3: p2 has the same images as p1 (train.csv:2)"
-    assert judged(facts, copied, swapped) == ([], [text])
+    assert judged(summary, copied, swapped) == ([], [text])
 
 
-def test_images_that_cannot_be_read_are_not_the_same(facts):
-    broken = replace(facts, images=None)
+def test_images_that_cannot_be_read_are_not_the_same(summary):
+    broken = replace(summary, images=None)
     assert judged(broken, other(broken, images=None)) == ([], [])
 
 
-def test_voxels_of_different_sizes_give_a_warning_unless_they_are_resampled(facts):
-    coarse = other(facts, spacing_mm=(1.0, 1.0, 6.0))
+def test_voxels_of_different_sizes_give_a_warning_unless_they_are_resampled(summary):
+    coarse = other(summary, spacing_mm=(1.0, 1.0, 6.0))
     text = (
         "the voxels of the cases are from 1 x 1 x 1.5 to 2 x 1 x 6 mm large; "
         "consider the key 'resample'"
     )
-    assert judged(facts, coarse) == ([], [text])
-    assert judged(facts, coarse, resampled=True) == ([], [])
-    assert judged(facts, other(facts, spacing_mm=(2.001, 1.0, 1.5))) == ([], [])
+    assert judged(summary, coarse) == ([], [text])
+    assert judged(summary, coarse, resampled=True) == ([], [])
+    assert judged(summary, other(summary, spacing_mm=(2.001, 1.0, 1.5))) == ([], [])
 
 
-def test_axes_that_point_different_ways_give_a_warning(facts):
-    turned = [other(facts, orientation="LAS", images=str(i)) for i in range(2)]
+def test_axes_that_point_different_ways_give_a_warning(summary):
+    turned = [other(summary, orientation="LAS", images=str(i)) for i in range(2)]
     text = "the axes of the cases do not point the same way: 2 LAS, 1 RAS"
-    assert judged(facts, *turned) == ([], [text])
+    assert judged(summary, *turned) == ([], [text])
 
 
 # ---- Many processes ----

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deepseg.data.images.resampling import (
     box_read,
-    part,
+    cropped_geometry,
     resample,
     resampled_geometry,
     voxels_read,
@@ -265,7 +265,9 @@ def test_a_box_comes_back_from_what_is_read_for_it_alone(spacing):
     other, box = resampled_geometry(GRID, spacing), Box((3, 5, 2), (9, 8, 6))
     values = np.random.default_rng(1).random(other.shape, np.float32)
     read = box_read(box, other, GRID)
-    alone = resample(values[read.slices], part(other, read), part(GRID, box), order=1)
+    alone = resample(
+        values[read.slices], cropped_geometry(other, read), cropped_geometry(GRID, box), order=1
+    )
     whole = resample(values, other, GRID, order=1)[box.slices]
     np.testing.assert_allclose(alone, whole, atol=1e-5)
     assert read.size[2] < other.shape[2] or spacing[2] > 3

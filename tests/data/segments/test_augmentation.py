@@ -20,14 +20,14 @@ from deepseg.data.segments.segment import cut
 from deepseg.geometry.boxes import Box
 from deepseg.geometry.context import Lattice, NetworkGeometry, PathwayGeometry
 
-REACH = Lattice((-7, 3, 0), (3, 1, 2), (14, 25, 9))
+EXTENT = Lattice((-7, 3, 0), (3, 1, 2), (14, 25, 9))
 ISOTROPIC = (1.0, 1.0, 1.0)
 
 
-def drawn(seed=0, spacing_mm=ISOTROPIC, channels=3, reach=REACH, **changes):
+def drawn(seed=0, spacing_mm=ISOTROPIC, channels=3, extent=EXTENT, **changes):
     return random_transform(
         Augmentation.model_validate(changes), channels=channels, spacing_mm=spacing_mm,
-        reach=reach, rng=np.random.default_rng(seed),
+        extent=extent, rng=np.random.default_rng(seed),
     )  # fmt: skip
 
 
@@ -51,12 +51,12 @@ EVERYTHING = {
 
 def test_the_same_generator_gives_the_same_motion():
     one, same, other = (drawn(seed, **EVERYTHING) for seed in (5, 5, 6))
-    assert one.turn == same.turn
+    assert one.permutation == same.permutation
     for name in ("matrix", "shift", "scale"):
         assert np.array_equal(getattr(one, name), getattr(same, name))
         assert not np.array_equal(getattr(one, name), getattr(other, name))
-    assert np.array_equal(one.bumps.control, same.bumps.control)
-    assert not np.array_equal(one.bumps.control, other.bumps.control)
+    assert np.array_equal(one.deformation.control, same.deformation.control)
+    assert not np.array_equal(one.deformation.control, other.deformation.control)
 
 
 @pytest.mark.parametrize(
@@ -113,18 +113,18 @@ NO_MARGIN = ((0, 0, 0), (0, 0, 0))
 
 def seen(turn):
     """What a segment of the whole cube reads."""
-    return read(CUBE, POINTS, NO_MARGIN, turn=turn, centre2=(4, 4, 4))[0]
+    return read(CUBE, POINTS, NO_MARGIN, permutation=turn, doubled_centre=(4, 4, 4))[0]
 
 
 def test_reflections_happen_along_each_axis_with_its_own_probability():
-    turns = [drawn(seed, reflect=(0.2, 0.0, 0.7)).turn for seed in range(1000)]
+    turns = [drawn(seed, reflect=(0.2, 0.0, 0.7)).permutation for seed in range(1000)]
     share = (np.array([turn.signs for turn in turns]) < 0).mean(0)
     assert share == pytest.approx([0.2, 0, 0.7], abs=0.05)
     assert {turn.axes for turn in turns} == {(0, 1, 2)}
 
 
 def test_a_certain_reflection_is_numpys_flip():
-    turn = drawn(reflect=(1, 0, 1)).turn
+    turn = drawn(reflect=(1, 0, 1)).permutation
     assert turn == AxisPermutation(signs=(-1, 1, -1))
     assert np.array_equal(seen(turn), np.flip(CUBE[0], (0, 2)))
 
@@ -137,13 +137,13 @@ PLANES = {"xy": (0, 1), "yz": (1, 2), "xz": (0, 2)}
 def test_a_certain_turn_is_numpys_from_the_first_towards_the_second_axis(plane, times):
     weights = [0.0] * 4
     weights[times] = 2
-    turn = drawn(rotate90={plane: weights}).turn
+    turn = drawn(rotate90={plane: weights}).permutation
     assert np.array_equal(seen(turn), np.rot90(CUBE[0], times, PLANES[plane]))
 
 
 @pytest.mark.parametrize("planes", [("xy",), ("xy", "yz"), ("xy", "xz"), ("yz", "xz")])
 def test_mirror_images_come_first_and_the_planes_follow_in_their_order(planes):
-    turn = drawn(reflect=(1, 0, 0), rotate90=dict.fromkeys(planes, (0, 1, 0, 0))).turn
+    turn = drawn(reflect=(1, 0, 0), rotate90=dict.fromkeys(planes, (0, 1, 0, 0))).permutation
     expected = np.flip(CUBE[0], 0)
     for plane in planes:
         expected = np.rot90(expected, 1, PLANES[plane])
@@ -151,7 +151,7 @@ def test_mirror_images_come_first_and_the_planes_follow_in_their_order(planes):
 
 
 def test_turns_happen_as_often_as_their_weights_say():
-    turns = [drawn(seed, rotate90={"xy": (4, 3, 2, 1)}).turn for seed in range(1000)]
+    turns = [drawn(seed, rotate90={"xy": (4, 3, 2, 1)}).permutation for seed in range(1000)]
     quarters = [
         AxisPermutation(),
         AxisPermutation((1, 0, 2), (1, -1, 1)),
@@ -162,7 +162,7 @@ def test_turns_happen_as_often_as_their_weights_say():
 
 
 def test_a_plane_whose_weights_are_all_0_is_left_out():
-    assert drawn(rotate90={"xy": (0, 0, 0, 0), "yz": (0, 0, 0, 0)}).turn == IDENTITY_AXES
+    assert drawn(rotate90={"xy": (0, 0, 0, 0), "yz": (0, 0, 0, 0)}).permutation == IDENTITY_AXES
 
 
 # Rotation and scaling
@@ -187,7 +187,7 @@ def affine(angles, scale=1.0, spacing_mm=ISOTROPIC):
         {"affine": {"probability": 1, "max_rotation": (180, 180, 180), "max_scaling": 0.5}}
     )
     return random_transform(
-        settings_, channels=1, spacing_mm=spacing_mm, reach=REACH, rng=Drawn(angles, scale)
+        settings_, channels=1, spacing_mm=spacing_mm, extent=EXTENT, rng=Drawn(angles, scale)
     )
 
 
@@ -262,7 +262,7 @@ def whole_case(labels):
 
 def moved_labels(labels, moved):
     geometry = NetworkGeometry((PathwayGeometry((1, 1, 1), (0, 0, 0)),), (0, 0, 0), "centred")
-    return cut(whole_case(labels), Box((0, 0, 0), labels.shape), geometry, moved=moved).labels
+    return cut(whole_case(labels), Box((0, 0, 0), labels.shape), geometry, transform=moved).labels
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_the_displacement_is_a_function_of_place_only():
     np.testing.assert_allclose(coarse, fine[:, 1:10:3, 1:9:2], atol=1e-12)
 
 
-reaches = st.builds(
+extents = st.builds(
     Lattice,
     start=st.tuples(*[st.integers(-20, 20)] * 3),
     step=st.tuples(*[st.integers(1, 5)] * 3),
@@ -338,10 +338,10 @@ reaches = st.builds(
 
 
 @settings(max_examples=60, deadline=None)
-@given(reach=reaches, grid=st.floats(0.75, 15))
-def test_everything_in_reach_lies_between_control_points(reach, grid):
+@given(extent=extents, grid=st.floats(0.75, 15))
+def test_everything_in_reach_lies_between_control_points(extent, grid):
     """There, the weights of the control points sum to 1 and reproduce their places."""
-    bumps = drawn(reach=reach, elastic={"probability": 1, "grid": grid}).bumps
+    bumps = drawn(extent=extent, elastic={"probability": 1, "grid": grid}).deformation
     shape = bumps.control.shape[1:]
     places = np.stack(
         np.meshgrid(
@@ -349,16 +349,16 @@ def test_everything_in_reach_lies_between_control_points(reach, grid):
             indexing="ij",
         )
     )
-    found = ElasticDeformation(bumps.start, bumps.step, places).at(reach)
+    found = ElasticDeformation(bumps.start, bumps.step, places).at(extent)
     expected = [
         a + s * index
-        for a, s, index in zip(reach.start, reach.step, np.indices(reach.count), strict=True)
+        for a, s, index in zip(extent.start, extent.step, np.indices(extent.count), strict=True)
     ]
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_control_points_are_displaced_by_the_deviation_asked_for():
-    bumps = drawn(elastic={"probability": 1, "grid": 2.5, "displacement": 0.5}).bumps
+    bumps = drawn(elastic={"probability": 1, "grid": 2.5, "displacement": 0.5}).deformation
     assert bumps.step == 2.5
     assert bumps.start == (-9.5, 0.5, -2.5)
     # reaches of 39, 24 and 16 voxels: 15, 9 and 6 whole steps, and 4 points more

@@ -89,18 +89,24 @@ def test_the_value_outside_is_the_mean_of_the_eight_corners():
 def test_turning_the_lattice_turns_the_block(turn, turned):
     image = np.random.default_rng(2).normal(size=(2, 12, 13, 14)).astype(np.float32)
     points = Lattice((3, 4, 5), (1, 1, 1), (5, 5, 5))
-    centre2 = (2 * 3 + 4, 2 * 4 + 4, 2 * 5 + 4)
+    doubled_centre = (2 * 3 + 4, 2 * 4 + 4, 2 * 5 + 4)
     expected = turned(image[:, 3:8, 4:9, 5:10])
-    assert np.array_equal(read(image, points, NO_MARGIN, turn=turn, centre2=centre2), expected)
+    assert np.array_equal(
+        read(image, points, NO_MARGIN, permutation=turn, doubled_centre=doubled_centre), expected
+    )
     labels = (image[0] * 10).astype(np.int16)
-    found = read_labels(labels, points, turn=turn, centre2=centre2)
+    found = read_labels(labels, points, permutation=turn, doubled_centre=doubled_centre)
     assert np.array_equal(found, turned(labels[None, 3:8, 4:9, 5:10])[0])
 
 
 def test_a_quarter_turn_keeps_the_shape_of_an_oblong_block():
     points = Lattice((3, 4, 1), (1, 1, 1), (3, 5, 2))
     block = read(
-        IMAGE, points, NO_MARGIN, turn=AxisPermutation((1, 0, 2), (1, -1, 1)), centre2=(8, 12, 3)
+        IMAGE,
+        points,
+        NO_MARGIN,
+        permutation=AxisPermutation((1, 0, 2), (1, -1, 1)),
+        doubled_centre=(8, 12, 3),
     )
     assert block.shape == (2, 3, 5, 2)
     assert block[0, 1, 2, 0] == IMAGE[0, 4, 6, 1]  # the middle stays

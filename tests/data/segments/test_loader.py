@@ -1,4 +1,4 @@
-"""The stream: the same samples whoever cuts them, whenever, and however many processes."""
+"""The loader: the same samples whoever cuts them, whenever, and however many processes."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,13 @@ import torch
 
 from deepseg.config.blocks.augmentation import Augmentation
 from deepseg.config.blocks.sampling import Sampling
-from deepseg.data.preparation import open_prepared
-from deepseg.data.segments.loader import SegmentLoader
+from deepseg.data.case_cache import open_prepared
+from deepseg.data.segments.loader import BatchShard, SegmentLoader
 from deepseg.data.segments.segment_dataset import SegmentDataset, SegmentRules
 from deepseg.geometry.context import NetworkGeometry, PathwayGeometry
 from deepseg.storage.atomic import write_json
 
-VISION = NetworkGeometry(
+GEOMETRY = NetworkGeometry(
     (PathwayGeometry((1, 1, 1), (4, 4, 4)), PathwayGeometry((3, 3, 3), (4, 4, 4))),
     (0, 0, 0),
     "centred",
@@ -44,7 +44,7 @@ def rules(**changes) -> SegmentRules:
     settings = {
         "sampling": Sampling(type="foreground_background"),
         "classes": ("background", "lesion"),
-        "geometry": VISION,
+        "geometry": GEOMETRY,
         "size": (9, 8, 7),
         "segments": 10,
         "cases": 5,
@@ -131,10 +131,10 @@ def test_ranks_share_every_batch_and_stand_ins_have_no_known_voxels(folders):
     whole, first, second = (
         list(
             SegmentLoader(
-                source, batch_size=4, workers=0, first=0, rank=rank, ranks=ranks
+                source, batch_size=4, workers=0, first=0, shard=BatchShard(rank, world_size)
             ).subepoch()
         )
-        for rank, ranks in [(0, 1), (0, 2), (1, 2)]
+        for rank, world_size in [(0, 1), (0, 2), (1, 2)]
     )
     for batch, *parts in zip(whole[:2], first, second, strict=False):
         for rank, part in enumerate(parts):

@@ -12,12 +12,12 @@ from deepseg.data.segments.augmentation import (
     random_transform,
 )
 from deepseg.data.segments.lattice_reading import AxisPermutation
-from deepseg.data.segments.segment import box_around, cut, inputs, reach
+from deepseg.data.segments.segment import cut, enclosing_lattice, inputs
 from deepseg.geometry.boxes import Box
 from deepseg.geometry.context import Lattice, NetworkGeometry, PathwayGeometry
 
 SHAPE = (40, 44, 48)
-VISION = NetworkGeometry(
+GEOMETRY = NetworkGeometry(
     (
         PathwayGeometry((1, 1, 1), (4, 4, 4)),
         PathwayGeometry((3, 3, 3), (4, 4, 4)),
@@ -41,13 +41,13 @@ def case() -> PreparedCase:
 
 
 def test_a_segment_is_centred_with_the_odd_voxel_behind():
-    assert box_around((10, 10, 10), (5, 6, 1)) == Box((8, 8, 10), (5, 6, 1))
+    assert Box.around((10, 10, 10), (5, 6, 1)) == Box((8, 8, 10), (5, 6, 1))
 
 
 def test_inputs_and_labels_are_slices_of_the_image_inside_it():
     own = case()
     segment = Box((16, 17, 18), (13, 11, 9))
-    found = cut(own, segment, VISION)
+    found = cut(own, segment, GEOMETRY)
     # prediction: (16+2+1, 17+2, 18+2), size (13-6, 11-4, 9-4)
     assert np.array_equal(found.labels, own.labels[19:26, 19:26, 20:25])
     assert np.array_equal(found.inputs[0], own.channels[:, 16:29, 17:28, 18:27])
@@ -84,7 +84,7 @@ def test_turning_a_segment_turns_the_whole_world_around_it(turn, turned):
     )  # fmt: skip
     # A prediction of 8 voxels around 19.5, the middle of 40 voxels, is turned onto itself.
     segment = Box((14, 14, 14), (12, 12, 12))
-    moved = cut(square, segment, cubes, moved=SegmentTransform(turn=turn))
+    moved = cut(square, segment, cubes, transform=SegmentTransform(permutation=turn))
     still = cut(whole, segment, cubes)
     assert np.array_equal(moved.labels, still.labels)
     for one, other in zip(moved.inputs, still.inputs, strict=True):
@@ -95,7 +95,7 @@ def test_the_identity_matrix_interpolates_nothing_away():
     own = case()
     segment = Box((2, 17, 30), (13, 11, 9))
     still, moved = (
-        cut(own, segment, VISION, moved=m)
+        cut(own, segment, GEOMETRY, transform=m)
         for m in (SegmentTransform(), SegmentTransform(matrix=np.eye(3)))
     )
     assert np.array_equal(moved.labels, still.labels)
@@ -107,8 +107,8 @@ def test_a_quarter_turn_as_a_matrix_is_the_quarter_turn():
     own = case()
     turn = AxisPermutation((1, 0, 2), (1, -1, 1))
     segment = Box((14, 15, 16), (13, 11, 9))
-    exact = cut(own, segment, VISION, moved=SegmentTransform(turn=turn))
-    by_matrix = cut(own, segment, VISION, moved=SegmentTransform(matrix=turn.matrix))
+    exact = cut(own, segment, GEOMETRY, transform=SegmentTransform(permutation=turn))
+    by_matrix = cut(own, segment, GEOMETRY, transform=SegmentTransform(matrix=turn.matrix))
     # The prediction is 7 x 7 x 5: turning it about its middle lands on voxels.
     assert np.array_equal(by_matrix.labels, exact.labels)
     for one, other in zip(by_matrix.inputs, exact.inputs, strict=True):
@@ -123,10 +123,10 @@ def test_a_constant_displacement_shifts_the_segment():
     moved = cut(
         own,
         segment,
-        VISION,
-        moved=SegmentTransform(bumps=ElasticDeformation((-40.0,) * 3, 5.0, control)),
+        GEOMETRY,
+        transform=SegmentTransform(deformation=ElasticDeformation((-40.0,) * 3, 5.0, control)),
     )
-    shifted = cut(own, segment.moved((0, 2, 0)), VISION)
+    shifted = cut(own, segment.moved((0, 2, 0)), GEOMETRY)
     assert np.array_equal(moved.labels, shifted.labels)
     for one, other in zip(moved.inputs, shifted.inputs, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-4)
@@ -139,7 +139,7 @@ def test_intensities_are_shifted_then_scaled_the_same_in_all_pathways():
         shift=np.array([1, -2], np.float32), scale=np.array([3, 0.5], np.float32)
     )
     for plain, changed in zip(
-        inputs(own, segment, VISION), inputs(own, segment, VISION, moved=moved), strict=True
+        inputs(own, segment, GEOMETRY), inputs(own, segment, GEOMETRY, transform=moved), strict=True
     ):
         np.testing.assert_allclose(changed[0], (plain[0] + 1) * 3, rtol=1e-6)
         np.testing.assert_allclose(changed[1], (plain[1] - 2) * 0.5, rtol=1e-6)
@@ -147,7 +147,7 @@ def test_intensities_are_shifted_then_scaled_the_same_in_all_pathways():
 
 def test_a_segment_far_outside_is_unknown_and_constant():
     own = case()
-    found = cut(own, Box((-60, 10, 10), (13, 11, 9)), VISION)
+    found = cut(own, Box((-60, 10, 10), (13, 11, 9)), GEOMETRY)
     assert (found.labels == -1).all()
     assert np.ptp(found.inputs[0], axis=(1, 2, 3)).tolist() == [0, 0]
 
@@ -157,7 +157,7 @@ def test_an_image_smaller_than_the_segment_is_mirrored_and_filled():
         "small", np.ones((1, 3, 20, 1), np.float32), np.ones((3, 20, 1), np.uint8), None, None,
         Geometry((3, 20, 1), np.eye(4)),
     )  # fmt: skip
-    found = cut(small, box_around((1, 9, 0), (13, 11, 9)), VISION)
+    found = cut(small, Box.around((1, 9, 0), (13, 11, 9)), GEOMETRY)
     assert found.inputs[0].shape == (1, 13, 11, 9)
     assert (found.inputs[0] == 1).all()
     assert (found.labels == 1).sum() == 3 * 7 * 1
@@ -166,7 +166,7 @@ def test_an_image_smaller_than_the_segment_is_mirrored_and_filled():
 
 def test_the_reach_covers_all_lattices():
     points = (Lattice((0, -3, 4), (1, 2, 3), (5, 2, 2)), Lattice((-1, 0, 5), (1, 1, 1), (2, 9, 1)))
-    assert reach(points) == Lattice((-1, -3, 4), (1, 1, 1), (6, 12, 4))
+    assert enclosing_lattice(points) == Lattice((-1, -3, 4), (1, 1, 1), (6, 12, 4))
 
 
 def test_a_full_augmentation_keeps_shapes_and_repeats_with_its_generator():
@@ -185,12 +185,12 @@ def test_a_full_augmentation_keeps_shapes_and_repeats_with_its_generator():
     def drawn(seed):
         moved = random_transform(
             settings, channels=2, spacing_mm=own.geometry.spacing_mm,
-            reach=reach(VISION.lattices(segment)), rng=np.random.default_rng(seed),
+            extent=enclosing_lattice(GEOMETRY.lattices(segment)), rng=np.random.default_rng(seed),
         )  # fmt: skip
-        return cut(own, segment, VISION, moved=moved)
+        return cut(own, segment, GEOMETRY, transform=moved)
 
     one, same, other = drawn(1), drawn(1), drawn(2)
-    still = cut(own, segment, VISION)
+    still = cut(own, segment, GEOMETRY)
     for index, block in enumerate(one.inputs):
         assert block.shape == still.inputs[index].shape
         assert np.array_equal(block, same.inputs[index])
@@ -200,4 +200,4 @@ def test_a_full_augmentation_keeps_shapes_and_repeats_with_its_generator():
 
 def test_a_single_pathway_reaches_as_far_as_its_own_points():
     points = Lattice((-2, 3, 5), (1, 1, 1), (7, 8, 9))
-    assert reach((points,)) == points
+    assert enclosing_lattice((points,)) == points
