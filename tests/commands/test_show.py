@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import deepseg
 from deepseg.errors import DeepsegError
 from deepseg.report.tables import rich_table
-from deepseg.sessions.tables import TAKEN
+from deepseg.sessions.tables import PLAN_COLUMNS
 from deepseg.transfer.rules import TransferRules
 
 OLD = """\
@@ -135,7 +135,7 @@ def test_a_model_that_was_filled_from_nothing_shows_no_such_table(folder, transf
 def test_the_tables_fit_a_terminal(transferred, width):
     page = StringIO()
     rows = deepseg.load("B.save").provenance.filled_from.layers
-    RichConsole(file=page, width=width).print(rich_table(TAKEN, rows))
+    RichConsole(file=page, width=width).print(rich_table(PLAN_COLUMNS, rows))
     lines = page.getvalue().splitlines()
     assert max(len(line) for line in lines) <= width
     assert all(any(line.startswith(row[0]) for line in lines) for row in rows)
