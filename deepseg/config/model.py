@@ -48,7 +48,7 @@ class BatchNorm(Settings):
 
     statistics: Literal["exponential", "window"] = Field(
         "exponential",
-        description="How means and variances for inference are gathered: an exponential moving "
+        description="Means and variances for inference: an exponential moving "
         "average, or DeepMedic's plain mean over the last `length` steps.",
     )
     momentum: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -126,7 +126,7 @@ class ModelConfig(Settings):
 
     @cached_property
     def pathways(self) -> tuple[PathwayPlan, ...]:
-        """The parallel pathways, the normal one first."""
+        """Parallel pathways, the normal one first."""
         normal = normal_plan(self.normal)
         if self.subsampled is None:
             return (normal,)
@@ -134,12 +134,12 @@ class ModelConfig(Settings):
 
     @cached_property
     def fc_pathway(self) -> PathwayPlan:
-        """The final classification pathway, the head as its last layer."""
+        """Final classification pathway, the head as its last layer."""
         return fc_plan(self.fc, classes=len(self.classes))
 
     @cached_property
     def smallest_segment(self) -> Int3:
-        """The smallest segment for which the network predicts one voxel."""
+        """Smallest segment for which the network predicts one voxel."""
         return receptive_field(
             (*self.pathways[0].unpadded_kernels, *self.fc_pathway.unpadded_kernels)
         )

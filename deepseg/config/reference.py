@@ -47,8 +47,8 @@ Relative paths count from the folder of the file that holds them. Three numbers 
 X, Y, Z in the order in which the file of an image stores them; layers count from 1 at the image,
 labels and epochs from 0.
 
-Everything that is wrong with a file is said at once, with line, key and a proposal; unknown keys
-are errors. `run.py -check FILE` does nothing but this.
+Everything that is wrong with a file is reported at once, with line, key and a proposal; unknown
+keys are errors. `run.py -check FILE` does nothing but this.
 """
 
 TABLE_HEAD = """\
@@ -145,17 +145,17 @@ def _key_of_field(key: str, field: FieldInfo, default: str) -> KeyReference:
     return KeyReference(key, value, default, field.description or "")
 
 
-def _value(kind: SchemaType) -> str:
-    if kind.fields:
+def _value(schema: SchemaType) -> str:
+    if schema.fields:
         return "a block"
-    if any(member.fields for member in kind.members):
-        plain = [words(member) for member in kind.members if not member.fields]
+    if any(member.fields for member in schema.members):
+        plain = [words(member) for member in schema.members if not member.fields]
         return " or ".join([*plain, "a block"])
-    return words(kind)
+    return words(schema)
 
 
-def _nested(kind: SchemaType, key: str, default: object) -> Iterator[KeyReference]:
-    for member in (kind, *kind.members):
+def _nested(schema: SchemaType, key: str, default: object) -> Iterator[KeyReference]:
+    for member in (schema, *schema.members):
         if not member.fields:
             continue
         defaults = default if type(default) is member.base else None
@@ -164,8 +164,8 @@ def _nested(kind: SchemaType, key: str, default: object) -> Iterator[KeyReferenc
         )
         yield from (
             key_references
-            if kind.tag is None
-            else _of_member(member, f"{key}.{kind.tag}", key_references)
+            if schema.tag is None
+            else _of_member(member, f"{key}.{schema.tag}", key_references)
         )
 
 

@@ -50,7 +50,7 @@ class Inference(Settings):
     )
     overlap: Annotated[float, Field(ge=0, le=0.9)] = Field(
         0.0,
-        description="Where models answer tile by tile: tiles share this part of their edge with "
+        description="Where models predict tile by tile: tiles share this part of their edge with "
         "the next, and voxels in the middle of a tile weigh more. For networks with padding in "
         "their pathways.",
     )

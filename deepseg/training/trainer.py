@@ -95,9 +95,13 @@ class Trainer:
         for batch in (batch.to(self.device) for batch in batches):
             synchronise_batch_norm(self.network, self.ranks, has_part=bool(batch.cases))
             weights = class_weights(
-                batch.labels, tally.classes, self.loss.class_weights,
-                epoch=epoch, epochs=epochs, ranks=self.ranks,
-            )  # fmt: skip
+                batch.labels,
+                tally.classes,
+                self.loss.class_weights,
+                epoch=epoch,
+                epochs=epochs,
+                ranks=self.ranks,
+            )
             logits = self.network([x.to(self.dtype) for x in batch.inputs])
             result = self._loss(logits, batch, kernels, weights)
             value = float(result.total.detach())
@@ -156,9 +160,14 @@ class Trainer:
 
     def _loss(self, logits: Tensor, batch: Batch, kernels: _Kernels, weights: Tensor) -> LossParts:
         return loss(
-            logits, batch.labels, kernels.plain, self.loss, weights,
-            anchored=kernels.anchored, ranks=self.ranks,
-        )  # fmt: skip
+            logits,
+            batch.labels,
+            kernels.plain,
+            self.loss,
+            weights,
+            anchored=kernels.anchored,
+            ranks=self.ranks,
+        )
 
     def _check_loss(self, value: float, batch: Batch, cases_before: tuple[str, ...]) -> None:
         if math.isfinite(value):

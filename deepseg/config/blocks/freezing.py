@@ -32,10 +32,10 @@ class Freeze(Settings):
     batch_norm: Literal["frozen", "statistics", "train"] = Field(
         "frozen",
         description="Batch normalisation of frozen layers: frozen, its statistics fixed and used; "
-        "statistics, those of the batch, and gathered on (as DeepMedic does); train, its weights "
+        "statistics, those of the batch, and still updated (as DeepMedic does); train, its weights "
         "learn too.",
     )
-    dropout: bool = Field(False, description="Whether frozen layers drop voxels in training.")
+    dropout: bool = Field(False, description="Frozen layers drop voxels in training, too.")
 
     @model_validator(mode="after")
     def _stops_all_gradients(self) -> Freeze:

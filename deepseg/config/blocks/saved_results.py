@@ -23,12 +23,12 @@ class SavedResults(Settings):
     ] = Field(
         {},
         description="Layers whose maps are written, with the number of the first map, from 0, "
-        "and of the one behind the last, such as `{normal.3: [0, 4], sub*.1: all}`.",
+        "and of the one after the last, such as `{normal.3: [0, 4], sub*.1: all}`.",
     )
     uncertainty: tuple[Literal["entropy", "variance"], ...] = Field(
         (),
-        description="Maps of doubt: entropy of the class probabilities, from 0 to 1; variance "
-        "between the answers of several models and mirror images.",
+        description="Uncertainty maps: entropy of the class probabilities, from 0 to 1; variance "
+        "between the predictions of several models and mirror images.",
     )
     pictures: bool = Field(True, description="A picture of three slices of the result.")
     segmentation_suffix: Name = Field("Segm", description="Ends the name of a segmentation file.")

@@ -16,7 +16,7 @@ class Constant(Settings):
 
 
 class Predefined(Settings):
-    """The learning rate falls behind given epochs."""
+    """The learning rate falls after certain epochs."""
 
     type: Literal["predefined"]
     epochs: tuple[EpochNumber, ...] = Field(

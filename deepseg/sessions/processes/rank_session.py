@@ -62,8 +62,11 @@ def _joined(device: torch.device) -> Iterator[tuple[RankSupervisor, Ranks]]:
                 torch.cuda.set_device(device)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-                store=store, rank=rank, world_size=size, timeout=FOR_EVER,
-            )  # fmt: skip
+                store=store,
+                rank=rank,
+                world_size=size,
+                timeout=FOR_EVER,
+            )
             yield supervisor, Ranks(rank, size)
         dist.destroy_process_group()
     finally:
