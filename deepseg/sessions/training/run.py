@@ -140,20 +140,9 @@ class TrainingRun:
         assert self.config.validation.samples is not None
         batch_size = self.config.validation.samples.batch_size
         with SegmentLoader(
-<<<<<<< HEAD
             dataset, batch_size=batch_size, workers=self.config.workers, first=0,
             shard=BatchShard(self.ranks.rank, self.ranks.world_size), warn=self.folder.console.warn,
         ) as loader:  # fmt: skip
-=======
-            dataset,
-            batch_size=batch_size,
-            workers=self.config.workers,
-            first=0,
-            rank=self.ranks.rank,
-            ranks=self.ranks.world_size,
-            warn=self.folder.console.warn,
-        ) as loader:
->>>>>>> 26045e1 (Reference page in idiomatic English; calls formatted by ruff alone in the training loop)
             return self.trainer.validate(loader.subepoch())
 
     def end_epoch(
@@ -164,14 +153,9 @@ class TrainingRun:
     ) -> None:
         """Write the epoch's model, its line and its curves, and decide if training goes on."""
         record = epoch_record(
-            self.progress.epoch,
-            self._timer,
-            self.trainer.optimizer,
-            self.model.config,
-            training,
-            samples,
-            volumes,
-        )
+            self.progress.epoch, self._timer, self.trainer.optimizer, self.model.config,
+            training, samples, volumes,
+        )  # fmt: skip
         metric, watched = best_metric(self.config), stopping_metric(self.config)
         progress = self.progress.after(
             schedule_score(record),
@@ -265,12 +249,9 @@ class TrainingRun:
         config, epoch, epochs = self.config, self.progress.epoch, self.config.epochs
         subepoch = min(self.progress.subepoch, config.subepochs - 1)  # after the last one: its rate
         scheduled = learning_rate(
-            config.schedule,
-            config.optimiser.learning_rate,
-            epoch=epoch,
-            epochs=epochs,
+            config.schedule, config.optimiser.learning_rate, epoch=epoch, epochs=epochs,
             history=self.progress.scores,
-        )
+        )  # fmt: skip
         share = warm_up(
             epoch * config.subepochs + subepoch, subepochs=config.steps.warm_up * config.subepochs
         )
