@@ -70,12 +70,12 @@ FILES = {
 
 def write_files(folder: Path, data: Path, *, seed: int, segments: int) -> None:
     """Write the tables of cases and the three config files."""
-    for part in ("train", "validation"):
+    for role in ("train", "validation"):
         rows = [
             ",".join([case.name, *(str(case.resolve() / name) for name in FILES.values())])
-            for case in sorted((data / part).iterdir())
+            for case in sorted((data / role).iterdir())
         ]
-        (folder / f"{part}.csv").write_text("\n".join([",".join(["case", *FILES]), *rows, ""]))
+        (folder / f"{role}.csv").write_text("\n".join([",".join(["case", *FILES]), *rows, ""]))
     (folder / "model.yaml").write_text(MODEL)
     train = TRAIN.replace("SEED", str(seed)).replace("SEGMENTS", str(segments))
     (folder / "train.yaml").write_text(train)
@@ -99,12 +99,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None)
-    given = parser.parse_args()
-    folder = given.out or Path(tempfile.mkdtemp(prefix="deepseg-brats-"))
+    options = parser.parse_args()
+    folder = options.out or Path(tempfile.mkdtemp(prefix="deepseg-brats-"))
     rows = []
-    for seed in range(given.seeds):
+    for seed in range(options.seeds):
         started = time.monotonic()
-        dice = whole_tumour_dice(folder / str(seed), given.data, seed=seed)
+        dice = whole_tumour_dice(folder / str(seed), options.data, seed=seed)
         rows.append((seed, dice, time.monotonic() - started))
     print("\nseed  whole-tumour Dice per case  mean   seconds")
     for seed, dice, seconds in rows:

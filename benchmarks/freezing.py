@@ -1,12 +1,12 @@
-"""What freezing saves: time of a training step, and memory kept for the backward pass.
+"""The savings by freezing: time of a training step, and memory kept for the backward pass.
 
     PYTHONPATH=. python benchmarks/freezing.py [--model FILE] [--segment N] [--batch N] [--device D]
 
 All settings are measured in turn, step by step, and the fastest step of each counts, in seconds of
-the processor (on a GPU: of the clock): what else runs on the machine only adds to it. Kept memory
+the processor (on a GPU: of the clock): other work of the machine only adds to it. Kept memory
 is counted exactly: every tensor that torch saves in the forward pass for the backward pass, once,
-without the weights. On a GPU, the peak of a step is shown too. Inputs are random numbers; neither
-time nor memory depend on them.
+without the weights. On a GPU, the peak of a step is shown too. Inputs are random values; neither
+time nor memory depends on them.
 """
 
 from __future__ import annotations
@@ -56,22 +56,22 @@ def random_batch(network: Network, segment: int, size: int, device: torch.device
 
 
 def kept_megabytes(network: Network, batch: Batch) -> float:
-    """What the forward pass keeps for the backward pass."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in network.state_dict().values()}
-    kept: dict[int, int] = {}
+    """Size of the tensors that the forward pass keeps for the backward pass, without weights."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in network.state_dict().values()}
+    sizes: dict[int, int] = {}
     alive = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)  # so that no address is given twice
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)  # so that no address is used twice
         return tensor
 
     network.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         network(batch.inputs)
-    return sum(kept.values()) / 1e6
+    return sum(sizes.values()) / 1e6
 
 
 def seconds_of_step(network: Network, optimizer: Optimizer, batch: Batch) -> float:
@@ -96,20 +96,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--device", default="cpu")
-    given = parser.parse_args()
-    device = torch.device(given.device)
+    options = parser.parse_args()
+    device = torch.device(options.device)
     keep_freed_memory()  # as the command line does
-    config = load(ModelConfig, given.model).config
+    config = load(ModelConfig, options.model).config
     runs = {}
     for title, settings in SETTINGS.items():
         network = Network(config, rng=torch.Generator().manual_seed(0)).to(device)
         freeze(network, settings)
         runs[title] = (network, Optimizer(trainable(network), Rmsprop()))
-    batch = random_batch(runs["nothing"][0], given.segment, given.batch, device)
-    kept = {title: kept_megabytes(network, batch) for title, (network, _) in runs.items()}
+    batch = random_batch(runs["nothing"][0], options.segment, options.batch, device)
+    megabytes = {title: kept_megabytes(network, batch) for title, (network, _) in runs.items()}
     times: dict[str, list[float]] = {title: [] for title in runs}
     peaks: dict[str, float] = {}
-    for number in range(given.rounds + 1):
+    for number in range(options.rounds + 1):
         for title, (network, optimizer) in runs.items():
             optimizer.clear_gradients()
             if device.type == "cuda":
@@ -123,17 +123,17 @@ def main() -> None:
     where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(
         f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}; {config.name}, "
-        f"{given.batch} segments of {given.segment}, fastest of {given.rounds} steps\n"
+        f"{options.batch} segments of {options.segment}, fastest of {options.rounds} steps\n"
     )
     print("| Frozen | step (ms) | of nothing frozen | kept (MB) | of nothing frozen | peak (MB) |")
     print("|---|---|---|---|---|---|")
     first = min(times["nothing"])
     for title in runs:
-        own = min(times[title])
+        step = min(times[title])
         peak = f"{peaks[title]:,.0f}" if peaks else ""
         print(
-            f"| `{title}` | {own * 1000:,.0f} | {own / first:.2f} | {kept[title]:,.0f} | "
-            f"{kept[title] / kept['nothing']:.2f} | {peak} |"
+            f"| `{title}` | {step * 1000:,.0f} | {step / first:.2f} | {megabytes[title]:,.0f} | "
+            f"{megabytes[title] / megabytes['nothing']:.2f} | {peak} |"
         )
 
 

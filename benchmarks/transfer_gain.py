@@ -1,11 +1,11 @@
-"""What transfer gains where labels are few: Dice on unseen volumes, from scratch and transferred.
+"""The gain by transfer where labels are few: Dice on unseen volumes, from scratch and transferred.
 
     python benchmarks/transfer_gain.py [--seeds 3] [--out FOLDER]
 
 Balls, tubes and cubes of one intensity lie in noise, so that only their shape tells them apart. The
 source task has one channel (T1) with balls and tubes in 24 labelled volumes. The target task has
 cubes too, the same channel with another gain and more noise as the second of two, a new channel of
-inverted contrast as the first, and ONE labelled volume. Everything is done as a user does it: NIfTI
+inverted contrast as the first, and ONE labelled volume. All of it is done as a user does it: NIfTI
 files, tables of cases, a model file and a train file for each task, `-newModel -pretrained`,
 `-train`, `-test`.
 """
@@ -72,7 +72,7 @@ save: {segmentation: false, pictures: false}
 
 
 @dataclass(frozen=True)
-class Row:
+class Start:
     """One way to begin the target task.
 
     Attributes:
@@ -86,12 +86,12 @@ class Row:
     frozen: tuple[str, ...] = ()
 
 
-ROWS = (
-    Row("scratch"),
-    Row("transferred, new channel is the mean of the old", "mean"),
-    Row("transferred, new channel random", "random"),
-    Row("transferred, new channel zero", "zero"),
-    Row("transferred, new channel zero, pathways frozen", "zero", ("normal.*", "sub1.*")),
+STARTS = (
+    Start("scratch"),
+    Start("transferred, new channel is the mean of the old", "mean"),
+    Start("transferred, new channel random", "random"),
+    Start("transferred, new channel zero", "zero"),
+    Start("transferred, new channel zero, pathways frozen", "zero", ("normal.*", "sub1.*")),
 )
 
 
@@ -114,14 +114,14 @@ def _inside(
 ) -> NDArray[np.bool_]:
     match CLASSES[label]:
         case "ball":
-            found = (offset**2).sum(0) < radius**2
+            inside = (offset**2).sum(0) < radius**2
         case "tube":
             along = int(rng.integers(3))
             across = (np.delete(offset, along, axis=0) ** 2).sum(0)
-            found = (across < (0.45 * radius) ** 2) & (abs(offset[along]) < 2.2 * radius)
+            inside = (across < (0.45 * radius) ** 2) & (abs(offset[along]) < 2.2 * radius)
         case _:
-            found = (abs(offset) < 0.8 * radius).all(0)
-    return np.asarray(found)
+            inside = (abs(offset) < 0.8 * radius).all(0)
+    return np.asarray(inside)
 
 
 def source_case(seed: int) -> dict[str, NDArray[np.generic]]:
@@ -132,14 +132,14 @@ def source_case(seed: int) -> dict[str, NDArray[np.generic]]:
 
 
 def target_case(seed: int) -> dict[str, NDArray[np.generic]]:
-    """A volume of the target task: the known channel weaker and noisier, the new one inverted."""
+    """A volume of the target task: the shared channel weaker and noisier, the new one inverted."""
     rng = np.random.default_rng((1, seed))
     labels = shapes(rng, classes=4)
-    known = 0.8 * _noisy(labels, rng, noise=0.35) + 0.3 * rng.standard_normal(labels.shape)
+    shared = 0.8 * _noisy(labels, rng, noise=0.35) + 0.3 * rng.standard_normal(labels.shape)
     new = 1 - _noisy(labels, rng, noise=0.6)
     return {
         "channel_T2": new.astype(np.float32),
-        "channel_T1": known.astype(np.float32),
+        "channel_T1": shared.astype(np.float32),
         "labels": labels,
     }
 
@@ -185,11 +185,11 @@ def write_settings(folder: Path, seeds: int, *, source_epochs: int, target_epoch
     }  # fmt: skip
     _write(folder / "source.yaml", TRAIN, source)
     for seed in range(seeds):
-        for number, row in enumerate(ROWS):
-            name = f"row{number}-seed{seed}"
+        for number, start in enumerate(STARTS):
+            name = f"start{number}-seed{seed}"
             names = {
                 "NAME": name, "SEED": str(seed), "TABLE": f"target{seed}",
-                "EPOCHS": str(target_epochs), "AUGMENTATION": "", "FROZEN": ", ".join(row.frozen),
+                "EPOCHS": str(target_epochs), "AUGMENTATION": "", "FROZEN": ", ".join(start.frozen),
             }  # fmt: skip
             _write(folder / f"{name}.yaml", TRAIN, names)
 
@@ -206,55 +206,61 @@ def dice(folder: Path, name: str, model: Path, table: str) -> float:
     _write(file, TEST, {"NAME": f"{name}-test", "TABLE": table})
     results = deepseg.segment(file, model=model, device="cpu", quiet=True)
     summary = json.loads((results / "cases.json").read_text())["summary"]
-    return statistics.fmean(summary[one]["dice"]["mean"] for one in CLASSES[1:] if one in summary)
+    return statistics.fmean(
+        summary[name]["dice"]["mean"] for name in CLASSES[1:] if name in summary
+    )
 
 
-def target_dice(folder: Path, number: int, row: Row, seed: int, source: Path) -> float:
-    """Begin as ``row`` says, train on the one labelled volume, segment the unseen ones."""
-    name = f"row{number}-seed{seed}"
-    start = deepseg.new_model(
+def target_dice(folder: Path, number: int, start: Start, seed: int, source: Path) -> float:
+    """Begin with ``start``, train on the one labelled volume, segment the unseen ones."""
+    name = f"start{number}-seed{seed}"
+    model = deepseg.new_model(
         folder / "target_model.yaml",
-        pretrained=None if row.new_channel is None else source,
+        pretrained=None if start.new_channel is None else source,
         rules=deepseg.TransferRules(
-            channels={} if row.new_channel is None else {"T2": row.new_channel}
+            channels={} if start.new_channel is None else {"T2": start.new_channel}
         ),
         out=folder / f"{name}.save",
         seed=seed,
     )
-    trained = deepseg.train(folder / f"{name}.yaml", model=start, device="cpu", quiet=True)
+    trained = deepseg.train(folder / f"{name}.yaml", model=model, device="cpu", quiet=True)
     return dice(folder, name, trained, "target_test")
 
 
 def main() -> None:
-    """Train the source, then every row with every seed; print the table."""
+    """Train the source, then from every start with every seed; print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--source-epochs", type=int, default=24)
     parser.add_argument("--target-epochs", type=int, default=4)
     parser.add_argument("--out", type=Path, default=None)
-    given = parser.parse_args()
-    folder = given.out or Path(tempfile.mkdtemp(prefix="deepseg-transfer-"))
+    options = parser.parse_args()
+    folder = options.out or Path(tempfile.mkdtemp(prefix="deepseg-transfer-"))
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    write_data(folder, given.seeds)
+    write_data(folder, options.seeds)
     write_settings(
-        folder, given.seeds, source_epochs=given.source_epochs, target_epochs=given.target_epochs
+        folder,
+        options.seeds,
+        source_epochs=options.source_epochs,
+        target_epochs=options.target_epochs,
     )
-    start = deepseg.new_model(folder / "source_model.yaml", out=folder / "source.save")
-    source = deepseg.train(folder / "source.yaml", model=start, device="cpu", quiet=True)
+    model = deepseg.new_model(folder / "source_model.yaml", out=folder / "source.save")
+    source = deepseg.train(folder / "source.yaml", model=model, device="cpu", quiet=True)
     source_dice = dice(folder, "source", source, "source_test")
     print(f"source task: Dice {source_dice:.3f} ({time.monotonic() - started:.0f} s)", flush=True)
     rows = []
-    for number, row in enumerate(ROWS):
-        per_seed = [target_dice(folder, number, row, seed, source) for seed in range(given.seeds)]
-        rows.append((row.name, per_seed))
-        print(f"{row.name} done ({time.monotonic() - started:.0f} s)", flush=True)
+    for number, start in enumerate(STARTS):
+        seeds = range(options.seeds)
+        per_seed = [target_dice(folder, number, start, seed, source) for seed in seeds]
+        rows.append((start.name, per_seed))
+        print(f"{start.name} done ({time.monotonic() - started:.0f} s)", flush=True)
     print("\n| start | Dice per seed | mean | gain |\n|---|---|---|---|")
     scratch = statistics.fmean(rows[0][1])
     for name, per_seed in rows:
         mean = statistics.fmean(per_seed)
-        seeds = " ".join(f"{one:.3f}" for one in per_seed)
-        print(f"| {name} | {seeds} | {mean:.3f} | {mean - scratch:+.3f} |")
+        scores = " ".join(f"{score:.3f}" for score in per_seed)
+        print(f"| {name} | {scores} | {mean:.3f} | {mean - scratch:+.3f} |")
 
 
 if __name__ == "__main__":

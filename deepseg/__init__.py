@@ -6,8 +6,25 @@ The commands of the command line are functions here::
     trained = deepseg.train("train.yaml", model=model)
     folder = deepseg.segment("test.yaml", model=trained)
 
-They are imported when they are first used, so that the floors that do not need torch, and the
-command line's first words, do not wait for it.
+A model is a file that can be read again:
+
+>>> import pathlib, tempfile, deepseg
+>>> settings = [
+...     "channels: [T1, FLAIR]",
+...     "classes: [background, lesion]",
+...     "normal: {feature_maps: [4, 5]}",
+...     "segments: {train: 9}",
+... ]
+>>> with tempfile.TemporaryDirectory() as folder:
+...     file = pathlib.Path(folder) / "model.yaml"
+...     _ = file.write_text("\\n".join(settings))
+...     path = deepseg.new_model(file, out=pathlib.Path(folder) / "model.save", quiet=True)
+...     model = deepseg.load(path)
+>>> model.config.classes
+('background', 'lesion')
+
+They are imported when they are first used, so that the floors that do not need torch, and the first
+words of the command line, do not wait for it.
 """
 
 from __future__ import annotations

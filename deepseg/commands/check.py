@@ -48,6 +48,15 @@ def check(
 
     Tables and warnings are also printed while the files are read.
 
+    >>> import tempfile
+    >>> settings = "classes: [background, lesion], normal: {feature_maps: [4, 5]}"
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "model.yaml"
+    ...     _ = file.write_text("{channels: [T1], " + settings + ", segments: {train: 3}}")
+    ...     report = check(file, quiet=True)
+    >>> [(problem.code, problem.got) for problem in report.problems]
+    [('segment-too-small', 'segments.train of 3 x 3 x 3 voxels')]
+
     Args:
         config_file: Any config file.
         model: A `.save` or model file; wins over the one in the config.
@@ -57,7 +66,7 @@ def check(
         The problems, warnings and tables.
 
     Raises:
-        DeepsegError: Memory ran out. What is wrong with files is returned, not raised.
+        DeepsegError: Memory ran out. Problems of files and settings are returned, not raised.
     """
     console = Console(quiet=quiet)
     config_file = Path(config_file)

@@ -70,9 +70,21 @@ def plan_transfer(
     seed: int = 0,
     quiet: bool = False,
 ) -> Plan:
-    """Show what `new_model` would take over from an older model, and write nothing.
+    """Show the plan by which `new_model` fills a model from an older one, and write nothing.
 
-    Args and errors are those of `new_model`.
+    Args:
+        config_file: A model file, YAML or DeepMedic's.
+        pretrained: An older model, as for `new_model`.
+        rules: Which weights are taken over and how. Default: all layers but the classification
+            layer, by name.
+        seed: Of the weights that stay random.
+        quiet: Print warnings and errors only.
+
+    Returns:
+        The plan: every copy, and the reason for every weight that stays as initialised.
+
+    Raises:
+        DeepsegError: The description is wrong, or the older model does not fit.
     """
     console = Console(quiet=quiet)
     model = _described(Path(config_file), seed=seed, console=console)

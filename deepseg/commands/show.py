@@ -28,6 +28,16 @@ from deepseg.transfer.source import Source, read_named_tensors
 def show(file: Path | str) -> str:
     """The contents of a `.save`, a file of weights that others wrote, or a config file.
 
+    >>> import tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "weights.pt"
+    ...     torch.save({"conv.weight": torch.zeros(2, 3)}, file)
+    ...     print(show(file).partition("about it")[0], end="")
+    tensors
+    name         shape  type
+    ---------------------------
+    conv.weight  2x3    float32
+
     Args:
         file: The file, or the folder of a session, whose last model is shown.
 

@@ -173,6 +173,9 @@ def read_checkpoint(path: Path | str, *, finite: bool = True) -> Checkpoint:
         finite: Refuse a file of which any weight is infinite or undefined; otherwise whoever takes
             weights from it looks at those that he takes (`non_finite_weights`).
 
+    Returns:
+        The model, with its preparation, cohort, training state and provenance.
+
     Raises:
         DeepsegError: The file is missing, damaged, newer, not a `.save`, or its settings and
             weights do not belong together.
