@@ -27,7 +27,7 @@ from deepseg.sessions.tables import cases_table, network_table
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What is known of a config file and its data.
+    """Findings about a config file and its data.
 
     Attributes:
         problems: All that would stop the session; none if it can start.
