@@ -140,9 +140,13 @@ class TrainingRun:
         assert self.config.validation.samples is not None
         batch_size = self.config.validation.samples.batch_size
         with SegmentLoader(
-            dataset, batch_size=batch_size, workers=self.config.workers, first=0,
-            shard=BatchShard(self.ranks.rank, self.ranks.world_size), warn=self.folder.console.warn,
-        ) as loader:  # fmt: skip
+            dataset,
+            batch_size=batch_size,
+            workers=self.config.workers,
+            first=0,
+            shard=BatchShard(self.ranks.rank, self.ranks.world_size),
+            warn=self.folder.console.warn,
+        ) as loader:
             return self.trainer.validate(loader.subepoch())
 
     def end_epoch(
@@ -153,9 +157,14 @@ class TrainingRun:
     ) -> None:
         """Write the epoch's model, its line and its curves, and decide if training goes on."""
         record = epoch_record(
-            self.progress.epoch, self._timer, self.trainer.optimizer, self.model.config,
-            training, samples, volumes,
-        )  # fmt: skip
+            self.progress.epoch,
+            self._timer,
+            self.trainer.optimizer,
+            self.model.config,
+            training,
+            samples,
+            volumes,
+        )
         metric, watched = best_metric(self.config), stopping_metric(self.config)
         progress = self.progress.after(
             schedule_score(record),
@@ -249,9 +258,12 @@ class TrainingRun:
         config, epoch, epochs = self.config, self.progress.epoch, self.config.epochs
         subepoch = min(self.progress.subepoch, config.subepochs - 1)  # after the last one: its rate
         scheduled = learning_rate(
-            config.schedule, config.optimiser.learning_rate, epoch=epoch, epochs=epochs,
+            config.schedule,
+            config.optimiser.learning_rate,
+            epoch=epoch,
+            epochs=epochs,
             history=self.progress.scores,
-        )  # fmt: skip
+        )
         share = warm_up(
             epoch * config.subepochs + subepoch, subepochs=config.steps.warm_up * config.subepochs
         )
