@@ -46,16 +46,21 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "reflect": {"reflect": REFLECT},
     "rotate90": {"rotate90": TURNS},
     "intensity, reflect, rotate90": {
-        "intensity": INTENSITY, "reflect": REFLECT, "rotate90": TURNS,
+        "intensity": INTENSITY,
+        "reflect": REFLECT,
+        "rotate90": TURNS,
     },
     "affine": {"affine": {"probability": 1}},
     "elastic": {"elastic": {"probability": 1}},
     "affine, elastic": {"affine": {"probability": 1}, "elastic": {"probability": 1}},
     "all of them": {
-        "intensity": INTENSITY, "reflect": REFLECT, "rotate90": TURNS,
-        "affine": {"probability": 1}, "elastic": {"probability": 1},
+        "intensity": INTENSITY,
+        "reflect": REFLECT,
+        "rotate90": TURNS,
+        "affine": {"probability": 1},
+        "elastic": {"probability": 1},
     },
-}  # fmt: skip
+}
 
 
 def case_in(folder: Path) -> Case:
@@ -63,7 +68,8 @@ def case_in(folder: Path) -> Case:
     return Case(
         name=folder.name,
         channels=(
-            folder / "Flair_subtrMeanDivStd.nii.gz", folder / "T1c_subtrMeanDivStd.nii.gz",
+            folder / "Flair_subtrMeanDivStd.nii.gz",
+            folder / "T1c_subtrMeanDivStd.nii.gz",
         ),
         labels=folder / "OTMultiClass.nii.gz",
         roi=folder / "brainmask.nii.gz",
@@ -71,7 +77,7 @@ def case_in(folder: Path) -> Case:
         label_map=(),
         trust_arrays=False,
         where=str(folder),
-    )  # fmt: skip
+    )
 
 
 def source(
@@ -110,22 +116,22 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--segments", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    config = load(ModelConfig, given.model).config
+    config = load(ModelConfig, options.model).config
     with tempfile.TemporaryDirectory(prefix="deepseg-sampling-") as cache:
         folders = [
             prepared_folder(
                 case_in(folder), Preparation(z_score="none"), config.channels, Path(cache)
             )
-            for folder in sorted((given.data / "train").iterdir())
+            for folder in sorted((options.data / "train").iterdir())
         ]
         sources = {
-            title: source(folders, config, augmentation, given.segments)
+            title: source(folders, config, augmentation, options.segments)
             for title, augmentation in SETTINGS.items()
         }
         rates: dict[str, list[float]] = {title: [] for title in SETTINGS}
-        for number in range(given.rounds + 1):
+        for number in range(options.rounds + 1):
             for title, segments in sources.items():
                 rate = per_second(segments, number)
                 if number:  # the first round reads the files
@@ -133,12 +139,12 @@ def main() -> None:
     print(
         f"{platform.processor() or platform.machine()}, one thread, torch {torch.__version__}; "
         f"{config.name}, segments of {config.segment_sizes['train']}, "
-        f"{len(config.channels)} channels, best of {given.rounds} rounds of {given.segments}\n"
+        f"{len(config.channels)} channels, best of {options.rounds} rounds of {options.segments}\n"
     )
     print("| Augmentation | segments per second and core | slowest round |")
     print("|---|---|---|")
-    for title, found in rates.items():
-        print(f"| {title} | {max(found):,.0f} | {min(found):,.0f} |")
+    for title, speeds in rates.items():
+        print(f"| {title} | {max(speeds):,.0f} | {min(speeds):,.0f} |")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ FILES = {
 
 @dataclass(frozen=True)
 class Memory:
-    """What processes use at one moment, in MB.
+    """Memory that processes use at one moment, in MB.
 
     Attributes:
         pss: Of all processes together.
@@ -84,13 +84,13 @@ def family(process: int) -> Iterator[int]:
 
 
 def memory(process: int) -> Memory:
-    """Of a process and all that it has started, now."""
-    found = [_rollup(one) for one in family(process)]
+    """Memory of a process and all that it has started, now."""
+    rollups = [_rollup(member) for member in family(process)]
     return Memory(
-        pss=sum(one["Pss"] for one in found),
-        files=sum(one["Pss_File"] for one in found),
-        rss=tuple(one["Rss"] for one in found),
-        rss_files=tuple(one["Rss"] - one["Anonymous"] for one in found),
+        pss=sum(rollup["Pss"] for rollup in rollups),
+        files=sum(rollup["Pss_File"] for rollup in rollups),
+        rss=tuple(rollup["Rss"] for rollup in rollups),
+        rss_files=tuple(rollup["Rss"] - rollup["Anonymous"] for rollup in rollups),
     )
 
 
@@ -101,15 +101,15 @@ def _rollup(process: int) -> dict[str, float]:
 
 def watched(process: int, is_running: Callable[[], bool]) -> list[Memory]:
     """Four moments a second, until the process ends."""
-    found = []
+    moments = []
     while is_running():
         with contextlib.suppress(OSError, KeyError):  # one of them has just ended
-            found.append(memory(process))
+            moments.append(memory(process))
         time.sleep(0.25)
-    return found
+    return moments
 
 
-def train(folder: Path, data: Path, given: argparse.Namespace) -> tuple[list[Memory], str]:
+def train(folder: Path, data: Path, options: argparse.Namespace) -> tuple[list[Memory], str]:
     """The memory of a training session, from its start to its end, and where its time went."""
     cases = [case for part in ("train", "validation") for case in sorted((data / part).iterdir())]
     rows = [
@@ -117,21 +117,22 @@ def train(folder: Path, data: Path, given: argparse.Namespace) -> tuple[list[Mem
         for case in cases
     ]
     (folder / "cases.csv").write_text("\n".join([",".join(["case", *FILES]), *rows, ""]))
-    text = TRAIN.replace("MODEL", str(MODEL.resolve())).replace("SEGMENTS", str(given.segments))
-    text = text.replace("WORKERS", str(given.workers)).replace("PRECISION", given.precision)
+    text = TRAIN.replace("MODEL", str(MODEL.resolve())).replace("SEGMENTS", str(options.segments))
+    text = text.replace("WORKERS", str(options.workers)).replace("PRECISION", options.precision)
     (folder / "train.yaml").write_text(text)
     with subprocess.Popen(
         [sys.executable, str(ROOT.resolve() / "run.py"), "-train", "train.yaml", "-dev", "cpu"],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT.resolve())},
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT.resolve())},
         stdout=subprocess.DEVNULL,
-    ) as session:  # fmt: skip
-        found = watched(session.pid, lambda: session.poll() is None)
+    ) as session:
+        moments = watched(session.pid, lambda: session.poll() is None)
     if session.returncode:
         raise SystemExit(f"training ended with {session.returncode}")
     epoch = json.loads((folder / "train/metrics.jsonl").read_text().splitlines()[-1])
     waited, seconds = epoch["waited"], epoch["seconds"]
     share = f"{1 - waited / seconds:.1%} of {seconds:.0f} s in steps"
-    return found, f"training in {given.precision}, {share}"
+    return moments, f"training in {options.precision}, {share}"
 
 
 def linked(folders: list[Path], count: int, into: Path) -> list[Path]:
@@ -153,8 +154,10 @@ def cut_all(folders: list[Path], workers: int, subepochs: int, segments: int) ->
     config = load(ModelConfig, MODEL).config
     with SegmentLoader(
         source(folders, config, SETTINGS["reflect"], segments),
-        batch_size=10, workers=workers, first=0,
-    ) as stream:  # fmt: skip
+        batch_size=10,
+        workers=workers,
+        first=0,
+    ) as stream:
         for _ in range(subepochs):
             for _batch in stream.subepoch():
                 pass
@@ -167,19 +170,19 @@ def sampled(folders: list[Path], workers: int, subepochs: int, segments: int) ->
     )
     process.start()
     assert process.pid is not None
-    found = watched(process.pid, process.is_alive)
+    moments = watched(process.pid, process.is_alive)
     if process.exitcode:
         raise SystemExit(f"sampling ended with {process.exitcode}")
-    return found
+    return moments
 
 
-def row(title: str, found: list[Memory]) -> str:
+def row(title: str, moments: list[Memory]) -> str:
     """A row of the table: the moment of the largest sum, and of the largest RSS of each."""
-    most = max(found, key=lambda one: one.pss)
-    count = max(len(one.rss) for one in found)
-    full = [one for one in found if len(one.rss) == count]
-    rss = (f"{max(one.rss[i] for one in full):,.0f}" for i in range(count))
-    files = (f"{max(one.rss_files[i] for one in full):,.0f}" for i in range(count))
+    most = max(moments, key=lambda moment: moment.pss)
+    count = max(len(moment.rss) for moment in moments)
+    full = [moment for moment in moments if len(moment.rss) == count]
+    rss = (f"{max(moment.rss[i] for moment in full):,.0f}" for i in range(count))
+    files = (f"{max(moment.rss_files[i] for moment in full):,.0f}" for i in range(count))
     sums = f"{most.pss:,.0f} | {most.files:,.0f}"
     return f"| {title} | {sums} | {', '.join(rss)} | {', '.join(files)} |"
 
@@ -193,17 +196,17 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--segments", type=int, default=200, help="of the training session")
     parser.add_argument("--subepochs", type=int, default=10, help="of 1000 segments, of sampling")
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="deepseg-memory-") as name:
         folder = Path(name)
-        found, title = train(folder, given.data, given)
-        rows = [row(title, found)]
+        moments, title = train(folder, options.data, options)
+        rows = [row(title, moments)]
         prepared = sorted(file.parent for file in folder.glob("train/cache/*/case.json"))
-        for count in given.cases:
+        for count in options.cases:
             folders = linked(prepared, count, folder)
-            found = sampled(folders, given.workers, given.subepochs, 1000)
-            rows.append(row(f"sampling, {count} cases", found))
-    print(f"torch {torch.__version__}, {given.workers} workers, MB\n")
+            moments = sampled(folders, options.workers, options.subepochs, 1000)
+            rows.append(row(f"sampling, {count} cases", moments))
+    print(f"torch {torch.__version__}, {options.workers} workers, MB\n")
     print("| | PSS of all, together | of it files | RSS of each | of it files |")
     print("|---|---|---|---|---|")
     print("\n".join(rows))

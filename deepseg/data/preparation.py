@@ -172,10 +172,7 @@ def prepare_images(
         normalise(image, mask, preparation.z_score, channels[number])
         return image
 
-    size = (len(channels), *grids.after.shape)
-    stack, mapping = (
-        _in_memory(channel, size) if scratch is None else _in_file(channel, size, scratch)
-    )
+    stack, mapping = _stack(channel, (len(channels), *grids.after.shape), scratch)
     weights = [grids.apply(weight_map, order=1) for weight_map in images.weight_maps]
     return PreparedCase(
         name=images.name,
@@ -203,8 +200,19 @@ def channel_bytes(case: Case, preparation: Preparation, channels: Sequence[str])
     return FLOAT_BYTES * len(channels) * prod(geometry.shape)
 
 
-def _in_memory(read: ReadChannel, size: tuple[int, ...]) -> tuple[NDArray[np.float32], None]:
-    """The channels ``(C, X, Y, Z)``; a missing one is 0, the mean of normalised ones."""
+def _stack(
+    read: ReadChannel, size: tuple[int, ...], scratch: Path | None
+) -> tuple[NDArray[np.float32], mmap.mmap | None]:
+    """The channels ``(C, X, Y, Z)`` and the file that they lie in.
+
+    A missing channel is 0, the mean of normalised ones.
+    """
+    if scratch is None:
+        return _stack_in_memory(read, size), None
+    return _stack_in_file(read, size, scratch)
+
+
+def _stack_in_memory(read: ReadChannel, size: tuple[int, ...]) -> NDArray[np.float32]:
     stack = np.zeros(size, np.float32)
 
     def fill(number: int) -> None:
@@ -214,10 +222,10 @@ def _in_memory(read: ReadChannel, size: tuple[int, ...]) -> tuple[NDArray[np.flo
 
     for number in range(size[0]):  # no more than one image beside the array
         fill(number)
-    return stack, None
+    return stack
 
 
-def _in_file(
+def _stack_in_file(
     read: ReadChannel, size: tuple[int, ...], scratch: Path
 ) -> tuple[NDArray[np.float32], mmap.mmap]:
     """The channels ``(C, X, Y, Z)`` in a file that is gone when nothing uses it any more."""

@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class CheckRules:
-    """What cases are for, and how they are checked.
+    """Purpose of cases, and the way in which they are checked.
 
     Attributes:
         title: Name of these cases for people: ``training cases``.

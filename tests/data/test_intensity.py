@@ -83,36 +83,51 @@ def test_small_differences_beside_a_large_mean_survive():
     ("values", "settings", "expected"),
     [
         pytest.param(
-            [0, 1, 2, 3, 4, 5, 6], {"cutoff_percentiles": (0, 100)}, [1, 2, 3, 4, 5],
+            [0, 1, 2, 3, 4, 5, 6],
+            {"cutoff_percentiles": (0, 100)},
+            [1, 2, 3, 4, 5],
             id="smallest and largest are out",
         ),
         pytest.param(
             # ranks 0.8 and 3.2 of 0 to 4: percentiles 8 and 62
-            [0, 10, 20, 50, 110], {"cutoff_percentiles": (20, 80)}, [10, 20, 50],
+            [0, 10, 20, 50, 110],
+            {"cutoff_percentiles": (20, 80)},
+            [10, 20, 50],
             id="percentiles between values",
         ),
         pytest.param(
             # mean 4, deviation sqrt(26): above -1.1 and below 9.1
-            [0, 1, 2, 3, 14], {"cutoff_deviations": (1, 1)}, [0, 1, 2, 3], id="within deviations",
+            [0, 1, 2, 3, 14],
+            {"cutoff_deviations": (1, 1)},
+            [0, 1, 2, 3],
+            id="within deviations",
         ),
         pytest.param(
             # above 4 - 0.5 sqrt(26) = 1.45 and below 4 + 3 sqrt(26) = 19.3
-            [0, 1, 2, 3, 14], {"cutoff_deviations": (0.5, 3)}, [2, 3, 14], id="below, then above",
+            [0, 1, 2, 3, 14],
+            {"cutoff_deviations": (0.5, 3)},
+            [2, 3, 14],
+            id="below, then above",
         ),
         pytest.param(
             # mean 2, deviation 2: the bounds 0 and 4 themselves are out
-            [0, 0, 4, 4], {"cutoff_deviations": (1, 1)}, [], id="bounds are out",
+            [0, 0, 4, 4],
+            {"cutoff_deviations": (1, 1)},
+            [],
+            id="bounds are out",
         ),
         pytest.param([0, 1, 5, 6, 9], {"above_mean": True}, [5, 6], id="above the mean, not max"),
         pytest.param([1, 2, 3, 3, 6], {"above_mean": True}, [], id="the mean itself is out"),
         pytest.param(
             # the deviations are those of all values, not of those between the percentiles
-            [0, 1, 2, 3, 14], {"cutoff_percentiles": (0, 100), "cutoff_deviations": (0.5, 3)},
-            [2, 3], id="cut-offs combine",
+            [0, 1, 2, 3, 14],
+            {"cutoff_percentiles": (0, 100), "cutoff_deviations": (0.5, 3)},
+            [2, 3],
+            id="cut-offs combine",
         ),
         pytest.param([0, 1, 2], {}, [0, 1, 2], id="none"),
     ],
-)  # fmt: skip
+)
 def test_voxels_that_pass_the_cutoffs(values, settings, expected):
     assert kept(values, ZScore.model_validate(settings)) == expected
 

@@ -77,9 +77,12 @@ def plain_interpolated(image, coordinates, margin):
     scaled = coordinates * (2.0 / np.maximum(shape - 1, 1)) - 1.0
     grid = torch.from_numpy(np.ascontiguousarray(np.moveaxis(scaled, 0, -1)[..., ::-1]))
     block = F.grid_sample(
-        torch.from_numpy(image.astype(np.float64))[None], grid[None], mode="bilinear",
-        padding_mode="reflection", align_corners=True,
-    )[0].numpy()  # fmt: skip
+        torch.from_numpy(image.astype(np.float64))[None],
+        grid[None],
+        mode="bilinear",
+        padding_mode="reflection",
+        align_corners=True,
+    )[0].numpy()
     beyond = is_beyond(coordinates, image.shape[1:], margin)
     block[:, beyond] = plain_outside(image, margin)[:, None]
     return block
@@ -98,11 +101,9 @@ def plain_cut(case, box, geometry, moved):
     core = geometry.prediction(box)
     middle = np.array(core.start) + (np.array(core.size) - 1) / 2
     inputs = [
-        plain_interpolated(
-            case.channels, plain_coordinates(points, moved, middle), geometry.margin
-        )
+        plain_interpolated(case.channels, plain_coordinates(points, moved, middle), geometry.margin)
         for points in geometry.lattices(box)
-    ]  # fmt: skip
+    ]
     inputs = [
         (one + moved.shift.reshape(-1, 1, 1, 1)) * moved.scale.reshape(-1, 1, 1, 1)
         for one in inputs
@@ -228,16 +229,22 @@ MOVING = {
 def test_a_moved_segment_of_three_pathways_is_the_plain_one(seed, elastic):
     rng = np.random.default_rng(seed)
     case = PreparedCase(
-        "case", rng.normal(size=(2, *SHAPE)).astype(np.float32),
-        rng.integers(0, 5, SHAPE).astype(np.uint8), None, None,
+        "case",
+        rng.normal(size=(2, *SHAPE)).astype(np.float32),
+        rng.integers(0, 5, SHAPE).astype(np.uint8),
+        None,
+        None,
         Geometry(SHAPE, np.diag([1.0, 0.8, 1.5, 1.0])),
-    )  # fmt: skip
+    )
     centre = tuple(int(rng.integers(n)) for n in SHAPE)
     box = Box.around(centre, (17, 18, 19))
     moved = random_transform(
-        Augmentation.model_validate({**MOVING, "elastic": elastic}), channels=2,
-        spacing_mm=case.geometry.spacing_mm, extent=enclosing_lattice(THREE.lattices(box)), rng=rng,
-    )  # fmt: skip
+        Augmentation.model_validate({**MOVING, "elastic": elastic}),
+        channels=2,
+        spacing_mm=case.geometry.spacing_mm,
+        extent=enclosing_lattice(THREE.lattices(box)),
+        rng=rng,
+    )
     assert moved != IDENTITY
     found, plain = cut(case, box, THREE, transform=moved), plain_cut(case, box, THREE, moved)
     assert np.array_equal(found.labels, plain.labels)

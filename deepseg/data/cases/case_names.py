@@ -34,7 +34,7 @@ def is_allowed(name: str) -> bool:
 def names_from_paths(paths: Sequence[Path], reserved: Sequence[str] = ()) -> list[str]:
     """A different name for every path: the parts of it, nearest to the file, that tell cases apart.
 
-    A file that comes again gets a number.
+    A file that comes again gets a counter.
 
     Args:
         reserved: Names that must not be used.

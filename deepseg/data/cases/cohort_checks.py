@@ -19,7 +19,7 @@ SAME_SPACING = 0.01  # share by which voxel sizes may differ and still count as 
 
 @dataclass(frozen=True)
 class CohortRules:
-    """What the cases that are used together are for.
+    """Purpose of the cases that are used together.
 
     Attributes:
         classes: Names of the model's classes, the background first.

@@ -26,15 +26,15 @@ _FLAT = 1e-4  # volume of a voxel over the product of its sides, below which it 
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where the voxels of a volume lie in the patient.
+    """Place of the voxels of a volume in the patient.
 
     Attributes:
         shape: Voxels along X, Y, Z.
         affine: Voxel index to RAS millimetres, ``(4, 4)`` float64; copied and read-only.
 
-    >>> geometry = Geometry((10, 20, 5), np.diag([1.0, 1.0, 3.0, 1.0]))
+    >>> geometry = Geometry((10, 20, 5), np.diag([1.0, 1.0, 2.0, 1.0]))
     >>> geometry.spacing_mm, geometry.voxel_ml
-    ((1.0, 1.0, 3.0), 0.003)
+    ((1.0, 1.0, 2.0), 0.002)
     """
 
     shape: Int3

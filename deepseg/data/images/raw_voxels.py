@@ -115,7 +115,7 @@ def first_value(raw: RawVoxels, mask: npt.NDArray[np.bool_]) -> str:
 
 
 def dtype_problem(path: Path, dtype: str) -> Problem:
-    """The problem of voxels that are no plain numbers."""
+    """The problem of voxels that are not one integer or float each."""
     return Problem(
         code="image-dtype",
         got=f"voxels of type {dtype}",

@@ -185,10 +185,10 @@ def read_labels(path: Path, label_map: Mapping[int, int] | None = None) -> Volum
 
 
 def read_mask(path: Path) -> Volume:
-    """A region of interest as bool, ``(X, Y, Z)``: 0 is outside, any other number inside.
+    """A region of interest as bool, ``(X, Y, Z)``: 0 is outside, any other value inside.
 
     Raises:
-        DeepsegError: ``mask-not-binary`` for fractions or negative numbers, or what is wrong with
+        DeepsegError: ``mask-not-binary`` for fractions or negative values, or what is wrong with
             the file.
     """
     raw = _raw_voxels(path)

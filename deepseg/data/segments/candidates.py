@@ -2,7 +2,7 @@
 
 A category is what segments are centred on: foreground and background, every class, or anything in
 the region of interest. Which voxels of a case belong to a category is worked out once; a draw then
-reads a single number.
+reads a single index.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from deepseg.storage.atomic import replacing
 
 @dataclass(frozen=True)
 class CandidateRules:
-    """Which voxels are candidates.
+    """Rules by which voxels become candidates.
 
     Attributes:
         sampling: Which categories there are.

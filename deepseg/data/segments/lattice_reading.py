@@ -24,7 +24,7 @@ from deepseg.geometry.context import Lattice
 CHUNK = 16384  # points between voxels: what is computed of them stays in the processor's cache
 
 Margin = tuple[Int3, Int3]
-Number = TypeVar("Number", bound=np.generic)
+Value = TypeVar("Value", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ def read(
 
     >>> image = np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1)
     >>> points = Lattice(start=(-1, 0, 0), step=(2, 1, 1), count=(4, 1, 1))
-    >>> read(image, points, ((1, 0, 0), (0, 0, 0))).ravel()  # voxels -1, 1, 3, 5; the last outside
-    array([1. , 1. , 3. , 2. ], dtype=float32)
+    >>> read(image, points, ((1, 0, 0), (0, 0, 0))).ravel()  # 5 is outside: mean of 1 and 3
+    array([1., 1., 3., 2.], dtype=float32)
     """
     if permutation == IDENTITY_AXES and _is_inside(points, image.shape[1:]):
         x, y, z = (
@@ -175,11 +175,11 @@ def permuted_positions(
 
 
 def _along_lattice(
-    per_axis: Sequence[NDArray[Number]], permutation: AxisPermutation
-) -> list[NDArray[Number]]:
+    arrays: Sequence[NDArray[Value]], permutation: AxisPermutation
+) -> list[NDArray[Value]]:
     """The array of each image axis, in shapes that broadcast to the permuted lattice."""
     shapes = np.where(np.array(permutation.axes)[:, None] == np.arange(3), -1, 1)
-    return [array.reshape(shape) for array, shape in zip(per_axis, shapes, strict=True)]
+    return [array.reshape(shape) for array, shape in zip(arrays, shapes, strict=True)]
 
 
 def _flat(voxels: Sequence[NDArray[np.number[Any]]], shape: tuple[int, ...]) -> NDArray[np.int64]:

@@ -64,7 +64,7 @@ class BatchShard:
     world_size: int = 1
 
     def of(self, samples: range) -> range:
-        """Sample number ``rank`` of a batch and every ``world_size``-th after it.
+        """Sample ``rank`` of a batch, counted from 0, and every ``world_size``-th after it.
 
         >>> list(BatchShard(rank=1, world_size=2).of(range(10, 15)))
         [11, 13]
@@ -133,7 +133,7 @@ class SegmentLoader:
         shard: Share of every batch that this rank gets. A batch that is too small for that becomes
             one without cases and known voxels.
         attempts: To get a batch whose workers are killed.
-        warn: Is told of workers that were killed.
+        warn: Prints a warning about workers that were killed.
     """
 
     def __init__(

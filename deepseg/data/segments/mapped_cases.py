@@ -24,7 +24,7 @@ from deepseg.data.segments.candidates import (
 
 @dataclass(frozen=True)
 class MappingLimits:
-    """How many cases a process keeps mapped, and how much of its memory they take.
+    """Limits of the cases that a process keeps mapped, and of the memory that they take.
 
     Attributes:
         cases: Mapped at the same time.

@@ -1,7 +1,6 @@
-"""How many segments are cut from each case and category in one sub-epoch, drawn before any is cut.
+"""Draws of one sub-epoch: the number of segments of each case and category, before any is cut.
 
-Only counts of voxels are known here; which voxels they are, `deepseg.data.segments.candidates`
-knows.
+Only counts of voxels are known here; the voxels are found in `deepseg.data.segments.candidates`.
 """
 
 from __future__ import annotations
@@ -80,10 +79,10 @@ def subepoch_draws(
     per_case = np.full(len(chosen), segments // len(chosen))
     np.add.at(per_case, rng.integers(len(chosen), size=segments % len(chosen)), 1)
     draws = []
-    for case, number in zip(chosen, per_case, strict=True):
+    for case, count in zip(chosen, per_case, strict=True):
         present = present_shares(counts[case], shares)
-        per_category = np.floor(number * present).astype(int)
-        rest = int(number - per_category.sum())
+        per_category = np.floor(count * present).astype(int)
+        rest = int(count - per_category.sum())
         np.add.at(per_category, rng.choice(len(present), size=rest, p=present), 1)
         draws += [
             Draw(int(case), category)

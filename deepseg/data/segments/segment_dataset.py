@@ -32,7 +32,7 @@ from deepseg.randomness import Purpose, generator
 
 @dataclass(frozen=True)
 class SegmentRules:
-    """How segments are drawn.
+    """Rules by which segments are drawn.
 
     Attributes:
         sampling: Categories and their shares.
@@ -58,7 +58,7 @@ class SegmentRules:
 
     @property
     def candidates(self) -> CandidateRules:
-        """Which voxels segments may be centred on."""
+        """Rules for the voxels that segments may be centred on."""
         prediction = self.geometry.prediction(Box.around((0, 0, 0), self.size)).size
         return CandidateRules(self.sampling, len(self.classes), self.size, prediction)
 

@@ -384,8 +384,11 @@ def test_a_lone_quote_belongs_to_the_name(folder):
 
 def test_names_from_long_paths_are_cut(tmp_path):
     paths = [f"{a * 150}/{b * 150}/T1.nii" for a, b in ("xy", "xz", "wy")]
-    assert named(tmp_path, *paths) == ["x" * 49 + "_" + "y" * 150, "x" * 49 + "_" + "z" * 150,
-                                       "w" * 49 + "_" + "y" * 150]  # fmt: skip
+    assert named(tmp_path, *paths) == [
+        "x" * 49 + "_" + "y" * 150,
+        "x" * 49 + "_" + "z" * 150,
+        "w" * 49 + "_" + "y" * 150,
+    ]
 
 
 def test_names_that_are_not_unique_or_no_names_are_refused(folder):
@@ -406,11 +409,8 @@ def test_names_that_are_not_unique_or_no_names_are_refused(folder):
 
 TABLE = (
     "case,channel_FLAIR,channel_T1c,labels,roi",
-    *(
-        f"n{p},{p}/FLAIR.nii.gz,{p}/T1c.nii.gz,{p}/labels.nii.gz,{p}/roi.nii.gz"
-        for p in PATIENTS
-    ),
-)  # fmt: skip
+    *(f"n{p},{p}/FLAIR.nii.gz,{p}/T1c.nii.gz,{p}/labels.nii.gz,{p}/roi.nii.gz" for p in PATIENTS),
+)
 
 
 def test_a_table_and_list_files_give_the_same_cases(folder):
@@ -547,9 +547,16 @@ def listed(*names, channels=("T1",)):
 
 @pytest.mark.parametrize("named", ["", "dataset.json"], ids=["the folder", "the file in it"])
 def test_a_folder_of_the_decathlon_lists_its_cases(tmp_path, named):
-    dataset(tmp_path, listed("la_1", "la_2"), "imagesTr/la_1.nii.gz", "imagesTr/la_2.nii.gz",
-            "labelsTr/la_1.nii.gz", "labelsTr/la_2.nii.gz", "imagesTs/la_1.nii.gz",
-            "imagesTs/la_2.nii.gz")  # fmt: skip
+    dataset(
+        tmp_path,
+        listed("la_1", "la_2"),
+        "imagesTr/la_1.nii.gz",
+        "imagesTr/la_2.nii.gz",
+        "labelsTr/la_1.nii.gz",
+        "labelsTr/la_2.nii.gz",
+        "imagesTs/la_1.nii.gz",
+        "imagesTs/la_2.nii.gz",
+    )
     _, case = list_cases(CasesConfig(dataset=tmp_path / named), ["T1"])
     assert case.name == "la_2"
     assert files([case]) == [
@@ -589,9 +596,12 @@ def test_labels_of_the_test_part_are_taken_where_there_are_some(tmp_path):
 
 def test_a_folder_of_nnunet_1_has_a_file_per_channel_under_the_name_listed(tmp_path):
     config = dataset(
-        tmp_path, listed("a", channels=CHANNELS), "labelsTr/a.nii.gz",
-        "imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz",
-    )  # fmt: skip
+        tmp_path,
+        listed("a", channels=CHANNELS),
+        "labelsTr/a.nii.gz",
+        "imagesTr/a_0000.nii.gz",
+        "imagesTr/a_0001.nii.gz",
+    )
     (case,) = list_cases(config, CHANNELS)
     assert case.name == "a"
     assert case.channels == tuple(tmp_path / f"imagesTr/a_000{i}.nii.gz" for i in range(2))
@@ -667,8 +677,9 @@ def test_files_are_as_many_as_channels_or_one(tmp_path):
 
 
 def test_all_faults_of_a_dataset_come_at_once(tmp_path):
-    config = dataset(tmp_path, NNUNET_2 | {"channel_names": {"0": "FLAIR", "1": "T2"}},
-                     "imagesTr/b_0000.nii")  # fmt: skip
+    config = dataset(
+        tmp_path, NNUNET_2 | {"channel_names": {"0": "FLAIR", "1": "T2"}}, "imagesTr/b_0000.nii"
+    )
     expected = "expected the channels of the model: FLAIR, T1c"
     file = tmp_path / "dataset.json"
     assert complaints(config) == [
@@ -696,11 +707,12 @@ def test_all_faults_of_a_dataset_come_at_once(tmp_path):
             id="a number for a path",
         ),
         pytest.param(
-            '{"modality": {"0": "T1"}}', "[no-cases] {folder}: got no case in the part 'training';",
+            '{"modality": {"0": "T1"}}',
+            "[no-cases] {folder}: got no case in the part 'training';",
             id="no cases",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_broken_dataset_file_is_refused(tmp_path, text, complaint):
     file = tmp_path / "dataset.json"
     file.write_text(text)

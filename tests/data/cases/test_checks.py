@@ -231,32 +231,41 @@ def test_a_flipped_image_is_refused(case):
     ("array", "label_map", "text"),
     [
         pytest.param(
-            np.where(LABELS == 3, 4, LABELS), (),
+            np.where(LABELS == 3, 4, LABELS),
+            (),
             "labels {0, 1, 2, 4} (4: 3 voxels)|set 'label_map: {4: 3}' as it fits your data, or "
-            "give the model 5 classes", id="a class is skipped",
+            "give the model 5 classes",
+            id="a class is skipped",
         ),
         pytest.param(
-            labels_of(1, 1, 1, 1, 6), (),
+            labels_of(1, 1, 1, 1, 6),
+            (),
             "labels {0, 1, 2, 3, 4} (4: 6 voxels)|set 'label_map: {4: 0}' as it fits your data, or "
-            "give the model 5 classes", id="a class too many",
+            "give the model 5 classes",
+            id="a class too many",
         ),
         pytest.param(
-            LABELS.clip(0, 1) * 255, (),
+            LABELS.clip(0, 1) * 255,
+            (),
             "labels {0, 255} (255: 12 voxels)|set 'label_map: {255: 3}' as it fits your data, or "
-            "give the model 256 classes", id="a mask",
+            "give the model 256 classes",
+            id="a mask",
         ),
         pytest.param(
-            np.where(LABELS == 3, 9, np.where(LABELS == 2, 7, LABELS)), ((7, 5), (1, 1)),
+            np.where(LABELS == 3, 9, np.where(LABELS == 2, 7, LABELS)),
+            ((7, 5), (1, 1)),
             "labels {0, 1, 5, 9} (5: 4 voxels, 9: 3 voxels)|set 'label_map: {7: 2, 1: 1, 9: 3}' "
-            "as it fits your data, or give the model 10 classes", id="beside a map",
+            "as it fits your data, or give the model 10 classes",
+            id="beside a map",
         ),
         pytest.param(
-            LABELS.astype(np.int16) - 1, (),
+            LABELS.astype(np.int16) - 1,
+            (),
             "labels {-1, 0, 1, 2} (-1: 93 voxels)|set 'label_map: {-1: 0}' as it fits your data",
             id="minus one",
         ),
     ],
-)  # fmt: skip
+)
 def test_labels_of_no_class_come_with_the_line_to_paste(case, array, label_map, text):
     save(case.labels, array.astype(np.int16))
     got, fix = text.split("|")
@@ -277,19 +286,22 @@ def test_the_suggested_map_makes_the_labels_right(case):
     [
         pytest.param(
             np.where(LABELS == 0, -1024, LABELS.astype(np.int16)),
-            "4 different values from -1024 to 3", id="far below 0",
+            "4 different values from -1024 to 3",
+            id="far below 0",
         ),
         pytest.param(
             np.arange(105, dtype=np.int16).reshape(SHAPE) * 300,
-            "105 different values from 0 to 31200", id="many values",
+            "105 different values from 0 to 31200",
+            id="many values",
         ),
         pytest.param(
             np.arange(105, dtype=np.int32).reshape(SHAPE) * 1000,
-            "105 different values from 0 to 104000", id="a wide range",
+            "105 different values from 0 to 104000",
+            id="a wide range",
         ),
         pytest.param(np.full(SHAPE, -7, np.int16), "the value from -7 to -7", id="one value"),
     ],
-)  # fmt: skip
+)
 def test_labels_that_look_like_an_image_are_called_so(case, array, got):
     save(case.labels, array)
     assert problems(case) == [

@@ -26,9 +26,12 @@ ISOTROPIC = (1.0, 1.0, 1.0)
 
 def drawn(seed=0, spacing_mm=ISOTROPIC, channels=3, extent=EXTENT, **changes):
     return random_transform(
-        Augmentation.model_validate(changes), channels=channels, spacing_mm=spacing_mm,
-        extent=extent, rng=np.random.default_rng(seed),
-    )  # fmt: skip
+        Augmentation.model_validate(changes),
+        channels=channels,
+        spacing_mm=spacing_mm,
+        extent=extent,
+        rng=np.random.default_rng(seed),
+    )
 
 
 def test_what_is_left_out_is_off():
@@ -40,13 +43,14 @@ def test_what_is_left_out_is_off():
 
 EVERYTHING = {
     "intensity": {
-        "shift": {"mean": 0, "deviation": 1}, "scale": {"mean": 1, "deviation": 1},
+        "shift": {"mean": 0, "deviation": 1},
+        "scale": {"mean": 1, "deviation": 1},
     },
     "reflect": (0.5, 0.5, 0.5),
     "rotate90": {"xy": (1, 1, 1, 1)},
     "affine": {"probability": 1},
     "elastic": {"probability": 1},
-}  # fmt: skip
+}
 
 
 def test_the_same_generator_gives_the_same_motion():
@@ -91,8 +95,9 @@ def test_without_deviation_every_channel_has_the_mean():
 
 def test_shift_and_scale_are_drawn_for_each_channel():
     settings_ = {
-        "shift": {"mean": 2, "deviation": 0.5}, "scale": {"mean": 1, "deviation": 0.125},
-    }  # fmt: skip
+        "shift": {"mean": 2, "deviation": 0.5},
+        "scale": {"mean": 1, "deviation": 0.125},
+    }
     found = [drawn(seed, channels=2, intensity=settings_) for seed in range(2000)]
     for values, mean, deviation in (
         (np.array([one.shift for one in found]), 2, 0.5),
@@ -255,9 +260,13 @@ def test_every_axis_has_its_own_largest_angle(axis, limits):
 
 def whole_case(labels):
     return PreparedCase(
-        name="case", channels=labels[None].astype(np.float32), labels=labels, roi=None,
-        weights=None, geometry=Geometry(labels.shape, np.eye(4)),
-    )  # fmt: skip
+        name="case",
+        channels=labels[None].astype(np.float32),
+        labels=labels,
+        roi=None,
+        weights=None,
+        geometry=Geometry(labels.shape, np.eye(4)),
+    )
 
 
 def moved_labels(labels, moved):

@@ -114,9 +114,10 @@ def test_a_quarter_turn_keeps_the_shape_of_an_oblong_block():
 
 
 @given(
-    one=st.permutations(range(3)), other=st.permutations(range(3)),
+    one=st.permutations(range(3)),
+    other=st.permutations(range(3)),
     signs=st.tuples(*[st.sampled_from([1, -1])] * 6),
-)  # fmt: skip
+)
 def test_turns_combine_as_their_matrices_do(one, other, signs):
     first, then = AxisPermutation(tuple(one), signs[:3]), AxisPermutation(tuple(other), signs[3:])
     assert np.array_equal(first.then(then).matrix, then.matrix @ first.matrix)

@@ -30,15 +30,20 @@ def drawn(counts, shares, *, segments, cases=9, seed=0):
 def test_segments_are_shared_among_cases_and_categories():
     found = drawn([(50, 50), (50, 50)], [0.5, 0.5], segments=40)
     assert {pair: found.count(pair) for pair in set(found)} == {
-        (0, 0): 10, (0, 1): 10, (1, 0): 10, (1, 1): 10,
-    }  # fmt: skip
+        (0, 0): 10,
+        (0, 1): 10,
+        (1, 0): 10,
+        (1, 1): 10,
+    }
 
 
 def test_the_share_of_a_category_that_a_case_lacks_goes_to_the_others():
     found = drawn([(0, 50, 9), (7, 0, 0)], [0.5, 0.25, 0.25], segments=40)
     assert {pair: found.count(pair) for pair in set(found)} == {
-        (0, 1): 10, (0, 2): 10, (1, 0): 20,
-    }  # fmt: skip
+        (0, 1): 10,
+        (0, 2): 10,
+        (1, 0): 20,
+    }
 
 
 def test_a_case_without_candidates_is_never_drawn():

@@ -75,13 +75,21 @@ def test_turning_a_segment_turns_the_whole_world_around_it(turn, turned):
         "centred",
     )
     square = PreparedCase(
-        "square", own.channels[:, :, 2:42, 2:42].copy(), own.labels[:, 2:42, 2:42].copy(),
-        None, None, Geometry((40, 40, 40), np.eye(4)),
-    )  # fmt: skip
+        "square",
+        own.channels[:, :, 2:42, 2:42].copy(),
+        own.labels[:, 2:42, 2:42].copy(),
+        None,
+        None,
+        Geometry((40, 40, 40), np.eye(4)),
+    )
     whole = PreparedCase(
-        "turned", np.ascontiguousarray(turned(square.channels)),
-        np.ascontiguousarray(turned(square.labels)), None, None, square.geometry,
-    )  # fmt: skip
+        "turned",
+        np.ascontiguousarray(turned(square.channels)),
+        np.ascontiguousarray(turned(square.labels)),
+        None,
+        None,
+        square.geometry,
+    )
     # A prediction of 8 voxels around 19.5, the middle of 40 voxels, is turned onto itself.
     segment = Box((14, 14, 14), (12, 12, 12))
     moved = cut(square, segment, cubes, transform=SegmentTransform(permutation=turn))
@@ -154,9 +162,13 @@ def test_a_segment_far_outside_is_unknown_and_constant():
 
 def test_an_image_smaller_than_the_segment_is_mirrored_and_filled():
     small = PreparedCase(
-        "small", np.ones((1, 3, 20, 1), np.float32), np.ones((3, 20, 1), np.uint8), None, None,
+        "small",
+        np.ones((1, 3, 20, 1), np.float32),
+        np.ones((3, 20, 1), np.uint8),
+        None,
+        None,
         Geometry((3, 20, 1), np.eye(4)),
-    )  # fmt: skip
+    )
     found = cut(small, Box.around((1, 9, 0), (13, 11, 9)), GEOMETRY)
     assert found.inputs[0].shape == (1, 13, 11, 9)
     assert (found.inputs[0] == 1).all()
@@ -184,9 +196,12 @@ def test_a_full_augmentation_keeps_shapes_and_repeats_with_its_generator():
 
     def drawn(seed):
         moved = random_transform(
-            settings, channels=2, spacing_mm=own.geometry.spacing_mm,
-            extent=enclosing_lattice(GEOMETRY.lattices(segment)), rng=np.random.default_rng(seed),
-        )  # fmt: skip
+            settings,
+            channels=2,
+            spacing_mm=own.geometry.spacing_mm,
+            extent=enclosing_lattice(GEOMETRY.lattices(segment)),
+            rng=np.random.default_rng(seed),
+        )
         return cut(own, segment, GEOMETRY, transform=moved)
 
     one, same, other = drawn(1), drawn(1), drawn(2)
