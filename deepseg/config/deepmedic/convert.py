@@ -172,8 +172,8 @@ def intensity(value: object) -> dict[str, Any] | None:
     """``hist_dist``: shift and scale of intensities, None where both are off."""
     if value is None:
         return None
-    parts = _entries_of(value, ("shift", "scale"))
-    return {key: gaussian(part) for key, part in parts.items() if part is not None} or None
+    entries = _entries_of(value, ("shift", "scale"))
+    return {key: gaussian(pair) for key, pair in entries.items() if pair is not None} or None
 
 
 def gaussian(value: object) -> dict[str, Any]:
@@ -181,8 +181,8 @@ def gaussian(value: object) -> dict[str, Any]:
     if isinstance(value, list):
         mean, deviation = _list_of(value, 2)
         return {"mean": mean, "deviation": deviation}
-    parts = _entries_of(value, ("mu", "std"))
-    return {"mean": parts.get("mu"), "deviation": parts.get("std")}
+    entries = _entries_of(value, ("mu", "std"))
+    return {"mean": entries.get("mu"), "deviation": entries.get("std")}
 
 
 def reflections(value: object) -> object:

@@ -64,7 +64,7 @@ def read_cfg(file: Path) -> Document:
 
 
 class _RefusedError(Exception):
-    """A part of the file that is not plain data."""
+    """Something in the file that is not plain data."""
 
     def __init__(self, node: ast.stmt | ast.expr, code: str, expected: str, fix: str) -> None:
         super().__init__(code)
