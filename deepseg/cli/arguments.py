@@ -137,12 +137,14 @@ def _add_commands(parser: _Parser) -> None:
     commands.add_argument("-newModel", metavar="MODEL", help="build the model of a model file")
     commands.add_argument("-train", metavar="TRAIN", help="train; the same command continues")
     commands.add_argument("-test", metavar="TEST", help="segment cases, score them where possible")
-    commands.add_argument("-check", metavar="CONFIG", help="everything wrong with config and data")
+    commands.add_argument(
+        "-check", metavar="CONFIG", help="list all that is wrong with config and data"
+    )
     commands.add_argument(
         "-compare", metavar="RUN", nargs="+", help="sessions and train files side by side"
     )
     commands.add_argument(
-        "-show", metavar="FILE", help="what is inside a model, weights or config file"
+        "-show", metavar="FILE", help="contents of a model, weights or config file"
     )
     commands.add_argument("-demo", action="store_true", help="the whole story on generated brains")
 
@@ -172,18 +174,25 @@ def _add_options(parser: _Parser) -> None:
         action="store_const",
         const=True,
         help="-train: take only the architecture of -model, in a session NAME-scratch; "
-        "-compare: the first train file so too",
+        "-compare: run the first train file like this too",
     )
     options.add_argument(
         "-seed",
         type=_seed,
-        help="of -newModel's random weights (0), or of -train, in a session NAME-seedN",
+        help="seed of -newModel's random weights (0), or of -train, in a session NAME-seedN",
     )
     options.add_argument(
-        "-seeds", metavar="SEED", nargs="+", type=_seed, help="of -compare's sessions"
+        "-seeds",
+        metavar="SEED",
+        nargs="+",
+        type=_seed,
+        help="seeds with which -compare runs each train file",
     )
     options.add_argument(
-        "-reach", metavar="SCORE", type=_score, help="when -compare's sessions got it"
+        "-reach",
+        metavar="SCORE",
+        type=_score,
+        help="score for which -compare lists the first epoch",
     )
     options.add_argument("-dev", default="auto", help="cpu, cuda, cudaN or auto (auto)")
     options.add_argument(
@@ -192,17 +201,21 @@ def _add_options(parser: _Parser) -> None:
         type=_count,
         help="work as N processes, each with a GPU of its own: -train together, -test a part each",
     )
-    options.add_argument("-precision", choices=PRECISIONS, help="of the arithmetic (float32)")
+    options.add_argument(
+        "-precision", choices=PRECISIONS, help="precision of the arithmetic (float32)"
+    )
     options.add_argument(
         "-keepGoing",
         action="store_const",
         const=True,
-        help="of -test: a case that fails does not stop the others",
+        help="-test: a case that fails does not stop the others",
     )
-    options.add_argument("-part", metavar="I/N", help="of -test: every N-th case, beginning with I")
+    options.add_argument("-part", metavar="I/N", help="-test: every N-th case, beginning with I")
     options.add_argument("-quiet", action="store_true", help="print warnings and errors only")
-    options.add_argument("-version", action="version", version=f"deepseg {VERSION}")
-    options.add_argument("-help", "-h", action="help", help="this text")
+    options.add_argument(
+        "-version", action="version", version=f"deepseg {VERSION}", help="print the version"
+    )
+    options.add_argument("-help", "-h", action="help", help="print this text")
 
 
 def short_help(program: str) -> str:

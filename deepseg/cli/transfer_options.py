@@ -30,8 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "-layers",
         nargs="+",
         metavar="L",
-        help="of the older model: depths (1 2 5), names (normal.1-3 sub1.2 fc.1), head, or all "
-        "(all but the head)",
+        help="layers of the older model: depths (1 2 5), names (normal.1-3 sub1.2 fc.1), head, "
+        "or all (all but the head)",
     )
     options.add_argument("-pathways", nargs="+", metavar="NEW=OLD", help="such as sub2=sub1")
     options.add_argument(
@@ -67,7 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "-minMatch",
         metavar="SHARE",
         type=_share,
-        help="of the tensors that a file without layers must fill (0.5)",
+        help="share of the tensors that a file without layers must fill (0.5)",
     )
     options.add_argument(
         "-dryRun", action="store_true", default=None, help="show the plan, write nothing"

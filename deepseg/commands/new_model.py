@@ -142,15 +142,15 @@ def _free_path(model: Checkpoint) -> Path:
 
 def _not_there_yet(out: Path) -> Path:
     path = out if out.suffix == ".save" or not out.name else out.with_name(f"{out.name}.save")
-    for taken in (out, path):
-        if taken.exists():
+    for file in (out, path):
+        if file.exists():
             raise DeepsegError(
                 Problem(
                     code="file-exists",
-                    got="a folder of this name" if taken.is_dir() else "a file that is there",
+                    got="a folder of this name" if file.is_dir() else "a file that is there",
                     expected="a name that is free",
                     fix="choose another -out, or remove the file",
-                    where=str(taken),
+                    where=str(file),
                 )
             )
     return path

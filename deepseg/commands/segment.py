@@ -77,7 +77,7 @@ def segment(
         fault = _fault_of_cases(todo, work, results, console, keep_going=config.keep_going)
         every = list_cases(config.cases, models[0].config.channels)
         if fault is not None:
-            with suppress(DeepsegError):  # what went wrong first is what is to be said
+            with suppress(DeepsegError):  # the first fault is the one to report
                 _gather(every, work, results, folder)
             raise fault
         _gather(every, work, results, folder)
