@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from deepseg.commands.segment import segment
     from deepseg.commands.show import show
     from deepseg.commands.train import train
+    from deepseg.inference.predictor import Predictor
     from deepseg.model.checkpoint import read_checkpoint as load
     from deepseg.transfer.rules import TransferRules
 
@@ -49,6 +50,7 @@ __version__ = VERSION
 __all__ = [
     "CheckReport",
     "DeepsegError",
+    "Predictor",
     "TransferRules",
     "__version__",
     "check",
@@ -62,6 +64,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Predictor": ("deepseg.inference.predictor", "Predictor"),
     "TransferRules": ("deepseg.transfer.rules", "TransferRules"),
     "CheckReport": ("deepseg.commands.check", "CheckReport"),
     "check": ("deepseg.commands.check", "check"),

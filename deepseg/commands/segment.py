@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from deepseg.config.testing import TestConfig
 from deepseg.data.cases.case import Case, list_cases
 from deepseg.errors import DeepsegError, SomeCasesFailed, raise_if_any
 from deepseg.inference import memory
+from deepseg.inference.predictor import Listener, Predictor, Tiles
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.devices import chosen_device, slowness
 from deepseg.report.console import Console
@@ -22,9 +24,8 @@ from deepseg.sessions.compatibility import preparation_for, testing_incompatibil
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.model_files import session_models
 from deepseg.sessions.processes.shard import Shard
-from deepseg.sessions.segmentation.case_stages import CaseStages, computing
+from deepseg.sessions.segmentation.case_stages import CaseStages
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
-from deepseg.sessions.segmentation.ensemble import Ensemble, member
 from deepseg.sessions.segmentation.pipeline import in_stages
 from deepseg.sessions.segmentation.score_table import ScoreTable
 from deepseg.sessions.training.epoch_log import announce
@@ -62,7 +63,7 @@ def segment(
     """
     config_file = Path(config_file)
     loaded = load(TestConfig, config_file)
-    config = _wished(loaded.config, precision=precision, keep_going=keep_going)
+    config = _overridden(loaded.config, precision=precision, keep_going=keep_going)
     computer = chosen_device(device)
     with SessionFolder(config.folder, config_file=config_file, shard=shard, quiet=quiet) as folder:
         console = folder.console
@@ -70,17 +71,18 @@ def segment(
         announce(console, f"test {config.name}", warnings, computer)
         models = _models(_paths(model), config, console)
         raise_if_any(testing_incompatibilities(config, models))
-        work = CaseStages(folder, config, _computing(config, models, computer, console), models)
+        predictor = _predictor(config, models, computer, console)
+        work = CaseStages(folder, config, predictor, models)
         checked = _checked(config, models, folder, shard)
         results = ScoreTable(checked.left_out)
         todo = _not_done(checked.cases, work, console)
         fault = _fault_of_cases(todo, work, results, console, keep_going=config.keep_going)
-        every = list_cases(config.cases, models[0].config.channels)
+        cases = list_cases(config.cases, predictor.config.channels)
         if fault is not None:
             with suppress(DeepsegError):  # the first fault is the one to report
-                _gather(every, work, results, folder)
+                _gather(cases, work, results, folder)
             raise fault
-        _gather(every, work, results, folder)
+        _gather(cases, work, results, folder)
         _say_memory(config, console)
         console.say(f"results in {folder.path}")
         if results.failures:
@@ -88,10 +90,10 @@ def segment(
         return folder.path
 
 
-def _wished(
+def _overridden(
     config: TestConfig, *, precision: Precision | None, keep_going: bool | None
 ) -> TestConfig:
-    """The settings with what was asked for beside them."""
+    """The settings, with those of the command line."""
     changes: dict[str, object] = {}
     if precision is not None:
         changes["inference"] = config.inference.model_copy(update={"precision": precision})
@@ -100,10 +102,10 @@ def _wished(
     return config.model_copy(update=changes)
 
 
-def _paths(given: Path | str | Sequence[Path | str] | None) -> tuple[Path, ...]:
-    if given is None:
+def _paths(models: Path | str | Sequence[Path | str] | None) -> tuple[Path, ...]:
+    if models is None:
         return ()
-    return (Path(given),) if isinstance(given, (str, Path)) else tuple(map(Path, given))
+    return (Path(models),) if isinstance(models, (str, Path)) else tuple(map(Path, models))
 
 
 def _models(typed: Sequence[Path], config: TestConfig, console: Console) -> tuple[Checkpoint, ...]:
@@ -115,17 +117,18 @@ def _models(typed: Sequence[Path], config: TestConfig, console: Console) -> tupl
     return models
 
 
-def _computing(
+def _predictor(
     config: TestConfig, models: Sequence[Checkpoint], computer: torch.device, console: Console
-) -> Ensemble:
-    """The models, ready to answer, and how they do it."""
-    ways = [preparation_for(config, model, console) for model in models]
-    networks = [model.network().to(computer).eval() for model in models]
-    members = [
-        member(network, config.inference, way, say=console.warn)
-        for network, way in zip(networks, ways, strict=True)
-    ]
-    return computing(config, members)
+) -> Predictor:
+    """The models, ready to segment cases as the test file asks for."""
+    return Predictor(
+        [replace(model, preparation=preparation_for(config, model, console)) for model in models],
+        config.inference,
+        device=computer,
+        postprocess=config.postprocess,
+        tiles=Tiles(config.tile_size, config.batch_size),
+        listener=Listener(console.warn, console.progress),
+    )
 
 
 def _checked(
@@ -171,7 +174,7 @@ def _fault_of_cases(
     stages = in_stages(
         cases,
         read=work.read,
-        compute=work.compute,
+        compute=work.segment,
         write=work.write,
         fits_beside=work.fits_beside,
     )

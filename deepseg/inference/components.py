@@ -1,4 +1,4 @@
-"""Connected components of a segmentation: small ones taken out, holes filled, class by class.
+"""Connected components of a segmentation: small ones removed, holes filled, class by class.
 
 Voxels touch by their faces, edges or corners. Nothing here imports torch or knows files.
 """
@@ -20,13 +20,13 @@ TOUCHING = {"faces": 1, "edges": 2, "corners": 3}
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What happens to the components of one class.
+    """Rule for the components of one class.
 
     Attributes:
         keep: ``all`` of them, or the ``largest`` only.
         min_ml: Smaller ones become background.
         fill_holes: Background that the class encloses becomes part of it.
-        touching: What voxels of one component share at least.
+        touching: Voxels of one component share at least faces, edges or corners.
     """
 
     keep: Literal["all", "largest"] = "all"
@@ -51,11 +51,17 @@ def cleaned(
         rules: By label above 0.
         voxel_ml: Volume of a voxel.
         roi: ``(X, Y, Z)``; holes are filled inside it only.
+
+    >>> labels = np.array([[[1, 1, 0, 1, 0, 2]]], np.uint8)
+    >>> cleaned(labels, {1: Cleaning(keep="largest")}, voxel_ml=0.001).tolist()
+    [[[1, 1, 0, 0, 0, 2]]]
+    >>> cleaned(labels, {2: Cleaning(min_ml=0.0015)}, voxel_ml=0.001).tolist()
+    [[[1, 1, 0, 1, 0, 0]]]
     """
     result = labels.copy()
     for label, rule in sorted(rules.items()):
-        own = result == label
-        result[own & ~_kept(own, rule, voxel_ml)] = 0
+        region = result == label
+        result[region & ~_remaining(region, rule, voxel_ml)] = 0
     for label, rule in sorted(rules.items()):
         if rule.fill_holes:
             holes = ndimage.binary_fill_holes(result == label) & (result == 0)
@@ -63,11 +69,12 @@ def cleaned(
     return result
 
 
-def _kept(own: NDArray[np.bool_], rule: Cleaning, voxel_ml: float) -> NDArray[np.bool_]:
+def _remaining(region: NDArray[np.bool_], rule: Cleaning, voxel_ml: float) -> NDArray[np.bool_]:
+    """The voxels of ``region`` in components that ``rule`` does not remove."""
     if rule.keep == "all" and rule.min_ml == 0:
-        return own
+        return region
     neighbours = ndimage.generate_binary_structure(3, TOUCHING[rule.touching])
-    numbered, count = ndimage.label(own, neighbours)
+    numbered, count = ndimage.label(region, neighbours)
     voxels = np.bincount(numbered.ravel(), minlength=count + 1)
     stays = voxels * voxel_ml >= rule.min_ml
     stays[0] = False

@@ -1,4 +1,4 @@
-"""How much memory this process uses and may use, in bytes; for Linux and macOS.
+"""Memory that this process uses and may use, in bytes; for Linux and macOS.
 
 macOS says neither what is in use now nor what is free without a library of its own: there, the peak
 stands for what is in use, and all the memory of the machine counts as free.
@@ -29,7 +29,7 @@ GROUPS = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class _Files:
-    """Where a version of control groups says what of memory; relative to the folder of a group.
+    """Files in which a version of control groups tells of memory; relative to a group's folder.
 
     Attributes:
         root: Folder of the groups, below that of all.
@@ -51,7 +51,7 @@ VERSION_2 = _Files("", "memory.max", "memory.current", "inactive_file")
 
 
 def resident() -> int:
-    """In use now."""
+    """Memory in use now."""
     try:
         pages = int((PROC / "self/statm").read_text("ascii").split()[1])
     except FileNotFoundError:
@@ -60,13 +60,13 @@ def resident() -> int:
 
 
 def peak() -> int:
-    """The most that was ever in use."""
+    """Largest use so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def available() -> int:
-    """Free now on this machine, and in the control groups of this process."""
+    """Memory that is free now on this machine, and in the control groups of this process."""
     return min([_free_on_machine(), *_free_in_groups()])
 
 
@@ -91,8 +91,8 @@ def _free_in_groups() -> Iterator[int]:
             continue
         version = VERSION_1 if controllers else VERSION_2
         root = GROUPS / version.root
-        own = root / path.lstrip("/")
-        for group in (own, *own.parents):
+        innermost = root / path.lstrip("/")
+        for group in (innermost, *innermost.parents):
             if group.is_relative_to(root):
                 yield from _free_in(group, version)
 
@@ -107,25 +107,25 @@ def _free_in(group: Path, version: _Files) -> Iterator[int]:
     except OSError:
         return
     if limit.strip() != "max":
-        given_back = dict(row.split() for row in rows.splitlines())[version.files]
-        yield max(0, int(limit) - int(used) + int(given_back))
+        reclaimable = dict(row.split() for row in rows.splitlines())[version.files]
+        yield max(0, int(limit) - int(used) + int(reclaimable))
 
 
 def left(limit: int | None) -> int:
-    """What this process may still take: of ``limit`` in all, or else of half of what is free."""
+    """Bytes that this process may still take: of ``limit`` in all, or else half of what is free."""
     if limit is None:
         return max(LEAST, available() // 2 // processes())
     return max(LEAST, limit // processes() - resident())
 
 
 def left_on(gpu: torch.device) -> int:
-    """Free on a GPU for tensors of this process, with what torch has kept there for later."""
+    """Memory that is free on a GPU for this process, with that which torch holds unused."""
     free, _ = torch.cuda.mem_get_info(gpu)
-    kept = torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
+    reserved = torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
     sharing = -(-processes() // torch.cuda.device_count())
-    return kept + free // sharing
+    return reserved + free // sharing
 
 
 def processes() -> int:
-    """How many share the memory of this machine."""
+    """Number of processes that share the memory of this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

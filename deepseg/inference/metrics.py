@@ -1,4 +1,4 @@
-"""How well a segmentation agrees with the truth: overlap, surface distances and volumes.
+"""Agreement of a segmentation with the truth: overlap, surface distances and volumes.
 
 Nothing here imports torch, and nothing here knows files, sessions or networks.
 
@@ -17,10 +17,10 @@ nearest surface voxel of the other, measured from centre to centre in millimetre
 sets of distances, one per direction:
 
 * ``hausdorff95_mm`` is the larger of the 95th percentiles of the two sets (interpolated linearly);
-* ``surface_distance_mm`` is the mean of both sets thrown together (average symmetric distance).
+* ``surface_distance_mm`` is the mean of both sets taken together (average symmetric distance).
 
 These are the definitions of MONAI and of the sources. Tools that weight surfaces by area, or take
-one percentile of both sets together, give other numbers.
+one percentile of both sets together, give other values.
 
 Sources: A. A. Taha, A. Hanbury, "Metrics for evaluating 3D medical image segmentation: analysis,
 selection, and tool", BMC Medical Imaging, 2015, doi:10.1186/s12880-015-0068-x; L. Maier-Hein,
@@ -54,7 +54,13 @@ class Counts:
         true_positives: Predicted and true.
         predicted: Predicted, rightly or not.
         true: Of this class in the truth.
-        total: Voxels looked at, of all classes.
+        total: Evaluated voxels, of all classes.
+
+    >>> counts = Counts(true_positives=3, predicted=4, true=6, total=20)
+    >>> counts.dice, counts.precision, counts.sensitivity
+    (0.6, 0.75, 0.5)
+    >>> counts.true_negatives, counts.accuracy
+    (13, 0.8)
     """
 
     true_positives: int
@@ -84,7 +90,7 @@ class Counts:
 
     @property
     def specificity(self) -> float | None:
-        """Part of what is not true that is not predicted either."""
+        """Part of the voxels outside the truth that are not predicted either."""
         return _ratio(self.true_negatives, self.total - self.true)
 
     @property
@@ -104,7 +110,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Confusion:
-    """What became of every class in training or validation samples; sub-epochs are added up.
+    """Counts of all classes in training or validation samples; sub-epochs are added up.
 
     Attributes:
         classes: Counts of every class, the background (label 0) first.
@@ -114,7 +120,7 @@ class Confusion:
 
     @staticmethod
     def empty(number_of_classes: int) -> Confusion:
-        """Of no voxels: what the first samples are added to."""
+        """Counts of no voxels, to which the first samples are added."""
         return Confusion((Counts(0, 0, 0, 0),) * number_of_classes)
 
     @staticmethod
@@ -124,9 +130,15 @@ class Confusion:
         Args:
             prediction: Labels below ``number_of_classes``, of any shape.
             truth: The same shape and labels.
+
+        >>> confusion = Confusion.of(
+        ...     np.array([0, 1, 1, 2, 0]), np.array([0, 1, 2, 2, -1]), number_of_classes=3
+        ... )
+        >>> [counts.dice for counts in confusion.classes], confusion.accuracy
+        ([1.0, 0.6666666666666666, 0.6666666666666666], 0.75)
         """
-        known = truth >= 0
-        predicted_labels, true_labels = prediction[known], truth[known]
+        labelled = truth >= 0
+        predicted_labels, true_labels = prediction[labelled], truth[labelled]
         agreed_labels = true_labels[true_labels == predicted_labels]
         agreed, predicted, true = (
             np.bincount(labels, minlength=number_of_classes).tolist()
@@ -137,7 +149,7 @@ class Confusion:
 
     @property
     def foreground(self) -> Counts:
-        """Any label above 0 against the background: the background's counts, seen from outside."""
+        """Counts of all labels above 0 together, against the background."""
         background = self.classes[0]
         return Counts(
             background.true_negatives,
@@ -201,7 +213,13 @@ def scores(
         voxel_ml: Volume of a voxel; by default the product of the spacing, right for axes at right
             angles.
         roi: ``(X, Y, Z)``, true or above 0 inside the region of interest; the rest of the image is
-            not looked at. None for everywhere.
+            not evaluated. None for everywhere.
+
+    >>> prediction, truth = np.zeros((2, 4, 5, 6), bool)
+    >>> prediction[1, 1, 1] = truth[1, 1, 3] = True
+    >>> scored = scores(prediction, truth, spacing_mm=(1, 1, 1.5))
+    >>> scored.dice, scored.surface_distance_mm, scored.hausdorff95_mm, scored.true_ml
+    (0.0, 3.0, 3.0, 0.0015)
     """
     total = truth.size
     if roi is not None:
@@ -214,7 +232,7 @@ def scores(
     hausdorff95_mm, surface_distance_mm = None, None
     if predicted and true:
         hausdorff95_mm, surface_distance_mm = _distances_mm(prediction, truth, spacing_mm)
-    own_ml = float(np.prod(spacing_mm)) / 1000 if voxel_ml is None else voxel_ml
+    volume_ml = float(np.prod(spacing_mm)) / 1000 if voxel_ml is None else voxel_ml
     return Scores(
         dice=counts.dice,
         precision=counts.precision,
@@ -222,8 +240,8 @@ def scores(
         specificity=counts.specificity,
         hausdorff95_mm=hausdorff95_mm,
         surface_distance_mm=surface_distance_mm,
-        predicted_ml=predicted * own_ml,
-        true_ml=true * own_ml,
+        predicted_ml=predicted * volume_ml,
+        true_ml=true * volume_ml,
     )
 
 
@@ -250,10 +268,18 @@ def class_scores(
         voxel_ml: Volume of a voxel; by default the product of the spacing, right for axes at right
             angles.
         roi: ``(X, Y, Z)``, true or above 0 inside the region of interest; None for everywhere.
+
+    >>> truth = np.array([[[0, 1, 2, 2]]])
+    >>> rows = class_scores(
+    ...     np.array([[[0, 2, 2, 2]]]), truth, classes=["background", "rim", "core"],
+    ...     groups={"whole": [1, 2]}, spacing_mm=(1, 1, 1),
+    ... )
+    >>> {name: row.dice for name, row in rows.items()}
+    {'foreground': 1.0, 'rim': 0.0, 'core': 0.8, 'whole': 1.0}
     """
-    known = truth >= 0
-    looked_at = known if roi is None else known & (roi > 0)
-    compare = partial(scores, spacing_mm=spacing_mm, voxel_ml=voxel_ml, roi=looked_at)
+    labelled = truth >= 0
+    evaluated = labelled if roi is None else labelled & (roi > 0)
+    compare = partial(scores, spacing_mm=spacing_mm, voxel_ml=voxel_ml, roi=evaluated)
     rows = {FOREGROUND: compare(segmentation > 0, truth > 0)}
     regions = {name: [label] for label, name in enumerate(classes) if label > 0}
     for name, labels in {**regions, **groups}.items():
@@ -264,15 +290,22 @@ def class_scores(
 def summary(
     per_case: Mapping[str, Mapping[str, Scores]],
 ) -> dict[str, dict[str, dict[str, float | int | None]]]:
-    """Every measure of every row over all cases, without the cases in which it is undefined.
+    """Statistics of every measure of every row, over the cases in which it is defined.
 
     Args:
-        per_case: What `class_scores` returns, by name of the case.
+        per_case: Results of `class_scores` by name of the case.
 
     Returns:
         Per row, per measure (an attribute of `Scores`): ``mean``, ``median`` and
         ``standard_deviation`` (of the population), None if no case defines them; ``defined`` and
         ``undefined``, numbers of cases.
+
+    >>> mask, empty = np.ones((2, 2, 2), bool), np.zeros((2, 2, 2), bool)
+    >>> pairs = {"anna": (mask, mask), "ben": (empty, mask), "carl": (empty, empty)}
+    >>> cases = {n: {"a": scores(p, t, spacing_mm=(1, 1, 1))} for n, (p, t) in pairs.items()}
+    >>> dice = summary(cases)["a"]["dice"]
+    >>> dice["mean"], dice["defined"], dice["undefined"]
+    (0.5, 2, 1)
     """
     names = dict.fromkeys(name for rows in per_case.values() for name in rows)
     by_row = {name: [rows[name] for rows in per_case.values() if name in rows] for name in names}
@@ -320,5 +353,5 @@ def _surface(mask: Mask) -> Mask:
 
 def _bounding_box(mask: Mask) -> tuple[slice, ...]:
     """Smallest box around a mask that is not empty."""
-    occupied = (np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
+    occupied = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
     return tuple(slice(int(where[0]), int(where[-1]) + 1) for where in occupied)

@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from deepseg.geometry.boxes import Box, Int3, per_axis
+from deepseg.geometry.boxes import Box, Int3, add, minimum, per_axis
 from deepseg.geometry.context import NetworkGeometry
 from deepseg.geometry.tiles import starts
 
@@ -28,12 +28,12 @@ def overlapping_tiles(
     Args:
         shape: Of the image.
         tile: Size of a segment; cut down to the image with its margin.
-        geometry: How the network looks at the image.
+        geometry: Which voxels the network reads and predicts.
         overlap: From 0 to below 1.
     """
     low, _ = geometry.margin
-    padded = per_axis(lambda n, m: n + m, shape, geometry.shrink)
-    size = per_axis(min, tile, padded)
+    padded = add(shape, geometry.shrink)
+    size = minimum(tile, padded)
     predicted = geometry.prediction(Box((0, 0, 0), size)).size
     stride = per_axis(lambda n: max(1, int(n * (1 - overlap))), predicted)
     x, y, z = (starts(n, t, s) for n, t, s in zip(padded, size, stride, strict=True))
@@ -42,12 +42,18 @@ def overlapping_tiles(
 
 def predicted_size(shape: Int3, tile: Int3, geometry: NetworkGeometry) -> Int3:
     """Voxels that a tile predicts of an image that may be smaller than the tile."""
-    padded = per_axis(lambda n, m: n + m, shape, geometry.shrink)
-    return geometry.prediction(Box((0, 0, 0), per_axis(min, tile, padded))).size
+    size = minimum(tile, add(shape, geometry.shrink))
+    return geometry.prediction(Box((0, 0, 0), size)).size
 
 
 def window(size: Int3) -> NDArray[np.float32]:
-    """``size``: a Gaussian that is 1 in the middle of a tile and never below a thousandth."""
+    """``size``: a Gaussian that is 1 in the middle of a tile and never below a thousandth.
+
+    Of 8 voxels, the deviation is one voxel: exp(-1) and exp(-3) follow beside the middle.
+
+    >>> [round(float(weight), 2) for weight in window((1, 1, 8)).ravel()]
+    [0.0, 0.05, 0.37, 1.0, 1.0, 0.37, 0.05, 0.0]
+    """
     axes = []
     for n in size:
         distance = (np.arange(n) - (n - 1) / 2) / (n * DEVIATION)
@@ -63,6 +69,13 @@ class WeightedSum:
     Args:
         classes: Number K of classes.
         shape: Of the image.
+
+    >>> total = WeightedSum(1, (1, 1, 3))
+    >>> for start, value, weight in ((0, 0.5, 1), (1, 1, 3)):
+    ...     values = np.full((1, 1, 2), value, np.float32)
+    ...     total.add(Box((0, 0, start), (1, 1, 2)), [values], np.full_like(values, weight))
+    >>> total.finalise()[0].ravel().tolist()  # in the middle: (0.5 + 3 x 1) / 4
+    [0.5, 0.875, 1.0]
     """
 
     def __init__(self, classes: int, shape: Int3) -> None:
@@ -73,12 +86,12 @@ class WeightedSum:
         self, box: Box, probabilities: Sequence[NDArray[np.float32]], weights: NDArray[np.float32]
     ) -> None:
         """Add the maps of all classes, each ``box.size``, with weights of the same size."""
-        for total, one in zip(self._sums, probabilities, strict=True):
-            total[box.slices] += one * weights
+        for total, probability in zip(self._sums, probabilities, strict=True):
+            total[box.slices] += probability * weights
         self._weights[box.slices] += weights
 
-    def taken(self) -> list[NDArray[np.float32]]:
-        """The ``(X, Y, Z)`` means by label, made in place; 0 where no tile was. This is the end."""
+    def finalise(self) -> list[NDArray[np.float32]]:
+        """``(X, Y, Z)`` means by label, 0 where no tile was; made in place, nothing can follow."""
         np.maximum(self._weights, LEAST, out=self._weights)
         for label in range(len(self._sums)):
             self._sums[label] /= self._weights

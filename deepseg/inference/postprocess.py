@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 Labels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
 
 
-def segmentation(probabilities: NDArray[np.floating[Any]]) -> Labels:
-    """The most probable class of every voxel; the lowest of equally probable ones.
+def most_probable(probabilities: NDArray[np.floating[Any]]) -> Labels:
+    """Most probable class of every voxel; the lowest of equally probable ones.
 
     A voxel that was never predicted has probability 0 for every class and so becomes background.
     The classes are walked one by one, because ``argmax`` over the first axis is slow and its
@@ -25,6 +25,9 @@ def segmentation(probabilities: NDArray[np.floating[Any]]) -> Labels:
 
     Returns:
         ``(X, Y, Z)`` labels; uint8 for up to 256 classes, uint16 above.
+
+    >>> most_probable(np.array([[0.2, 0.5, 0], [0.8, 0.5, 0]]).reshape(2, 1, 1, 3)).tolist()
+    [[[1, 0, 0]]]
     """
     number_of_classes, *shape = probabilities.shape
     small = number_of_classes <= 256

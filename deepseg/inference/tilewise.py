@@ -27,11 +27,11 @@ from deepseg.model.network import Network, repeated
 
 @dataclass(frozen=True)
 class TilewisePrediction:
-    """What a network says about a case.
+    """Probabilities and feature maps of a case.
 
     Attributes:
         probabilities: ``(K, X, Y, Z)`` float32; 0 for every class where nothing was computed.
-        feature_maps: ``(maps, X, Y, Z)`` by layer address, of the layers asked for.
+        feature_maps: ``(maps, X, Y, Z)`` by layer address, of the requested layers.
     """
 
     probabilities: NDArray[np.float32]
@@ -54,30 +54,31 @@ def predict(
         case: Prepared as the network's training cases were.
         tile: Size of the segment of one tile.
         batch_size: Tiles computed together.
-        feature_maps: Layers whose maps are wanted, and which of them.
+        feature_maps: Layers whose maps are requested, and which of their maps.
         on_tiles: Called with the number of tiles just done.
     """
-    wanted = {} if feature_maps is None else dict(feature_maps)
+    requested = {} if feature_maps is None else dict(feature_maps)
     geometry = network.geometry
-    todo = tiles_to_compute(network, case, tile, with_feature_maps=bool(wanted))
+    segments = tiles_to_compute(network, case, tile, with_feature_maps=bool(requested))
     probabilities = np.zeros((len(network.config.classes), *case.shape), np.float32)
     maps = {
-        address: np.zeros((_count(network, address, which), *case.shape), np.float32)
-        for address, which in wanted.items()
+        address: np.zeros((_count(network, address, numbers), *case.shape), np.float32)
+        for address, numbers in requested.items()
     }
     device = next(network.parameters()).device
-    with torch.inference_mode(), watched(network, wanted) as seen:
-        for boxes in _grouped(todo, batch_size):
+    with torch.inference_mode(), watched(network, requested) as outputs:
+        for boxes in _grouped(segments, batch_size):
             read = [inputs(case, box, geometry) for box in boxes]
-            stacked = [torch.from_numpy(np.stack(one)) for one in zip(*read, strict=True)]
-            result = network([one.to(device) for one in stacked]).float().softmax(1).cpu().numpy()
-            for box, one in zip(boxes, result, strict=True):
-                _place(probabilities, one, geometry.prediction(box))
-            for address, map_ in seen.items():
+            batch = [torch.from_numpy(np.stack(images)) for images in zip(*read, strict=True)]
+            logits = network([images.to(device) for images in batch])
+            result = logits.float().softmax(1).cpu().numpy()
+            for box, shares in zip(boxes, result, strict=True):
+                _place(probabilities, shares, geometry.prediction(box))
+            for address, output in outputs.items():
                 size = geometry.prediction(boxes[0]).size
-                central = _at_full_resolution(map_, network, address, size)
-                for box, one in zip(boxes, central.float().cpu().numpy(), strict=True):
-                    _place(maps[address], one[wanted[address]], geometry.prediction(box))
+                central = _at_full_resolution(output, network, address, size)
+                for box, values in zip(boxes, central.float().cpu().numpy(), strict=True):
+                    _place(maps[address], values[requested[address]], geometry.prediction(box))
             on_tiles(len(boxes))
     return TilewisePrediction(probabilities, maps)
 
@@ -87,7 +88,7 @@ def tiles_to_compute(
 ) -> list[Box]:
     """The segments of a case that `predict` computes.
 
-    Feature maps are wanted around those voxels too: of all tiles that DeepMedic computes.
+    Feature maps are computed around those voxels too: of all tiles that DeepMedic computes.
     """
     geometry = network.geometry
     counts = _sees_any if with_feature_maps else _predicts_any
@@ -96,15 +97,15 @@ def tiles_to_compute(
 
 @contextmanager
 def watched(network: Network, addresses: Mapping[str, slice]) -> Iterator[dict[str, Tensor]]:
-    """While open, every pass leaves the convolution outputs of the layers in the dictionary.
+    """Dictionary in which every pass leaves the convolution outputs of the layers, while open.
 
-    They are what the convolution gives, before a residual is added and the next layer acts.
+    They are taken from the convolution, before a residual is added and the next layer acts.
     """
-    seen: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
     def keep(address: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[address] = output
+            outputs[address] = output
 
         return hook
 
@@ -114,7 +115,7 @@ def watched(network: Network, addresses: Mapping[str, slice]) -> Iterator[dict[s
         if layer.plan.address in addresses
     ]
     try:
-        yield seen
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()
@@ -130,9 +131,9 @@ def _at_full_resolution(maps: Tensor, network: Network, address: str, size: Int3
     return repeated(maps, factor, size)
 
 
-def _count(network: Network, address: str, which: slice) -> int:
+def _count(network: Network, address: str, numbers: slice) -> int:
     layer = next(layer for layer in network.layout if layer.address == address)
-    return len(range(layer.outputs)[which])
+    return len(range(layer.outputs)[numbers])
 
 
 def _predicts_any(case: PreparedCase, segment: Box, geometry: NetworkGeometry) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
+from deepseg.inference.requests import model_differences
 from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, read_checkpoint
 
 
@@ -60,25 +61,8 @@ def session_models(
         first = typed[0] if typed else None
         return (session_model(first, configured[0] if configured else None, seed=seed),)
     models = tuple(read_checkpoint(path) for path in paths)
-    raise_if_any(_differences(models))
+    raise_if_any(model_differences(models))
     return models
-
-
-def _differences(models: Sequence[Checkpoint]) -> Iterator[Problem]:
-    first = models[0]
-    for model in models[1:]:
-        for key, names, expected in (
-            ("channels", model.config.channels, first.config.channels),
-            ("classes", model.config.classes, first.config.classes),
-        ):
-            if names != expected:
-                yield Problem(
-                    code="models-differ",
-                    got=f"{key} {', '.join(names)}",
-                    expected=f"{', '.join(expected)}, as in {first.origin}",
-                    fix="average models of the same task only",
-                    where=str(model.origin),
-                )
 
 
 def _holds_weights(path: Path | None) -> bool:

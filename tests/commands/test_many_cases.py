@@ -13,10 +13,11 @@ import pytest
 import torch
 
 import deepseg.sessions.folder
-import deepseg.sessions.segmentation.predict_case
+import deepseg.sessions.segmentation.case_stages
 from deepseg.geometry.boxes import volume
 from deepseg.inference.boxwise.network import BoxwiseNetwork
 from deepseg.inference.out_of_memory import EXHAUSTED
+from deepseg.inference.predictor import Predictor
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.processes.shard import Shard
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
@@ -213,15 +214,20 @@ def test_with_keep_going_a_path_through_a_file_costs_only_its_case(command, plac
     assert list(numbers(three)["cases"]) == ["d", "a"]
 
 
-def no_memory_for_c(how, opened, console):
-    if opened.case.name == "c":
+SEGMENT = Predictor.segment
+
+
+def no_memory_for_c(predictor, case, **requests):
+    if case.name == "c":
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 TB")
-    return deepseg.sessions.segmentation.predict_case.predict_case(how, opened, console)
+    return SEGMENT(predictor, case, **requests)
 
 
 @pytest.mark.parametrize(("options", "code", "done"), [(["-keepGoing"], 3, "da"), ([], 137, "d")])
-def test_want_of_memory_is_a_fault_of_its_case(command, three, monkeypatch, options, code, done):
-    monkeypatch.setattr("deepseg.sessions.segmentation.case_stages.predict_case", no_memory_for_c)
+def test_running_out_of_memory_is_a_fault_of_a_case(
+    command, three, monkeypatch, options, code, done
+):
+    monkeypatch.setattr(Predictor, "segment", no_memory_for_c)
     result = command(*TEST, *options)
     assert result.returncode == code
     place = "c" if options else "test.yaml"
@@ -276,10 +282,10 @@ def test_a_case_that_is_being_written_is_whole_before_the_session_ends(command, 
     ends = []
     leave, write = SessionFolder.__exit__, deepseg.sessions.segmentation.case_stages.write_results
 
-    def slowly(found, name, *others):
-        if name == "a":
+    def slowly(segmentation, case, *others):
+        if case.name == "a":
             time.sleep(0.5)
-        return write(found, name, *others)
+        return write(segmentation, case, *others)
 
     def leaving(*arguments):
         ends.append(sorted(path.name for path in (three / "cases").iterdir()))
@@ -296,12 +302,12 @@ def test_an_image_that_changes_while_its_case_is_computed_is_done_again(
 ):
     with monkeypatch.context() as patch:
 
-        def changing(how, opened, console):
-            if opened.case.name == "c":
+        def changing(predictor, case, **requests):
+            if case.name == "c":
                 place.store("c/T1.nii.gz", place.array("c/T1.nii.gz") + 1)
-            return deepseg.sessions.segmentation.predict_case.predict_case(how, opened, console)
+            return SEGMENT(predictor, case, **requests)
 
-        patch.setattr("deepseg.sessions.segmentation.case_stages.predict_case", changing)
+        patch.setattr(Predictor, "segment", changing)
         assert command(*TEST).returncode == 0
     before = results(three)
     assert command(*TEST).returncode == 0
@@ -314,10 +320,10 @@ def test_a_kill_between_two_cases_keeps_the_first(start, wait, command, place, t
         "import os, signal, sys\n"
         "import deepseg.sessions.segmentation.case_stages as module\n"
         "write = module.write_results\n"
-        "def deadly(found, name, *others):\n"
-        "    if name == 'c':\n"
+        "def deadly(segmentation, case, *others):\n"
+        "    if case.name == 'c':\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return write(found, name, *others)\n"
+        "    return write(segmentation, case, *others)\n"
         "module.write_results = deadly\n"
         "from deepseg.cli.main import main\n"
         "sys.exit(main())\n",

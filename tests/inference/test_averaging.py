@@ -17,7 +17,7 @@ def average(many, **choices):
     own = Average(many.shape[1], SHAPE, **choices)
     for one in many:
         own.add(one)
-    return own.taken()
+    return own.finalise()
 
 
 def test_the_mean_and_the_variance_are_those_of_numpy():

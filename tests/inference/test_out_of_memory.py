@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from deepseg.geometry.boxes import Box, volume
-from deepseg.inference.out_of_memory import EXHAUSTED, SMALLEST, SplitOnOutOfMemory, halves
+from deepseg.inference.limits import DEFAULT_LIMITS
+from deepseg.inference.out_of_memory import EXHAUSTED, SplitOnOutOfMemory, halves
 
 WHOLE = Box((3, 0, 7), (40, 31, 50))
 
@@ -53,7 +54,7 @@ def test_the_parts_make_up_the_box(most):
     ],
     ids=["numpy", "GPU", "CPU", "driver", "library", "map"],
 )
-def test_want_of_memory_has_many_names(error):
+def test_running_out_of_memory_has_many_names(error):
     assert len(SplitOnOutOfMemory().in_parts(0, WHOLE, Small(40000, error))) == 2
 
 
@@ -78,7 +79,7 @@ def test_the_smallest_boxes_are_not_cut():
     with pytest.raises(MemoryError):
         SplitOnOutOfMemory().in_parts(0, WHOLE, small)
     *larger, last = [max(box.size) for box in small.asked]
-    assert last <= SMALLEST < min(larger)
+    assert last <= DEFAULT_LIMITS.smallest_edge < min(larger)
 
 
 def test_other_faults_are_nothing_to_do_with_memory():

@@ -49,7 +49,7 @@ def test_the_mean_is_weighted_and_0_where_no_tile_was():
     for value, weight in ((0.2, 1.0), (0.8, 3.0)):
         first = np.full(box.size, value, np.float32)
         own.add(box, [first, 1 - first], np.full(box.size, weight, np.float32))
-    mean = np.stack(own.taken())
+    mean = np.stack(own.finalise())
     np.testing.assert_allclose(mean[0, 1:3], (0.2 + 3 * 0.8) / 4, rtol=1e-6)
     np.testing.assert_allclose(mean.sum(0)[1:3], 1, rtol=1e-6)
     assert not mean[:, [0, 3]].any()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from deepseg.inference.postprocess import segmentation
+from deepseg.inference.postprocess import most_probable
 
 SHAPE = (2, 3, 5)
 
@@ -20,18 +20,18 @@ probability_maps = st.integers(1, 4).flatmap(
 
 @given(probabilities=probability_maps)
 def test_the_first_of_the_most_probable_classes_wins(probabilities):
-    np.testing.assert_array_equal(segmentation(probabilities), probabilities.argmax(axis=0))
+    np.testing.assert_array_equal(most_probable(probabilities), probabilities.argmax(axis=0))
 
 
 def test_a_voxel_that_was_never_predicted_is_background():
-    assert not segmentation(np.zeros((4, *SHAPE), np.float32)).any()
+    assert not most_probable(np.zeros((4, *SHAPE), np.float32)).any()
 
 
 @pytest.mark.parametrize(("classes", "dtype"), [(2, np.uint8), (256, np.uint8), (257, np.uint16)])
 def test_the_highest_label_fits_the_type(classes, dtype):
     probabilities = np.zeros((classes, *SHAPE), np.float32)
     probabilities[-1] = 1
-    labels = segmentation(probabilities)
+    labels = most_probable(probabilities)
     assert labels.dtype == dtype
     assert (labels == classes - 1).all()
 
@@ -39,5 +39,5 @@ def test_the_highest_label_fits_the_type(classes, dtype):
 def test_the_probabilities_are_left_as_they_were():
     probabilities = np.random.default_rng(0).random((3, *SHAPE), dtype=np.float32)
     before = probabilities.copy()
-    segmentation(probabilities)
+    most_probable(probabilities)
     np.testing.assert_array_equal(probabilities, before)

@@ -16,7 +16,7 @@ from deepseg.data.preparation import prepare
 from deepseg.inference.boxwise.network import BoxwiseNetwork
 from deepseg.inference.boxwise.plan import work_units
 from deepseg.inference.boxwise.predict import box_predictions
-from deepseg.inference.postprocess import segmentation
+from deepseg.inference.postprocess import most_probable
 from deepseg.inference.prediction import Prediction, RequestedMaps
 from deepseg.inference.tilewise import predict
 from deepseg.transfer.rules import TransferRules
@@ -85,7 +85,7 @@ def test_an_imported_model_says_what_deepmedic_says(case, tmp_path):
     assert np.abs(together - expected["probabilities"]).max() < PROBABILITIES
     probabilities = found.probabilities * roi
     assert np.abs(probabilities - expected["probabilities"]).max() < PROBABILITIES
-    agreement = segmentation(probabilities) == expected["segmentation"]
+    agreement = most_probable(probabilities) == expected["segmentation"]
     assert agreement.mean() >= LABELS
     off = {
         key: float(np.abs(found.feature_maps[address][number] - expected[key]).max())

@@ -10,8 +10,8 @@ import pytest
 import deepseg
 from deepseg.commands.segment import segment
 from deepseg.data.preparation import PreparedCase
+from deepseg.inference.predictor import Predictor
 from deepseg.sessions.segmentation import case_stages as segmenting
-from deepseg.sessions.segmentation import load_case as opening
 
 SHAPE = (150, 160, 170)
 VOXELS = 150 * 160 * 170
@@ -73,7 +73,7 @@ def test_large_cases_are_segmented_with_few_bytes_per_voxel(folder):
 
 def test_channels_on_disk_give_the_same_segmentation(folder, monkeypatch):
     on_disk = segmented(folder)
-    monkeypatch.setattr(opening, "is_large", lambda *_: False)
+    monkeypatch.setattr(Predictor, "is_large", lambda *_: False)
     (folder / "test").rename(folder / "before")
     assert all(map(np.array_equal, on_disk, segmented(folder)))
     assert any(one.any() for one in on_disk)

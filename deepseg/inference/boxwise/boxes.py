@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepseg.geometry.boxes import Box, Int3, per_axis, volume
+from deepseg.inference.limits import DEFAULT_LIMITS, Limits
 from deepseg.model.cost import multiply_adds
 from deepseg.model.layout import Layout
 from deepseg.model.regions import split
@@ -22,10 +23,7 @@ from deepseg.model.regions import split
 Roi = NDArray[np.bool_]
 Cost = Callable[[Box], float]
 
-EDGES = (96, 80, 64, 56, 48, 40, 32, 24, 16)
-STEP = 8  # voxels between the planes at which a box may be cut
 WORTH_A_CUT = 0.999
-VOXELS_PER_CALL = 1000  # of the FC pathway, that cost as much as beginning one more piece
 ALIVE = 4  # maps of a layer that exist together: raw, activated, convolved, and a copy
 CONTEXTS = 2  # that exist together: of the slices computed now and of the next ones
 RAW_AND_ACTIVATED = 2
@@ -54,7 +52,9 @@ def common(one: Box, other: Box) -> Box:
     return one.moved(back).within(other.size).moved(other.start)
 
 
-def normal_boxes(roi: Roi | None, within: Box, plan: Layout, edge: int) -> list[list[Box]]:
+def normal_boxes(
+    roi: Roi | None, within: Box, plan: Layout, edge: int, *, limits: Limits = DEFAULT_LIMITS
+) -> list[list[Box]]:
     """Boxes that hold the ROI, none larger than ``edge``, grouped along X.
 
     Args:
@@ -62,37 +62,41 @@ def normal_boxes(roi: Roi | None, within: Box, plan: Layout, edge: int) -> list[
         within: Part of the image.
         plan: Decides how expensive the border of a box is.
         edge: The longest side.
+        limits: Where a box may be cut.
     """
     whole = bounding_box(roi, within)
     groups: dict[int, list[Box]] = {}
     for part in () if whole is None else split(whole, edge):
         box = bounding_box(roi, part)
         if box is not None:
-            boxes = fitted(roi, box, _normal_cost(plan))
+            boxes = fitted(roi, box, _normal_cost(plan), step=limits.step)
             groups.setdefault(part.start[0], []).extend(even(one, within) for one in boxes)
     return list(groups.values())
 
 
-def fc_boxes(roi: Roi | None, box: Box) -> list[Box]:
+def fc_boxes(roi: Roi | None, box: Box, *, limits: Limits = DEFAULT_LIMITS) -> list[Box]:
     """Boxes inside ``box`` that hold its part of the ROI more closely."""
-    found = fitted(roi, box, lambda one: volume(one.size) + VOXELS_PER_CALL)
-    return [even(one, box) for one in found]
+
+    def cost(part: Box) -> float:
+        return volume(part.size) + limits.voxels_per_call
+
+    return [even(part, box) for part in fitted(roi, box, cost, step=limits.step)]
 
 
-def fitted(roi: Roi | None, box: Box, cost: Cost) -> list[Box]:
-    """``box`` cut wherever that saves work; the parts are shrunk to the ROI."""
+def fitted(roi: Roi | None, box: Box, cost: Cost, *, step: int = DEFAULT_LIMITS.step) -> list[Box]:
+    """``box`` cut wherever that saves work, every ``step`` voxels; parts are shrunk to the ROI."""
     if roi is None:
         return [box]
-    options = [[one for one in halves if one is not None] for halves in _cuts(roi, box)]
+    options = [[one for one in halves if one is not None] for halves in _cuts(roi, box, step)]
     best = min(options, key=lambda parts: sum(map(cost, parts)), default=[box])
     if sum(map(cost, best)) >= WORTH_A_CUT * cost(box):
         return [box]
-    return [one for part in best for one in fitted(roi, part, cost)]
+    return [one for part in best for one in fitted(roi, part, cost, step=step)]
 
 
-def _cuts(roi: Roi, box: Box) -> Iterator[tuple[Box | None, Box | None]]:
+def _cuts(roi: Roi, box: Box, step: int) -> Iterator[tuple[Box | None, Box | None]]:
     for axis in range(3):
-        for length in range(STEP, box.size[axis] - STEP + 1, STEP):
+        for length in range(step, box.size[axis] - step + 1, step):
             low, rest = list(box.size), list(box.size)
             low[axis], rest[axis] = length, box.size[axis] - length
             begin = list(box.start)
@@ -130,7 +134,13 @@ def _normal_cost(plan: Layout) -> Cost:
 
 
 def longest_edge(
-    plan: Layout, size: Int3, *, memory: int, value_bytes: int, at_once: int = 1
+    plan: Layout,
+    size: Int3,
+    *,
+    memory: int,
+    value_bytes: int,
+    at_once: int = 1,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> int:
     """The longest side of a box such that all maps need at most ``memory`` bytes.
 
@@ -140,6 +150,7 @@ def longest_edge(
         memory: Bytes.
         value_bytes: Of a number in a map.
         at_once: Boxes computed at the same time.
+        limits: The sides to choose from.
     """
 
     def needed(edge: int) -> int:
@@ -147,7 +158,7 @@ def longest_edge(
         kept = CONTEXTS * context_numbers(plan, slab)
         return value_bytes * (at_once * box_numbers(plan, edge) + kept)
 
-    return next((edge for edge in EDGES if needed(edge) <= memory), EDGES[-1])
+    return next((edge for edge in limits.edges if needed(edge) <= memory), limits.edges[-1])
 
 
 def box_numbers(plan: Layout, edge: int) -> int:

@@ -18,11 +18,9 @@ from deepseg.geometry.boxes import Box, Int3, per_axis
 from deepseg.geometry.context import Lattice, NetworkGeometry
 from deepseg.inference.boxwise.boxes import bounding_box, common, longest_edge, normal_boxes
 from deepseg.inference.boxwise.network import BoxwiseNetwork
+from deepseg.inference.limits import DEFAULT_LIMITS, Limits
 from deepseg.inference.overlap import overlapping_tiles
 from deepseg.model.regions import MapSizes
-
-CONTEXT_PIECE = 64  # coarse voxels along an axis that a subsampled pathway computes at once
-SHARE_FOR_MAPS = 0.6  # of the memory; the rest is for FC maps, scratch and what is being read
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class WorkUnit:
     origin: Int3
     whole: MapSizes
     boxes: tuple[Box, ...]
-    piece: int = CONTEXT_PIECE
+    piece: int = DEFAULT_LIMITS.context_edge
 
 
 def work_units(
@@ -52,6 +50,7 @@ def work_units(
     tile: Int3 | None,
     overlap: float = 0.0,
     within: Box | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> list[WorkUnit]:
     """What has to be computed of a case.
 
@@ -62,6 +61,7 @@ def work_units(
         tile: Size of a segment in DeepMedic's way; None for the whole image as one.
         overlap: Share of a tile's edge that it has in common with the next.
         within: The part of the image that is wanted; None for all of it.
+        limits: Where boxes begin and end.
     """
     geometry = network.geometry
     image = Box((0, 0, 0), case.shape)
@@ -77,12 +77,13 @@ def work_units(
     edge = longest_edge(
         network.layout,
         around.size,
-        memory=int(memory * SHARE_FOR_MAPS),
+        memory=int(memory * limits.maps_share),
         value_bytes=network.dtype.itemsize,
         at_once=workers(network),
+        limits=limits,
     )
-    layers = normal_boxes(case.to_compute, within, network.layout, edge)
-    piece = min(edge, CONTEXT_PIECE)
+    layers = normal_boxes(case.to_compute, within, network.layout, edge, limits=limits)
+    piece = min(edge, limits.context_edge)
     return [WorkUnit(lattices, (0, 0, 0), whole, tuple(boxes), piece) for boxes in layers]
 
 

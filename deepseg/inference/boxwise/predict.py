@@ -19,11 +19,11 @@ from deepseg.inference.boxwise.boxes import fc_boxes
 from deepseg.inference.boxwise.layers import FeatureMapRegion
 from deepseg.inference.boxwise.network import BoxwiseNetwork
 from deepseg.inference.boxwise.plan import WorkUnit, workers
+from deepseg.inference.limits import DEFAULT_LIMITS, Limits
 from deepseg.inference.out_of_memory import SplitOnOutOfMemory
 from deepseg.inference.prediction import BoxPrediction
 from deepseg.model.regions import coarse_box
 
-FC_VOXELS = 1 << 14  # voxels whose FC maps exist at once
 NORMAL = 0  # number of the pathway at full resolution
 
 Context = list[
@@ -39,6 +39,7 @@ def box_predictions(
     wanted: Sequence[int],
     on_boxes: Callable[[int], None] = lambda _: None,
     room: SplitOnOutOfMemory | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[tuple[WorkUnit, BoxPrediction]]:
     """What the jobs find, piece by piece and in their order.
 
@@ -49,12 +50,13 @@ def box_predictions(
         wanted: Labels of the classes whose probability maps are wanted.
         on_boxes: Called with the number of boxes just done.
         room: What is known of the memory; None for nothing.
+        limits: Where boxes of the FC pathway begin and end.
     """
     room = SplitOnOutOfMemory() if room is None else room
     with _threads(network) as pool:
         submitted: deque[tuple[WorkUnit, Future[list[BoxPrediction]]]] = deque()
         for job in todo:
-            work = _Work(network, case, job, wanted, room)
+            work = _Work(network, case, job, wanted, room, limits)
             context = pool.submit(work.context)
             for box in sorted(job.boxes, key=lambda one: -volume(one.size)):
                 submitted.append((job, pool.submit(work.found, box, context)))
@@ -67,15 +69,24 @@ def box_predictions(
 
 @contextmanager
 def _threads(network: BoxwiseNetwork) -> Iterator[ThreadPoolExecutor]:
-    """Threads that compute with one core each; many small steps then wait for nobody."""
-    alone = (1,) if network.device.type == "cpu" else (torch.get_num_threads(),)
-    with ThreadPoolExecutor(
-        workers(network), initializer=torch.set_num_threads, initargs=alone
-    ) as pool:
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)
+    """Threads that compute with one core each; many small steps then wait for nobody.
+
+    torch counts threads for the whole process too: its count is put back in the end, so that
+    threads that begin later are as the caller's.
+    """
+    threads = torch.get_num_threads()
+    per_worker = 1 if network.device.type == "cpu" else threads
+    pool = ThreadPoolExecutor(
+        workers(network), initializer=torch.set_num_threads, initargs=(per_worker,)
+    )
+    try:
+        with pool:
+            try:
+                yield pool
+            finally:
+                pool.shutdown(cancel_futures=True)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,7 @@ class _Work:
     job: WorkUnit
     wanted: Sequence[int]
     room: SplitOnOutOfMemory
+    limits: Limits
 
     @torch.inference_mode()
     def context(self) -> Context:
@@ -118,8 +130,8 @@ class _Work:
         self.case.forget()
         return [
             _piece(own, self.network.logits(whole, self._own(own), raw, activated), self.wanted)
-            for fc_box in fc_boxes(self.case.to_compute, box)
-            for own in slices_of(fc_box)
+            for fc_box in fc_boxes(self.case.to_compute, box, limits=self.limits)
+            for own in slices_of(fc_box, self.limits.fc_voxels)
         ]
 
     def _own(self, box: Box) -> Box:
@@ -146,9 +158,9 @@ def _piece(box: Box, logits: Tensor, wanted: Sequence[int]) -> BoxPrediction:
     return BoxPrediction(box, best, {label: shares[label].copy() for label in wanted})
 
 
-def slices_of(box: Box) -> Iterator[Box]:
-    """``box`` cut along X, so that the FC maps of one slice stay small."""
-    thickness = max(1, FC_VOXELS * box.size[0] // volume(box.size))
+def slices_of(box: Box, voxels: int) -> Iterator[Box]:
+    """``box`` cut along X into slices of about ``voxels`` voxels, so that FC maps stay small."""
+    thickness = max(1, voxels * box.size[0] // volume(box.size))
     for begin in range(box.start[0], box.stop[0], thickness):
         end = min(begin + thickness, box.stop[0])
         yield Box((begin, *box.start[1:]), (end - begin, *box.size[1:]))

@@ -33,11 +33,11 @@ RESULT_INFERENCE = {"precision", "mirror", "overlap"}
 
 @dataclass(frozen=True)
 class ModelFingerprint:
-    """What a model's answer follows from, besides the case and the settings of the session.
+    """Properties of a model that its predictions follow from.
 
     Attributes:
         sha256: Of its weights and settings.
-        preparation: How it wants cases prepared.
+        preparation: Of its training cases.
         tile: Where segmentations and probabilities depend on it; None elsewhere.
         feature_tile: Of feature maps; None without them.
     """
@@ -51,19 +51,19 @@ class ModelFingerprint:
 def case_key(
     case: Case, config: TestConfig, models: Sequence[ModelFingerprint], channels: Sequence[str]
 ) -> str:
-    """What the result of a case follows from, as a hash.
+    """Hash of everything that the result of a case follows from.
 
     Args:
         case: Its files count with path, size and time of their last change.
         config: Settings of the session; those that only say how to get there do not count.
-        models: Those that answer.
+        models: Those that predict.
         channels: Of the models.
     """
     made_from = {
         "settings": config.model_dump(mode="json", include=RESULT_SETTINGS),
         "inference": config.inference.model_dump(mode="json", include=RESULT_INFERENCE),
-        "models": [[one.sha256, one.tile, one.feature_tile] for one in models],
-        "cases": [fingerprint(case, one.preparation, channels) for one in models],
+        "models": [[model.sha256, model.tile, model.feature_tile] for model in models],
+        "cases": [fingerprint(case, model.preparation, channels) for model in models],
     }
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
@@ -80,21 +80,21 @@ class CompletedCases:
         self._folder = folder / "cases"
 
     def record(self, name: str, key: str) -> dict[str, Any] | None:
-        """What is known of a case; None if it has to be done."""
-        found = self._noted(name)
-        if found.get("key") != key:
+        """Record of a case; None if it has to be done."""
+        record = self._stored(name)
+        if record.get("key") != key:
             return None
-        is_whole = all((self._session / file).is_file() for file in found["files"])
-        lacks_picture = found["without_picture"] and is_possible()
-        return found if is_whole and not lacks_picture else None
+        is_whole = all((self._session / file).is_file() for file in record["files"])
+        lacks_picture = record["without_picture"] and is_possible()
+        return record if is_whole and not lacks_picture else None
 
     def clear(self, name: str) -> int:
-        """Delete the result files that are noted of a case, then its record.
+        """Delete the result files that are noted for a case, then its record.
 
         Returns:
             How many result files there were.
         """
-        files = [self._session / file for file in self._noted(name).get("files", [])]
+        files = [self._session / file for file in self._stored(name).get("files", [])]
         present = [file for file in files if file.is_file()]
         for file in (*present, self._folder / f"{name}.json"):
             with writable(file):
@@ -107,18 +107,18 @@ class CompletedCases:
             self._folder.mkdir(parents=True, exist_ok=True)
         write_json(self._folder / f"{name}.json", {"key": key, **record})
 
-    def _noted(self, name: str) -> dict[str, Any]:
+    def _stored(self, name: str) -> dict[str, Any]:
         """The record of a case, whether it counts or not; empty if there is none."""
         try:
             text = (self._folder / f"{name}.json").read_text("utf-8")
-            found: dict[str, Any] = json.loads(text)
+            record: dict[str, Any] = json.loads(text)
         except (FileNotFoundError, ValueError):
             return {}
-        return found
+        return record
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """While this is open, no other process reads all records to write them as a table."""
+        """Keep other processes from reading all records to write them as a table, while open."""
         with writable(self._session):
             file = (self._session / "lock-cases").open("a")
         with file:

@@ -1,7 +1,7 @@
 """Many items in three stages at once: one is read, another computed, and a third written.
 
 Reading and writing have a thread each; computing stays in the thread of the caller. No more than
-one item waits in front of a stage, so memory holds a few of them, however many there are. An item
+one item waits before a stage, so memory holds a few of them, however many there are. An item
 that does not fit beside others is read when those before it are done.
 """
 
@@ -18,8 +18,8 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 Computed = TypeVar("Computed")
 Written = TypeVar("Written")
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Input = TypeVar("Input")
+Output = TypeVar("Output")
 
 
 def in_stages(
@@ -30,9 +30,9 @@ def in_stages(
     write: Callable[[Computed], Written],
     fits_beside: Callable[[Item], bool] = lambda _: True,
 ) -> Generator[tuple[Item, Written | DeepsegError], None, None]:
-    """Items in their order, each with what writing gave, or with what went wrong on the way.
+    """Items in their order, each with the result of writing, or with the error on the way.
 
-    Want of memory is a fault of the item for which there was none. Exceptions that are neither that
+    Running out of memory is an error of the item that was in work. Exceptions that are neither that
     nor a `DeepsegError` end everything.
     """
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
@@ -58,12 +58,12 @@ def in_stages(
             yield behind[0], behind[1].result()
 
 
-def _tried(stage: Callable[[Given], Made], given: Given | DeepsegError) -> Made | DeepsegError:
-    """What ``stage`` makes; or what went wrong, without a trace, which keeps arrays alive."""
-    if isinstance(given, DeepsegError):
-        return given
+def _tried(stage: Callable[[Input], Output], value: Input | DeepsegError) -> Output | DeepsegError:
+    """Output of ``stage``; or the error, without its trace, which keeps arrays alive."""
+    if isinstance(value, DeepsegError):
+        return value
     try:
-        return stage(given)
+        return stage(value)
     except DeepsegError as error:
         return error.with_traceback(None)
     except Exception as error:

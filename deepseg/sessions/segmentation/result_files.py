@@ -1,65 +1,55 @@
-"""Whole cases: scored and written, in testing and in validation."""
+"""Result files of whole cases, and their scores; in testing and in validation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.model import ModelConfig
 from deepseg.data.images.volumes import write_volume
 from deepseg.errors import DeepsegError
+from deepseg.inference.loaded_case import LoadedCase
 from deepseg.inference.metrics import Scores, class_scores
+from deepseg.inference.requests import feature_map_slices
+from deepseg.inference.segmentation import Segmentation
 from deepseg.model.layout import layout
 from deepseg.report.console import Console
 from deepseg.report.picture import write_picture
-from deepseg.sessions.compatibility import wanted_feature_maps, wanted_probabilities
-from deepseg.sessions.segmentation.predict_case import Segmentation
 from deepseg.storage.atomic import writable
 
 
 def write_results(
-    result: Segmentation,
-    name: str,
+    segmentation: Segmentation,
+    case: LoadedCase,
     folder: Path,
     model: ModelConfig,
     settings: SavedResults,
     console: Console,
 ) -> list[Path]:
-    """Write what ``settings`` asks for; return the files.
+    """Write the results that ``settings`` ask for; return the files.
 
     They are ``<name>_Segm.nii.gz``, ``<name>_ProbMapClass<label>.nii.gz``,
     ``<name>_entropy.nii.gz``, ``<name>_variance.nii.gz``, ``<name>_<layer>_fm<map>.nii.gz`` and
     ``<name>.png``.
     """
-    volumes: dict[str, NDArray[Any]] = {}
-    firsts = {a: s.start for a, s in wanted_feature_maps(layout(model), settings).items()}
-    if settings.segmentation:
-        volumes[f"{name}_{settings.segmentation_suffix}"] = result.labels
-    for label in wanted_probabilities(model.classes, settings):
-        volumes[f"{name}_{settings.probability_suffix}{label}"] = result.probabilities[label]
-    volumes |= {f"{name}_{kind}": one for kind, one in result.uncertainty.items()}
-    for address, maps in result.feature_maps.items():
-        for number, one in enumerate(maps, start=firsts[address]):
-            volumes[f"{name}_{address}_fm{number}"] = one
+    volumes = dict(_volumes(segmentation, model, settings))
     if not volumes and not settings.pictures:
         return []
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for stem, array in volumes.items():
-        files.append(folder / f"{stem}.nii.gz")
-        write_volume(files[-1], array, result.source)
+    for ending, array in volumes.items():
+        files.append(folder / f"{case.name}_{ending}.nii.gz")
+        write_volume(files[-1], array, case.source)
     if settings.pictures:
-        picture = folder / f"{name}.png"
+        picture = folder / f"{case.name}.png"
         try:
-            write_picture(
-                picture, result.source.array, spacing_mm=result.source.geometry.spacing_mm,
-                truth=result.truth, segmentation=result.labels, classes=model.classes, title=name,
-            )  # fmt: skip
+            _write_picture(picture, segmentation, case, model)
             files.append(picture)
         except DeepsegError as error:
             if any(problem.code != "plot-extra-missing" for problem in error.problems):
@@ -68,12 +58,42 @@ def write_results(
     return files
 
 
-def case_scores(
-    result: Segmentation, model: ModelConfig, groups: Mapping[str, Sequence[int]]
-) -> dict[str, Scores]:
-    """Agreement with the truth, which must be there."""
-    assert result.truth is not None
-    return class_scores(
-        result.labels, result.truth, classes=model.classes, groups=groups,
-        spacing_mm=result.source.geometry.spacing_mm, voxel_ml=result.source.geometry.voxel_ml,
+def _volumes(
+    segmentation: Segmentation, model: ModelConfig, settings: SavedResults
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Every volume that is written, with the ending of its file."""
+    if settings.segmentation:
+        yield settings.segmentation_suffix, segmentation.labels
+    for name, probability in segmentation.probabilities.items():
+        yield f"{settings.probability_suffix}{model.classes.index(name)}", probability
+    yield from segmentation.uncertainty.items()
+    slices = feature_map_slices(layout(model), settings.feature_maps)
+    for address, maps in segmentation.feature_maps.items():
+        for number, feature_map in enumerate(maps, start=slices[address].start):
+            yield f"{address}_fm{number}", feature_map
+
+
+def _write_picture(
+    file: Path, segmentation: Segmentation, case: LoadedCase, model: ModelConfig
+) -> None:
+    write_picture(
+        file, case.source.array, spacing_mm=case.source.geometry.spacing_mm, truth=case.truth,
+        segmentation=segmentation.labels, classes=model.classes, title=case.name,
     )  # fmt: skip
+
+
+def case_scores(
+    segmentation: Segmentation,
+    truth: NDArray[np.integer[Any]],
+    model: ModelConfig,
+    groups: Mapping[str, Sequence[int]],
+) -> dict[str, Scores]:
+    """Agreement with the ``(X, Y, Z)`` labels of the truth, by class and group."""
+    return class_scores(
+        segmentation.labels,
+        truth,
+        classes=model.classes,
+        groups=groups,
+        spacing_mm=segmentation.geometry.spacing_mm,
+        voxel_ml=segmentation.geometry.voxel_ml,
+    )

@@ -1,4 +1,4 @@
-"""What a testing session found out about its cases, as files and as a table."""
+"""Results of the cases of a testing session, as files and as a table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ScoreTable:
         self._scores: dict[str, dict[str, Scores]] = {}
 
     def add(self, name: str, record: Mapping[str, Any]) -> None:
-        """Note the record of a case; its scores are None if the truth is not known."""
+        """Add the record of a case; its scores are None if the truth is not known."""
         self._cases[name] = {key: value for key, value in record.items() if key != "key"}
         if record["scores"] is not None:
             rows = record["scores"].items()
@@ -41,16 +41,16 @@ class ScoreTable:
         means = summary(self._scores) if self._scores else None
         write_json(folder / "cases.json", {"cases": self._cases, "summary": means})
         rows = [
-            [case, row, *("" if v is None else f"{v:.6g}" for v in asdict(one).values())]
+            [case, row, *("" if v is None else f"{v:.6g}" for v in asdict(scores).values())]
             for case, per_row in self._scores.items()
-            for row, one in per_row.items()
+            for row, scores in per_row.items()
         ]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([["case", "class", *MEASURES], *rows])
         write_text(folder / "cases.csv", text.getvalue())
 
     def show(self, console: Console) -> None:
-        """Say the mean scores, if there are any."""
+        """Print the mean scores, if there are any."""
         if not self._scores:
             return
         means = summary(self._scores)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepseg.config.testing import Inference
 from deepseg.config.training import TrainConfig
 from deepseg.inference.metrics import summary
+from deepseg.inference.predictor import Listener, Predictor, Tiles
+from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.network import Network
 from deepseg.sessions.checked_cases import CheckedCases
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.segmentation.ensemble import Ensemble, member
-from deepseg.sessions.segmentation.load_case import load_case
-from deepseg.sessions.segmentation.predict_case import predict_case
 from deepseg.sessions.segmentation.result_files import case_scores, write_results
 from deepseg.training.distributed import SINGLE_RANK, Ranks
 
@@ -28,23 +26,31 @@ def validate_on_volumes(
 ) -> dict[str, Any] | None:
     """Mean scores on whole held-out cases, in the epochs in which that is due and in the last.
 
-    Ranks share the cases; each writes the results of its share.
+    Ranks share the cases; each writes the results of its settings.
     """
     if config.validation is None or config.validation.volumes is None or held_out is None:
         return None
     settings = config.validation.volumes
     if (epoch + 1) % settings.every and epoch + 1 != config.epochs:
         return None
-    network.eval()
-    per_case = {}
-    say = folder.console.warn
-    alone = member(network, Inference(), config.preparation, say=say)
-    ensemble = Ensemble((alone,), Inference(), settings.save, {}, None, settings.batch_size)
-    for case in held_out.cases[ranks.rank :: ranks.world_size]:
-        result = predict_case(ensemble, load_case(ensemble, case), folder.console)
-        predictions = folder.path / "predictions"
-        write_results(result, case.name, predictions, network.config, settings.save, folder.console)
-        per_case[case.name] = case_scores(result, network.config, {})
+    predictor = Predictor(
+        Checkpoint(network.config, network.state_dict(), config.preparation),
+        device=next(network.parameters()).device,
+        tiles=Tiles(batch_size=settings.batch_size),
+        listener=Listener(folder.console.warn, folder.console.progress),
+    )
+    save, predictions, per_case = settings.save, folder.path / "predictions", {}
+    for listed in held_out.cases[ranks.rank :: ranks.world_size]:
+        case = predictor.load(listed)
+        segmentation = predictor.segment(
+            case,
+            probabilities=save.probabilities,
+            uncertainty=save.uncertainty,
+            feature_maps=save.feature_maps,
+        )
+        write_results(segmentation, case, predictions, network.config, save, folder.console)
+        assert case.truth is not None
+        per_case[case.name] = case_scores(segmentation, case.truth, network.config, {})
     means = summary(dict(ranks.all_gather(list(per_case.items()))))
     return {
         measure: {row: values[measure]["mean"] for row, values in means.items()}

@@ -2,6 +2,7 @@
 
 from functools import partialmethod
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -12,11 +13,10 @@ from deepseg.config.model import ModelConfig
 from deepseg.data.images.volumes import Geometry
 from deepseg.data.preparation import PreparedCase
 from deepseg.geometry.boxes import volume
-from deepseg.inference import out_of_memory as room
-from deepseg.inference.boxwise import boxes
 from deepseg.inference.boxwise.network import BoxwiseNetwork
 from deepseg.inference.boxwise.plan import work_units
 from deepseg.inference.boxwise.predict import box_predictions
+from deepseg.inference.limits import DEFAULT_LIMITS, Limits
 from deepseg.inference.out_of_memory import EXHAUSTED, SplitOnOutOfMemory
 from deepseg.inference.prediction import Prediction, RequestedMaps
 from deepseg.inference.tilewise import predict
@@ -75,11 +75,14 @@ def put_together(fast, ready, todo, *, wanted, **how):
     return whole
 
 
-def answer(own, ready, *, tile=None, dtype=torch.float32, wanted=(0, 1, 2), memory=1 << 30):
+def answer(
+    own, ready, *, tile=None, dtype=torch.float32, wanted=(0, 1, 2), memory=1 << 30, edge=None
+):
+    """The prediction, in boxes of sides up to ``edge`` if that is given."""
     fast = BoxwiseNetwork(own, dtype)
-    return put_together(
-        fast, ready, work_units(fast, ready, memory=memory, tile=tile), wanted=wanted
-    )
+    limits = DEFAULT_LIMITS if edge is None else Limits(edges=(edge,))
+    todo = work_units(fast, ready, memory=memory, tile=tile, limits=limits)
+    return put_together(fast, ready, todo, wanted=wanted)
 
 
 def stacked(found):
@@ -88,27 +91,23 @@ def stacked(found):
 
 @pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS.keys())
 @pytest.mark.parametrize("edge", [9, 96])
-def test_probabilities_are_those_of_the_whole_image_as_one_segment(changes, edge, monkeypatch):
-    monkeypatch.setattr(boxes, "EDGES", (edge,))
+def test_probabilities_are_those_of_the_whole_image_as_one_segment(changes, edge):
     own, ready = trained_network(**changes), case()
     plain = predict(own, ready, tile=(99, 99, 99), batch_size=1).probabilities
-    found = answer(own, ready)
+    found = answer(own, ready, edge=edge)
     np.testing.assert_allclose(stacked(found), plain, atol=1e-4)
     assert (found.labels == plain.argmax(0)).mean() > 0.999
 
 
 @pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS.keys())
-def test_the_result_does_not_depend_on_boxes(changes, monkeypatch):
+def test_the_result_does_not_depend_on_boxes(changes):
     own, ready = trained_network(**changes), case()
-    found = []
-    for edge in (7, 10, 96):
-        monkeypatch.setattr(boxes, "EDGES", (edge,))
-        found.append(stacked(answer(own, ready)))
+    found = [stacked(answer(own, ready, edge=edge)) for edge in (7, 10, 96)]
     np.testing.assert_allclose(found[0], found[2], atol=1e-5)
     np.testing.assert_allclose(found[1], found[2], atol=1e-5)
 
 
-def test_the_default_model_says_what_the_plain_computation_says(monkeypatch):
+def test_the_default_model_says_what_the_plain_computation_says():
     """At full width, with its three pathways, in boxes."""
     rng = torch.Generator().manual_seed(0)
     own = Network(load(ModelConfig, CONFIGS / "model/deepmedic.yaml").config, rng=rng).eval()
@@ -119,8 +118,7 @@ def test_the_default_model_says_what_the_plain_computation_says(monkeypatch):
             tensor.uniform_(0.5, 1.5, generator=rng)
     ready = case()
     plain = predict(own, ready, tile=(99, 99, 99), batch_size=1).probabilities
-    monkeypatch.setattr(boxes, "EDGES", (13,))
-    found = answer(own, ready, wanted=range(5))
+    found = answer(own, ready, wanted=range(5), edge=13)
     shares = np.stack([found.probabilities[label] for label in range(5)])
     np.testing.assert_allclose(shares, plain, atol=1e-4)
     assert plain.std((1, 2, 3)).min() > 1e-3
@@ -143,12 +141,11 @@ def test_deepmedics_context_lies_on_one_grid_too():
 
 
 @pytest.mark.parametrize("edge", [7, 96])
-def test_the_region_of_interest_is_answered_and_what_is_far_is_not_computed(edge, monkeypatch):
-    monkeypatch.setattr(boxes, "EDGES", (edge,))
+def test_the_region_of_interest_is_answered_and_what_is_far_is_not_computed(edge):
     roi = np.zeros(SHAPE, bool)
     roi[1:4, 2:20, 3] = roi[15, 20, 11:16] = True
     own = trained_network()
-    whole, part = answer(own, case()), answer(own, case(roi))
+    whole, part = answer(own, case(), edge=edge), answer(own, case(roi), edge=edge)
     np.testing.assert_allclose(stacked(part)[:, roi], stacked(whole)[:, roi], atol=1e-5)
     np.testing.assert_array_equal(part.labels[roi], whole.labels[roi])
     assert not stacked(part)[:, 6:14, :, :].any() or edge == 96
@@ -199,8 +196,11 @@ def test_context_is_computed_in_smaller_pieces_where_memory_is_exhausted(monkeyp
         BoxwiseNetwork, "pathway",
         lambda *given: (exhausted if given[1] > 0 else exhausted.function)(*given),
     )  # fmt: skip
-    monkeypatch.setattr(room, "SMALLEST", 4)
-    np.testing.assert_allclose(stacked(answer(own, ready)), stacked(expected), atol=1e-5)
+    fast = BoxwiseNetwork(own)
+    todo = work_units(fast, ready, memory=1 << 30, tile=None)
+    splitter = SplitOnOutOfMemory(smallest_edge=4)
+    found = put_together(fast, ready, todo, wanted=(0, 1, 2), room=splitter)
+    np.testing.assert_allclose(stacked(found), stacked(expected), atol=1e-5)
 
 
 def test_memory_that_no_box_is_small_enough_for_is_an_error(monkeypatch):
@@ -224,3 +224,18 @@ def test_progress_counts_the_boxes():
     todo = work_units(fast, ready, memory=1, tile=None)
     put_together(fast, ready, todo, wanted=(), on_boxes=done.append)
     assert sum(done) == sum(len(job.boxes) for job in todo)
+
+
+def test_the_number_of_threads_of_later_threads_is_as_before():
+    own, ready, counts = trained_network(), case(), []
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        answer(own, ready)
+        thread = Thread(target=lambda: counts.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        counts.append(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+    assert counts == [2, 2]

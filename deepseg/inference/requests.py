@@ -1,0 +1,212 @@
+"""Settings of a prediction and requested maps, judged against the models that predict.
+
+The same problems are found whether a test file or a call from Python asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import sub
+from typing import Literal, TypeAlias
+
+from deepseg.config.model import ModelConfig
+from deepseg.config.testing import Inference
+from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
+from deepseg.geometry.boxes import Int3, text
+from deepseg.inference.prediction import RequestedMaps
+from deepseg.model.checkpoint import Checkpoint
+from deepseg.model.layout import Layout, layout
+
+Classes: TypeAlias = bool | Sequence[str | int]
+"""All classes, none, or those with these names or labels."""
+FeatureMaps: TypeAlias = Mapping[str, tuple[int, int] | Literal["all"]]
+"""Layers by address, where ``*`` stands for anything: the first map and the one after the last."""
+
+
+def requested_maps(
+    model: ModelConfig,
+    *,
+    probabilities: Classes,
+    uncertainty: Sequence[str],
+    feature_maps: FeatureMaps,
+    predictions: int,
+) -> RequestedMaps:
+    """Maps that are requested of every case, by label, name and address.
+
+    Args:
+        model: Whose classes and layers they are.
+        probabilities: Classes.
+        uncertainty: Names.
+        feature_maps: Layers.
+        predictions: Models times mirror images, between which there can be variance.
+
+    Raises:
+        DeepsegError: ``class-unknown``, ``layer-unknown``, ``uncertainty-unknown``,
+            ``variance-of-one``: all of them at once.
+    """
+    problems = [
+        *class_problems(model.classes, probabilities, key="probabilities"),
+        *layer_problems(layout(model), feature_maps),
+        *uncertainty_problems(uncertainty),
+    ]
+    if predictions == 1:
+        fix = "give several models or mirror, or ask for entropy only"
+        problems += variance_problems(uncertainty, fix=fix)
+    raise_if_any(problems)
+    return RequestedMaps(
+        probability_labels(model.classes, probabilities),
+        tuple(uncertainty),
+        feature_map_slices(layout(model), feature_maps),
+    )
+
+
+def probability_labels(classes: Sequence[str], probabilities: Classes) -> list[int]:
+    """Labels of the classes whose probability maps are requested.
+
+    >>> probability_labels(["background", "rim", "core"], ["core", 0])
+    [2, 0]
+    >>> probability_labels(["background", "rim", "core"], True)
+    [0, 1, 2]
+    """
+    if isinstance(probabilities, bool):
+        return list(range(len(classes))) if probabilities else []
+    names = list(classes)
+    return [names.index(entry) if isinstance(entry, str) else entry for entry in probabilities]
+
+
+def class_problems(classes: Sequence[str], probabilities: Classes, *, key: str) -> list[Problem]:
+    """Problems of classes that the model does not have.
+
+    Args:
+        classes: Of the model.
+        probabilities: Requested classes.
+        key: In which they were requested.
+    """
+    if isinstance(probabilities, bool):
+        return []
+    names = list(classes)
+    return [
+        Problem(
+            code="class-unknown",
+            got=f"{entry!r} in {key}",
+            expected=f"names of classes ({', '.join(names)}) or their labels",
+            fix="name classes of the model" + did_you_mean(str(entry), names),
+        )
+        for entry in probabilities
+        if (entry not in names if isinstance(entry, str) else not 0 <= entry < len(names))
+    ]
+
+
+def feature_map_slices(plan: Layout, feature_maps: FeatureMaps) -> dict[str, slice]:
+    """Requested maps of every requested layer; never more than the layer has.
+
+    Raises:
+        DeepsegError: ``layer-unknown``.
+    """
+    outputs = {layer.address: layer.outputs for layer in plan}
+    return {
+        address: slice(0, outputs[address])
+        if numbers == "all"
+        else slice(*(min(number, outputs[address]) for number in numbers))
+        for pattern, numbers in feature_maps.items()
+        for address in plan.addresses([pattern])
+    }
+
+
+def layer_problems(plan: Layout, feature_maps: FeatureMaps) -> tuple[Problem, ...]:
+    """Problems of layers that the model does not have."""
+    try:
+        plan.addresses(list(feature_maps))
+    except DeepsegError as error:
+        return error.problems
+    return ()
+
+
+def uncertainty_problems(uncertainty: Iterable[str]) -> Iterator[Problem]:
+    """Problems of uncertainty maps that there are none of."""
+    for name in uncertainty:
+        if name not in ("entropy", "variance"):
+            yield Problem(
+                code="uncertainty-unknown",
+                got=f"{name!r} in uncertainty",
+                expected="entropy or variance",
+                fix="correct the name" + did_you_mean(name, ("entropy", "variance")),
+            )
+
+
+def variance_problems(
+    uncertainty: Iterable[str], *, fix: str, key: str = "uncertainty"
+) -> Iterator[Problem]:
+    """Problems of a variance where there is one prediction per case.
+
+    Args:
+        uncertainty: Requested names.
+        fix: For the user.
+        key: In which they were requested.
+    """
+    if "variance" in uncertainty:
+        yield Problem(
+            code="variance-of-one",
+            got=f"{key} with variance, and one answer per case",
+            expected="several answers, between which there can be variance",
+            fix=fix,
+        )
+
+
+def model_differences(models: Sequence[Checkpoint]) -> Iterator[Problem]:
+    """Problems of models that have other channels or classes than the first."""
+    first = models[0]
+    for model in models[1:]:
+        for key, names, expected in (
+            ("channels", model.config.channels, first.config.channels),
+            ("classes", model.config.classes, first.config.classes),
+        ):
+            if names != expected:
+                yield Problem(
+                    code="models-differ",
+                    got=f"{key} {', '.join(names)}",
+                    expected=f"{', '.join(expected)}, as in {first.origin}",
+                    fix="average models of the same task only",
+                    where=str(model.origin),
+                )
+
+
+def tile_problems(tile: Int3 | None, model: ModelConfig) -> Iterator[Problem]:
+    """Problems of a tile that is smaller than the receptive field."""
+    smallest = model.smallest_segment
+    if tile is not None and min(map(sub, tile, smallest)) < 0:
+        yield Problem(
+            code="segment-too-small",
+            got=f"tile of {text(tile)} voxels",
+            expected=f"at least {text(smallest)}, the receptive field",
+            fix="enlarge the tile, or leave it out",
+        )
+
+
+def overlap_problems(settings: Inference, model: ModelConfig, origin: str) -> Iterator[Problem]:
+    """Problems of an overlap where nothing depends on tiles.
+
+    Args:
+        settings: Of the prediction; tiles are asked for there, or the model was trained so.
+        model: That predicts.
+        origin: Of the model, for people.
+    """
+    if settings.overlap and settings.tiling is None and model.context_alignment != "deepmedic":
+        yield Problem(
+            code="overlap-without-tiles",
+            got=f"overlap {settings.overlap:g} with {origin}, for which nothing depends on tiles",
+            expected="overlap with tiling: deepmedic only",
+            fix="add tiling: deepmedic, or remove overlap",
+        )
+
+
+def component_problems(names: Iterable[str], classes: Sequence[str]) -> Iterator[Problem]:
+    """Problems of rules for the components of classes that the model does not have."""
+    for name in names:
+        if name not in classes[1:]:
+            yield Problem(
+                code="class-unknown",
+                got=f"{name!r} in postprocess",
+                expected=f"classes of the model: {', '.join(classes[1:])}",
+                fix="correct the name" + did_you_mean(name, classes[1:]),
+            )
