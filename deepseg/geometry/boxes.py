@@ -22,9 +22,19 @@ def per_axis(function: Callable[..., int], *triples: Int3 | int) -> Int3:
     >>> per_axis(max, (1, 5, 9), 4)
     (4, 5, 9)
     """
+    # Segments are cut with this, thousands a second: map is the quickest way through three axes.
     columns = [(entry,) * 3 if isinstance(entry, int) else entry for entry in triples]
-    x, y, z = (function(*entries) for entries in zip(*columns, strict=True))
+    x, y, z = map(function, *columns)
     return x, y, z
+
+
+def _reduced(function: Callable[[int, int], int], triples: tuple[Int3 | int, ...]) -> Int3:
+    """``function`` of the first two triples, of that and the third, and so on."""
+    first, *rest = triples
+    result: Int3 = (first,) * 3 if isinstance(first, int) else first
+    for triple in rest:
+        result = per_axis(function, result, triple)
+    return result
 
 
 def add(*terms: Int3 | int) -> Int3:
@@ -33,7 +43,7 @@ def add(*terms: Int3 | int) -> Int3:
     >>> add((1, 2, 3), (10, 20, 30), 100)
     (111, 122, 133)
     """
-    return per_axis(lambda *values: sum(values), *terms)
+    return _reduced(operator.add, terms)
 
 
 def sub(minuend: Int3 | int, subtrahend: Int3 | int) -> Int3:
@@ -60,7 +70,7 @@ def mul(*factors: Int3 | int) -> Int3:
     >>> mul((1, 2, 3), (4, 5, 6), 10)
     (40, 100, 180)
     """
-    return per_axis(lambda *values: prod(values), *factors)
+    return _reduced(operator.mul, factors)
 
 
 def floor_div(dividend: Int3 | int, divisor: Int3 | int) -> Int3:
@@ -87,7 +97,7 @@ def minimum(*triples: Int3 | int) -> Int3:
     >>> minimum((1, 5, 9), 4)
     (1, 4, 4)
     """
-    return per_axis(lambda *values: min(values), *triples)
+    return _reduced(min, triples)
 
 
 def maximum(*triples: Int3 | int) -> Int3:
@@ -96,7 +106,7 @@ def maximum(*triples: Int3 | int) -> Int3:
     >>> maximum((1, 5, 9), 4)
     (4, 5, 9)
     """
-    return per_axis(lambda *values: max(values), *triples)
+    return _reduced(max, triples)
 
 
 def text(size: Int3) -> str:
