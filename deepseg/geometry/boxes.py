@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import starmap
 from math import prod
 from typing import TypeAlias
 
@@ -22,9 +23,9 @@ def per_axis(function: Callable[..., int], *triples: Int3 | int) -> Int3:
     >>> per_axis(max, (1, 5, 9), 4)
     (4, 5, 9)
     """
-    # Segments are cut with this, thousands a second: map is the quickest way through three axes.
+    # Segments are cut with this, thousands a second: no loop of Python goes through the axes.
     columns = [(entry,) * 3 if isinstance(entry, int) else entry for entry in triples]
-    x, y, z = map(function, *columns)
+    x, y, z = starmap(function, zip(*columns, strict=True))
     return x, y, z
 
 
