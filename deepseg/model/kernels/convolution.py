@@ -87,6 +87,10 @@ def _rows(x: Tensor) -> Tensor:
 class Convolution(nn.Conv3d):
     """A convolution without bias that computes in the type of its input."""
 
+    def reset_parameters(self) -> None:
+        """Zeros: the network draws the weights, and torch's own generator stays as it was."""
+        torch.nn.init.zeros_(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, X, Y, Z)`` to ``(N, F, X', Y', Z')``."""
         return convolved(arranged(x), self.weight.to(x.dtype))
