@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from deepseg.config.load import load
@@ -13,7 +13,7 @@ from deepseg.report.console import Console
 from deepseg.sessions.tables import network_table, transfer_table
 from deepseg.storage.atomic import write_json
 from deepseg.transfer.make_plan import make_plan
-from deepseg.transfer.plan import Plan, applied
+from deepseg.transfer.plan import Plan, filled_checkpoint
 from deepseg.transfer.rules import TransferRules
 from deepseg.transfer.source import read_source, settings_for
 
@@ -53,7 +53,7 @@ def new_model(
     if pretrained is not None:
         planned = _planned(model, Path(pretrained), rules, seed=seed)
         transfer_table(console, planned.plan)
-        model = planned.filled()
+        model = filled_checkpoint(planned.plan, planned.model)
     path = _free_path(model) if out is None else _not_there_yet(Path(out))
     model.write(path)
     if planned is not None:
@@ -95,17 +95,10 @@ def plan_transfer(
 
 @dataclass(frozen=True)
 class _Planned:
-    """A new model and what is going to fill it."""
+    """A new model and the plan to fill it."""
 
     model: Checkpoint
     plan: Plan
-
-    def filled(self) -> Checkpoint:
-        return replace(
-            self.model,
-            weights=applied(self.plan, self.model.weights),
-            provenance=replace(self.model.provenance, filled_from=self.plan.provenance()),
-        )
 
 
 def _described(config_file: Path, *, seed: int, console: Console) -> Checkpoint:
@@ -125,7 +118,7 @@ def _planned(
     model = new_checkpoint(config, seed=seed, origin=model.origin)
     try:
         plan = make_plan(source, config, model.weights, rules)
-        raise_if_any(non_finite_weights({name: plan.source.tensors[name] for name in plan.sources}))
+        raise_if_any(non_finite_weights(plan.source_tensors))
         return _Planned(model, plan)
     except DeepsegError as error:
         raise error.at(str(source.file)) from error

@@ -127,6 +127,25 @@ class Preparation(Settings):
     )
 
     @property
+    def summary(self) -> str:
+        """The settings in a line, without those that are off.
+
+        >>> Preparation(z_score=ZScore(channels=("T1", "FLAIR")), resample=2).summary
+        'z_score (channels T1 FLAIR), resample 2 x 2 x 2 mm'
+        >>> Preparation(z_score="none").summary
+        'z_score none'
+        """
+        if isinstance(self.z_score, ZScore):
+            options = self.z_score.model_dump(exclude_defaults=True).items()
+            words = ", ".join(f"{key} {_words(value)}" for key, value in options)
+            z_score = f"z_score ({words})" if words else "z_score"
+        else:
+            z_score = f"z_score {self.z_score}"
+        if self.spacing_mm is None:
+            return z_score
+        return f"{z_score}, resample {' x '.join(f'{mm:g}' for mm in self.spacing_mm)} mm"
+
+    @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
         """Voxel size after resampling along X, Y, Z; None where cases keep their own.
 
@@ -136,3 +155,9 @@ class Preparation(Settings):
         if self.resample is None or isinstance(self.resample, tuple):
             return self.resample
         return (self.resample,) * 3
+
+
+def _words(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(_words(entry) for entry in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -165,6 +165,12 @@ def new_checkpoint(config: ModelConfig, *, seed: int, origin: Origin | None = No
     )
 
 
+def model_in(path: Path) -> Path:
+    """The best model of a session's folder, or its last; any other path as it is."""
+    files = (path / "models" / name for name in ("best.save", "last.save"))
+    return next((file for file in files if file.is_file()), path)
+
+
 def read_checkpoint(path: Path | str, *, finite: bool = True) -> Checkpoint:
     """The model in a `.save`.
 

@@ -9,7 +9,7 @@ from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.inference.requests import model_differences
-from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, read_checkpoint
+from deepseg.model.checkpoint import Checkpoint, Origin, model_in, new_checkpoint, read_checkpoint
 
 
 def session_model(typed: Path | None, configured: Path | None, *, seed: int) -> Checkpoint:
@@ -17,7 +17,8 @@ def session_model(typed: Path | None, configured: Path | None, *, seed: int) -> 
 
     Args:
         typed: On the command line; wins, unless it only describes the architecture of the `.save`
-            that the config file names, as DeepMedic's ``-model`` does.
+            that the config file names, as DeepMedic's ``-model`` does. A session's folder means
+            its best model.
         configured: In the config file.
         seed: Of a new model's weights.
 
@@ -37,7 +38,7 @@ def session_model(typed: Path | None, configured: Path | None, *, seed: int) -> 
             )
         )
     if _holds_weights(path):
-        return read_checkpoint(path)
+        return read_checkpoint(model_in(path))
     return new_checkpoint(load(ModelConfig, path).config, seed=seed, origin=Origin(path))
 
 
@@ -60,7 +61,7 @@ def session_models(
     if len(paths) < 2:
         first = typed[0] if typed else None
         return (session_model(first, configured[0] if configured else None, seed=seed),)
-    models = tuple(read_checkpoint(path) for path in paths)
+    models = tuple(read_checkpoint(model_in(path)) for path in paths)
     raise_if_any(model_differences(models))
     return models
 

@@ -1,4 +1,4 @@
-"""The plan for a file that does not know its layers: tensors of the same name and shape."""
+"""The plan for a file that does not know its layers: tensors of equal names and shapes."""
 
 from __future__ import annotations
 
@@ -29,22 +29,24 @@ def plan_by_name(
     _check_rules(source, rules)
     plan = layout(config)
     chosen = _chosen(plan, rules)
-    entries = {
-        name: _entry(name, tensor, source.tensors.get(name), _layer_of(name) in chosen, plan)
+    tensors = {
+        name: _tensor_plan(name, tensor, source.tensors.get(name))
+        if _layer_of(name) in chosen
+        else TensorPlan(name, tuple(tensor.shape), reason=_reason_to_stay(name, plan))
         for name, tensor in weights.items()
     }
-    wanted = [entry for name, entry in entries.items() if _layer_of(name) in chosen]
-    _check_share(source, weights, wanted, rules)
-    used = {entry.copy.source for entry in entries.values() if entry.copy is not None}
+    candidates = [tensor for name, tensor in tensors.items() if _layer_of(name) in chosen]
+    _check_share(source, weights, candidates, rules)
+    used = {tensor.copy.source for tensor in tensors.values() if tensor.copy is not None}
     return Plan(
         source=source,
         rules=rules,
-        entries=tuple(entries.values()),
-        rows=tuple(_row(layer.address, list(entries.values())) for layer in plan),
+        tensors=tuple(tensors.values()),
+        layers=tuple(_summary(layer.address, list(tensors.values())) for layer in plan),
         source_only=tuple(name for name in source.tensors if name not in used),
         notes=(
             "channels and classes go by position: the file does not name them",
-            *_skipped(source, entries, wanted),
+            *_skipped(source, tensors, candidates),
         ),
     )
 
@@ -55,88 +57,92 @@ def _layer_of(name: str) -> str:
 
 
 def _chosen(plan: Layout, rules: TransferRules) -> set[str]:
-    every = [layer.address for layer in plan]
+    addresses = [layer.address for layer in plan]
     if rules.layers is None:
-        return set(every[:-1])
-    return set(every if "all" in rules.layers else plan.addresses(rules.layers))
+        return set(addresses[:-1])
+    return set(addresses if "all" in rules.layers else plan.addresses(rules.layers))
 
 
 def _check_rules(source: Source, rules: TransferRules) -> None:
-    others = {name: rule for name, rule in rules.chosen().items() if name not in MEANINGFUL}
+    refused = {name: rule for name, rule in rules.chosen().items() if name not in MEANINGFUL}
     depths = [word for word in rules.layers or () if word[:1].isdigit()]
     if depths:
-        others["layers"] = depths
-    if others:
+        refused["layers"] = depths
+    if refused:
         raise DeepsegError(
             Problem(
                 code="transfer-rules",
-                got=f"{', '.join(map(' '.join, in_options(others)))} for a {source.kind}",
+                got=f"{', '.join(map(' '.join, in_options(refused)))} for a {source.kind}",
                 expected="rules that need names only: this file does not say its layers",
                 fix="leave them out, or take over by name first and use the .save",
             )
         )
 
 
-def _entry(name: str, new: Tensor, old: Tensor | None, is_chosen: bool, plan: Layout) -> TensorPlan:
+def _reason_to_stay(name: str, plan: Layout) -> str:
+    is_head = _layer_of(name) == plan.fc.layers[-1].address
+    return "new classification layer" if is_head else "not asked for"
+
+
+def _tensor_plan(name: str, new: Tensor, old: Tensor | None) -> TensorPlan:
     shape = tuple(new.shape)
-    if not is_chosen:
-        is_head = _layer_of(name) == plan.fc.layers[-1].address
-        return TensorPlan(
-            name, shape, why="new classification layer" if is_head else "not asked for"
-        )
     if old is None:
-        return TensorPlan(name, shape, why="not in the source")
+        return TensorPlan(name, shape, reason="not in the source")
     if old.shape != new.shape:
         return TensorPlan(
-            name, shape, why=f"of shape {_text(old)} in the source, {_text(new)} here"
+            name, shape, reason=f"of shape {_text(old)} in the source, {_text(new)} here"
         )
-    wirings = tuple(overlap(size, size) for size in shape[:2])
-    return TensorPlan(name, shape, Copy(name, wirings))
+    selections = tuple(overlap(size, size) for size in shape[:2])
+    return TensorPlan(name, shape, Copy(name, selections))
 
 
 def _check_share(
-    source: Source, weights: Mapping[str, Tensor], wanted: list[TensorPlan], rules: TransferRules
+    source: Source,
+    weights: Mapping[str, Tensor],
+    candidates: list[TensorPlan],
+    rules: TransferRules,
 ) -> None:
-    found = sum(entry.copy is not None for entry in wanted)
-    if found >= rules.min_match * len(wanted) and found:
+    matches = sum(tensor.copy is not None for tensor in candidates)
+    if matches >= rules.min_match * len(candidates) and matches:
         return
-    first = next(entry for entry in wanted if entry.copy is None)
+    first = next(tensor for tensor in candidates if tensor.copy is None)
     unused = source.tensors.keys() - weights.keys()
     raise DeepsegError(
         Problem(
             code="weights-unmatched",
-            got=f"{found} of {len(wanted)} tensors of the new model in the file"
-            f" ({first.name} is {first.why}{did_you_mean(first.name, unused)})",
-            expected=f"at least {rules.min_match:.0%}" if found else "tensors of the same names",
-            fix="give a file of the same network" + (", or lower -minMatch" if found else ""),
+            got=f"{matches} of {len(candidates)} tensors of the new model in the file"
+            f" ({first.name} is {first.reason}{did_you_mean(first.name, unused)})",
+            expected=f"at least {rules.min_match:.0%}" if matches else "tensors of the same names",
+            fix="give a file of the same network" + (", or lower -minMatch" if matches else ""),
             where=str(source.file),
         )
     )
 
 
-def _row(address: str, entries: list[TensorPlan]) -> LayerSummary:
-    own = [entry for entry in entries if _layer_of(entry.name) == address]
-    copied = [entry for entry in own if entry.copy is not None]
-    reasons = {entry.why for entry in own if entry.why}
+def _summary(address: str, tensors: list[TensorPlan]) -> LayerSummary:
+    tensors = [tensor for tensor in tensors if _layer_of(tensor.name) == address]
+    copied = [tensor for tensor in tensors if tensor.copy is not None]
+    reasons = {tensor.reason for tensor in tensors if tensor.reason}
     return LayerSummary(
         layer=address,
         source=address if copied else "",
-        outputs=f"{len(copied)}/{len(own)} tensors" if copied else "",
+        outputs=f"{len(copied)}/{len(tensors)} tensors" if copied else "",
         inputs="",
         new="; ".join(sorted(reasons)),
     )
 
 
 def _skipped(
-    source: Source, entries: Mapping[str, TensorPlan], wanted: list[TensorPlan]
+    source: Source, tensors: Mapping[str, TensorPlan], candidates: list[TensorPlan]
 ) -> Iterator[str]:
     for name in source.tensors:
-        if name not in entries:
+        if name not in tensors:
             yield f"Skipping {name}: in the source only"
-    for entry in wanted:
-        if entry.copy is None:
-            reason = "in the new model only" if entry.why == "not in the source" else entry.why
-            yield f"Skipping {entry.name}: {reason}"
+    for tensor in candidates:
+        if tensor.copy is None:
+            is_new = tensor.name not in source.tensors
+            reason = "in the new model only" if is_new else tensor.reason
+            yield f"Skipping {tensor.name}: {reason}"
 
 
 def _text(tensor: Tensor) -> str:

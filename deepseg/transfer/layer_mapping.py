@@ -1,4 +1,4 @@
-"""How each layer of a new model is filled: along its inputs, along its outputs, or by itself.
+"""Which maps fill each layer of a new model: along its inputs, along its outputs, or by itself.
 
 Two ways: maps are copied one by one as far as both models have them, or so that the new model
 computes what the old one did.
@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError
 from deepseg.model.layout import LayerPlan, Layout
-from deepseg.transfer.map_selection import MapSelection, channels, classes, joined, overlap
+from deepseg.transfer.map_selection import (
+    MapBlock,
+    MapSelection,
+    channels,
+    classes,
+    joined,
+    overlap,
+)
 from deepseg.transfer.matching import Matching
 from deepseg.transfer.net2net import Growth
 from deepseg.transfer.rules import TransferRules
@@ -19,7 +26,7 @@ from deepseg.transfer.rules import TransferRules
 
 @dataclass(frozen=True)
 class LayerMapping:
-    """How one layer is filled.
+    """The maps that fill one layer.
 
     Attributes:
         incoming: Along the inputs of its kernels, and for what belongs to each input.
@@ -36,9 +43,9 @@ class LayerMapping:
         """The part of ``outgoing`` that belongs to one of three flat kernels."""
         begin, size = target.planes[name]
         old, _ = source.planes[name]
-        rows = self.outgoing.rows[begin : begin + size]
+        maps = self.outgoing.maps[begin : begin + size]
         return MapSelection(
-            tuple(row and {i - old: factor for i, factor in row.items()} for row in rows)
+            tuple(row and {i - old: factor for i, factor in row.items()} for row in maps)
         )
 
 
@@ -50,7 +57,7 @@ def layer_mappings(
     matching: Matching,
     rules: TransferRules,
 ) -> dict[str, LayerMapping]:
-    """How every layer that does not stay as initialised is filled, by address.
+    """Mappings of every layer that does not stay as initialised, by address.
 
     Raises:
         DeepsegError: ``channel-unknown``, ``channels-unmatched``, ``class-unknown``, or
@@ -66,14 +73,14 @@ def layer_mappings(
     return {
         address: LayerMapping(
             grown.incoming,
-            by_class if address == target.fc.layers[-1].address else _as_wiring(grown.outputs),
+            by_class if address == target.fc.layers[-1].address else _as_selection(grown.outputs),
             grown.passes,
         )
         for address, grown in growth.layers.items()
     }
 
 
-def _as_wiring(maps: tuple[int | None, ...]) -> MapSelection:
+def _as_selection(maps: tuple[int | None, ...]) -> MapSelection:
     return MapSelection(tuple(None if index is None else {index: 1.0} for index in maps))
 
 
@@ -85,41 +92,41 @@ def _overlapping(
     by_class: MapSelection,
 ) -> dict[str, LayerMapping]:
     first = target.fc.layers[0].address
-    found = {}
+    mappings = {}
     for match in matching.layers:
-        own, old = match.target, match.source
+        new, old = match.target, match.source
         if old is None:
             continue
-        if own.reads_image:
+        if new.reads_image:
             incoming = by_channel
-        elif own.address == old.address == first:
+        elif new.address == old.address == first:
             incoming = _joined(source, target, matching)
-        elif own.is_head and own.address != old.address:  # another number of hidden layers
+        elif new.is_head and new.address != old.address:  # another number of hidden layers
             incoming = MapSelection(
-                (None,) * own.inputs, ("its inputs are other maps in the source",)
+                (None,) * new.inputs, ("its inputs are other maps in the source",)
             )
         else:
-            incoming = overlap(own.inputs, old.inputs, "inputs")
-        outgoing = by_class if own.is_head else _planes(old, own)
-        found[own.address] = LayerMapping(incoming, outgoing)
-    return found
+            incoming = overlap(new.inputs, old.inputs, "inputs")
+        outgoing = by_class if new.is_head else _planes(old, new)
+        mappings[new.address] = LayerMapping(incoming, outgoing)
+    return mappings
 
 
 def _joined(source: Layout, target: Layout, matching: Matching) -> MapSelection:
     old = {pathway.name: pathway for pathway in source.pathways}
     begins = source.blocks
-    blocks: list[tuple[str, int, MapSelection | None, int]] = []
+    blocks: list[MapBlock] = []
     for pathway in target.pathways:
         name = matching.blocks[pathway.name]
         if name is None:
-            blocks.append((pathway.name, pathway.outputs, None, 0))
+            blocks.append(MapBlock(pathway.name, pathway.outputs, None))
             continue
-        wiring = overlap(pathway.outputs, old[name].outputs, "inputs")
+        selection = overlap(pathway.outputs, old[name].outputs, "inputs")
         last, old_last = pathway.layers[-1].address, old[name].layers[-1].address
         if len(pathway.layers) != len(old[name].layers):
             note = f"reads {last}, in the source {old_last}"
-            wiring = MapSelection(wiring.rows, (*wiring.notes, note))
-        blocks.append((pathway.name, pathway.outputs, wiring, begins[name]))
+            selection = MapSelection(selection.maps, (*selection.notes, note))
+        blocks.append(MapBlock(pathway.name, pathway.outputs, selection, begins[name]))
     return joined(blocks)
 
 
@@ -129,7 +136,8 @@ def _planes(source: LayerPlan, target: LayerPlan) -> MapSelection:
         return overlap(target.outputs, source.outputs, "kernels")
     return joined(
         [
-            (name, size, overlap(size, source.planes[name][1], "kernels"), source.planes[name][0])
+            MapBlock(name, size, overlap(size, count, "kernels"), begin)
             for name, (_, size) in target.planes.items()
+            for begin, count in [source.planes[name]]
         ]
     )

@@ -1,15 +1,15 @@
-"""Makes the plan for two models that know their layers: an entry for every tensor."""
+"""Makes the plan for two models that know their layers: one `TensorPlan` for every tensor."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from deepseg.config.model import BatchNorm, ModelConfig
-from deepseg.errors import Problem, raise_if_any
+from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.geometry.boxes import text
 from deepseg.model.layout import LayerPlan, Layout, layout
 from deepseg.transfer.by_name import plan_by_name
@@ -18,6 +18,7 @@ from deepseg.transfer.map_selection import overlap
 from deepseg.transfer.matching import Match, Matching, match_layers
 from deepseg.transfer.net2net import identity
 from deepseg.transfer.plan import Copy, LayerSummary, Plan, TensorPlan
+from deepseg.transfer.preparation import carried_preparation
 from deepseg.transfer.rules import TransferRules
 from deepseg.transfer.source import Source
 
@@ -42,33 +43,126 @@ def make_plan(
         return plan_by_name(source, config, weights, rules)
     raise_if_any(_without_effect(rules))
     old, new = layout(source.config), layout(config)
-    matching = match_layers(
-        old, new, rules, None if source.cohort is None else source.cohort.spacing_mm
-    )
+    matching = match_layers(old, new, rules, source.spacing_mm)
     raise_if_any(_misfits(matching, rules))
     differences = tuple(_differences(source.config, config))
-    raise_if_any(_unkept(differences, rules))
-    wires = layer_mappings(source.config, config, old, new, matching, rules)
-    tensors = {**source.tensors, **_windows(source.tensors, config.batch_norm)}
-    entries = {
-        entry.name: entry
+    raise_if_any(_function_problems(differences, rules))
+    mappings = layer_mappings(source.config, config, old, new, matching, rules)
+    values = {**source.tensors, **_windows(source.tensors, config.batch_norm)}
+    tensors = {
+        tensor.name: tensor
         for match in matching.layers
-        for entry in _entries(match, wires, weights, tensors, config, rules)
+        for tensor in _layer_tensors(
+            LayerTransfer(match, mappings.get(match.target.address), config, rules), weights, values
+        )
     }
-    used = {entry.copy.source for entry in entries.values() if entry.copy is not None}
+    _raise_if_empty(tensors, matching)
+    used = {tensor.copy.source for tensor in tensors.values() if tensor.copy is not None}
+    preparation = carried_preparation(source, config, matching, rules)
     return Plan(
-        source=replace(source, tensors=tensors),
+        source=replace(source, tensors=values),
         rules=rules,
-        entries=tuple(entries[name] for name in weights),
-        rows=tuple(_row(match, wires.get(match.target.address)) for match in matching.layers),
+        tensors=tuple(tensors[name] for name in weights),
+        layers=tuple(
+            _summary(match, mappings.get(match.target.address)) for match in matching.layers
+        ),
         source_only=tuple(name for name in source.tensors if name not in used),
         notes=(
-            *_lent(source),
-            _feeding(old, new, matching, rules),
+            *_overrides(source),
+            _pathway_note(old, new, matching, rules),
             *differences,
-            *_kept(matching, wires, rules),
+            *_function_notes(matching, mappings, rules),
+            *preparation.notes,
         ),
+        preparation=preparation,
     )
+
+
+@dataclass(frozen=True)
+class LayerTransfer:
+    """One layer of the new model, and the layer of the older one that fills it, if any.
+
+    Attributes:
+        match: Which layer fills which.
+        mapping: How their maps correspond; None if the layer stays as initialised.
+        config: Of the new model.
+        rules: What the user asks for.
+    """
+
+    match: Match
+    mapping: LayerMapping | None
+    config: ModelConfig
+    rules: TransferRules
+
+    def plan(self, name: str, tensor: Tensor, values: Mapping[str, Tensor]) -> TensorPlan:
+        """What becomes of one tensor of the layer.
+
+        Args:
+            name: Of the tensor.
+            tensor: As initialised.
+            values: Tensors of the older model.
+        """
+        shape, source, mapping = tuple(tensor.shape), self.match.source, self.mapping
+        if source is None or mapping is None:
+            return TensorPlan(name, shape, reason=self.match.reason)
+        role = name.removeprefix(f"{self.match.target.address}.")
+        if f"{source.address}.{role}" not in values:
+            return TensorPlan(name, shape, reason=f"the source has no {source.address}.{role}")
+        copy = self._copy(role, shape, source, mapping)
+        if not mapping.incoming.filled or any(not axis.filled for axis in copy.selections):
+            return TensorPlan(name, shape, reason="; ".join(mapping.incoming.notes))
+        notes = [note for selection in copy.selections for note in selection.notes]
+        return TensorPlan(name, shape, copy, reason="; ".join(notes))
+
+    def _copy(
+        self, role: str, shape: tuple[int, ...], source: LayerPlan, mapping: LayerMapping
+    ) -> Copy:
+        """The part of a tensor that comes from its namesake in ``source``."""
+        name, target = f"{source.address}.{role}", self.match.target
+        incoming, outgoing = mapping.incoming, mapping.outgoing
+        if role.startswith("conv."):
+            plane = role.removeprefix("conv.").removesuffix("weight").removesuffix(".")
+            kernels = mapping.plane(source, target, plane) if plane else outgoing
+            share = (1 - source.dropout) / (1 - target.dropout)
+            return Copy(name, (kernels, incoming), share if self.rules.keeps_function else 1.0)
+        if role == "bias":
+            return Copy(name, (outgoing,))
+        if role == "norm.steps":
+            return Copy(name, ())
+        if role in WINDOW:
+            return Copy(name, (overlap(shape[0], shape[0]), incoming.carried()))
+        return Copy(name, (incoming.carried(),))
+
+    def identity(self) -> dict[str, Tensor]:
+        """Weights of an inserted layer that passes its input on, by role; none for other layers."""
+        layer, mapping = self.match.target, self.mapping
+        if self.match.status != "inserted" or mapping is None:
+            return {}
+        norm = self.config.batch_norm
+        epsilon = norm.epsilon if isinstance(norm, BatchNorm) else 0.0
+        weights = identity(layer, mapping.passes, epsilon)
+        if isinstance(norm, BatchNorm) and norm.statistics == "window" and layer.normalises:
+            for moment in ("mean", "var"):
+                running = weights[f"norm.running_{moment}"]
+                weights[f"norm.window_{moment}"] = running.expand(norm.length, -1)
+            weights["norm.steps"] = torch.zeros((), dtype=torch.int64)
+        return weights
+
+
+def _layer_tensors(
+    layer: LayerTransfer, weights: Mapping[str, Tensor], values: Mapping[str, Tensor]
+) -> Iterator[TensorPlan]:
+    """Plans for every tensor of one layer."""
+    prefix, identity_weights = f"{layer.match.target.address}.", layer.identity()
+    for name, tensor in weights.items():
+        if not name.startswith(prefix):
+            continue
+        constant = identity_weights.get(name.removeprefix(prefix))
+        if constant is None:
+            yield layer.plan(name, tensor, values)
+        else:
+            reason = "passes its input on"
+            yield TensorPlan(name, tuple(tensor.shape), constant=constant, reason=reason)
 
 
 def _without_effect(rules: TransferRules) -> Iterator[Problem]:
@@ -106,6 +200,22 @@ def _misfits(matching: Matching, rules: TransferRules) -> Iterator[Problem]:
             )
 
 
+def _raise_if_empty(tensors: Mapping[str, TensorPlan], matching: Matching) -> None:
+    """Refuse a transfer of layers of which no tensor can be used."""
+    sources = matching.sources()
+    if any(tensor.filled for tensor in tensors.values()) or not sources:
+        return
+    reasons = dict.fromkeys(tensor.reason for tensor in tensors.values() if tensor.reason)
+    raise DeepsegError(
+        Problem(
+            "nothing-taken",
+            got=f"no tensor to take over ({next(iter(reasons))})",
+            expected="at least one",
+            fix="choose other layers, or another older model",
+        )
+    )
+
+
 def _differences(old: ModelConfig, new: ModelConfig) -> Iterator[str]:
     """Settings without weights of their own that make the same weights compute something else."""
     pairs = [
@@ -124,7 +234,7 @@ def _kind(batch_norm: BatchNorm | str) -> str:
     return f"on with epsilon {batch_norm.epsilon:g}"
 
 
-def _unkept(differences: tuple[str, ...], rules: TransferRules) -> Iterator[Problem]:
+def _function_problems(differences: tuple[str, ...], rules: TransferRules) -> Iterator[Problem]:
     for difference in differences if rules.keeps_function else ():
         yield Problem(
             "function-not-kept",
@@ -139,127 +249,44 @@ def _windows(tensors: Mapping[str, Tensor], batch_norm: BatchNorm | str) -> dict
 
     The rows of an older model can only be taken over where both windows have one length.
     """
-    found: dict[str, Tensor] = {}
+    windows: dict[str, Tensor] = {}
     if not isinstance(batch_norm, BatchNorm) or batch_norm.statistics != "window":
-        return found
+        return windows
     for name, tensor in tensors.items():
-        norm, _, part = name.partition(".running_")
-        rows = tensors.get(f"{norm}.window_{part}")
-        if part and (rows is None or len(rows) != batch_norm.length):
-            found[f"{norm}.window_{part}"] = tensor.expand(batch_norm.length, -1).clone()
-            found[f"{norm}.steps"] = torch.zeros((), dtype=torch.int64)
-    return found
+        norm, _, moment = name.partition(".running_")
+        rows = tensors.get(f"{norm}.window_{moment}")
+        if moment and (rows is None or len(rows) != batch_norm.length):
+            windows[f"{norm}.window_{moment}"] = tensor.expand(batch_norm.length, -1).clone()
+            windows[f"{norm}.steps"] = torch.zeros((), dtype=torch.int64)
+    return windows
 
 
-def _entries(
-    match: Match,
-    wires: Mapping[str, LayerMapping],
-    weights: Mapping[str, Tensor],
-    tensors: Mapping[str, Tensor],
-    config: ModelConfig,
-    rules: TransferRules,
-) -> Iterator[TensorPlan]:
-    """An entry for every tensor of one layer."""
+def _summary(match: Match, mapping: LayerMapping | None) -> LayerSummary:
     address = match.target.address
-    connection = wires.get(address)
-    made = {}
-    if match.fate == "inserted" and connection is not None:
-        made = _passing_on(match.target, connection, config)
-    for name, tensor in weights.items():
-        if not name.startswith(f"{address}."):
-            continue
-        part = name.removeprefix(f"{address}.")
-        shape = tuple(tensor.shape)
-        if part in made:
-            yield TensorPlan(name, shape, given=made[part], why="passes its input on")
-        elif match.source is None or connection is None:
-            yield TensorPlan(name, shape, why=match.why_not)
-        else:
-            yield _entry(name, part, shape, match.source, match.target, connection, tensors, rules)
-
-
-def _passing_on(
-    layer: LayerPlan, connection: LayerMapping, config: ModelConfig
-) -> dict[str, Tensor]:
-    own = config.batch_norm
-    epsilon = own.epsilon if isinstance(own, BatchNorm) else 0.0
-    made = identity(layer, connection.passes, epsilon)
-    if isinstance(own, BatchNorm) and own.statistics == "window" and layer.normalises:
-        for part in ("mean", "var"):
-            made[f"norm.window_{part}"] = made[f"norm.running_{part}"].expand(own.length, -1)
-        made["norm.steps"] = torch.zeros((), dtype=torch.int64)
-    return made
-
-
-def _entry(
-    name: str,
-    part: str,
-    shape: tuple[int, ...],
-    source: LayerPlan,
-    target: LayerPlan,
-    connection: LayerMapping,
-    tensors: Mapping[str, Tensor],
-    rules: TransferRules,
-) -> TensorPlan:
-    """What a fed layer's tensor takes from its namesake."""
-    old = f"{source.address}.{part}"
-    if old not in tensors:
-        return TensorPlan(name, shape, why=f"the source has no {old}")
-    copy = _copy(old, part, shape, source, target, connection, rules)
-    if any(not wiring.filled for wiring in copy.wirings):
-        return TensorPlan(name, shape, why="; ".join(connection.incoming.notes))
-    notes = [note for wiring in copy.wirings for note in wiring.notes]
-    return TensorPlan(name, shape, copy, why="; ".join(notes))
-
-
-def _copy(
-    old: str,
-    part: str,
-    shape: tuple[int, ...],
-    source: LayerPlan,
-    target: LayerPlan,
-    connection: LayerMapping,
-    rules: TransferRules,
-) -> Copy:
-    incoming, outgoing = connection.incoming, connection.outgoing
-    if part.startswith("conv."):
-        plane = part.removeprefix("conv.").removesuffix("weight").removesuffix(".")
-        along = connection.plane(source, target, plane) if plane else outgoing
-        kept = (1 - source.dropout) / (1 - target.dropout) if rules.keeps_function else 1.0
-        return Copy(old, (along, incoming), kept)
-    if part == "bias":
-        return Copy(old, (outgoing,))
-    if part == "norm.steps":
-        return Copy(old, ())
-    if part in WINDOW:
-        return Copy(old, (overlap(shape[0], shape[0]), incoming.carried()))
-    return Copy(old, (incoming.carried(),))
-
-
-def _row(match: Match, connection: LayerMapping | None) -> LayerSummary:
-    address = match.target.address
-    if connection is None or (match.source is None and not connection.passes):
-        return LayerSummary(address, "", "", "", match.why_not)
+    if mapping is None or (match.source is None and not mapping.passes):
+        return LayerSummary(address, "", "", "", match.reason)
     if match.source is None:
         return LayerSummary(address, "", "", "", "passes its input on")
-    incoming, outgoing = connection.incoming, connection.outgoing
+    incoming, outgoing = mapping.incoming, mapping.outgoing
+    if not incoming.filled:
+        return LayerSummary(address, "", "", "", "; ".join(incoming.notes))
     return LayerSummary(
         layer=address,
         source=match.source.address,
-        outputs=f"{outgoing.taken}/{len(outgoing.rows)}",
-        inputs=f"{incoming.taken}/{len(incoming.rows)}",
+        outputs=f"{outgoing.copied}/{len(outgoing.maps)}",
+        inputs=f"{incoming.copied}/{len(incoming.maps)}",
         new="; ".join((*outgoing.notes, *incoming.notes)),
     )
 
 
-def _lent(source: Source) -> Iterator[str]:
-    if source.lent:
-        keys = " and ".join(source.lent)
+def _overrides(source: Source) -> Iterator[str]:
+    if source.overrides:
+        keys = " and ".join(source.overrides)
         yield f"{keys} are those of the {source.kind}, whatever the model file says"
 
 
-def _feeding(old: Layout, new: Layout, matching: Matching, rules: TransferRules) -> str:
-    """Which pathway feeds which, and where they see at other factors."""
+def _pathway_note(old: Layout, new: Layout, matching: Matching, rules: TransferRules) -> str:
+    """Which pathway fills which, and where they see at other factors."""
     factors = {pathway.name: pathway.geometry.factor for pathway in old.pathways}
     pairs = []
     for pathway in new.pathways:
@@ -273,15 +300,15 @@ def _feeding(old: Layout, new: Layout, matching: Matching, rules: TransferRules)
     return f"pathways: {', '.join(pairs)}"
 
 
-def _kept(
-    matching: Matching, wires: Mapping[str, LayerMapping], rules: TransferRules
+def _function_notes(
+    matching: Matching, mappings: Mapping[str, LayerMapping], rules: TransferRules
 ) -> Iterator[str]:
-    """What the promise of growth means here."""
+    """The promise of growth, as it holds here."""
     if not rules.keeps_function:
         return
     head = matching.layers[-1].target.address
-    if head not in wires:
+    if head not in mappings:
         yield "the function is kept up to the classification layer, which is new"
         return
-    notes = wires[head].outgoing.notes
+    notes = mappings[head].outgoing.notes
     yield "the function is kept" + (f"; {'; '.join(notes)}" if notes else "")

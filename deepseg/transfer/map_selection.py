@@ -8,6 +8,7 @@ mixed in whole maps. Nothing here knows which layers belong together.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -21,35 +22,47 @@ _GENERIC = re.compile(r"background|(channel|class)\d+")  # for DeepMedic's files
 
 @dataclass(frozen=True)
 class MapSelection:
-    """Where every map of the new model comes from.
+    """The maps of an older model of which every map of the new model is made.
 
     Attributes:
-        rows: Per map of the new model: factors by map of the older one, whose weighted sum it is;
+        maps: Per map of the new model: factors by map of the older one, whose weighted sum it is;
             empty for zero; None if it stays as initialised.
-        notes: What a reader should know about the rows that are not simply taken over.
+        notes: Remarks for a reader about the maps that are not simply taken over.
+
+    >>> selection = MapSelection(({1: 1.0}, {}, None, {0: 0.5, 1: 0.5}))
+    >>> selection.filled, selection.copied
+    ([0, 1, 3], 2)
+    >>> selection.spans()
+    ['0 from 1', '1 zero', '2 new', '3 from 0 x 0.5 + 1 x 0.5']
     """
 
-    rows: tuple[MapFactors, ...]
+    maps: tuple[MapFactors, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def filled(self) -> list[int]:
         """Maps that do not stay as initialised."""
-        return [index for index, row in enumerate(self.rows) if row is not None]
+        return [index for index, row in enumerate(self.maps) if row is not None]
 
     @property
-    def taken(self) -> int:
-        """How many maps come from maps of the older model."""
-        return sum(bool(row) for row in self.rows)
+    def copied(self) -> int:
+        """The number of maps that come from maps of the older model."""
+        return sum(bool(row) for row in self.maps)
 
     def carried(self) -> MapSelection:
-        """For what belongs to a map itself, such as its norm: no shares, and nothing for zeros."""
-        return MapSelection(tuple(_whole(row) if row else None for row in self.rows))
+        """The selection for values that belong to a map itself, such as its norm.
+
+        They have no shares, and maps of zeros have none of the older model's.
+
+        >>> MapSelection(({0: 0.25}, {}, None)).carried().maps
+        ({0: 1.0}, None, None)
+        """
+        return MapSelection(tuple(_whole(row) if row else None for row in self.maps))
 
     def spans(self) -> list[str]:
-        """The rows in words, runs of neighbours together: ``0-29 from 0-29``, ``30-59 new``."""
+        """The maps in words, runs of neighbours together: ``0-29 from 0-29``, ``30-59 new``."""
         runs: list[tuple[int, int, MapFactors]] = []
-        for index, row in enumerate(self.rows):
+        for index, row in enumerate(self.maps):
             if runs and _goes_on(runs[-1], index, row):
                 runs[-1] = (runs[-1][0], index, runs[-1][2])
             else:
@@ -88,70 +101,98 @@ def _span(first: int, last: int) -> str:
 
 
 def overlap(size: int, source_size: int, noun: str = "maps") -> MapSelection:
-    """Map by map as far as both go; further ones stay as initialised, or behind.
+    """Maps one by one as far as both go; further ones of the new model stay as initialised.
 
     Args:
         size: Of the new model.
         source_size: Of the older one.
-        noun: What notes call them.
+        noun: Their name in notes.
+
+    >>> overlap(3, 2)
+    MapSelection(maps=({0: 1.0}, {1: 1.0}, None), notes=('2 maps in the source',))
     """
     shared = min(size, source_size)
     notes = (f"{source_size} {noun} in the source",) if source_size != size else ()
     return MapSelection((*({i: 1.0} for i in range(shared)), *[None] * (size - shared)), notes)
 
 
-def joined(blocks: Sequence[tuple[str, int, MapSelection | None, int]]) -> MapSelection:
-    """The maps of all pathways, one block behind the other, as the first FC layer reads them.
+@dataclass(frozen=True)
+class MapBlock:
+    """The maps of one pathway among those of all pathways.
 
-    Args:
-        blocks: Per pathway of the new model its name, its number of maps, their wiring (None if
-            the block stays as initialised), and where the block begins in the older model.
+    Attributes:
+        name: Of the pathway of the new model.
+        size: Number of its maps.
+        selection: Where they come from, counted within the block; None if they stay as initialised.
+        begin: Where the block begins in the older model.
     """
-    rows: list[MapFactors] = []
+
+    name: str
+    size: int
+    selection: MapSelection | None
+    begin: int = 0
+
+
+def joined(blocks: Sequence[MapBlock]) -> MapSelection:
+    """The maps of all blocks, one after the other, as the first FC layer reads those of pathways.
+
+    >>> joined([MapBlock("normal", 2, overlap(2, 2), begin=0), MapBlock("sub1", 1, None)]).maps
+    ({0: 1.0}, {1: 1.0}, None)
+    >>> joined([MapBlock("sub1", 2, overlap(2, 2), begin=7)]).spans()
+    ['0-1 from 7-8']
+    """
+    maps: list[MapFactors] = []
     notes: list[str] = []
-    for name, size, wiring, begin in blocks:
-        if wiring is None:
-            rows += [None] * size
-            notes.append(f"inputs from {name} are new")
+    for block in blocks:
+        if block.selection is None:
+            maps += [None] * block.size
+            notes.append(f"inputs from {block.name} are new")
             continue
-        rows += [_moved(row, begin) for row in wiring.rows]
-        notes += [f"{name}: {note}" for note in wiring.notes]
-    return MapSelection(tuple(rows), tuple(notes))
+        maps += [_moved(row, block.begin) for row in block.selection.maps]
+        notes += [f"{block.name}: {note}" for note in block.selection.notes]
+    return MapSelection(tuple(maps), tuple(notes))
 
 
 def _moved(row: MapFactors, by: int) -> MapFactors:
     return row if row is None else {index + by: factor for index, factor in row.items()}
 
 
-def channels(own: Sequence[str], source: Sequence[str], asked: Mapping[str, str]) -> MapSelection:
+def channels(
+    target: Sequence[str], source: Sequence[str], wishes: Mapping[str, str]
+) -> MapSelection:
     """Image channels by name; those that the older model does not know are zero.
 
     Args:
-        own: Channel names of the new model.
+        target: Channel names of the new model.
         source: Those of the older one.
-        asked: What the user wants for channels of the new model.
+        wishes: Of the user, by channel of the new model.
 
     Raises:
         DeepsegError: ``channel-unknown``, or ``channels-unmatched`` if no name is in both.
+
+    >>> channels(["T1c", "DWI"], ["FLAIR", "T1c"], {}).maps
+    ({1: 1.0}, {})
+    >>> channels(["T1c", "DWI"], ["FLAIR", "T1c"], {"DWI": "copy:FLAIR"}).spans()
+    ['0 from 1', '1 from 0']
     """
-    raise_if_any(_unknown("channel", asked, own, source, ("zero", "mean", "random")))
-    defaults, how = _defaults("channels", own, source)
-    found = [
-        _channel(name, source, asked.get(name), default)
-        for name, default in zip(own, defaults, strict=True)
+    raise_if_any(_unknown("channel", wishes, target, source, ("zero", "mean", "random")))
+    defaults, notes = _defaults("channels", target, source)
+    pairs = [
+        _channel(name, source, wishes.get(name), default)
+        for name, default in zip(target, defaults, strict=True)
     ]
-    rows = [row for row, _ in found]
-    if not any(rows):
+    maps = [row for row, _ in pairs]
+    if not any(maps):
         raise DeepsegError(
             Problem(
                 "channels-unmatched",
-                got=f"channels {', '.join(own)}, none of them in the older model",
+                got=f"channels {', '.join(target)}, none of them in the older model",
                 expected=f"at least one of its channels {', '.join(source)}",
-                fix=f"say which feeds which, such as -channels {own[0]}={source[0]}",
+                fix=f"say which feeds which, such as -channels {target[0]}={source[0]}",
             )
         )
-    notes = [*how, *(note for _, note in found if note), *_left_behind("channels", rows, source)]
-    return MapSelection(tuple(rows), tuple(notes))
+    notes += [*(note for _, note in pairs if note), *_unused("channels", maps, source)]
+    return MapSelection(tuple(maps), tuple(notes))
 
 
 def _channel(
@@ -174,67 +215,71 @@ def _channel(
     return {default: 1.0}, ""
 
 
-def classes(own: Sequence[str], source: Sequence[str], asked: Mapping[str, str]) -> MapSelection:
+def classes(
+    target: Sequence[str], source: Sequence[str], wishes: Mapping[str, str]
+) -> MapSelection:
     """Classes by name, the background always; those that the older model has not stay new.
 
     Raises:
         DeepsegError: ``class-unknown``.
+
+    >>> classes(["background", "core", "lesion"], ["background", "lesion"], {}).maps
+    ({0: 1.0}, None, {1: 1.0})
     """
-    raise_if_any(_unknown("class", asked, own, source, ()))
-    defaults, how = _defaults("classes", own, source)
+    raise_if_any(_unknown("class", wishes, target, source, ()))
+    defaults, notes = _defaults("classes", target, source)
     defaults[0] = 0 if defaults[0] is None else defaults[0]
-    rows: list[MapFactors] = []
-    notes = [*how]
-    for name, default in zip(own, defaults, strict=True):
-        old = asked.get(name)
+    maps: list[MapFactors] = []
+    for name, default in zip(target, defaults, strict=True):
+        old = wishes.get(name)
         index = default if old is None else list(source).index(old)
-        rows.append(None if index is None else {index: 1.0})
+        maps.append(None if index is None else {index: 1.0})
         notes += [f"class {name} is new"] if index is None else []
         notes += [f"class {name} is a copy of {old}"] if old is not None else []
-    return MapSelection(tuple(rows), (*notes, *_left_behind("classes", rows, source)))
+    return MapSelection(tuple(maps), (*notes, *_unused("classes", maps, source)))
 
 
 def _defaults(
-    kind: str, own: Sequence[str], source: Sequence[str]
+    kind: str, target: Sequence[str], source: Sequence[str]
 ) -> tuple[list[int | None], list[str]]:
-    """Where each name is in the older model unless the user says otherwise, and how it was found.
+    """Where each name is in the older model unless the user says otherwise, and notes on that.
 
     Names are compared, or, where one side has none of its own, their places.
     """
-    nameless = [all(_GENERIC.fullmatch(name) for name in side) for side in (own, source)]
+    nameless = [all(_GENERIC.fullmatch(name) for name in side) for side in (target, source)]
     if nameless.count(True) != 1:
-        return [_position(name, source) for name in own], []
-    places = [place if place < len(source) else None for place in range(len(own))]
-    return places, [f"{kind} by position: {', '.join(own)} from {', '.join(source)}"]
+        return [_position(name, source) for name in target], []
+    places = [place if place < len(source) else None for place in range(len(target))]
+    return places, [f"{kind} by position: {', '.join(target)} from {', '.join(source)}"]
 
 
-def _left_behind(kind: str, rows: Sequence[MapFactors], source: Sequence[str]) -> list[str]:
-    taken = {index for row in rows if row for index in row}
-    left = [name for index, name in enumerate(source) if index not in taken]
-    return [f"{kind} left behind: {', '.join(left)}"] if left else []
+def _unused(kind: str, maps: Sequence[MapFactors], source: Sequence[str]) -> list[str]:
+    used = {index for row in maps if row for index in row}
+    unused = [name for index, name in enumerate(source) if index not in used]
+    return [f"{kind} left behind: {', '.join(unused)}"] if unused else []
 
 
 def _position(name: str, source: Sequence[str]) -> int | None:
     """Where ``name`` is in ``source``; upper and lower case are one where that is unambiguous."""
     if name in source:
         return list(source).index(name)
-    folded = [one.casefold() for one in source]
+    folded = [candidate.casefold() for candidate in source]
     return folded.index(name.casefold()) if folded.count(name.casefold()) == 1 else None
 
 
 def _unknown(
     kind: str,
-    asked: Mapping[str, str],
-    own: Sequence[str],
+    wishes: Mapping[str, str],
+    target: Sequence[str],
     source: Sequence[str],
     words: Sequence[str],
 ) -> list[Problem]:
     option = "-channels" if kind == "channel" else "-classes"
     problems = []
-    for name, wish in asked.items():
-        if name not in own:
-            fix = f"write new=older with a {kind} of the new model" + did_you_mean(name, own)
-            expected = f"one of {', '.join(own)}"
+    for name, wish in wishes.items():
+        if name not in target:
+            fix = f"write new=older with a {kind} of the new model" + did_you_mean(name, target)
+            expected = f"one of {', '.join(target)}"
             problems.append(_problem(kind, f"{option} {name}={wish}", expected, fix))
         elif wish not in words and (old := _origin(kind, wish)) not in source:
             fix = f"name a {kind} of the older model" + did_you_mean(old, source)
@@ -258,19 +303,22 @@ def repeated(maps: Sequence[int | None]) -> MapSelection:
     The shares of r copies grow as 1, 2, …, r and add up to 1: with equal ones, copies would learn
     alike for ever; doi:10.48550/arXiv.1511.05641. None stands for maps that the older model does
     not have; they start at zero.
+
+    >>> repeated([0, 1, 1, None]).spans()
+    ['0 from 0', '1 from 1 x 0.3333', '2 from 1 x 0.6667', '3 zero']
     """
-    copies = {index: sum(one == index for one in maps) for index in maps if index is not None}
-    seen = dict.fromkeys(copies, 0)
-    rows: list[MapFactors] = []
+    copies = Counter(index for index in maps if index is not None)
+    counts = dict.fromkeys(copies, 0)
+    selection: list[MapFactors] = []
     for index in maps:
         if index is None:
-            rows.append({})
+            selection.append({})
             continue
-        seen[index] += 1
-        rows.append({index: 2 * seen[index] / (copies[index] * (copies[index] + 1))})
+        counts[index] += 1
+        selection.append({index: 2 * counts[index] / (copies[index] * (copies[index] + 1))})
     notes = []
     if (spare := len(maps) - len(copies) - sum(index is None for index in maps)) > 0:
         notes.append(f"{spare} inputs are repeated")
     if zeros := sum(index is None for index in maps):
         notes.append(f"{zeros} inputs start at zero")
-    return MapSelection(tuple(rows), tuple(notes))
+    return MapSelection(tuple(selection), tuple(notes))

@@ -1,7 +1,7 @@
-"""Which layer of an older model feeds which layer of a new one.
+"""Which layer of an older model fills which layer of a new one.
 
-Layers are matched within pathways: layer 3 of a pathway feeds layer 3 of the pathway that it is the
-source of, hidden FC layers feed hidden FC layers of the same number, and the head feeds the head.
+Layers are matched within pathways: layer 3 of a pathway fills layer 3 of the pathway that it is the
+source of, hidden FC layers fill hidden FC layers of the same number, and the head fills the head.
 Nothing here knows about feature maps or tensors.
 """
 
@@ -19,9 +19,7 @@ from deepseg.transfer.rules import TransferRules
 
 SAME_RESOLUTION = 0.01  # relative difference below which two voxel sizes count as one
 
-STOPPED = "stopped here"
-
-LayerStatus: TypeAlias = Literal["fed", "left", "missing", "inserted"]
+LayerStatus: TypeAlias = Literal["filled", "kept", "stop", "missing", "inserted"]
 
 
 @dataclass(frozen=True)
@@ -30,20 +28,21 @@ class Match:
 
     Attributes:
         target: The layer.
-        source: The older model's layer that feeds it, or None.
-        fate: ``fed`` by its source; ``left`` as initialised, by the rules; ``missing`` in the
-            older model; ``inserted``, filled so that it changes nothing.
-        why_not: Why it has no source, for people.
+        source: The older model's layer that fills it, or None.
+        status: ``filled`` from its source; ``kept`` as initialised, by the rules; a ``stop``, kept
+            because it differs and the rules end there; ``missing`` in the older model;
+            ``inserted``, made so that it changes nothing.
+        reason: Why it has no source, for people.
     """
 
     target: LayerPlan
     source: LayerPlan | None
-    fate: LayerStatus = "fed"
-    why_not: str = ""
+    status: LayerStatus = "filled"
+    reason: str = ""
 
 
-def _left(layer: LayerPlan, reason: str) -> Match:
-    return Match(layer, None, "left", reason)
+def _new(layer: LayerPlan, reason: str) -> Match:
+    return Match(layer, None, "kept", reason)
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,9 @@ class Matching:
 
     Attributes:
         pathways: Source pathway of each parallel target pathway; None where there is none.
-        blocks: The same for the blocks of joined feature maps that the first FC layer reads: a
-            source pathway that feeds several pathways gives its block to one of them only.
+        blocks: Source pathway of each parallel target pathway for its block of the joined feature
+            maps that the first FC layer reads: a source pathway that fills several pathways gives
+            its block to one of them only.
         layers: In the order of the new model.
     """
 
@@ -62,7 +62,7 @@ class Matching:
     layers: tuple[Match, ...]
 
     def sources(self) -> set[str]:
-        """Addresses of the older model's layers that feed something."""
+        """Addresses of the older model's layers that fill something."""
         return {match.source.address for match in self.layers if match.source is not None}
 
 
@@ -104,22 +104,22 @@ def _pathways(
     rules: TransferRules,
     source_spacing_mm: tuple[float, float, float] | None,
 ) -> dict[str, str | None]:
-    known = [pathway.name for pathway in source.pathways]
-    own = [pathway.name for pathway in target.pathways]
-    raise_if_any(_unknown_pathways(rules.pathways, own, known))
+    old = [pathway.name for pathway in source.pathways]
+    new = [pathway.name for pathway in target.pathways]
+    raise_if_any(_unknown_pathways(rules.pathways, new, old))
     if rules.spacing_mm is not None:
-        found = _by_resolution(source, target, rules.spacing_mm, source_spacing_mm)
+        pathways = _by_resolution(source, target, rules.spacing_mm, source_spacing_mm)
     else:
-        found = {name: name if name in known else known[-1] for name in own}
-    return {**found, **rules.pathways}
+        pathways = {name: name if name in old else old[-1] for name in new}
+    return {**pathways, **rules.pathways}
 
 
 def _unknown_pathways(
-    asked: Mapping[str, str], own: Sequence[str], known: Sequence[str]
+    wishes: Mapping[str, str], new: Sequence[str], old: Sequence[str]
 ) -> Iterator[Problem]:
-    sides = (("new model", own, asked), ("older model", known, asked.values()))
-    for side, names, given in sides:
-        for name in given:
+    sides = (("new model", new, wishes), ("older model", old, wishes.values()))
+    for side, names, words in sides:
+        for name in words:
             if name not in names:
                 yield Problem(
                     "pathway-unknown",
@@ -144,25 +144,23 @@ def _by_resolution(
                 fix="name the pathways instead, such as -pathways sub1=normal",
             )
         )
-    seen = {one.name: _resolution(one, source_spacing_mm) for one in source.pathways}
-    found = {
-        one.name: next(
-            (name for name, mm in seen.items() if _is_same(mm, _resolution(one, spacing_mm))), None
-        )
-        for one in target.pathways
+    old = {pathway.name: _resolution(pathway, source_spacing_mm) for pathway in source.pathways}
+    new = {pathway.name: _resolution(pathway, spacing_mm) for pathway in target.pathways}
+    pathways = {
+        name: next((other for other, size in old.items() if _is_same(size, mm)), None)
+        for name, mm in new.items()
     }
-    if not any(found.values()):
+    if not any(pathways.values()):
         raise DeepsegError(
             Problem(
                 "spacing-unmatched",
-                got="pathways at "
-                + ", ".join(_mm(_resolution(one, spacing_mm)) for one in target.pathways),
-                expected=f"one at {', '.join(_mm(mm) for mm in seen.values())}, as in the source",
+                got=f"pathways at {', '.join(map(_mm, new.values()))}",
+                expected=f"one at {', '.join(map(_mm, old.values()))}, as in the source",
                 fix="choose factors so that factor x spacing agrees, or name pathways with "
                 "-pathways",
             )
         )
-    return found
+    return pathways
 
 
 def _resolution(
@@ -171,8 +169,8 @@ def _resolution(
     return tuple(mm * f for mm, f in zip(spacing_mm, pathway.geometry.factor, strict=True))
 
 
-def _is_same(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(abs(a - b) <= SAME_RESOLUTION * a for a, b in zip(one, other, strict=True))
+def _is_same(size: Sequence[float], other: Sequence[float]) -> bool:
+    return all(abs(a - b) <= SAME_RESOLUTION * a for a, b in zip(size, other, strict=True))
 
 
 def _mm(size: Sequence[float]) -> str:
@@ -182,20 +180,21 @@ def _mm(size: Sequence[float]) -> str:
 def _blocks(pathways: Mapping[str, str | None], rules: TransferRules) -> dict[str, str | None]:
     """Who gets a source pathway's block: a pathway that asked for it, then one of its name."""
     owner: dict[str, str] = {}
-    wishes = [*rules.pathways.items(), *((own, old) for own, old in pathways.items() if own == old)]
+    namesakes = [(new, old) for new, old in pathways.items() if new == old]
+    wishes = [*rules.pathways.items(), *namesakes]
     if rules.spacing_mm is not None:
-        wishes += [(own, old) for own, old in pathways.items() if old is not None]
-    for own, old in wishes:
-        if pathways[own] == old:
-            owner.setdefault(old, own)
-    return {own: old if old and owner.get(old) == own else None for own, old in pathways.items()}
+        wishes += [(new, old) for new, old in pathways.items() if old is not None]
+    for new, old in wishes:
+        if pathways[new] == old:
+            owner.setdefault(old, new)
+    return {new: old if old and owner.get(old) == new else None for new, old in pathways.items()}
 
 
 def _chosen(source: Layout, rules: TransferRules) -> set[str]:
     """Addresses of the source layers that the user wants."""
-    every = [layer.address for layer in source]
+    addresses = [layer.address for layer in source]
     if rules.layers is None:
-        return set(every if rules.classes else every[:-1])
+        return set(addresses if rules.classes else addresses[:-1])
     chosen: set[str] = set()
     problems: list[Problem] = []
     for pattern in rules.layers:
@@ -215,8 +214,8 @@ def _named(source: Layout, pattern: str) -> set[str]:
     if span is None:
         return set(source.addresses([pattern]))
     first, last = int(span[1]), int(span[2] or span[1])
-    found = {layer.address for layer in source if first <= layer.depth <= last}
-    if not found:
+    addresses = {layer.address for layer in source if first <= layer.depth <= last}
+    if not addresses:
         deepest = max(layer.depth for layer in source)
         raise DeepsegError(
             Problem(
@@ -226,7 +225,7 @@ def _named(source: Layout, pattern: str) -> set[str]:
                 fix="look at its depths with -show",
             )
         )
-    return found
+    return addresses
 
 
 def _layers(
@@ -242,30 +241,30 @@ def _layers(
         old = pathways[pathway.name]
         if old is None:
             reason = "no pathway of the source sees at this resolution"
-            yield from (_left(layer, reason) for layer in pathway.layers)
+            yield from (_new(layer, reason) for layer in pathway.layers)
             continue
-        found = _walked(_pairs(pathway.layers, by_name[old], rules), rules)
-        stops += [match.target.address for match in found if match.why_not.startswith(STOPPED)]
-        yield from _chosen_only(found, rules, chosen)
+        matches = _walked(_pairs(pathway.layers, by_name[old], rules), rules)
+        stops += [match.target.address for match in matches if match.status == "stop"]
+        yield from _chosen_only(matches, rules, chosen)
     yield from _chosen_only(_fc(source, target, rules, stops), rules, chosen)
 
 
 def _fc(source: Layout, target: Layout, rules: TransferRules, stops: Sequence[str]) -> list[Match]:
     """Hidden layers by their number, the head by its role."""
     if stops:
-        return [_left(layer, _behind(stops)) for layer in target.fc.layers]
+        return [_new(layer, _behind(stops)) for layer in target.fc.layers]
     *hidden, head = target.fc.layers
     pairs = [*_pairs(hidden, source.fc, rules), Match(head, source.fc.layers[-1])]
     return _walked(pairs, rules)
 
 
 def _pairs(layers: Sequence[LayerPlan], old: PathwayLayout, rules: TransferRules) -> list[Match]:
-    known = [layer for layer in old.layers if not layer.is_head]
-    fate: LayerStatus = "inserted" if rules.depth == "identity" else "missing"
-    missing = layers[len(known) :]
+    sources = [layer for layer in old.layers if not layer.is_head]
+    status: LayerStatus = "inserted" if rules.depth == "identity" else "missing"
+    reason = f"{old.name} of the source ends before it"
     return [
-        *(Match(own, one) for own, one in zip(layers, known, strict=False)),
-        *(Match(own, None, fate, f"{old.name} of the source ends before it") for own in missing),
+        *(Match(layer, source) for layer, source in zip(layers, sources, strict=False)),
+        *(Match(layer, None, status, reason) for layer in layers[len(sources) :]),
     ]
 
 
@@ -279,8 +278,8 @@ def _walked(pairs: Sequence[Match], rules: TransferRules) -> list[Match]:
             behind = _behind([match.target.address])
             return [
                 *pairs[:number],
-                _left(match.target, f"{STOPPED}: {reason}"),
-                *(_left(later.target, behind) for later in pairs[number + 1 :]),
+                Match(match.target, None, "stop", f"stopped here: {reason}"),
+                *(_new(later.target, behind) for later in pairs[number + 1 :]),
             ]
     return list(pairs)
 
@@ -295,9 +294,9 @@ def _chosen_only(pairs: Sequence[Match], rules: TransferRules, chosen: set[str])
         if match.source is None or match.source.address in chosen:
             yield match
         elif match.target.is_head and rules.layers is None:
-            yield _left(match.target, "new classification layer")
+            yield _new(match.target, "new classification layer")
         else:
-            yield _left(match.target, "not asked for")
+            yield _new(match.target, "not asked for")
 
 
 def _stop(match: Match) -> str:
@@ -308,7 +307,7 @@ def _stop(match: Match) -> str:
 
 
 def difference(source: LayerPlan, target: LayerPlan) -> str:
-    """What tells two layers apart, type first, then shape; nothing if they are of one kind.
+    """The differences of two layers, type first, then shape; nothing if they are of one kind.
 
     Channels and classes have names and may differ; so may what the first FC layer reads.
     """
@@ -345,7 +344,7 @@ def _too_short(matching: Matching, rules: TransferRules) -> Iterator[Problem]:
     """The source must feed every layer unless the user chose layers."""
     if rules.depth != "by-name" or rules.layers not in (None, ("all",)):
         return
-    missing = [match.target.address for match in matching.layers if match.fate == "missing"]
+    missing = [match.target.address for match in matching.layers if match.status == "missing"]
     if missing:
         yield Problem(
             "source-too-short",
@@ -358,9 +357,9 @@ def _too_short(matching: Matching, rules: TransferRules) -> Iterator[Problem]:
 
 def _without_target(source: Layout, matching: Matching, rules: TransferRules) -> Iterator[Problem]:
     """Every word of ``-layers`` must lead to a layer of the new model."""
-    fed = matching.sources()
+    sources = matching.sources()
     for pattern in rules.layers or ():
-        if rules.depth == "by-name" and not fed & _named(source, pattern):
+        if rules.depth == "by-name" and not sources & _named(source, pattern):
             yield Problem(
                 "layer-without-target",
                 got=f"-layers {pattern}, which feeds no layer of the new model",
@@ -371,21 +370,22 @@ def _without_target(source: Layout, matching: Matching, rules: TransferRules) ->
 
 def _without_effect(matching: Matching, rules: TransferRules) -> Iterator[Problem]:
     """Rules about layers that are not taken over, and a transfer of nothing."""
-    fed = [match.target for match in matching.layers if match.source is not None]
-    first, head = any(layer.reads_image for layer in fed), any(layer.is_head for layer in fed)
-    for option, given, has_effect, layer in (
+    filled = [match.target for match in matching.layers if match.source is not None]
+    first = any(layer.reads_image for layer in filled)
+    head = any(layer.is_head for layer in filled)
+    for option, wishes, has_effect, layer in (
         ("-channels", rules.channels, first, "a first layer"),
         ("-classes", rules.classes, head, "the classification layer"),
     ):
-        if given and not has_effect:
+        if wishes and not has_effect:
             yield Problem(
                 "transfer-rules",
                 got=f"{option}, but {layer} is not taken over",
                 expected=f"{option} with rules that take {layer}",
                 fix=f"leave {option} out, or change -layers",
             )
-    if not fed and not (rules.layers and rules.depth == "by-name"):
-        reasons = dict.fromkeys(match.why_not for match in matching.layers)
+    if not filled and not (rules.layers and rules.depth == "by-name"):
+        reasons = dict.fromkeys(match.reason for match in matching.layers)
         yield Problem(
             "nothing-taken",
             got=f"no layer to take over ({next(iter(reasons))})",
@@ -395,7 +395,11 @@ def _without_effect(matching: Matching, rules: TransferRules) -> Iterator[Proble
 
 
 def ranges(addresses: Iterable[str]) -> list[str]:
-    """``normal.5, normal.6, fc.1`` as ``normal.5-6, fc.1``."""
+    """Addresses, neighbours of one pathway together.
+
+    >>> ranges(["normal.5", "normal.6", "fc.1"])
+    ['normal.5-6', 'fc.1']
+    """
     spans: list[tuple[str, int, int]] = []
     for address in addresses:
         pathway, _, number = address.rpartition(".")

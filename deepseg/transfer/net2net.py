@@ -28,7 +28,7 @@ Maps: TypeAlias = tuple[int | None, ...]  # per map of the new model, its index 
 
 @dataclass(frozen=True)
 class GrownLayers:
-    """How one layer of the new model is connected.
+    """The connections of one layer of the new model.
 
     Attributes:
         incoming: Along the inputs of its kernels.
@@ -71,7 +71,7 @@ class Growth:
             begin = source.blocks.get(matching.blocks[pathway.name] or "")
             ends = self._walk(chain, _single(channels), channels, classes)
             joined += [None if index is None or begin is None else index + begin for index in ends]
-        self._everything_feeds(source, matching)
+        self._require_all_sources(source, matching)
         chain = [matches[layer.address] for layer in target.fc.layers]
         self._walk(chain, tuple(joined), repeated(joined), classes)
 
@@ -79,23 +79,23 @@ class Growth:
         self, chain: Sequence[Match], inputs: Maps, incoming: MapSelection, classes: MapSelection
     ) -> Maps:
         """Connect the layers of one pathway; return what its last maps are."""
-        if chain[0].fate == "left":  # a pathway that the source does not have
+        if chain[0].status == "kept":  # a pathway that the source does not have
             return (None,) * chain[-1].target.outputs
         spaces: list[Maps] = [inputs]
         before: Match | None = None
         for match in chain:
-            wiring = incoming if before is None else repeated(spaces[-1])
+            selection = incoming if before is None else repeated(spaces[-1])
             earlier = spaces[-2] if match.target.adds_earlier_input else None
             if match.target.is_head:
                 if match.source is not None:
                     self._check(match, match.source)
                     self._adds_alike(match.target, _single(classes), earlier, before)
-                    self.layers[match.target.address] = GrownLayers(wiring, _single(classes))
+                    self.layers[match.target.address] = GrownLayers(selection, _single(classes))
                 break
             if match.source is None:
-                grown = self._inserted(match.target, wiring, spaces[-1], earlier, before)
+                grown = self._inserted(match.target, selection, spaces[-1], earlier, before)
             else:
-                grown = self._widened(match, match.source, wiring, earlier, before)
+                grown = self._widened(match, match.source, selection, earlier, before)
             self.layers[match.target.address] = grown
             spaces.append(grown.outputs)
             before = match
@@ -152,7 +152,7 @@ class Growth:
         brought: Maps = ()
         if earlier is not None:
             brought = earlier[: target.outputs]
-            if before is None or before.fate != "inserted":
+            if before is None or before.status != "inserted":
                 self._refuse(
                     target,
                     "a residual around a layer of the source",
@@ -167,7 +167,7 @@ class Growth:
     def _check(self, match: Match, source: LayerPlan) -> None:
         """Layers that correspond must compute alike."""
         target = match.target
-        for what, old, new in (
+        for setting, old, new in (
             ("activation", source.activation, target.activation),
             ("batch norm", source.normalises, target.normalises),
             ("padding", source.padding, target.padding),
@@ -177,9 +177,9 @@ class Growth:
             if old != new:
                 self._refuse(
                     target,
-                    f"{what} {_word(new)}",
+                    f"{setting} {_word(new)}",
                     f"{_word(old)}, as in the source",
-                    f"give {target.address} the {what} of the source",
+                    f"give {target.address} the {setting} of the source",
                 )
 
     def _adds_alike(
@@ -187,7 +187,7 @@ class Growth:
     ) -> None:
         """A residual must bring every map of the source what it brought there, and no more."""
         count = _added_in_source(before)
-        if earlier is not None and not _are_alike(outputs, earlier, count):
+        if earlier is not None and not _adds_same_maps(outputs, earlier, count):
             self._refuse(
                 target,
                 "a residual that would add other maps than in the source",
@@ -195,21 +195,21 @@ class Growth:
                 "widen all layers by one factor, leave the residual out, or drop the option",
             )
 
-    def _covers(self, target: LayerPlan, wanted: set[int], outputs: Maps) -> None:
-        lost = wanted - set(outputs)
+    def _covers(self, target: LayerPlan, maps: set[int], outputs: Maps) -> None:
+        lost = maps - set(outputs)
         if lost:
             self._refuse(
                 target,
                 f"{target.outputs} feature maps, in which {len(lost)} of the source's "
                 "have no place",
-                f"room for all {len(wanted)}",
+                f"room for all {len(maps)}",
                 "give the layer more feature maps",
             )
 
     def _channels_stay(self, channels: MapSelection, count: int) -> None:
         """Every channel of the source must be read as it was, and by one channel only."""
-        read = [next(iter(row)) for row in channels.rows if row and len(row) == 1]
-        mixed = any(row is None or len(row) > 1 for row in channels.rows)
+        read = [next(iter(row)) for row in channels.maps if row and len(row) == 1]
+        mixed = any(row is None or len(row) > 1 for row in channels.maps)
         if mixed or sorted(read) != list(range(count)):
             self._add(
                 f"other channels ({'; '.join(channels.notes)})",
@@ -231,7 +231,7 @@ class Growth:
                     "give the pathway this factor, or -spacing if the voxels have another size",
                 )
 
-    def _everything_feeds(self, source: Layout, matching: Matching) -> None:
+    def _require_all_sources(self, source: Layout, matching: Matching) -> None:
         for pathway in source.pathways:
             if pathway.name not in matching.blocks.values():
                 self._add(
@@ -255,9 +255,9 @@ class Growth:
         self.problems.append(Problem("function-not-kept", got, expected, fix))
 
 
-def _single(wiring: MapSelection) -> Maps:
+def _single(selection: MapSelection) -> Maps:
     """The one map that each map is; None for zeros, mixtures and new ones."""
-    return tuple(next(iter(row)) if row and len(row) == 1 else None for row in wiring.rows)
+    return tuple(next(iter(row)) if row and len(row) == 1 else None for row in selection.maps)
 
 
 def _cycled(source: LayerPlan, target: LayerPlan) -> tuple[int, ...]:
@@ -274,32 +274,32 @@ def _with_residual(
 ) -> tuple[int, ...]:
     """Outputs of which each gets the earlier map that it got in the source.
 
-    The first ``count`` maps of the source add an earlier one, the others add nothing.
+    The first ``count`` maps of the source add an earlier one, the further ones add nothing.
     """
     if not all(index is not None and index < source.outputs for index in earlier):
         return plain
     first = [index for index in earlier[: len(plain)] if index is not None]
-    others = range(count, source.outputs)
-    rest = islice(cycle(others), len(plain) - len(first)) if others else ()
+    plain_maps = range(count, source.outputs)
+    rest = islice(cycle(plain_maps), len(plain) - len(first)) if plain_maps else ()
     outputs = (*first, *rest)
     return outputs if len(outputs) == len(plain) else plain
 
 
 def _added_in_source(before: Match | None) -> int:
-    """How many maps a residual adds in the source: the input of the layer before."""
+    """The number of maps that a residual adds in the source: the inputs of the layer before."""
     return 0 if before is None or before.source is None else before.source.inputs
 
 
-def _are_alike(outputs: Maps, earlier: Maps, count: int) -> bool:
-    """Whether every output adds the earlier map of its own index, if and only if there is one.
+def _adds_same_maps(outputs: Maps, earlier: Maps, count: int) -> bool:
+    """Every output adds the earlier map of its own index, if and only if there is one.
 
     Outputs that are not in the source, such as new classes, may add anything.
     """
     added: tuple[int | str | None, ...] = (*earlier, *["nothing"] * len(outputs))
     return all(
-        add == (own if own < count else "nothing")
-        for own, add in zip(outputs, added, strict=False)
-        if own is not None
+        addend == (index if index < count else "nothing")
+        for index, addend in zip(outputs, added, strict=False)
+        if index is not None
     )
 
 
@@ -313,16 +313,16 @@ def identity(layer: LayerPlan, passes: Sequence[int | None], epsilon: float) -> 
     Returns:
         By name within the layer, such as ``conv.weight``; statistics of windows excepted.
     """
-    ones, zeros = torch.ones(layer.inputs), torch.zeros(layer.inputs)
+    unit, zeros = torch.ones(layer.inputs), torch.zeros(layer.inputs)
     weights: dict[str, Tensor] = {}
     if layer.normalises:
-        weights["norm.weight"], weights["norm.bias"] = ones, zeros
+        weights["norm.weight"], weights["norm.bias"] = unit, zeros
         weights["norm.running_mean"] = zeros
-        weights["norm.running_var"] = ones - epsilon
+        weights["norm.running_var"] = unit - epsilon
     else:
         weights["input_bias"] = zeros
     if layer.activation == "prelu":
-        weights["activation.weight"] = ones
+        weights["activation.weight"] = unit
     for plane, (outputs, kernel) in layer.convolutions.items():
         name = f"conv.{plane}.weight" if plane else "conv.weight"
         weights[name] = torch.zeros(outputs, layer.inputs, *kernel)

@@ -7,16 +7,19 @@ the rest is not. Making one changes nothing; `applied` gives the weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.provenance import FilledFrom
 from deepseg.transfer.map_selection import MapSelection
 from deepseg.transfer.matching import ranges
+from deepseg.transfer.preparation import CarriedPreparation
 from deepseg.transfer.rules import TransferRules
 from deepseg.transfer.source import Source
 
@@ -27,13 +30,13 @@ class Copy:
 
     Attributes:
         source: Name of the older model's tensor.
-        wirings: Along each of the first axes: outputs and inputs of a kernel, or the maps that a
+        selections: Along each of the first axes: outputs and inputs of a kernel, or the maps that a
             statistic belongs to. Further axes are those of the kernel itself.
         scale: Factor on all values.
     """
 
     source: str
-    wirings: tuple[MapSelection, ...]
+    selections: tuple[MapSelection, ...]
     scale: float = 1.0
 
 
@@ -45,34 +48,36 @@ class TensorPlan:
         name: Of the tensor, such as ``normal.3.conv.weight``.
         shape: In the new model.
         copy: The part that comes from the older model, or None.
-        given: All values, where the plan makes them itself.
-        why: What stays as initialised and why, or what was made; empty if all was copied.
+        constant: All values, where the plan makes them itself.
+        reason: What stays as initialised and why, or what was made; empty if all was copied.
     """
 
     name: str
     shape: tuple[int, ...]
     copy: Copy | None = None
-    given: Tensor | None = None
-    why: str = ""
+    constant: Tensor | None = None
+    reason: str = ""
 
     @property
     def values(self) -> int:
-        """How many numbers the tensor has."""
-        return _product(self.shape)
+        """The number of values of the tensor."""
+        return prod(self.shape)
 
     @property
     def filled(self) -> int:
-        """How many of them do not stay as initialised."""
-        if self.given is not None:
+        """The number of values that do not stay as initialised."""
+        if self.constant is not None:
             return self.values
         if self.copy is None:
             return 0
-        kept = [len(wiring.filled) for wiring in self.copy.wirings]
-        return _product((*kept, *self.shape[len(kept) :]))
+        maps = [len(selection.filled) for selection in self.copy.selections]
+        return prod((*maps, *self.shape[len(maps) :]))
 
     def record(self) -> dict[str, Any]:
-        """The entry as a file holds it."""
-        spans = [] if self.copy is None else [wiring.spans() for wiring in self.copy.wirings]
+        """The plan of this tensor as a file holds it."""
+        spans = (
+            [] if self.copy is None else [selection.spans() for selection in self.copy.selections]
+        )
         return {
             "tensor": self.name,
             "shape": list(self.shape),
@@ -81,7 +86,7 @@ class TensorPlan:
             "filled": self.filled,
             "maps": spans,
             "scale": 1.0 if self.copy is None else self.copy.scale,
-            "why": self.why,
+            "why": self.reason,
         }
 
 
@@ -111,54 +116,56 @@ class Plan:
     Attributes:
         source: The older model.
         rules: What the user asked for.
-        entries: One per tensor of the new model, in its order.
-        rows: One per layer.
+        tensors: One per tensor of the new model, in its order.
+        layers: One per layer.
         source_only: Tensors of the older model that feed nothing.
         notes: What holds for the model as a whole.
+        preparation: How its cases are prepared, where the older model decides that.
     """
 
     source: Source
     rules: TransferRules
-    entries: tuple[TensorPlan, ...]
-    rows: tuple[LayerSummary, ...]
+    tensors: tuple[TensorPlan, ...]
+    layers: tuple[LayerSummary, ...]
     source_only: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    preparation: CarriedPreparation = field(default_factory=CarriedPreparation)
 
     @property
-    def touched(self) -> list[TensorPlan]:
+    def filled(self) -> list[TensorPlan]:
         """Tensors that do not stay entirely as initialised."""
-        return [entry for entry in self.entries if entry.filled]
+        return [tensor for tensor in self.tensors if tensor.filled]
 
     @property
-    def sources(self) -> list[str]:
-        """Tensors of the older model that feed something, each once."""
-        return list(dict.fromkeys(one.copy.source for one in self.entries if one.copy is not None))
+    def source_tensors(self) -> dict[str, Tensor]:
+        """Tensors of the older model that fill something, by name."""
+        copies = [tensor.copy for tensor in self.tensors if tensor.copy is not None]
+        return {copy.source: self.source.tensors[copy.source] for copy in copies}
 
     @property
     def target_only(self) -> tuple[str, ...]:
         """Tensors of the new model that stay entirely as initialised."""
-        return tuple(entry.name for entry in self.entries if not entry.filled)
+        return tuple(tensor.name for tensor in self.tensors if not tensor.filled)
 
     def table(self) -> list[list[str]]:
-        """The rows for people: neighbours that stay for one reason stand together."""
+        """Rows for people: neighbours that stay new for one reason stand together."""
         runs: list[tuple[list[str], LayerSummary]] = []
-        for row in self.rows:
-            pathway = row.layer.rpartition(".")[0]
-            if runs and not row.source and _stands_with(runs[-1][1], row, pathway):
-                runs[-1][0].append(row.layer)
+        for layer in self.layers:
+            if runs and not layer.source and _stays_like(runs[-1][1], layer):
+                runs[-1][0].append(layer.layer)
             else:
-                runs.append(([row.layer], row))
+                runs.append(([layer.layer], layer))
         return [
-            [", ".join(ranges(layers)), row.source, row.outputs, row.inputs, row.new]
-            for layers, row in runs
+            [", ".join(ranges(addresses)), layer.source, layer.outputs, layer.inputs, layer.new]
+            for addresses, layer in runs
         ]
 
     def summary(self) -> str:
         """One line: how much of the new model the older one fills."""
-        values = sum(entry.values for entry in self.entries)
-        filled = sum(entry.filled for entry in self.entries)
+        values = sum(tensor.values for tensor in self.tensors)
+        filled = sum(tensor.filled for tensor in self.tensors)
         return (
-            f"{len(self.touched)} of {len(self.entries)} tensors filled from {self.source.file}, "
+            f"{len(self.filled)} of {len(self.tensors)} tensors filled from {self.source.file}, "
             f"{filled:,} of {values:,} numbers ({_percent(filled, values)})"
         )
 
@@ -172,8 +179,9 @@ class Plan:
             },
             "rules": self.rules.chosen(),
             "notes": list(self.notes),
-            "layers": [vars(row) for row in self.rows],
-            "tensors": [entry.record() for entry in self.entries],
+            "preparation": self.preparation.record(),
+            "layers": [vars(layer) for layer in self.layers],
+            "tensors": [tensor.record() for tensor in self.tensors],
             "source_only": list(self.source_only),
             "target_only": list(self.target_only),
         }
@@ -184,15 +192,32 @@ class Plan:
             file=str(self.source.file),
             sha256=self.source.sha256,
             rules=self.rules.chosen(),
-            tensors=f"{len(self.touched)} of {len(self.entries)}",
+            tensors=f"{len(self.filled)} of {len(self.tensors)}",
             layers=tuple(tuple(row) for row in self.table()),
             is_random=self.source.is_random,
         )
 
 
-def _stands_with(before: LayerSummary, row: LayerSummary, pathway: str) -> bool:
-    alike = (before.source, before.new) == (row.source, row.new)
-    return alike and before.layer.startswith(f"{pathway}.")
+def _stays_like(before: LayerSummary, layer: LayerSummary) -> bool:
+    """Both are layers of one pathway that stay new for one reason."""
+    pathways = {summary.layer.rpartition(".")[0] for summary in (before, layer)}
+    return len(pathways) == 1 and (before.source, before.new) == (layer.source, layer.new)
+
+
+def filled_checkpoint(plan: Plan, checkpoint: Checkpoint) -> Checkpoint:
+    """The new model with the weights, the preparation and the provenance that the plan says.
+
+    Args:
+        plan: Made for the weights of ``checkpoint``.
+        checkpoint: As initialised; it is not changed.
+    """
+    return replace(
+        checkpoint,
+        weights=applied(plan, checkpoint.weights),
+        preparation=plan.preparation.preparation,
+        cohort=plan.preparation.cohort,
+        provenance=replace(checkpoint.provenance, filled_from=plan.provenance()),
+    )
 
 
 def applied(plan: Plan, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -203,36 +228,36 @@ def applied(plan: Plan, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         weights: As initialised; they are not changed.
     """
     return {
-        entry.name: _filled(entry, weights[entry.name], plan.source.tensors)
-        for entry in plan.entries
+        tensor.name: _applied(tensor, weights[tensor.name], plan.source.tensors)
+        for tensor in plan.tensors
     }
 
 
-def _filled(entry: TensorPlan, new: Tensor, sources: Mapping[str, Tensor]) -> Tensor:
-    if entry.given is not None:
-        return entry.given.to(new.dtype)
-    if entry.copy is None:
-        return new
-    values = sources[entry.copy.source].to(new.dtype)
-    if entry.copy.scale != 1:
-        values = values * entry.copy.scale
-    for axis, wiring in enumerate(entry.copy.wirings):
-        values = _combined(values, axis, wiring)
-    kernel = new.shape[len(entry.copy.wirings) :]
+def _applied(plan: TensorPlan, initial: Tensor, sources: Mapping[str, Tensor]) -> Tensor:
+    if plan.constant is not None:
+        return plan.constant.to(initial.dtype)
+    if plan.copy is None:
+        return initial
+    values = sources[plan.copy.source].to(initial.dtype)
+    if plan.copy.scale != 1:
+        values = values * plan.copy.scale
+    for axis, selection in enumerate(plan.copy.selections):
+        values = _combined(values, axis, selection)
+    kernel = initial.shape[len(plan.copy.selections) :]
     values = _centred(values, tuple(kernel))
-    result = new.clone()
-    result[_where(entry.copy.wirings)] = values
+    result = initial.clone()
+    result[_index(plan.copy.selections)] = values
     return result
 
 
-def _combined(values: Tensor, axis: int, wiring: MapSelection) -> Tensor:
+def _combined(values: Tensor, axis: int, selection: MapSelection) -> Tensor:
     """The filled maps of one axis, each the weighted sum of its sources."""
     maps = []
-    for row in wiring.rows:
-        if row is None:
+    for factors in selection.maps:
+        if factors is None:
             continue
         total = torch.zeros_like(values.select(axis, 0))
-        for index, factor in row.items():
+        for index, factor in factors.items():
             total = total + (values.select(axis, index) * factor)
         maps.append(total)
     return torch.stack(maps, axis)
@@ -251,24 +276,21 @@ def _centred(values: Tensor, kernel: tuple[int, ...]) -> Tensor:
     return F.pad(values, margins)
 
 
-def _where(wirings: tuple[MapSelection, ...]) -> tuple[Tensor, ...]:
+def _index(selections: tuple[MapSelection, ...]) -> tuple[Tensor, ...]:
     """Index of the filled maps along all axes at once."""
-    filled = [torch.tensor(wiring.filled) for wiring in wirings]
+    filled = [torch.tensor(selection.filled) for selection in selections]
     return tuple(
         index.view(*[-1 if other == axis else 1 for other in range(len(filled))])
         for axis, index in enumerate(filled)
     )
 
 
-def _product(numbers: tuple[int, ...]) -> int:
-    result = 1
-    for number in numbers:
-        result *= number
-    return result
-
-
 def _percent(part: int, whole: int) -> str:
-    """Nothing and everything are said only where they are true."""
+    """The share in percent; ``none`` and ``all`` only where they are true.
+
+    >>> _percent(0, 300), _percent(1, 300), _percent(299, 300), _percent(300, 300)
+    ('none', '1 %', '99 %', 'all')
+    """
     if 0 < part < whole:
         return f"{min(max(100 * part // whole, 1), 99)} %"
     return "all" if part else "none"

@@ -1,26 +1,29 @@
-"""What a user asks for when an older model fills a new one: which weights go where, and how.
+"""What a user asks for when an older model fills a new one: which weights go where.
 
-The rules are names only; `matching` and `wiring` find out what they mean for two given models.
+The rules are names only; `matching` and `map_selection` find out what they mean for two models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
-from deepseg.errors import DeepsegError, Problem
+from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
 
 Width: TypeAlias = Literal["overlap", "net2net"]
 Kernels: TypeAlias = Literal["same", "centre"]
 Depth: TypeAlias = Literal["by-name", "first-common", "identity"]
 
 _OPTIONS = {"spacing_mm": "-spacing", "min_match": "-minMatch"}  # whose names differ
+_CHOICES = {"width": get_args(Width), "kernels": get_args(Kernels), "depth": get_args(Depth)}
+_PAIRS = ("pathways", "channels", "classes")
 
 
 @dataclass(frozen=True)
 class TransferRules:
-    """How an older model, the source, fills a new one, the target.
+    """Rules by which an older model, the source, fills a new one, the target.
 
     Attributes:
         layers: Of the source: depths such as ``5``, addresses and ranges such as ``normal.1-3``,
@@ -36,10 +39,21 @@ class TransferRules:
         depth: ``by-name`` demands a source layer for every target layer; ``first-common`` goes
             along each pathway until something differs; ``identity`` fills further layers so that
             the function is kept.
-        channels: What feeds a target channel: a source channel, ``copy:`` and a source channel,
+        channels: Source of a target channel: a source channel, ``copy:`` and a source channel,
             ``zero``, ``mean`` or ``random``. By default the channel of the same name, else zero.
         classes: Source class of a target class. By default the class of the same name.
         min_match: Share of the target's tensors that a file without addresses must fill.
+
+    Raises:
+        DeepsegError: ``transfer-rules``, for values that no rule has or that exclude each other.
+
+    >>> TransferRules(layers=["1", "head"], classes={"oedema": "lesion"}).chosen()
+    {'layers': ['1', 'head'], 'classes': {'oedema': 'lesion'}}
+    >>> TransferRules(depth="first_common")
+    Traceback (most recent call last):
+    ...
+    deepseg.errors.DeepsegError: [transfer-rules] got depth 'first_common'; expected by-name, \
+first-common or identity; fix: correct the word; did you mean 'first-common'?
     """
 
     layers: tuple[str, ...] | None = None
@@ -53,6 +67,11 @@ class TransferRules:
     min_match: float = 0.5
 
     def __post_init__(self) -> None:
+        raise_if_any(_problems(vars(self)))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))  # of a list, as people write it
+        if self.spacing_mm is not None:
+            object.__setattr__(self, "spacing_mm", tuple(map(float, self.spacing_mm)))
         if not self.keeps_function:
             return
         if self.depth == "first-common":
@@ -66,22 +85,75 @@ class TransferRules:
 
     @property
     def keeps_function(self) -> bool:
-        """Whether the target has to compute what the source computes."""
+        """The target has to compute what the source computes.
+
+        >>> TransferRules(width="net2net").keeps_function, TransferRules().keeps_function
+        (True, False)
+        """
         return self.width == "net2net" or self.depth == "identity"
 
     def chosen(self) -> dict[str, Any]:
         """The rules that are not the default, for people and for files."""
         default = TransferRules()
         return {
-            one.name: _plain(vars(self)[one.name])
-            for one in fields(self)
-            if vars(self)[one.name] != vars(default)[one.name]
+            rule.name: _plain(vars(self)[rule.name])
+            for rule in fields(self)
+            if vars(self)[rule.name] != vars(default)[rule.name]
         }
 
 
 def in_options(chosen: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Rules as they are typed: option and words, such as ``-pathways`` and ``sub2=sub1``."""
+    """Rules as they are typed, option and words.
+
+    >>> in_options({"pathways": {"sub2": "sub1"}, "spacing_mm": [1.0, 1.0, 2.5]})
+    [('-pathways', 'sub2=sub1'), ('-spacing', '1 1 2.5')]
+    """
     return [(_OPTIONS.get(name, f"-{name}"), _typed(value)) for name, value in chosen.items()]
+
+
+def _problems(rules: Mapping[str, Any]) -> Iterator[Problem]:
+    """Values that no rule has. Callers in Python may pass anything."""
+    layers = rules["layers"]
+    if layers is not None and not (_is_list(layers) and _are_words(layers)):
+        yield _wrong("layers", layers, 'words in a tuple, such as ("1", "normal.2-3", "head")')
+    for name in _PAIRS:
+        pairs = rules[name]
+        if not (isinstance(pairs, Mapping) and _are_words([*pairs, *pairs.values()])):
+            yield _wrong(name, pairs, "a dictionary of words, new ones to older ones")
+    spacing = rules["spacing_mm"]
+    if spacing is not None and not (
+        _is_list(spacing) and len(spacing) == 3 and all(_is_positive(mm) for mm in spacing)
+    ):
+        yield _wrong("spacing_mm", spacing, "three numbers of mm, above 0")
+    for name, words in _CHOICES.items():
+        if rules[name] not in words:
+            *first, last = words
+            hint = did_you_mean(rules[name], words) if isinstance(rules[name], str) else ""
+            expected = f"{', '.join(first)} or {last}"
+            yield _wrong(name, rules[name], expected, fix=f"correct the word{hint}")
+    share = rules["min_match"]
+    if not (_is_number(share) and 0 <= share <= 1):
+        yield _wrong("min_match", share, "a share between 0 and 1")
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _are_words(values: Sequence[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and 0 < value < math.inf
+
+
+def _wrong(name: str, value: object, expected: str, *, fix: str = "correct it") -> Problem:
+    return Problem("transfer-rules", got=f"{name} {value!r}", expected=expected, fix=fix)
 
 
 def _typed(value: Any) -> str:
@@ -89,7 +161,7 @@ def _typed(value: Any) -> str:
         case Mapping():
             return " ".join(f"{new}={old}" for new, old in value.items())
         case list():
-            return " ".join(_typed(one) for one in value)
+            return " ".join(_typed(entry) for entry in value)
         case float():
             return f"{value:g}"
         case _:

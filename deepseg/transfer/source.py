@@ -17,7 +17,7 @@ from torch import Tensor
 from deepseg.config.cases import Preparation
 from deepseg.config.model import BatchNorm, ModelConfig
 from deepseg.errors import DeepsegError
-from deepseg.model.checkpoint import TrainingCohort, read_checkpoint
+from deepseg.model.checkpoint import Spacing, TrainingCohort, model_in, read_checkpoint
 from deepseg.model.layout import layout
 from deepseg.transfer.sources import deepmedic
 from deepseg.transfer.sources.tensor_bundle import looks_like_bundle, read_bundle
@@ -41,7 +41,7 @@ class Source:
         preparation: How its training cases were prepared, where known.
         cohort: Its training cases, where known.
         is_random: It has learnt nothing.
-        lent: Settings that a model with these weights has to have, by key.
+        overrides: Settings that a model with these weights has to have, by key.
     """
 
     file: Path
@@ -52,7 +52,12 @@ class Source:
     preparation: Preparation | None = None
     cohort: TrainingCohort | None = None
     is_random: bool = False
-    lent: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def spacing_mm(self) -> Spacing | None:
+        """Voxel size of its training cases, where known."""
+        return None if self.cohort is None else self.cohort.spacing_mm
 
 
 def read_source(file: Path, config: ModelConfig) -> Source:
@@ -75,7 +80,7 @@ def read_source(file: Path, config: ModelConfig) -> Source:
     problem = refusal_of_theano_save(file)
     if problem is not None:
         raise DeepsegError(problem)
-    return _save(_best_of(file))
+    return _save(model_in(file))
 
 
 def read_named_tensors(file: Path) -> Source | None:
@@ -91,12 +96,6 @@ def read_named_tensors(file: Path) -> Source | None:
         kind, tensors = read_tensors(file)
         return Source(file, kind, tensors, _sha256([file]), config=None)
     return None
-
-
-def _best_of(file: Path) -> Path:
-    """The best model of a session's folder, or its last; any other path as it is."""
-    names = (file / "models" / name for name in ("best.save", "last.save"))
-    return next((path for path in names if path.is_file()), file)
 
 
 def _save(file: Path) -> Source:
@@ -119,18 +118,23 @@ def _deepmedic(file: Path, config: ModelConfig) -> Source:
         tensors = deepmedic.weights(arrays, layout(config))
     except DeepsegError as error:
         raise error.at(str(file)) from error
-    lent = _of_deepmedic(config, tensors)
-    own = config.model_copy(update=lent)
-    sha256 = _sha256(_data_files(file))
-    return Source(file, "DeepMedic checkpoint", tensors, sha256, own, lent=lent)
+    overrides = _deepmedic_settings(config, tensors)
+    return Source(
+        file=file,
+        kind="DeepMedic checkpoint",
+        tensors=tensors,
+        sha256=_sha256(_data_files(file)),
+        config=config.model_copy(update=overrides),
+        overrides=overrides,
+    )
 
 
 def settings_for(source: Source, config: ModelConfig) -> ModelConfig:
     """The new model's settings, with those that belong to the source's weights."""
-    return config.model_copy(update=dict(source.lent))
+    return config.model_copy(update=dict(source.overrides))
 
 
-def _of_deepmedic(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _deepmedic_settings(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Settings without which DeepMedic's weights compute something else.
 
     They were trained with its alignment of context, its window of batch-norm statistics and no more
@@ -151,7 +155,7 @@ def _data_files(prefix: Path) -> list[Path]:
 
 
 def _sha256(files: Sequence[Path]) -> str:
-    """Of the contents of all files, one behind the other."""
+    """SHA-256 of the contents of all files, one after the other."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())

@@ -204,13 +204,13 @@ def test_layers_that_the_new_model_does_not_have_are_refused(tmp_path, word):
 
 def test_a_plan_by_name_accounts_for_every_number(tmp_path):
     found = plan(state_dict(tmp_path, without("sub1.")), min_match=0.1)
-    for entry in found.entries:
+    for entry in found.tensors:
         is_taken = not entry.name.startswith(("sub1.", HEAD))
         assert entry.values == NEW[entry.name].numel()
         assert entry.filled == (entry.values if is_taken else 0), entry.name
     values = sum(tensor.numel() for tensor in NEW.values())
-    filled = sum(entry.filled for entry in found.entries)
+    filled = sum(entry.filled for entry in found.tensors)
     assert found.summary() == (
-        f"{len(found.touched)} of {len(NEW)} tensors filled from {tmp_path / 'm.pt'}, "
+        f"{len(found.filled)} of {len(NEW)} tensors filled from {tmp_path / 'm.pt'}, "
         f"{filled:,} of {values:,} numbers ({100 * filled // values} %)"
     )

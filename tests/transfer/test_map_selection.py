@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from deepseg.errors import DeepsegError
 from deepseg.transfer.map_selection import (
+    MapBlock,
     MapSelection,
     channels,
     classes,
@@ -19,7 +20,7 @@ from deepseg.transfer.map_selection import (
 sizes = st.integers(1, 12)
 maps = st.lists(st.one_of(st.none(), st.integers(0, 5)), min_size=1, max_size=12)
 rows = st.one_of(st.none(), st.dictionaries(st.integers(0, 9), st.floats(0.1, 3), max_size=3))
-wirings = st.builds(lambda found: MapSelection(tuple(found)), st.lists(rows, max_size=10))
+selections = st.builds(lambda found: MapSelection(tuple(found)), st.lists(rows, max_size=10))
 
 
 def refusal(function, *arguments) -> str:
@@ -33,11 +34,11 @@ def refusal(function, *arguments) -> str:
 
 @given(size=sizes, source_size=sizes)
 def test_maps_that_both_have_are_taken_one_by_one(size, source_size):
-    wiring = overlap(size, source_size)
-    assert len(wiring.rows) == size
-    assert wiring.filled == list(range(min(size, source_size)))
-    assert all(wiring.rows[index] == {index: 1.0} for index in wiring.filled)
-    assert wiring.taken == min(size, source_size)
+    selection = overlap(size, source_size)
+    assert len(selection.maps) == size
+    assert selection.filled == list(range(min(size, source_size)))
+    assert all(selection.maps[index] == {index: 1.0} for index in selection.filled)
+    assert selection.copied == min(size, source_size)
 
 
 def test_a_source_of_another_size_is_worth_a_note():
@@ -49,7 +50,7 @@ def test_a_source_of_another_size_is_worth_a_note():
 @given(copies=maps)
 def test_the_shares_of_every_source_map_add_up_to_one(copies):
     shares = Counter()
-    for row in repeated(copies).rows:
+    for row in repeated(copies).maps:
         shares.update(row)
     assert shares.keys() == {index for index in copies if index is not None}
     assert all(share == pytest.approx(1) for share in shares.values())
@@ -57,21 +58,21 @@ def test_the_shares_of_every_source_map_add_up_to_one(copies):
 
 @given(copies=maps)
 def test_no_two_copies_have_the_same_share(copies):
-    found = [tuple(row.items()) for row in repeated(copies).rows if row]
+    found = [tuple(row.items()) for row in repeated(copies).maps if row]
     assert len(set(found)) == len(found)
 
 
 def test_repeated_inputs_share_in_growing_parts():
-    wiring = repeated([0, 1, 1, None, 1, 2])
-    assert wiring.rows == ({0: 1}, {1: 2 / 12}, {1: 4 / 12}, {}, {1: 6 / 12}, {2: 1})
-    assert wiring.notes == ("2 inputs are repeated", "1 inputs start at zero")
+    selection = repeated([0, 1, 1, None, 1, 2])
+    assert selection.maps == ({0: 1}, {1: 2 / 12}, {1: 4 / 12}, {}, {1: 6 / 12}, {2: 1})
+    assert selection.notes == ("2 inputs are repeated", "1 inputs start at zero")
     assert repeated([0, 2, 1]).notes == ()
 
 
-@given(wiring=wirings)
-def test_what_belongs_to_a_map_is_carried_as_a_mean_and_not_to_zeros(wiring):
-    carried = wiring.carried().rows
-    for row, own in zip(wiring.rows, carried, strict=True):
+@given(selection=selections)
+def test_what_belongs_to_a_map_is_carried_as_a_mean_and_not_to_zeros(selection):
+    carried = selection.carried().maps
+    for row, own in zip(selection.maps, carried, strict=True):
         assert (own is None) == (not row)
         if row:
             assert own.keys() == row.keys()
@@ -81,19 +82,19 @@ def test_what_belongs_to_a_map_is_carried_as_a_mean_and_not_to_zeros(wiring):
 
 
 def test_a_share_of_a_kernel_goes_with_the_whole_norm():
-    assert repeated([0, 0, None]).carried().rows == ({0: 1}, {0: 1}, None)
+    assert repeated([0, 0, None]).carried().maps == ({0: 1}, {0: 1}, None)
 
 
 def test_blocks_stand_one_behind_the_other_and_each_begins_where_its_own_does():
-    wiring = joined(
+    selection = joined(
         [
-            ("normal", 3, overlap(3, 2), 4),
-            ("sub1", 2, None, 0),
-            ("sub2", 2, MapSelection(({1: 0.5, 2: 0.5}, {}), ("mixed",)), 10),
+            MapBlock("normal", 3, overlap(3, 2), 4),
+            MapBlock("sub1", 2, None),
+            MapBlock("sub2", 2, MapSelection(({1: 0.5, 2: 0.5}, {}), ("mixed",)), 10),
         ]
     )
-    assert wiring.rows == ({4: 1}, {5: 1}, None, None, None, {11: 0.5, 12: 0.5}, {})
-    assert wiring.notes == (
+    assert selection.maps == ({4: 1}, {5: 1}, None, None, None, {11: 0.5, 12: 0.5}, {})
+    assert selection.notes == (
         "normal: 2 maps in the source",
         "inputs from sub1 are new",
         "sub2: mixed",
@@ -103,14 +104,14 @@ def test_blocks_stand_one_behind_the_other_and_each_begins_where_its_own_does():
 @given(parts=st.lists(st.tuples(sizes, sizes), min_size=1, max_size=4))
 def test_joined_blocks_have_all_maps_and_take_none_twice(parts):
     begins = [sum(old for _, old in parts[:index]) for index in range(len(parts))]
-    wiring = joined(
+    selection = joined(
         [
-            (f"sub{index}", size, overlap(size, old), begin)
+            MapBlock(f"sub{index}", size, overlap(size, old), begin)
             for index, ((size, old), begin) in enumerate(zip(parts, begins, strict=True))
         ]
     )
-    assert len(wiring.rows) == sum(size for size, _ in parts)
-    used = [index for row in wiring.rows if row for index in row]
+    assert len(selection.maps) == sum(size for size, _ in parts)
+    used = [index for row in selection.maps if row for index in row]
     assert len(set(used)) == len(used) == sum(min(pair) for pair in parts)
 
 
@@ -137,22 +138,22 @@ def test_rows_in_words(found, words):
     assert MapSelection(tuple(found)).spans() == words
 
 
-@given(wiring=wirings)
-def test_the_words_speak_of_every_map_once(wiring):
+@given(selection=selections)
+def test_the_words_speak_of_every_map_once(selection):
     spoken = []
-    for span in wiring.spans():
+    for span in selection.spans():
         first, _, last = span.split()[0].partition("-")
         spoken += range(int(first), int(last or first) + 1)
-    assert spoken == list(range(len(wiring.rows)))
+    assert spoken == list(range(len(selection.maps)))
 
 
 # ---- Channels ----
 
 
 def test_channels_are_matched_by_name_wherever_they_are():
-    wiring = channels(["T1c", "DWI", "FLAIR"], ["FLAIR", "T1c"], {})
-    assert wiring.rows == ({1: 1}, {}, {0: 1})
-    assert wiring.notes == ("DWI is not in the source and starts at zero",)
+    selection = channels(["T1c", "DWI", "FLAIR"], ["FLAIR", "T1c"], {})
+    assert selection.maps == ({1: 1}, {}, {0: 1})
+    assert selection.notes == ("DWI is not in the source and starts at zero",)
 
 
 @pytest.mark.parametrize(
@@ -166,15 +167,15 @@ def test_channels_are_matched_by_name_wherever_they_are():
     ],
 )
 def test_a_channel_begins_as_asked(wish, row, note):
-    wiring = channels(["T2", "T1"], ["T2", "T1", "PD"], {"T2": wish})
-    assert wiring.rows == (row, {1: 1})
-    assert wiring.notes == note
+    selection = channels(["T2", "T1"], ["T2", "T1", "PD"], {"T2": wish})
+    assert selection.maps == (row, {1: 1})
+    assert selection.notes == note
 
 
 def test_upper_and_lower_case_are_one_where_only_one_name_fits():
-    assert channels(["flair", "t1C"], ["T1c", "FLAIR"], {}).rows == ({1: 1}, {0: 1})
-    assert channels(["T1C", "flair"], ["T1c", "t1c", "FLAIR"], {}).rows == ({}, {2: 1})
-    assert channels(["t1c", "flair"], ["T1c", "t1c", "FLAIR"], {}).rows == ({1: 1}, {2: 1})
+    assert channels(["flair", "t1C"], ["T1c", "FLAIR"], {}).maps == ({1: 1}, {0: 1})
+    assert channels(["T1C", "flair"], ["T1c", "t1c", "FLAIR"], {}).maps == ({}, {2: 1})
+    assert channels(["t1c", "flair"], ["T1c", "t1c", "FLAIR"], {}).maps == ({1: 1}, {2: 1})
 
 
 @pytest.mark.parametrize(
@@ -214,15 +215,15 @@ def test_upper_and_lower_case_are_one_where_only_one_name_fits():
     ],
 )
 def test_channels_without_names_of_their_own_are_matched_by_position(own, source, row, note):
-    wiring = channels(own, source, {})
-    assert wiring.rows == row
-    assert wiring.notes == note
+    selection = channels(own, source, {})
+    assert selection.maps == row
+    assert selection.notes == note
 
 
 def test_what_is_asked_goes_before_positions_which_hold_for_the_others():
-    wiring = channels(["T1", "FLAIR"], ["channel1", "channel2"], {"T1": "channel2"})
-    assert wiring.rows == ({1: 1}, {1: 1})
-    assert wiring.notes == (
+    selection = channels(["T1", "FLAIR"], ["channel1", "channel2"], {"T1": "channel2"})
+    assert selection.maps == ({1: 1}, {1: 1})
+    assert selection.notes == (
         "channels by position: T1, FLAIR from channel1, channel2",
         "T1 is a copy of channel2",
         "channels left behind: channel1",
@@ -235,7 +236,7 @@ def test_models_without_a_common_channel_need_a_word():
         "least one of its channels FLAIR, T1c; fix: say which feeds which, such as -channels "
         "CT=FLAIR"
     )
-    assert channels(["CT", "PET"], ["FLAIR", "T1c"], {"PET": "T1c"}).rows == ({}, {1: 1})
+    assert channels(["CT", "PET"], ["FLAIR", "T1c"], {"PET": "T1c"}).maps == ({}, {1: 1})
 
 
 def test_all_channels_that_nobody_knows_are_named_with_the_nearest_ones():
@@ -254,27 +255,27 @@ def test_all_channels_that_nobody_knows_are_named_with_the_nearest_ones():
 
 
 def test_classes_are_matched_by_name_and_others_stay_new():
-    wiring = classes(["background", "core", "LESION"], ["background", "lesion"], {})
-    assert wiring.rows == ({0: 1}, None, {1: 1})
-    assert wiring.notes == ("class core is new",)
+    selection = classes(["background", "core", "LESION"], ["background", "lesion"], {})
+    assert selection.maps == ({0: 1}, None, {1: 1})
+    assert selection.notes == ("class core is new",)
 
 
 def test_the_background_comes_from_the_background_under_any_name():
-    assert classes(["air", "lesion"], ["background", "lesion"], {}).rows == ({0: 1}, {1: 1})
+    assert classes(["air", "lesion"], ["background", "lesion"], {}).maps == ({0: 1}, {1: 1})
 
 
 def test_a_class_can_be_fed_by_any_other():
-    wiring = classes(
+    selection = classes(
         ["background", "oedema", "core"], ["background", "lesion"], {"oedema": "lesion"}
     )
-    assert wiring.rows == ({0: 1}, {1: 1}, None)
-    assert wiring.notes == ("class oedema is a copy of lesion", "class core is new")
+    assert selection.maps == ({0: 1}, {1: 1}, None)
+    assert selection.notes == ("class oedema is a copy of lesion", "class core is new")
 
 
 def test_classes_without_names_of_their_own_are_matched_by_position():
-    wiring = classes(["background", "core", "rim"], ["background", "class1"], {})
-    assert wiring.rows == ({0: 1}, {1: 1}, None)
-    assert wiring.notes == (
+    selection = classes(["background", "core", "rim"], ["background", "class1"], {})
+    assert selection.maps == ({0: 1}, {1: 1}, None)
+    assert selection.notes == (
         "classes by position: background, core, rim from background, class1",
         "class rim is new",
     )

@@ -70,7 +70,7 @@ def test_all_is_all_also_beside_other_words():
 
 def test_a_layer_of_the_head_alone_stays_new_by_default():
     matching = found(plan(), plan())
-    assert matching.layers[-1].why_not == "new classification layer"
+    assert matching.layers[-1].reason == "new classification layer"
     assert set(fed(matching)) == {layer.address for layer in plan()} - {"fc.3"}
 
 
@@ -223,7 +223,7 @@ def test_a_finer_pathway_is_fed_by_nothing_and_the_others_by_those_of_their_reso
     matching = match_layers(source, target, rules, (4, 4, 4))
     assert matching.pathways == {"normal": None, "sub1": "normal", "sub2": "sub1"}
     assert matching.blocks == matching.pathways
-    assert {match.why_not for match in matching.layers[:3]} == {
+    assert {match.reason for match in matching.layers[:3]} == {
         "no pathway of the source sees at this resolution"
     }
 

@@ -269,7 +269,7 @@ def test_a_walk_ends_in_each_pathway_where_something_differs_and_says_so():
     )
     start = fresh(deeper)
     plan = make_plan(older(), config(deeper), start, TransferRules(depth="first-common"))
-    table = {row.layer: (row.source, row.new) for row in plan.rows}
+    table = {row.layer: (row.source, row.new) for row in plan.layers}
     assert table == {
         "normal.1": ("normal.1", ""),
         "normal.2": ("normal.2", ""),

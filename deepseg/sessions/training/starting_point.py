@@ -12,6 +12,7 @@ from pathlib import Path
 from deepseg.config.training import TrainConfig
 from deepseg.errors import DeepsegError, Problem
 from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, read_checkpoint
+from deepseg.report.console import Console
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.model_files import session_model
 from deepseg.sessions.training.run import TrainingRun
@@ -55,6 +56,8 @@ def starting_model(
     if from_scratch:
         origin = Origin(model.origin.file, "architecture")
         model = new_checkpoint(model.config, seed=config.seed, origin=origin)
+    else:
+        _warn_of_preparation(model, config, folder.console)
     trained = model.training is not None
     if trained and not reset_optimizer:
         raise _undecided(model)
@@ -85,6 +88,15 @@ def _continued(
             f"from {latest}; give the session another name to start from that model"
         )
     return read_checkpoint(latest)
+
+
+def _warn_of_preparation(model: Checkpoint, config: TrainConfig, console: Console) -> None:
+    """Cases that are prepared otherwise than those from which the weights have learnt."""
+    if model.preparation is not None and model.preparation != config.preparation:
+        console.warn(
+            f"{model.origin} has learnt from cases prepared with {model.preparation.summary}; this "
+            f"session prepares them with {config.preparation.summary}"
+        )
 
 
 def _undecided(model: Checkpoint) -> DeepsegError:

@@ -47,11 +47,11 @@ class Variable:
 
 def variables(layout: Layout) -> Iterator[Variable]:
     """Every variable of a network in DeepMedic's order of creation."""
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for layer in layout:
         for role, weight in _roles(layer):
-            number = seen[role]
-            seen[role] += 1
+            number = counts[role]
+            counts[role] += 1
             yield Variable(f"{role}_{number}" if number else role, weight, role)
 
 
@@ -92,31 +92,31 @@ def weights(arrays: Mapping[str, NDArray[np.number[Any]]], layout: Layout) -> di
         DeepsegError: ``checkpoint-does-not-fit``: variables that are missing, that have another
             shape, or that the network has no place for.
     """
-    own = {_plain(name): array for name, array in arrays.items() if _is_of_network(name)}
-    wanted = list(variables(layout))
-    found: dict[str, Tensor] = {}
+    network = {_plain(name): array for name, array in arrays.items() if _is_of_network(name)}
+    expected = list(variables(layout))
+    tensors: dict[str, Tensor] = {}
     problems = []
     shapes = _shapes(layout)
-    for variable in wanted:
-        array = own.get(variable.name)
+    for variable in expected:
+        array = network.get(variable.name)
         shape = None if array is None else _shape_of_weight(array, variable)
         if array is None or shape != shapes[variable.weight]:
             problems.append(_misfit(variable, shape, shapes[variable.weight]))
             continue
-        found.update(_tensors(array, variable))
-    surplus = own.keys() - {variable.name for variable in wanted}
-    problems += [_surplus(name, own[name]) for name in sorted(surplus)]
+        tensors.update(_tensors(array, variable))
+    surplus = network.keys() - {variable.name for variable in expected}
+    problems += [_surplus(name, network[name]) for name in sorted(surplus)]
     if problems:
         raise DeepsegError(_together(problems))
-    return found
+    return tensors
 
 
 def _together(problems: Sequence[Problem]) -> Problem:
-    """The first misfit, and how many there are: one wrong layer shifts all names behind it."""
-    first, *others = problems
-    if not others:
+    """The first misfit, and how many there are: one wrong layer shifts all names after it."""
+    first, *further = problems
+    if not further:
         return first
-    return replace(first, got=f"{first.got}, and {len(others)} more misfits")
+    return replace(first, got=f"{first.got}, and {len(further)} more misfits")
 
 
 def _plain(name: str) -> str:
@@ -160,12 +160,14 @@ def _shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _misfit(variable: Variable, found: tuple[int, ...] | None, wanted: tuple[int, ...]) -> Problem:
-    got = "no such variable" if found is None else f"shape {list(found)}"
+def _misfit(
+    variable: Variable, shape: tuple[int, ...] | None, expected: tuple[int, ...]
+) -> Problem:
+    got = "no such variable" if shape is None else f"shape {list(shape)}"
     return Problem(
         code="checkpoint-does-not-fit",
         got=f"{got} for {variable.name}",
-        expected=f"shape {list(wanted)} of {variable.weight}",
+        expected=f"shape {list(expected)} of {variable.weight}",
         fix=REMEDY,
     )
 

@@ -106,11 +106,11 @@ def _tensors_in(content: Any) -> dict[str, Tensor]:
         if isinstance(content.get(holder), Mapping):
             content = content[holder]
             break
-    return {str(name): one for name, one in content.items() if isinstance(one, Tensor)}
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def _missing(file: Path) -> DeepsegError:
-    near = sorted(one.name for one in file.parent.glob("*") if one.suffix in SUFFIXES)
+    near = sorted(path.name for path in file.parent.glob("*") if path.suffix in SUFFIXES)
     return DeepsegError(
         Problem(
             code="tensors-missing",
