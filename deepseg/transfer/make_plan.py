@@ -202,14 +202,15 @@ def _misfits(matching: Matching, rules: TransferRules) -> Iterator[Problem]:
 
 def _raise_if_empty(tensors: Mapping[str, TensorPlan], matching: Matching) -> None:
     """Refuse a transfer of layers of which no tensor can be used."""
-    sources = matching.sources()
-    if any(tensor.filled for tensor in tensors.values()) or not sources:
+    matches = [match for match in matching.layers if match.source is not None]
+    if not matches or any(tensor.filled for tensor in tensors.values()):
         return
-    reasons = dict.fromkeys(tensor.reason for tensor in tensors.values() if tensor.reason)
+    prefix = f"{matches[0].target.address}."
+    reasons = [tensor.reason for name, tensor in tensors.items() if name.startswith(prefix)]
     raise DeepsegError(
         Problem(
             "nothing-taken",
-            got=f"no tensor to take over ({next(iter(reasons))})",
+            got=f"no tensor to take over ({reasons[0]})",
             expected="at least one",
             fix="choose other layers, or another older model",
         )

@@ -64,6 +64,29 @@ def test_fine_tuning_keeps_the_weights_and_begins_everything_else_anew(command, 
     assert set(state["optimizer"]["steps"].values()) == {2}
 
 
+def test_a_folder_of_a_session_means_its_best_model(command, place, model):
+    models = place / "runs/training/models"
+    models.mkdir(parents=True)
+    (place / model).rename(models / "last.save")
+    tuning(place)
+    result = command("-train", "tune.yaml", "-model", "runs/training", "-resetOptimizer")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert " tensors from runs/training/models/last.save; epoch 0 of 1; " in result.stdout
+
+
+def test_cases_that_are_prepared_otherwise_than_before_are_named(command, place, model):
+    tuning(place)
+    place.write("tune.yaml", (place / "tune.yaml").read_text() + "preparation: {z_score: none}\n")
+    result = command(*TRAIN, "-resetOptimizer")
+    warning = (
+        "WARNING M.save has learnt from cases prepared with z_score; this session prepares them "
+        "with z_score none"
+    )
+    assert (result.returncode, result.warnings) == (0, [warning])
+    place.edit("tune.yaml", "\nepochs: 1", "\nepochs: 2")
+    assert "prepare" not in command("-train", "tune.yaml").stderr  # it goes on with its own
+
+
 def test_the_alias_does_the_same(command, place, model):
     tuning(place)
     result = command(*TRAIN, "-resetopt")

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -176,6 +178,109 @@ def test_a_file_without_layers_says_what_it_skips(command, place, old):
     assert "Skipping normal.2.norm.weight: in the new model only\n" in result.stdout
     found = read_save(place / "B.save").weights
     assert torch.equal(found["sub1.3.conv.weight"], old["sub1.3.conv.weight"])
+
+
+TEST_OF = ("-test", "test.yaml", "-model")
+
+
+def segmentation(command, place, model, session):
+    """Labels and Dice of the test case; the session must have nothing to warn of."""
+    place.write(f"{session}.yaml", (place / "test.yaml").read_text().replace("results", session))
+    result = command("-test", f"{session}.yaml", "-model", model)
+    assert (result.returncode, result.stderr) == (0, "")
+    folder = place / f"runs/{session}"
+    image = nibabel.load(folder / "predictions/d_Segm.nii.gz")
+    record = json.loads((folder / "cases.json").read_text())["cases"]["d"]
+    return np.asarray(image.dataobj), record["scores"]
+
+
+WIDER = "normal: {feature_maps: [6, 8]}\nsubsampled: {factors: [3], feature_maps: [6, 8]}\n"
+
+
+@pytest.fixture
+def wider(place):
+    """The description of a network of twice the width of model.yaml."""
+    text = (place / "model.yaml").read_text()
+    begin, end = text.index("normal:"), text.index("segments:")
+    place.write("wider.yaml", text[:begin] + WIDER + text[end:])
+    return "wider.yaml"
+
+
+@pytest.mark.parametrize("width", ["overlap", "net2net"])
+def test_a_filled_model_segments_as_the_older_one(command, place, model, wider, width):
+    """All its layers are taken, so it must see its cases as the older one did."""
+    description = "model.yaml" if width == "overlap" else wider
+    fill = ("-newModel", description, "-pretrained", model, "-layers", "all", "-width", width)
+    result = command(*fill, "-out", "B.save")
+    assert (result.returncode, result.stderr) == (0, "")
+    line = "cases are prepared as for the older model, whose first layers are taken over: z_score\n"
+    assert line in result.stdout
+    old, old_scores = segmentation(command, place, model, "old")
+    new, new_scores = segmentation(command, place, "B.save", "new")
+    assert len(np.unique(old)) > 1
+    if width == "overlap":
+        assert np.array_equal(new, old)
+        assert new_scores == old_scores
+    else:  # the same to rounding
+        assert (new != old).mean() < 1e-3
+    assert new_scores["core"]["dice"] == pytest.approx(old_scores["core"]["dice"], abs=0.01)
+
+
+def test_fine_tuning_a_filled_model_begins_where_the_older_one_stands(command, place, model, wider):
+    """Through ``-resetOptimizer``, and in a comparison of both sessions."""
+    fill = ("-newModel", wider, "-pretrained", model, "-layers", "all", "-width", "net2net")
+    assert command(*fill, "-out", "B.save").returncode == 0
+    text = (place / "train.yaml").read_text().replace("\nepochs: 2", "\nepochs: 1")
+    for name, start in (("old", model), ("new", "B.save")):
+        place.write(f"{name}.yaml", text.replace("name: training", f"name: {name}"))
+        place.edit(f"{name}.yaml", "every: 2", "every: 1")
+        result = command("-train", f"{name}.yaml", "-model", start, "-resetOptimizer")
+        assert (result.returncode, result.stderr) == (0, "")
+    before = {
+        name: json.loads((place / f"runs/{name}/metrics.jsonl").read_text().splitlines()[0])
+        for name in ("old", "new")
+    }
+    assert before["new"]["epoch"] == -1
+    for kind in ("validation_samples", "validation_volumes"):
+        dice = before["old"][kind]["dice"]
+        assert before["new"][kind]["dice"] == pytest.approx(dice, abs=0.01, nan_ok=True)
+    assert command("-compare", "runs/old", "runs/new", "-out", "both").returncode == 0
+    record = json.loads((place / "both/comparison.json").read_text())
+    starts = [run["scores"]["0"] for group in record["groups"] for run in group["sessions"]]
+    assert starts[1] == pytest.approx(starts[0], abs=0.01)
+
+
+def test_a_model_that_no_case_has_formed_is_called_random(command, place, old):
+    place.edit("A.yaml", "name: old", "name: copy")
+    fill = ("-newModel", "A.yaml", "-pretrained", "A.save", "-layers", "all", "-out", "B.save")
+    assert command(*fill).returncode == 0
+    for name in ("A.save", "B.save"):
+        result = command(*TEST_OF, name)
+        assert f"WARNING {name}: these weights are random, nothing has been learnt" in (
+            result.warnings
+        )
+
+
+def test_a_head_that_reads_other_maps_is_left_alone_as_a_whole(command, place, old):
+    place.edit("A.yaml", "fc: {feature_maps: [6]}", "fc: {feature_maps: [6, 7]}")
+    options = ("-layers", "1", "2", "3", "4", "head", "-out", "B.save", "-seed", "3")
+    result = command("-newModel", "A.yaml", "-pretrained", "A.save", *options)
+    assert (result.returncode, result.stderr) == (0, "")
+    reason = "its inputs are other maps in the source"
+    assert f"fc.3 {reason}" in " ".join(result.stdout.split())
+    assert command("-newModel", "A.yaml", "-out", "C.save", "-seed", "3").returncode == 0
+    new, start = (read_save(place / name).weights for name in ("B.save", "C.save"))
+    assert torch.equal(new["fc.1.conv.weight"], old["fc.1.conv.weight"])
+    assert all(torch.equal(new[n], start[n]) for n in new if n.startswith("fc.3."))
+
+
+def test_a_head_alone_that_reads_other_maps_is_refused(refused, place, old):
+    place.edit("A.yaml", "fc: {feature_maps: [6]}", "fc: {feature_maps: [6, 7]}")
+    options = ("-layers", "head", "-out", "B.save")
+    assert refused("-newModel", "A.yaml", "-pretrained", "A.save", *options) == [
+        "[nothing-taken] A.save: got no tensor to take over (its inputs are other maps in the "
+        "source); expected at least one; fix: choose other layers, or another older model"
+    ]
 
 
 PAIR = "expected NEW=OLD, every NEW once; fix: correct the pair"

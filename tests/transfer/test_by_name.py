@@ -140,9 +140,9 @@ def test_too_few_matching_tensors_stop_the_transfer(tmp_path):
         "of the same "
         "network, or lower -minMatch"
     )
-    assert len(plan(file, min_match=share / len(wanted)).touched) == share
+    assert len(plan(file, min_match=share / len(wanted)).filled) == share
     few[wanted[share]] = OLD[wanted[share]]
-    assert len(plan(state_dict(tmp_path, few)).touched) == half
+    assert len(plan(state_dict(tmp_path, few)).filled) == half
 
 
 def test_a_file_of_another_network_is_refused_whatever_is_asked(tmp_path):
