@@ -9,32 +9,36 @@ from deepseg.errors import DeepsegError, Problem
 _COPY_AGAIN = "copy the files of the checkpoint again, or use another checkpoint of the same run"
 
 
-def problem(code: str, got: str, *, expected: str, fix: str, where: str = "") -> DeepsegError:
-    """An error of one problem."""
-    return DeepsegError(Problem(code, got, expected, fix, where))
+def missing(got: str, *, expected: str, fix: str) -> DeepsegError:
+    """The error for a checkpoint of which a file is not there."""
+    return DeepsegError(Problem("checkpoint-missing", got, expected, fix))
+
+
+def _damaged(got: str, *, expected: str, fix: str) -> DeepsegError:
+    return DeepsegError(Problem("checkpoint-damaged", got, expected, fix))
 
 
 def damaged(got: str) -> DeepsegError:
     """The error for a file that cannot be whole."""
-    return problem(
-        "checkpoint-damaged", got, expected="a whole TensorFlow checkpoint", fix=_COPY_AGAIN
-    )
+    return _damaged(got, expected="a whole TensorFlow checkpoint", fix=_COPY_AGAIN)
 
 
 def refused(got: str) -> DeepsegError:
     """The error for a form of checkpoint that is not read."""
-    return problem(
-        "checkpoint-refused",
-        got,
-        expected="an uncompressed little-endian TensorFlow checkpoint of whole tensors of numbers",
-        fix="save the model again in such a form with the program that wrote it",
+    return DeepsegError(
+        Problem(
+            "checkpoint-refused",
+            got,
+            expected="an uncompressed little-endian TensorFlow checkpoint of whole tensors of "
+            "numbers",
+            fix="save the model again in such a form with the program that wrote it",
+        )
     )
 
 
 def unreadable(error: OSError) -> DeepsegError:
     """The error for a file that the system does not let us read."""
-    return problem(
-        "checkpoint-damaged",
+    return _damaged(
         f"'{error.strerror or error}' from the system",
         expected="a file that can be read",
         fix="make the file readable, or copy it again",

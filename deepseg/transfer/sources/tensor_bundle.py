@@ -26,7 +26,7 @@ from deepseg.transfer.sources.bundle_index import NUMBERS, BundleEntry, bundle_e
 from deepseg.transfer.sources.checkpoint_problems import (
     damaged,
     first_five,
-    problem,
+    missing,
     refused,
     unreadable,
 )
@@ -160,24 +160,20 @@ def _index_is_missing(prefix: Path) -> DeepsegError:
         got = f"{first_five(there)} without {index}" if there else f"no {index}"
         expected = f"{index} and {data} in one folder"
     near = [name for name in _names_in(prefix.parent) if name.endswith(".index")]
-    return problem(
-        "checkpoint-missing",
+    return missing(
         got,
         expected=expected,
         fix=f"name a file of a complete checkpoint{did_you_mean(index, near)}",
-        where=str(prefix),
-    )
+    ).at(str(prefix))
 
 
 def _raise_if_missing(index: Path, files: Sequence[Path]) -> None:
-    missing = [file.name for file in files if not _is_file(file)]
-    if not missing:
+    absent = [file.name for file in files if not _is_file(file)]
+    if not absent:
         return
     near = [name for name in _names_in(index.parent) if ".data-" in name]
-    raise problem(
-        "checkpoint-missing",
-        f"{index.name} without {first_five(missing)}",
+    raise missing(
+        f"{index.name} without {first_five(absent)}",
         expected=f"{first_five([index.name, *(file.name for file in files)])} in one folder",
-        fix=f"put all files of the checkpoint side by side{did_you_mean(missing[0], near)}",
-        where=str(index),
-    )
+        fix=f"put all files of the checkpoint side by side{did_you_mean(absent[0], near)}",
+    ).at(str(index))
