@@ -139,7 +139,7 @@ def _flush(path: Path) -> None:
 
 
 def _translated(error: OSError, path: Path) -> OSError | OutputNotWritable:
-    """What the user is told; ``error`` itself if it is not about writing."""
+    """The error that the user reads; ``error`` itself if it is not about writing."""
     # numpy says in words only, without a number, that fewer bytes were written than it gave.
     number = errno.ENOSPC if error.errno is None else error.errno
     return OutputNotWritable(_problem(path, number)) if number in _REASONS else error

@@ -26,12 +26,12 @@ GARBLED = (
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a container.
+    """A fault of a container.
 
     Attributes:
         got: What was found.
-        is_damage: Whether something happened to the file after it was written; otherwise nobody
-            should have written it like that.
+        is_damage: The file has changed since it was written; otherwise nobody should have written
+            it like that.
     """
 
     got: str
@@ -39,7 +39,7 @@ class Fault:
 
 
 def container_fault(path: Path) -> Fault | None:
-    """What is wrong with the container in a file that exists; None if nothing is."""
+    """The fault of the container in a file that exists; None if there is none."""
     try:
         with zipfile.ZipFile(path) as container:
             for entry in container.infolist():

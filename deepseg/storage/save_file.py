@@ -28,7 +28,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class SaveFile:
-    """What a `.save` holds.
+    """The content of a `.save`.
 
     Attributes:
         model: The model's settings.

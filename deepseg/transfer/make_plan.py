@@ -95,7 +95,7 @@ class LayerTransfer:
     rules: TransferRules
 
     def plan(self, name: str, tensor: Tensor, values: Mapping[str, Tensor]) -> TensorPlan:
-        """What becomes of one tensor of the layer.
+        """The plan of one tensor of the layer.
 
         Args:
             name: Of the tensor.

@@ -24,7 +24,7 @@ LayerStatus: TypeAlias = Literal["filled", "kept", "stop", "missing", "inserted"
 
 @dataclass(frozen=True)
 class Match:
-    """What becomes of one layer of the new model.
+    """One layer of the new model, and the layer that fills it.
 
     Attributes:
         target: The layer.
@@ -47,7 +47,7 @@ def _new(layer: LayerPlan, reason: str) -> Match:
 
 @dataclass(frozen=True)
 class Matching:
-    """What becomes of every layer of the new model.
+    """All layers of the new model, and those that fill them.
 
     Attributes:
         pathways: Source pathway of each parallel target pathway; None where there is none.
@@ -252,7 +252,7 @@ def _layers(
 def _fc(source: Layout, target: Layout, rules: TransferRules, stops: Sequence[str]) -> list[Match]:
     """Hidden layers by their number, the head by its role."""
     if stops:
-        return [_new(layer, _behind(stops)) for layer in target.fc.layers]
+        return [_new(layer, _after(stops)) for layer in target.fc.layers]
     *hidden, head = target.fc.layers
     pairs = [*_pairs(hidden, source.fc, rules), Match(head, source.fc.layers[-1])]
     return _walked(pairs, rules)
@@ -275,16 +275,16 @@ def _walked(pairs: Sequence[Match], rules: TransferRules) -> list[Match]:
     for number, match in enumerate(pairs):
         reason = _stop(match)
         if reason:
-            behind = _behind([match.target.address])
+            reason_after = _after([match.target.address])
             return [
                 *pairs[:number],
                 Match(match.target, None, "stop", f"stopped here: {reason}"),
-                *(_new(later.target, behind) for later in pairs[number + 1 :]),
+                *(_new(later.target, reason_after) for later in pairs[number + 1 :]),
             ]
     return list(pairs)
 
 
-def _behind(stops: Sequence[str]) -> str:
+def _after(stops: Sequence[str]) -> str:
     return f"behind {', '.join(stops)}, where the walk stopped"
 
 

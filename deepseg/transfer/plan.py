@@ -1,4 +1,4 @@
-"""What becomes of every tensor of a new model: decided as a whole, shown, then applied.
+"""The fate of every tensor of a new model: decided as a whole, shown, then applied.
 
 A plan says for each tensor which part of it is taken from which tensor of the older model, and why
 the rest is not. Making one changes nothing; `applied` gives the weights.
@@ -42,7 +42,7 @@ class Copy:
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """What becomes of one tensor.
+    """The plan of one tensor.
 
     Attributes:
         name: Of the tensor, such as ``normal.3.conv.weight``.
@@ -92,7 +92,7 @@ class TensorPlan:
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """What becomes of one layer, for people.
+    """The plan of one layer, for people.
 
     Attributes:
         layer: Of the new model.
@@ -111,7 +111,7 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of every weight of a new model.
+    """The plan of all weights of a new model.
 
     Attributes:
         source: The older model.
@@ -187,7 +187,7 @@ class Plan:
         }
 
     def provenance(self) -> FilledFrom:
-        """What the new model remembers of the older one."""
+        """The record of the older model that the new one keeps."""
         return FilledFrom(
             file=str(self.source.file),
             sha256=self.source.sha256,

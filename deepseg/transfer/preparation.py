@@ -1,4 +1,4 @@
-"""How cases of a new model are prepared: as those that its first layers learnt from.
+"""The preparation of a new model's cases: that of the cases its first layers learnt from.
 
 Kernels that read the image have learnt from intensities and voxels of one kind. Wherever such a
 layer is taken over, the preparation of the older model goes along, in the names of the new one.
@@ -49,7 +49,7 @@ class CarriedPreparation:
 def carried_preparation(
     source: Source, config: ModelConfig, matching: Matching, rules: TransferRules
 ) -> CarriedPreparation:
-    """What goes along with the first layers of ``source``, if any of them is taken over.
+    """The record that goes along with the first layers of ``source``, if any of them is taken over.
 
     Args:
         source: The older model.

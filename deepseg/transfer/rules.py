@@ -1,4 +1,4 @@
-"""What a user asks for when an older model fills a new one: which weights go where.
+"""Wishes of a user for an older model that fills a new one: which weights go where.
 
 The rules are names only; `matching` and `map_selection` find out what they mean for two models.
 """

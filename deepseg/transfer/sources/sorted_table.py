@@ -27,12 +27,12 @@ def table_records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     footer = content[-_FOOTER:]
     _, _, position = _handle(footer, 0)  # of the block on filters; a checkpoint has none
     offset, size, _ = _handle(footer, position)
-    behind = 0
+    block_end = 0
     for _, handle in _records(_block(content, offset, size)):
         offset, size, _ = _handle(handle, 0)
-        if offset < behind:  # a block that is named often would be read often
+        if offset < block_end:  # a block that is named often would be read often
             raise damaged("an index whose blocks are not in order")
-        behind = offset + size
+        block_end = offset + size
         yield from _records(_block(content, offset, size))
 
 

@@ -39,7 +39,7 @@ _LARGEST_INDEX = 1 << 24  # bytes; that of a network of 250 tensors has 13 kB
 
 
 def looks_like_bundle(path: Path) -> bool:
-    """Whether ``path`` is named like a file of a checkpoint, or names one without its ending.
+    """``path`` is named like a file of a checkpoint, or names one without its ending.
 
     Nothing is read, so that `read_bundle` can say what a broken checkpoint lacks.
     """
@@ -139,11 +139,11 @@ def _arrays(file: Path, entries: Sequence[BundleEntry]) -> dict[str, Array]:
 
 
 def _raise_if_outside(entries: Sequence[BundleEntry], size: int) -> None:
-    """Refuse tensors behind the end of their file, or on shared bytes, to be read many times."""
-    behind = [entry.shown for entry in entries if entry.end > size]
-    if behind:
+    """Refuse tensors after the end of their file, or on shared bytes, to be read many times."""
+    outside = [entry.shown for entry in entries if entry.end > size]
+    if outside:
         ends = max(entry.end for entry in entries)
-        raise damaged(f"{size} bytes, but tensors up to byte {ends}: {first_five(behind)}")
+        raise damaged(f"{size} bytes, but tensors up to byte {ends}: {first_five(outside)}")
     ordered = sorted((e for e in entries if e.size), key=lambda entry: entry.offset)
     shared = [f"{a.shown} and {b.shown}" for a, b in pairwise(ordered) if b.offset < a.end]
     if shared:

@@ -27,7 +27,11 @@ _HOLDERS = ("state_dict", "model_state_dict", "network_weights", "model")
 
 
 def is_tensor_file(file: Path) -> bool:
-    """Whether the name is that of a file of named tensors, there or not."""
+    """The name is that of a file of named tensors, there or not.
+
+    >>> is_tensor_file(Path("unet.pth")), is_tensor_file(Path("unet.save"))
+    (True, False)
+    """
     return file.suffix in SUFFIXES
 
 
