@@ -132,9 +132,9 @@ class View:
             self.member.boxwise,
             self.case,
             work,
-            wanted=labels,
+            labels=labels,
             on_boxes=on_boxes,
-            room=self.member.splitter,
+            splitter=self.member.splitter,
             limits=self.member.limits,
         )
 

@@ -22,7 +22,8 @@ from deepseg.data.segments.segment import inputs
 from deepseg.geometry.boxes import Box, Int3
 from deepseg.geometry.context import NetworkGeometry, coarse_size
 from deepseg.geometry.tiles import tiles
-from deepseg.model.network import Network, repeated
+from deepseg.model.feature_maps import repeated
+from deepseg.model.network import Network
 
 
 @dataclass(frozen=True)

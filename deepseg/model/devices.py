@@ -9,7 +9,7 @@ import torch
 
 from deepseg.config.settings import Precision
 from deepseg.errors import DeepsegError, Problem
-from deepseg.model.kernels.convolution import computes_quickly
+from deepseg.model.kernels import has_instructions
 
 PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -55,6 +55,6 @@ def chosen_device(name: str) -> torch.device:
 
 def slowness(precision: Precision, device: torch.device) -> list[str]:
     """Warnings: one where ``device`` has no instructions for this ``precision``, else none."""
-    if computes_quickly(PRECISIONS[precision], device):
+    if has_instructions(PRECISIONS[precision], device):
         return []
     return [f"{precision} is slower than float32 here: there are no instructions for it"]

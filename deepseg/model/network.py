@@ -7,72 +7,18 @@ business of ``data/``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from deepseg.config.model import ModelConfig
-from deepseg.geometry.boxes import Int3
 from deepseg.geometry.context import NetworkGeometry
-from deepseg.model.kernels.coarse_join import MultiScaleInput, can_join, size_of, with_middle
-from deepseg.model.kernels.convolution import arranged
-from deepseg.model.layers import Layer, cropped, initialise
+from deepseg.model import kernels
+from deepseg.model.feature_maps import cropped, map_size, repeated
+from deepseg.model.kernels import MultiScaleMaps
+from deepseg.model.layers import Convolution, Layer, initialise
 from deepseg.model.layout import Layout, PathwayLayout, layout
-
-
-class Pathway(nn.Module):
-    """A chain of layers, numbered from 1; some add the input of the layer before."""
-
-    def __init__(self, plan: PathwayLayout, config: ModelConfig) -> None:
-        super().__init__()
-        self.plan = plan
-        for number, layer in enumerate(plan.layers, start=1):
-            self.add_module(str(number), Layer(layer, config))
-
-    def layers(self) -> Iterator[Layer]:
-        """The layers in their order."""
-        for module in self.children():
-            assert isinstance(module, Layer)
-            yield module
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, X, Y, Z)`` to the last layer's ``(N, F, X', Y', Z')``."""
-        return through(self.layers(), x, x)
-
-
-def through(layers: Iterable[Layer], before: Tensor | MultiScaleInput, x: Tensor) -> Tensor:
-    """What a chain of layers makes of ``x``; ``before`` is the input of the layer before them."""
-    for layer in layers:
-        y = layer(x)
-        if layer.plan.adds_earlier_input:
-            y = (
-                before.added_to(y)
-                if isinstance(before, MultiScaleInput)
-                else with_residual(y, before)
-            )
-        before, x = x, y
-    return x
-
-
-def with_residual(y: Tensor, earlier: Tensor) -> Tensor:
-    """``y`` plus the middle of ``earlier``; missing feature maps count as 0, surplus is cut."""
-    if torch.is_grad_enabled() and y.device.type == "cpu":
-        return with_middle(y, earlier, 0, (1, 1, 1), size_of(earlier))
-    maps = min(y.shape[1], earlier.shape[1])
-    earlier = cropped(earlier[:, :maps], (y.shape[2], y.shape[3], y.shape[4]))
-    if maps == y.shape[1]:
-        return y + earlier
-    return torch.cat([y[:, :maps] + earlier, y[:, maps:]], 1)
-
-
-def repeated(x: Tensor, factor: Int3, size: Int3) -> Tensor:
-    """Every voxel of ``x`` repeated ``factor`` times along each axis, the first ``size`` kept."""
-    for axis, f, n in zip((2, 3, 4), factor, size, strict=True):
-        if f > 1:
-            x = x.repeat_interleave(f, axis)
-        x = x.narrow(axis, 0, n)
-    return x
 
 
 class Network(nn.Module):
@@ -87,9 +33,30 @@ class Network(nn.Module):
         for layer in self.layers():
             initialise(layer, config, rng=rng)
 
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Logits ``(N, K, X', Y', Z')`` from a tensor ``(N, C, X, Y, Z)`` per parallel pathway."""
+        *parallel, fc = self.pathways()
+        outputs = [
+            pathway(kernels.arranged(x)) for pathway, x in zip(parallel, inputs, strict=True)
+        ]
+        *_, head = fc.layers()
+        y = fc(self._joined(outputs))
+        y = y.to(torch.promote_types(y.dtype, torch.float32))
+        logits: Tensor = y + head.bias.view(-1, 1, 1, 1)
+        return logits
+
+    def _joined(self, outputs: Sequence[Tensor]) -> Tensor | MultiScaleMaps:
+        """Outputs of the parallel pathways, repeated to full resolution and joined."""
+        factors = [pathway.geometry.factor for pathway in self.layout.pathways]
+        *_, fc = self.pathways()
+        if self.training and next(fc.layers()).can_join_coarsely:
+            return MultiScaleMaps(outputs, factors)
+        size = map_size(outputs[0])
+        return torch.cat([repeated(y, f, size) for y, f in zip(outputs, factors, strict=True)], 1)
+
     @property
     def geometry(self) -> NetworkGeometry:
-        """How the network looks at the image."""
+        """Where in the image the network reads and predicts."""
         return self.layout.geometry(self.config.context_alignment)
 
     def pathways(self) -> Iterator[Pathway]:
@@ -107,39 +74,44 @@ class Network(nn.Module):
         """Address of the layer and weight of every convolution."""
         for layer in self.layers():
             for module in layer.conv.modules():
-                if isinstance(module, nn.Conv3d):
+                if isinstance(module, Convolution):
                     yield layer.plan.address, module.weight
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Logits ``(N, K, X', Y', Z')`` from a tensor ``(N, C, X, Y, Z)`` per parallel pathway."""
-        *parallel, fc = self.pathways()
-        outputs = [pathway(arranged(x)) for pathway, x in zip(parallel, inputs, strict=True)]
-        layers = list(fc.layers())
-        if self.training and can_join(layers[0]):
-            maps = self._joined_coarsely(outputs, fc)
-        else:
-            maps = self._joined(outputs, fc)
-        logits: Tensor = maps.to(torch.promote_types(maps.dtype, torch.float32)) + layers[
-            -1
-        ].bias.view(-1, 1, 1, 1)
-        return logits
 
-    def _joined_coarsely(self, outputs: Sequence[Tensor], fc: Pathway) -> Tensor:
-        first, *others = fc.layers()
-        before = MultiScaleInput(
-            outputs, [pathway.geometry.factor for pathway in self.layout.pathways]
-        )
-        x = before.convolved(first)
-        return through(others, before, x)
+class Pathway(nn.Module):
+    """A chain of layers, numbered from 1; some add the input of the layer before."""
 
-    def _joined(self, outputs: Sequence[Tensor], fc: Pathway) -> Tensor:
-        size = (outputs[0].shape[2], outputs[0].shape[3], outputs[0].shape[4])
-        joined = torch.cat(
-            [
-                repeated(y, pathway.geometry.factor, size)
-                for pathway, y in zip(self.layout.pathways, outputs, strict=True)
-            ],
-            1,
-        )
-        maps: Tensor = fc(joined)
-        return maps
+    def __init__(self, plan: PathwayLayout, config: ModelConfig) -> None:
+        super().__init__()
+        self.plan = plan
+        for number, layer in enumerate(plan.layers, start=1):
+            self.add_module(str(number), Layer(layer, config))
+
+    def layers(self) -> Iterator[Layer]:
+        """The layers in their order."""
+        for module in self.children():
+            assert isinstance(module, Layer)
+            yield module
+
+    def forward(self, x: Tensor | MultiScaleMaps) -> Tensor:
+        """``(N, C, X, Y, Z)`` to the last layer's ``(N, F, X', Y', Z')``."""
+        before = x
+        for layer in self.layers():
+            y: Tensor = layer(x)
+            if layer.plan.adds_earlier_input:
+                y = with_residual(y, before)
+            before, x = x, y
+        return y
+
+
+def with_residual(y: Tensor, earlier: Tensor | MultiScaleMaps) -> Tensor:
+    """``y`` plus the middle of ``earlier``; missing feature maps count as 0, surplus is cut."""
+    if isinstance(earlier, MultiScaleMaps):
+        return earlier.added_to(y)
+    if torch.is_grad_enabled() and kernels.are_used(y):
+        return kernels.add_repeated_middle(y, earlier, 0, (1, 1, 1), map_size(earlier))
+    maps = min(y.shape[1], earlier.shape[1])
+    middle = cropped(earlier[:, :maps], map_size(y))
+    if maps == y.shape[1]:
+        return y + middle
+    return torch.cat([y[:, :maps] + middle, y[:, maps:]], 1)

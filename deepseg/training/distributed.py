@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from deepseg.model.kernels.fused_activation import Statistics
+from deepseg.model.kernels import Statistics
 from deepseg.model.layers import Norm
 from deepseg.model.network import Network
 

@@ -83,7 +83,7 @@ def _below(addresses: Iterable[str], plan: Layout) -> Iterator[str]:
 
 def _set(layer: Layer, block: Freeze | None) -> None:
     layer.requires_grad_(block is None)
-    layer.drops = block is None or block.dropout
+    layer.dropout_enabled = block is None or block.dropout
     if isinstance(layer.norm, Norm):
         layer.norm.is_frozen = block is not None and block.batch_norm == "frozen"
         if block is not None and block.batch_norm == "train":

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from deepseg.model.checkpoint import read_checkpoint
-from deepseg.model.kernels import convolution
+from deepseg.model import kernels
 from deepseg.sessions import devices
 
 needs_instructions = pytest.mark.skipif(
-    not convolution.computes_quickly(torch.bfloat16, torch.device("cpu")),
+    not kernels.has_instructions(torch.bfloat16, torch.device("cpu")),
     reason="this processor has no instructions for bfloat16",
 )
 
@@ -45,7 +45,7 @@ def test_a_session_that_goes_on_in_another_precision_says_so(command, place):
 
 
 def test_a_processor_without_such_instructions_is_named(command, place, monkeypatch):
-    monkeypatch.setattr(devices, "computes_quickly", lambda *_: False)
+    monkeypatch.setattr(devices, "has_instructions", lambda *_: False)
     result = command("-train", "train.yaml", "-precision", "bfloat16")
     assert result.warnings == [
         "WARNING bfloat16 is slower than float32 here: there are no instructions for it"

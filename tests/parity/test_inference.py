@@ -77,7 +77,7 @@ def test_an_imported_model_says_what_deepmedic_says(case, tmp_path):
     todo = work_units(fast, ready, memory=1 << 30, tile=network.config.segment_sizes["inference"])
     labels = range(len(network.config.classes))
     quick = Prediction(ready.shape, len(labels), RequestedMaps(labels))
-    for _, piece in box_predictions(fast, ready, todo, wanted=labels):
+    for _, piece in box_predictions(fast, ready, todo, labels=labels):
         quick.put(piece)
     roi = read_mask(own.roi).array
     quick.clear_outside(roi)

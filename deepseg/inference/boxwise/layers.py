@@ -1,29 +1,26 @@
 """The layers of a trained network in the form that computes fastest, for inference only.
 
-What differs from ``model/layers.py``: batch normalisation is folded into the convolution before it
-where nothing else needs that convolution's result, dropout's scaling into the one behind; low-rank
+Unlike in ``model/layers.py``, batch normalisation is folded into the convolution before it where
+nothing else needs that convolution's result, and dropout's scaling into the one after it; low-rank
 kernels are one dense kernel; maps lie in memory voxel by voxel (channels last) and are filled up to
-numbers that vector units like. Where a layer is computed is a box of its whole map, so that a part
-has its real neighbours, and only the ends of the whole map are mirrored or surrounded by zeros.
+counts that vector units like. A layer is computed for a box of its whole map, so that the box has
+its real neighbours, and only the ends of the whole map are mirrored or surrounded by zeros.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import gcd
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepseg.geometry.boxes import Box, Int3, per_axis
-from deepseg.model.kernels.convolution import convolved
-from deepseg.model.kernels.repeated_convolution import add_repeated
-from deepseg.model.layers import Layer, LowRankConvolution, Norm, PRelu, crop_offset, padded
+from deepseg.geometry.boxes import Box, Int3, add, minimum, per_axis
+from deepseg.model import kernels
+from deepseg.model.feature_maps import AXES, border_before, crop_offset, map_size, padded
+from deepseg.model.layers import Layer, LowRankConvolution, PRelu
 from deepseg.model.layout import LayerPlan
-
-LAST = torch.channels_last_3d
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,11 @@ class FeatureMapRegion:
     maps: int
     factor: Int3 = (1, 1, 1)
 
+    def cut(self, box: Box) -> FeatureMapRegion:
+        """Voxels of the region that lie in ``box``, which it contains."""
+        x, y, z = box.relative_to(self.box.start).slices
+        return FeatureMapRegion(self.values[:, :, x, y, z], box, self.maps, self.factor)
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -50,53 +52,64 @@ class Affine:
     scale: Tensor
     shift: Tensor
 
-    def of_maps(self, begin: int, end: int) -> Affine:
-        """The same for some of the maps."""
-        return Affine(self.scale[begin:end], self.shift[begin:end])
+    def of_maps(self, maps: slice) -> Affine:
+        """What is done to some of the maps."""
+        return Affine(self.scale[maps], self.shift[maps])
 
     def __call__(self, x: Tensor) -> Tensor:
         """``x`` transformed."""
         fill = x.shape[1] - len(self.scale)
         scale, shift = F.pad(self.scale, (0, fill)), F.pad(self.shift, (0, fill))
-        zero, one = torch.zeros_like(scale), torch.ones_like(scale)
-        return F.batch_norm(x, zero, one, scale, shift, eps=0.0)
+        return F.batch_norm(
+            x, torch.zeros_like(scale), torch.ones_like(scale), scale, shift, eps=0.0
+        )
 
 
 def affine(layer: Layer) -> Affine:
     """What ``layer`` does to its input before it activates it."""
-    if layer.norm is None:
-        return Affine(torch.ones_like(layer.input_bias), layer.input_bias.detach())
     norm = layer.norm
-    assert isinstance(norm, Norm)
+    if norm is None:
+        return Affine(torch.ones_like(layer.input_bias), layer.input_bias.detach())
     scale = norm.weight / torch.sqrt(norm.running_var + norm.settings.epsilon)
     return Affine(scale.detach(), (norm.bias - norm.running_mean * scale).detach())
 
 
 def dense_kernel(layer: Layer) -> Tensor:
-    """``(F, C, kx, ky, kz)``: the layer's kernel, scaled by what dropout keeps."""
+    """``(F, C, kx, ky, kz)``: the layer's kernel, scaled by the share that dropout keeps."""
     if isinstance(layer.conv, LowRankConvolution):
-        whole = [_embedded(flat, layer.plan.kernel) for flat in layer.conv.parameters()]
-        kernel = torch.cat(whole)
+        planes = [_embedded(flat, layer.plan.kernel) for flat in layer.conv.parameters()]
+        kernel = torch.cat(planes)
     else:
         (kernel,) = layer.conv.parameters()
     return kernel.detach() * (1 - layer.plan.dropout)
 
 
 def _embedded(flat: Tensor, kernel: Int3) -> Tensor:
+    """A flat kernel in the middle of zeros."""
     whole = flat.new_zeros(*flat.shape[:2], *kernel)
-    place = whole
-    for axis, (k, n) in enumerate(zip(kernel, flat.shape[2:], strict=True), start=2):
-        place = place.narrow(axis, (k - 1) // 2 if n == 1 else 0, n)
-    place.copy_(flat)
+    middle = whole
+    for axis, k, n in zip(AXES, kernel, flat.shape[2:], strict=True):
+        middle = middle.narrow(axis, (k - 1) // 2 if n == 1 else 0, n)
+    middle.copy_(flat)
     return whole
 
 
 def padded_channels(maps: int) -> int:
-    """Channels in which ``maps`` are stored: at least 8, a multiple of 16 where that is near."""
+    """Channels in which ``maps`` are stored: at least 8, a multiple of 16 where that is near.
+
+    >>> [padded_channels(maps) for maps in (2, 30, 40, 150)]
+    [8, 32, 40, 160]
+    """
     if maps < 8:
         return 8
     sixteens = -(-maps // 16) * 16
     return sixteens if 10 * sixteens <= 11 * maps else maps
+
+
+def with_channels(x: Tensor, channels: int, *, axis: int = 1) -> Tensor:
+    """``x`` with zeros up to ``channels`` entries along an axis."""
+    after = [0, 0] * (x.ndim - 1 - axis)
+    return F.pad(x, (*after, 0, channels - x.shape[axis]))
 
 
 class FoldedActivation:
@@ -107,19 +120,14 @@ class FoldedActivation:
         self._slopes: Tensor | None = None
         if isinstance(layer.activation, PRelu):
             slopes = layer.activation.weight.detach()[maps].to(dtype)
-            self._slopes = F.pad(slopes, (0, padded_channels(len(slopes)) - len(slopes)))
+            self._slopes = with_channels(slopes, padded_channels(len(slopes)), axis=0)
 
     def __call__(self, x: Tensor) -> Tensor:
         """``x`` activated, in the same layout."""
         if self._slopes is None:
             activated: Tensor = self._module(x)
             return activated
-        # Several voxels as one row: torch then works on long vectors, whatever the channels.
-        voxels = x.permute(0, 2, 3, 4, 1)
-        together = gcd(voxels.numel() // x.shape[1], 16)
-        rows = voxels.reshape(-1, together * x.shape[1])
-        activated = F.prelu(rows, self._slopes.repeat(together))
-        return activated.view(voxels.shape).permute(0, 4, 1, 2, 3)
+        return kernels.prelu(x, self._slopes)
 
 
 class BoxLayer:
@@ -144,28 +152,103 @@ class BoxLayer:
         self._affine = None if is_normalised else affine(layer)
         self._activation = FoldedActivation(layer, slice(None), dtype)
         kernel, bias = fold_batch_norm(dense_kernel(layer), following)
-        outputs, inputs = padded_channels(layer.plan.outputs), padded_channels(layer.plan.inputs)
-        self._kernel = (
-            F.pad(kernel, (0, 0) * 3 + (0, inputs - kernel.shape[1], 0, outputs - kernel.shape[0]))
-            .to(dtype)
-            .contiguous(memory_format=LAST)
-        )
-        self._bias = F.pad(bias, (0, outputs - len(bias))).to(dtype)
+        kernel = with_channels(kernel, padded_channels(layer.plan.inputs))
+        self._kernel = _stored(kernel, dtype)
+        self._bias = _stored_bias(bias, dtype)
 
     def __call__(self, x: FeatureMapRegion, output: Box) -> FeatureMapRegion:
         """The output voxels of the box ``output``, from the input voxels that they need."""
         values = x.values if self._affine is None else self._affine(x.values)
         values = with_border(self._activation(values), output, self.plan)
-        return FeatureMapRegion(
-            convolved(values, self._kernel, self._bias), output, self.plan.outputs
-        )
+        y = kernels.convolved(values, self._kernel, self._bias)
+        return FeatureMapRegion(y, output, self.plan.outputs)
+
+
+class JoinLayer:
+    """The first FC layer, on maps of several resolutions, which are not repeated.
+
+    Args:
+        layer: The layer.
+        outputs: Feature maps of each parallel pathway, the normal one first.
+        factors: Of each parallel pathway.
+        following: The next layer's norm, if it is computed here, on the output.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        outputs: Sequence[int],
+        factors: Sequence[Int3],
+        *,
+        following: Affine | None,
+        dtype: torch.dtype,
+    ) -> None:
+        self.plan = layer.plan
+        self.following = following
+        self._dtype = dtype
+        kernel, bias = fold_batch_norm(dense_kernel(layer), following)
+        self._bias = _stored_bias(bias, dtype)
+        self._preactivations: list[tuple[Affine, FoldedActivation]] = []
+        pieces = []
+        begin = 0
+        for count in outputs:
+            maps = slice(begin, begin + count)
+            begin += count
+            self._preactivations.append(
+                (affine(layer).of_maps(maps), FoldedActivation(layer, maps, dtype))
+            )
+            pieces.append(with_channels(kernel[:, maps], padded_channels(count)))
+        normal, *coarse = pieces
+        self._kernel = _stored(normal, dtype)
+        self._coarse = [
+            kernels.RepeatedConvolution(
+                with_channels(piece, padded_channels(len(piece)), axis=0),
+                factor,
+                layer.plan.padding,
+                dtype=dtype,
+            )
+            for piece, factor in zip(coarse, factors[1:], strict=True)
+        ]
+
+    def activated(self, pathway: int, x: FeatureMapRegion) -> FeatureMapRegion:
+        """The output of a parallel pathway, normalised and activated as this layer does."""
+        normalised, activation = self._preactivations[pathway]
+        values = activation(normalised(x.values.to(self._dtype)))
+        return FeatureMapRegion(values, x.box, x.maps, x.factor)
+
+    def __call__(
+        self, activated: Sequence[FeatureMapRegion], read: Box, output: Box, size: Int3
+    ) -> FeatureMapRegion:
+        """The output voxels of the box ``output``.
+
+        Args:
+            activated: Of every parallel pathway, the voxels needed at least.
+            read: The box of the joined maps that the layer reads.
+            output: The box that it computes.
+            size: Of the whole joined maps.
+        """
+        normal, *coarse = activated
+        values = with_border(normal.cut(read).values, output, self.plan)
+        y = kernels.convolved(values, self._kernel, self._bias)
+        for x, convolution in zip(coarse, self._coarse, strict=True):
+            convolution.add_to(y, output, x.values, x.box.start, size)
+        return FeatureMapRegion(y, output, self.plan.outputs)
 
 
 def fold_batch_norm(kernel: Tensor, following: Affine | None) -> tuple[Tensor, Tensor]:
-    """Kernel and bias that give what ``kernel`` gives, followed by ``following``."""
+    """Kernel and bias of one convolution that does what ``kernel`` and then ``following`` do."""
     if following is None:
         return kernel, kernel.new_zeros(kernel.shape[0])
     return kernel * following.scale.view(-1, 1, 1, 1, 1), following.shift
+
+
+def _stored(kernel: Tensor, dtype: torch.dtype) -> Tensor:
+    kernel = with_channels(kernel, padded_channels(len(kernel)), axis=0)
+    return kernel.to(dtype).contiguous(memory_format=kernels.LAST)
+
+
+def _stored_bias(bias: Tensor, dtype: torch.dtype) -> Tensor:
+    return with_channels(bias, padded_channels(len(bias)), axis=0).to(dtype)
 
 
 def with_border(values: Tensor, output: Box, plan: LayerPlan) -> Tensor:
@@ -176,16 +259,13 @@ def with_border(values: Tensor, output: Box, plan: LayerPlan) -> Tensor:
         output: What is computed of them.
         plan: The layer.
     """
-    reached = per_axis(lambda n, k: n + k - 1, output.size, plan.kernel)
-    if tuple(values.shape[2:]) == reached:
+    reach = add(output.size, plan.kernel, -1)
+    if map_size(values) == reach:
         return values
     wide = padded(values, plan.kernel, plan.padding)
-    for axis, (a, n, k) in enumerate(
-        zip(output.start, output.size, plan.kernel, strict=True), start=2
-    ):
-        # The input begins at a - low, or at 0 where that is in front of the map.
-        wide = wide.narrow(axis, min(a, (k - 1) // 2), n + k - 1)
-    return wide.contiguous(memory_format=LAST)
+    # The input begins at a - low, or at 0 where that is in front of the map.
+    x, y, z = Box(minimum(output.start, border_before(plan.kernel)), reach).slices
+    return wide[:, :, x, y, z].contiguous(memory_format=kernels.LAST)
 
 
 def add_middle(
@@ -193,37 +273,26 @@ def add_middle(
     size: Int3,
     earlier: Sequence[FeatureMapRegion],
     earlier_size: Int3,
-    by: Affine | None,
+    *,
+    norm: Affine | None,
 ) -> None:
     """Add the middle of earlier maps to ``y``, in place; surplus maps are cut.
 
     Args:
         y: Some voxels of a layer's output.
         size: Of the whole output.
-        earlier: The parts of the input of the layer before, joined in this order.
+        earlier: The pieces of the input of the layer before, joined in this order.
         earlier_size: Of that whole input, at full resolution.
-        by: Scales what is added.
+        norm: Folded into ``y``; scales what is added.
     """
-    offset = per_axis(crop_offset, earlier_size, size)
-    wanted = y.box.moved(offset)
+    middle = y.box.moved(per_axis(crop_offset, earlier_size, size))
     begin = 0
-    for part in earlier:
-        end = min(begin + part.maps, y.maps)
+    for piece in earlier:
+        end = min(begin + piece.maps, y.maps)
         if begin >= end:
             return
-        own = y.values[:, begin:end]
-        values = part.values[:, : end - begin]
-        if by is not None:
-            values = values * by.scale[begin:end].to(values.dtype).view(-1, 1, 1, 1)
-        add_repeated(own, wanted, values, part.box.start, part.factor)
+        values = piece.values[:, : end - begin]
+        if norm is not None:
+            values = values * norm.scale[begin:end].to(values.dtype).view(-1, 1, 1, 1)
+        kernels.add_repeated(y.values[:, begin:end], middle, values, piece.box.start, piece.factor)
         begin = end
-
-
-def cut(part: FeatureMapRegion, box: Box) -> Tensor:
-    """``(1, C, *box.size)``: some voxels of a part, in its own resolution."""
-    values = part.values
-    for axis, (a, n, first) in enumerate(
-        zip(box.start, box.size, part.box.start, strict=True), start=2
-    ):
-        values = values.narrow(axis, a - first, n)
-    return values

@@ -1,4 +1,4 @@
-"""What has to be computed of a case: segments, the grids of their context, and boxes of them.
+"""The plan of a case: which segments are computed, the grids of their context, and boxes of them.
 
 By default the padded image is one segment: context lies on one grid, the FC pathway sees real
 neighbours, and boxes are only an order of work. In DeepMedic's way every tile is a segment of its
@@ -14,13 +14,15 @@ import numpy as np
 import torch
 
 from deepseg.data.preparation import PreparedCase
-from deepseg.geometry.boxes import Box, Int3, per_axis
+from deepseg.geometry.boxes import Box, Int3, mul, per_axis, sub
 from deepseg.geometry.context import Lattice, NetworkGeometry
-from deepseg.inference.boxwise.boxes import bounding_box, common, longest_edge, normal_boxes
+from deepseg.inference.boxwise.boxes import bounding_box, longest_edge, normal_boxes
 from deepseg.inference.boxwise.network import BoxwiseNetwork
 from deepseg.inference.limits import DEFAULT_LIMITS, Limits
 from deepseg.inference.overlap import overlapping_tiles
 from deepseg.model.regions import MapSizes
+
+FAR = 64  # periods of the context grid from the border of the image, where every phase is regular
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def work_units(
     within: Box | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> list[WorkUnit]:
-    """What has to be computed of a case.
+    """All that has to be computed of a case.
 
     Args:
         network: That computes.
@@ -60,15 +62,15 @@ def work_units(
         memory: Bytes that may be used besides what is in use now, for boxes and context.
         tile: Size of a segment in DeepMedic's way; None for the whole image as one.
         overlap: Share of a tile's edge that it has in common with the next.
-        within: The part of the image that is wanted; None for all of it.
+        within: The part of the image that is predicted; None for all of it.
         limits: Where boxes begin and end.
     """
     geometry = network.geometry
-    image = Box((0, 0, 0), case.shape)
+    image = Box.whole(case.shape)
     within = image if within is None else within
     if tile is not None:
         segments = overlapping_tiles(case.shape, tile, geometry, overlap)
-        return list(_tile_jobs(network, case, segments, within))
+        return list(_tile_units(network, case, segments, within))
     lattices = global_lattices(geometry, geometry.segment(image))
     whole = network.map_sizes([points.count for points in lattices])
     around = bounding_box(case.to_compute, within)
@@ -82,17 +84,17 @@ def work_units(
         at_once=workers(network),
         limits=limits,
     )
-    layers = normal_boxes(case.to_compute, within, network.layout, edge, limits=limits)
+    slabs = normal_boxes(case.to_compute, within, network.layout, edge, limits=limits)
     piece = min(edge, limits.context_edge)
-    return [WorkUnit(lattices, (0, 0, 0), whole, tuple(boxes), piece) for boxes in layers]
+    return [WorkUnit(lattices, (0, 0, 0), whole, tuple(boxes), piece) for boxes in slabs]
 
 
-def _tile_jobs(
+def _tile_units(
     network: BoxwiseNetwork, case: PreparedCase, segments: Sequence[Box], within: Box
 ) -> Iterator[WorkUnit]:
     for segment in segments:
         prediction = network.geometry.prediction(segment)
-        box = bounding_box(case.to_compute, common(prediction, within))
+        box = bounding_box(case.to_compute, prediction.intersection(within))
         if box is not None:
             lattices = network.geometry.lattices(segment)
             whole = network.map_sizes([points.count for points in lattices])
@@ -100,21 +102,17 @@ def _tile_jobs(
 
 
 def global_lattices(geometry: NetworkGeometry, segment: Box) -> tuple[Lattice, ...]:
-    """What the pathways read for a whole padded image.
+    """Points that the pathways read for a whole padded image.
 
     DeepMedic's steps have another phase for segments that begin in front of the image. So the
     lattices are those of a segment that lies far inside, moved to where this one is.
     """
-    far = per_axis(lambda *factors: 64 * int(np.lcm.reduce(factors)), *_factors(geometry))
-    back = per_axis(lambda n: -n, far)
+    factors = [pathway.factor for pathway in geometry.pathways]
+    far = mul(per_axis(lambda *steps: int(np.lcm.reduce(steps)), *factors), FAR)
     return tuple(
-        replace(points, start=per_axis(lambda a, d: a + d, points.start, back))
+        replace(points, start=sub(points.start, far))
         for points in geometry.lattices(segment.moved(far))
     )
-
-
-def _factors(geometry: NetworkGeometry) -> list[Int3]:
-    return [geometry.factor for geometry in geometry.pathways]
 
 
 def workers(network: BoxwiseNetwork) -> int:

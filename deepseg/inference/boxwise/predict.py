@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.segments.lattice_reading import read
-from deepseg.geometry.boxes import Box, per_axis, volume
+from deepseg.geometry.boxes import Box, add, mul, volume
 from deepseg.geometry.context import Lattice
 from deepseg.inference.boxwise.boxes import fc_boxes
 from deepseg.inference.boxwise.layers import FeatureMapRegion
@@ -26,44 +26,53 @@ from deepseg.model.regions import coarse_box
 
 NORMAL = 0  # number of the pathway at full resolution
 
-Context = list[
-    tuple[FeatureMapRegion, FeatureMapRegion]
-]  # outputs of the subsampled pathways, raw and activated
+
+@dataclass(frozen=True)
+class Context:
+    """Outputs of the subsampled pathways.
+
+    Attributes:
+        raw: As the pathways give them.
+        activated: As the first FC layer convolves them.
+    """
+
+    raw: tuple[FeatureMapRegion, ...]
+    activated: tuple[FeatureMapRegion, ...]
 
 
 def box_predictions(
     network: BoxwiseNetwork,
     case: PreparedCase,
-    todo: Sequence[WorkUnit],
+    plan: Sequence[WorkUnit],
     *,
-    wanted: Sequence[int],
+    labels: Sequence[int],
     on_boxes: Callable[[int], None] = lambda _: None,
-    room: SplitOnOutOfMemory | None = None,
+    splitter: SplitOnOutOfMemory | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[tuple[WorkUnit, BoxPrediction]]:
-    """What the jobs find, piece by piece and in their order.
+    """Predictions of all boxes of a plan, piece by piece and in their order.
 
     Args:
         network: That computes.
         case: Prepared as the network's training cases were.
-        todo: Of `jobs`.
-        wanted: Labels of the classes whose probability maps are wanted.
+        plan: Of `work_units`.
+        labels: Of the classes whose probability maps are computed.
         on_boxes: Called with the number of boxes just done.
-        room: What is known of the memory; None for nothing.
+        splitter: Cuts boxes where memory runs out, and remembers it; None for a new one.
         limits: Where boxes of the FC pathway begin and end.
     """
-    room = SplitOnOutOfMemory() if room is None else room
+    splitter = SplitOnOutOfMemory() if splitter is None else splitter
     with _threads(network) as pool:
         submitted: deque[tuple[WorkUnit, Future[list[BoxPrediction]]]] = deque()
-        for job in todo:
-            work = _Work(network, case, job, wanted, room, limits)
-            context = pool.submit(work.context)
-            for box in sorted(job.boxes, key=lambda one: -volume(one.size)):
-                submitted.append((job, pool.submit(work.found, box, context)))
+        for unit in plan:
+            predictor = _UnitPredictor(network, case, unit, labels, splitter, limits)
+            context = pool.submit(predictor.context)
+            for box in sorted(unit.boxes, key=lambda box: -volume(box.size)):
+                submitted.append((unit, pool.submit(predictor.predictions, box, context)))
         while submitted:
-            job, found = submitted.popleft()
-            for piece in found.result():
-                yield job, piece
+            unit, future = submitted.popleft()
+            for prediction in future.result():
+                yield unit, prediction
             on_boxes(1)
 
 
@@ -90,83 +99,91 @@ def _threads(network: BoxwiseNetwork) -> Iterator[ThreadPoolExecutor]:
 
 
 @dataclass(frozen=True)
-class _Work:
-    """A job and all that it takes to do it."""
+class _UnitPredictor:
+    """A unit of work and all that it takes to do it."""
 
     network: BoxwiseNetwork
     case: PreparedCase
-    job: WorkUnit
-    wanted: Sequence[int]
-    room: SplitOnOutOfMemory
+    unit: WorkUnit
+    labels: Sequence[int]
+    splitter: SplitOnOutOfMemory
     limits: Limits
 
     @torch.inference_mode()
     def context(self) -> Context:
-        """What the subsampled pathways say, for all boxes of the job."""
-        shared = self._joined(_hull(self.job.boxes))
-        found = []
+        """Outputs of the subsampled pathways, for all boxes of the unit."""
+        shared = self._joined(Box.hull(self.unit.boxes))
+        raw, activated = [], []
         for number, pathway in enumerate(self.network.layout.pathways):
             if number != NORMAL:
-                box = coarse_box(shared, pathway.geometry.factor)
-                raw = self.network.context(
-                    number, self.job.whole, box, self._image, piece=self.job.piece, room=self.room
+                output = self.network.context(
+                    number,
+                    self.unit.whole,
+                    coarse_box(shared, pathway.geometry.factor),
+                    self._image,
+                    piece=self.unit.piece,
+                    splitter=self.splitter,
                 )
-                found.append((raw, self.network.activated(number, raw)))
+                raw.append(output)
+                activated.append(self.network.activated(number, output))
                 self.case.forget()
-        return found
+        return Context(tuple(raw), tuple(activated))
 
-    def found(self, box: Box, context: Future[Context]) -> list[BoxPrediction]:
-        """What is found in a box of the job."""
+    def predictions(self, box: Box, context: Future[Context]) -> list[BoxPrediction]:
+        """Predictions of the pieces of a box of the unit."""
         coarse = context.result()
-        parts = self.room.in_parts(NORMAL, box, lambda part: self._found(part, coarse))
-        return [piece for part in parts for piece in part]
+        pieces = self.splitter.in_parts(NORMAL, box, lambda part: self._predicted(part, coarse))
+        return [prediction for predictions in pieces for prediction in predictions]
 
     @torch.inference_mode()
-    def _found(self, box: Box, coarse: Context) -> list[BoxPrediction]:
-        whole = self.job.whole
+    def _predicted(self, box: Box, coarse: Context) -> list[BoxPrediction]:
+        whole = self.unit.whole
         normal = self.network.pathway(NORMAL, whole, self._joined(box), self._image)
-        raw = [normal, *(part for part, _ in coarse)]
-        activated = [self.network.activated(NORMAL, normal), *(part for _, part in coarse)]
+        raw = [normal, *coarse.raw]
+        activated = [self.network.activated(NORMAL, normal), *coarse.activated]
         self.case.forget()
+        boxes = fc_boxes(self.case.to_compute, box, limits=self.limits)
         return [
-            _piece(own, self.network.logits(whole, self._own(own), raw, activated), self.wanted)
-            for fc_box in fc_boxes(self.case.to_compute, box, limits=self.limits)
-            for own in slices_of(fc_box, self.limits.fc_voxels)
+            _prediction(
+                part,
+                self.network.logits(whole, part.relative_to(self.unit.origin), raw, activated),
+                self.labels,
+            )
+            for fc_box in boxes
+            for part in slices_of(fc_box, self.limits.fc_voxels)
         ]
 
-    def _own(self, box: Box) -> Box:
-        """A box of the image, in the prediction of the segment."""
-        return box.moved(per_axis(lambda a: -a, self.job.origin))
-
     def _joined(self, box: Box) -> Box:
-        """The outputs of the parallel pathways that a box of the image follows from."""
-        return self.network.joined_box(self.job.whole, self._own(box))
+        """Voxels of the joined maps that a box of the image follows from."""
+        return self.network.joined_box(self.unit.whole, box.relative_to(self.unit.origin))
 
     def _image(self, number: int, box: Box) -> Tensor:
-        """What a pathway reads."""
-        own = self.job.lattices[number]
-        start = per_axis(lambda a, s, i: a + s * i, own.start, own.step, box.start)
-        points = Lattice(start, own.step, box.size)
+        """``(C, *box.size)``: some points of a pathway's lattice."""
+        lattice = self.unit.lattices[number]
+        start = add(lattice.start, mul(lattice.step, box.start))
+        points = Lattice(start, lattice.step, box.size)
         return torch.from_numpy(read(self.case.channels, points, self.network.geometry.margin))
 
 
-def _piece(box: Box, logits: Tensor, wanted: Sequence[int]) -> BoxPrediction:
+def _prediction(box: Box, logits: Tensor, labels: Sequence[int]) -> BoxPrediction:
     best = logits.argmax(0).to(torch.int16).cpu().numpy()
-    if not wanted:
+    if not labels:
         return BoxPrediction(box, best, {})
-    shares = logits.softmax(0).cpu().numpy()
-    return BoxPrediction(box, best, {label: shares[label].copy() for label in wanted})
+    probabilities = logits.softmax(0).cpu().numpy()
+    return BoxPrediction(box, best, {label: probabilities[label].copy() for label in labels})
 
 
 def slices_of(box: Box, voxels: int) -> Iterator[Box]:
-    """``box`` cut along X into slices of about ``voxels`` voxels, so that FC maps stay small."""
+    """``box`` cut along X, so that the FC maps of one slice stay small.
+
+    Args:
+        box: In the image.
+        voxels: Of a slice, at most, if its planes are smaller.
+
+    >>> [slab.size for slab in slices_of(Box.whole((5, 10, 10)), 200)]
+    [(2, 10, 10), (2, 10, 10), (1, 10, 10)]
+    """
     thickness = max(1, voxels * box.size[0] // volume(box.size))
     for begin in range(box.start[0], box.stop[0], thickness):
         end = min(begin + thickness, box.stop[0])
         yield Box((begin, *box.start[1:]), (end - begin, *box.size[1:]))
-
-
-def _hull(boxes: Sequence[Box]) -> Box:
-    start = per_axis(lambda *ends: min(ends), *(box.start for box in boxes))
-    stop = per_axis(lambda *ends: max(ends), *(box.stop for box in boxes))
-    return Box(start, per_axis(lambda a, b: b - a, start, stop))

@@ -9,14 +9,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from deepseg.model.kernels.switch import are_used
 
 LAST = torch.channels_last_3d
 
 
-def computes_quickly(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the processor or the GPU has instructions for numbers of this type."""
+def has_instructions(dtype: torch.dtype, device: torch.device) -> bool:
+    """True if the processor or the GPU has instructions for values of this type."""
     if dtype != torch.bfloat16:
         return True
     if device.type == "cpu":
@@ -25,15 +27,20 @@ def computes_quickly(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def arranged(x: Tensor) -> Tensor:
-    """``x`` voxel by voxel, but for float32 on a GPU, where torch's usual order is kept."""
-    if x.device.type != "cpu" and x.dtype == torch.float32:
+    """``x`` in the memory order in which it is convolved most quickly.
+
+    That is voxel by voxel, but for float32 on a GPU and for plain operations, where torch's usual
+    order is kept.
+    """
+    is_usual = x.dtype == torch.float32 or x.device.type == "cpu"
+    if is_usual and not are_used(x):
         return x.contiguous()
     return x.contiguous(memory_format=LAST)
 
 
 def convolved(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """``(N, C, X, Y, Z)`` to ``(N, F, X', Y', Z')``; ``x`` is arranged."""
-    if x.device.type != "cpu":
+    if not are_used(x):
         return F.conv3d(x, kernel, bias)
     if kernel.shape[2:] == (1, 1, 1):
         if bias is None:
@@ -42,9 +49,23 @@ def convolved(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
         voxels = x.permute(0, 2, 3, 4, 1)
         return F.linear(voxels, kernel.flatten(1), bias).permute(0, 4, 1, 2, 3)
     has_routine = x.dtype in (torch.float32, torch.bfloat16) and torch._C._has_mkldnn
-    if has_routine and computes_quickly(x.dtype, x.device):
+    if has_routine and has_instructions(x.dtype, x.device):
         return torch.mkldnn_convolution(x, kernel, bias, (0, 0, 0), (1, 1, 1), (1, 1, 1), 1)
     return F.conv3d(x, kernel, bias)
+
+
+def convolved_with_input_bias(x: Tensor, kernel: Tensor, input_bias: Tensor) -> Tensor:
+    """Convolution of ``x + input_bias``, without a gradient of ``x``: for images.
+
+    A bias in front of an unpadded convolution is a bias after it.
+
+    Args:
+        x: ``(N, C, X, Y, Z)``.
+        kernel: ``(F, C, kx, ky, kz)``.
+        input_bias: ``(C,)``.
+    """
+    bias = kernel.sum((2, 3, 4)) @ input_bias
+    return convolved(arranged(x), kernel.to(x.dtype), bias.to(x.dtype))
 
 
 def zero_maps(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -82,15 +103,3 @@ def _rows(x: Tensor) -> Tensor:
     """``(voxels, C)``, a view of channels-last maps."""
     x = x.contiguous(memory_format=LAST)
     return x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])
-
-
-class Convolution(nn.Conv3d):
-    """A convolution without bias that computes in the type of its input."""
-
-    def reset_parameters(self) -> None:
-        """Zeros: the network draws the weights, and torch's own generator stays as it was."""
-        torch.nn.init.zeros_(self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, X, Y, Z)`` to ``(N, F, X', Y', Z')``."""
-        return convolved(arranged(x), self.weight.to(x.dtype))

@@ -1,4 +1,4 @@
-"""Work split among the processor's cores; what is done is not known here."""
+"""Work split among the processor's cores; nothing here knows what is computed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def map_on_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """What ``work`` makes of every item, in their order and without gradients.
+    """Results of ``work`` for all ``items``, in their order and without gradients.
 
     Each item is computed by one core. Threads of torch's own wait for each other after every
     operation; where operations are short and other programs want the cores too, they wait a
@@ -21,21 +21,22 @@ def map_on_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> lis
     """
     threads = torch.get_num_threads()
     count = min(threads, len(items))
-    waiting = iter(enumerate(items))
+    queue = iter(enumerate(items))
     infers = torch.is_inference_mode_enabled()  # threads do not inherit it
     if count == 1:
-        return [result for _, result in _done(work, waiting, infers)]
+        return [result for _, result in _drain(work, queue, infers)]
     try:
         with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            parts = [pool.submit(_done, work, waiting, infers) for _ in range(count)]
-            found = dict(pair for part in parts for pair in part.result())
+            futures = [pool.submit(_drain, work, queue, infers) for _ in range(count)]
+            results = dict(pair for future in futures for pair in future.result())
     finally:
         torch.set_num_threads(threads)  # of threads that begin later
-    return [found[number] for number in range(len(items))]
+    return [results[number] for number in range(len(items))]
 
 
-def _done(
-    work: Callable[[Item], Result], waiting: Iterator[tuple[int, Item]], infers: bool
+def _drain(
+    work: Callable[[Item], Result], queue: Iterator[tuple[int, Item]], infers: bool
 ) -> list[tuple[int, Result]]:
+    """Number and result of the items that this thread gets hold of."""
     with torch.inference_mode(infers), torch.no_grad():
-        return [(number, work(item)) for number, item in waiting]
+        return [(number, work(item)) for number, item in queue]

@@ -1,0 +1,91 @@
+"""Plain operations on feature maps ``(N, C, X, Y, Z)``: borders, centre crops, repetition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from deepseg.config.blocks.pathways import Padding
+from deepseg.geometry.boxes import Int3, add, floor_div, sub
+
+AXES = (2, 3, 4)  # of X, Y and Z
+
+
+def map_size(x: Tensor) -> Int3:
+    """Voxels of a map along each axis.
+
+    >>> map_size(torch.zeros(2, 30, 5, 6, 7))
+    (5, 6, 7)
+    """
+    return x.shape[2], x.shape[3], x.shape[4]
+
+
+def padded(x: Tensor, kernel: Int3, padding: Padding) -> Tensor:
+    """``x`` with the border that a convolution needs to keep its size.
+
+    Of the k - 1 voxels, the odd one goes to the end. ``mirror`` repeats the edge voxel, as numpy's
+    ``symmetric`` does; reflections repeat where the border is wider than the image.
+
+    >>> x = torch.arange(3.0).view(1, 1, 3, 1, 1)
+    >>> padded(x, (4, 1, 1), "mirror").flatten().tolist()
+    [0.0, 0.0, 1.0, 2.0, 2.0, 1.0]
+    """
+    if padding == "none":
+        return x
+    low = border_before(kernel)
+    high = sub(add(kernel, -1), low)
+    if padding == "zero":
+        return F.pad(x, [low[2], high[2], low[1], high[1], low[0], high[0]])
+    for axis, before, after in zip(AXES, low, high, strict=True):
+        if before or after:
+            x = _mirrored(x, axis, before, after)
+    return x
+
+
+def border_before(kernel: Int3) -> Int3:
+    """Voxels of a padded border in front of the first voxel.
+
+    >>> border_before((3, 4, 1))
+    (1, 1, 0)
+    """
+    return floor_div(add(kernel, -1), 2)
+
+
+def _mirrored(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    size = x.shape[axis]
+    position = torch.arange(-before, size + after, device=x.device) % (2 * size)
+    return x.index_select(axis, torch.minimum(position, 2 * size - 1 - position))
+
+
+def crop_offset(larger: int, smaller: int) -> int:
+    """First voxel of the centre crop of a residual connection, in DeepMedic's rounding.
+
+    >>> crop_offset(7, 4), crop_offset(6, 3)
+    (2, 1)
+    """
+    return (larger - 1) // 2 - (smaller - 1) // 2
+
+
+def cropped(x: Tensor, size: Int3) -> Tensor:
+    """Central ``size`` voxels of ``x``.
+
+    >>> cropped(torch.arange(6.0).view(1, 1, 6, 1, 1), (3, 1, 1)).flatten().tolist()
+    [1.0, 2.0, 3.0]
+    """
+    for axis, n in zip(AXES, size, strict=True):
+        x = x.narrow(axis, crop_offset(x.shape[axis], n), n)
+    return x
+
+
+def repeated(x: Tensor, factor: Int3, size: Int3) -> Tensor:
+    """Every voxel of ``x`` repeated ``factor`` times along each axis, the first ``size`` kept.
+
+    >>> repeated(torch.arange(3.0).view(1, 1, 3, 1, 1), (2, 1, 1), (5, 1, 1)).flatten().tolist()
+    [0.0, 0.0, 1.0, 1.0, 2.0]
+    """
+    for axis, f, n in zip(AXES, factor, size, strict=True):
+        if f > 1:
+            x = x.repeat_interleave(f, axis)
+        x = x.narrow(axis, 0, n)
+    return x

@@ -1,0 +1,36 @@
+"""The one switch between the quick routines and torch's plain operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+_is_on: ContextVar[bool] = ContextVar("quick routines", default=True)
+
+
+def is_tracing() -> bool:
+    """True while torch records operations instead of computing: for export or compilation."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def are_used(x: Tensor) -> bool:
+    """True if maps like ``x`` are computed by the quick routines of this folder.
+
+    They are written for processors. Elsewhere, while torch traces a network, and inside
+    `switched_off`, the same function is computed by torch's plain operations.
+    """
+    return not is_tracing() and x.device.type == "cpu" and _is_on.get()
+
+
+@contextmanager
+def switched_off() -> Iterator[None]:
+    """While open, networks are computed in this thread by torch's plain operations alone."""
+    token = _is_on.set(False)
+    try:
+        yield
+    finally:
+        _is_on.reset(token)
