@@ -23,27 +23,31 @@ def multiply_adds(plan: Layout) -> dict[str, float]:
 
 
 def multiply_adds_in_inference(plan: Layout) -> dict[str, float]:
-    """The same with the first FC layer's repeated maps convolved at low resolution."""
+    """Of each layer by its address, per predicted voxel; repeated maps at low resolution."""
     joining = plan.fc.layers[0]
-    own = sum(
+    coarse = sum(
         layer_weights(joining, pathway.outputs)
         * share_of_taps(joining.kernel, pathway.geometry.factor)
         for pathway in plan.pathways
     )
-    return multiply_adds(plan) | {joining.address: own}
+    return multiply_adds(plan) | {joining.address: coarse}
 
 
 def layer_weights(layer: LayerPlan, inputs: int) -> int:
-    """Numbers in the dense kernel that reads ``inputs`` of the layer's feature maps."""
+    """Weights in the dense kernel that reads ``inputs`` of the layer's feature maps."""
     return inputs * layer.outputs * volume(layer.kernel)
 
 
 def share_of_taps(kernel: Int3, factor: Int3) -> float:
-    """Taps of a convolution at low resolution, as a share of those at full resolution."""
+    """Taps of a convolution at low resolution, as a share of those at full resolution.
+
+    >>> share_of_taps((3, 1, 1), (3, 1, 1)) == 5 / 9  # of 3 fine voxels: 2 + 1 + 2 instead of 3 * 3
+    True
+    """
     return prod(_taps(k, f) / (k * f) for k, f in zip(kernel, factor, strict=True))
 
 
 def _taps(kernel: int, factor: int) -> int:
     """Along one axis, for all fine voxels of a coarse one far from the border."""
-    found = groups(0, factor, factor=factor, size=factor + kernel, kernel=kernel, border="none")
-    return sum(group.taps for group in found)
+    taps = groups(0, factor, factor=factor, size=factor + kernel, kernel=kernel, border="none")
+    return sum(group.taps for group in taps)

@@ -129,15 +129,15 @@ class Layer(nn.Module):
             statistics = self.norm.statistics(x)
             if self.norm.uses_batch_statistics:
                 self.norm.update_running(statistics)
-        y = kernels.fused_activation(x, statistics, do.weight, do.bias, do.slopes, mask)
+        y = kernels.fused_preactivation(x, statistics, do.weight, do.bias, do.slopes, mask)
         return self._scaled(y)
 
     def _convolved_coarsely(self, maps: MultiScaleMaps) -> Tensor:
         """As of the joined maps, from each of their pieces at its own resolution."""
         assert isinstance(self.conv, Convolution)
         values = [
-            self._scaled(self.preactivation.of_maps(which)(piece, statistics))
-            for piece, which, statistics in zip(
+            self._scaled(self.preactivation.of_maps(span)(piece, statistics))
+            for piece, span, statistics in zip(
                 maps.pieces, maps.slices, self._statistics_of_pieces(maps), strict=True
             )
         ]
@@ -145,9 +145,9 @@ class Layer(nn.Module):
 
     def _statistics_of_pieces(self, maps: MultiScaleMaps) -> list[Statistics]:
         if self.norm is None:
-            return [kernels.neutral_statistics(self.input_bias[which]) for which in maps.slices]
+            return [kernels.neutral_statistics(self.input_bias[span]) for span in maps.slices]
         if not self.norm.uses_batch_statistics:
-            return [self.norm.running_statistics(which) for which in maps.slices]
+            return [self.norm.running_statistics(span) for span in maps.slices]
         statistics = maps.statistics(self.norm.settings.epsilon, self.preactivation)
         self.norm.update_running(kernels.joined_statistics(statistics))
         return statistics
@@ -199,7 +199,7 @@ class Norm(nn.Module):
             statistics = self.statistics(x)
             self.update_running(statistics)
             slopes = torch.ones_like(self.bias)
-            return kernels.fused_activation(x, statistics, self.weight, self.bias, slopes)
+            return kernels.fused_preactivation(x, statistics, self.weight, self.bias, slopes)
         # With momentum 1, torch leaves the batch's own mean and unbiased variance here.
         mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
         y = F.batch_norm(

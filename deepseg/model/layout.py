@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from deepseg.config.blocks.pathways import Padding, PathwayPlan
 from deepseg.config.model import Activation, ModelConfig
 from deepseg.errors import DeepsegError, Problem, did_you_mean
-from deepseg.geometry.boxes import Int3, per_axis, volume
+from deepseg.geometry.boxes import Int3, add, sub, volume
 from deepseg.geometry.context import Alignment, NetworkGeometry, PathwayGeometry
 
 
@@ -51,9 +51,9 @@ class LayerPlan:
     @property
     def parameters(self) -> int:
         """Trainable numbers of the layer."""
-        own = 2 * self.inputs if self.normalises else self.inputs
+        shifts = 2 * self.inputs if self.normalises else self.inputs
         slopes = self.inputs if self.activation == "prelu" else 0
-        return own + slopes + self.weights + (self.outputs if self.is_head else 0)
+        return shifts + slopes + self.weights + (self.outputs if self.is_head else 0)
 
     @property
     def weights(self) -> int:
@@ -90,7 +90,7 @@ class PathwayLayout:
     """The layers of one pathway in their order.
 
     Attributes:
-        geometry: How it looks at the image: factor and shrink.
+        geometry: Its factor and its shrink.
     """
 
     name: str
@@ -136,19 +136,17 @@ class Layout:
     @property
     def shrink(self) -> Int3:
         """Voxels by which the prediction is smaller than the segment."""
-        return per_axis(
-            lambda a, b: a + b, self.pathways[0].geometry.shrink, self.fc.geometry.shrink
-        )
+        return add(self.pathways[0].geometry.shrink, self.fc.geometry.shrink)
 
     def geometry(self, alignment: Alignment) -> NetworkGeometry:
-        """How the network looks at the image."""
+        """Where in the image the network reads and predicts."""
         return NetworkGeometry(
             tuple(pathway.geometry for pathway in self.pathways), self.fc.geometry.shrink, alignment
         )
 
     def prediction_size(self, segment: Int3) -> Int3:
         """Voxels that are predicted from a segment."""
-        return per_axis(lambda n, m: n - m, segment, self.shrink)
+        return sub(segment, self.shrink)
 
     def addresses(self, patterns: Iterable[str]) -> tuple[str, ...]:
         """Layers named by ``normal.1``, ranges ``normal.1-3``, wildcards ``sub*.1-2``, ``head``.
@@ -158,26 +156,30 @@ class Layout:
         Raises:
             DeepsegError: ``layer-unknown``, if any other pattern names no layer.
         """
-        known = [layer.address for layer in self]
+        addresses = [layer.address for layer in self]
         chosen: set[str] = set()
         problems = []
         for pattern in patterns:
-            wanted = set(_expanded(pattern, head=known[-1]))
-            found = [a for a in known if any(fnmatch.fnmatchcase(a, one) for one in wanted)]
-            if not found and not (pattern.startswith("sub*") and len(self.pathways) == 1):
+            names = set(_expanded(pattern, head=addresses[-1]))
+            matches = [
+                address
+                for address in addresses
+                if any(fnmatch.fnmatchcase(address, name) for name in names)
+            ]
+            if not matches and not (pattern.startswith("sub*") and len(self.pathways) == 1):
                 problems.append(
                     Problem(
                         code="layer-unknown",
                         got=f"{pattern!r}",
                         expected=f"layers of {', '.join(self._ranges())}",
                         fix="name layers as pathway.number or pathway.first-last"
-                        + did_you_mean(pattern, [*known, "head"]),
+                        + did_you_mean(pattern, [*addresses, "head"]),
                     )
                 )
-            chosen.update(found)
+            chosen.update(matches)
         if problems:
             raise DeepsegError(*problems)
-        return tuple(address for address in known if address in chosen)
+        return tuple(address for address in addresses if address in chosen)
 
     def _ranges(self) -> list[str]:
         counts = {pathway.name: len(pathway.layers) for pathway in (*self.pathways, self.fc)}
@@ -185,7 +187,11 @@ class Layout:
 
 
 def _expanded(pattern: str, *, head: str) -> list[str]:
-    """``normal.1-3`` as its three addresses; ``head`` as the address of the last layer."""
+    """``normal.1-3`` as its three addresses; ``head`` as the address of the last layer.
+
+    >>> _expanded("sub*.2-3", head="fc.3")
+    ['sub*.2', 'sub*.3']
+    """
     if pattern == "head":
         return [head]
     span = re.fullmatch(r"(.+)\.(\d+)-(\d+)", pattern)

@@ -10,7 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from deepseg.geometry.boxes import Box, Int3, per_axis
+from deepseg.geometry.boxes import (
+    Box,
+    Int3,
+    add,
+    ceil_div,
+    floor_div,
+    negate,
+    per_axis,
+    sub,
+)
 from deepseg.model.layout import LayerPlan, PathwayLayout
 
 
@@ -31,7 +40,9 @@ def map_sizes(
     pathways: Sequence[PathwayLayout], fc: PathwayLayout, inputs: Sequence[Int3]
 ) -> MapSizes:
     """The sizes that follow from those of the inputs."""
-    parallel = tuple(_sizes(own.layers, n) for own, n in zip(pathways, inputs, strict=True))
+    parallel = tuple(
+        _sizes(pathway.layers, size) for pathway, size in zip(pathways, inputs, strict=True)
+    )
     return MapSizes(parallel, _sizes(fc.layers, parallel[0][-1]))
 
 
@@ -51,33 +62,40 @@ def boxes_needed(layers: Sequence[LayerPlan], sizes: Sequence[Int3], output: Box
 
 
 def coarse_box(box: Box, factor: Int3) -> Box:
-    """The coarse voxels in which the voxels of ``box`` lie."""
-    start = per_axis(lambda a, f: a // f, box.start, factor)
-    return Box(start, per_axis(lambda b, f, a: -(-b // f) - a, box.stop, factor, start))
+    """Coarse voxels in which the voxels of ``box`` lie.
+
+    >>> coarse_box(Box((4, 0, 5), (3, 3, 1)), (3, 3, 3))
+    Box(start=(1, 0, 1), size=(2, 1, 1))
+    """
+    return Box.between(floor_div(box.start, factor), ceil_div(box.stop, factor))
 
 
 def output_size(size: Int3, plan: LayerPlan) -> Int3:
-    """Of the map that ``plan`` makes of ``size`` voxels."""
+    """Size of the map that ``plan`` makes of ``size`` voxels."""
     if plan.padding != "none":
         return size
-    return per_axis(lambda n, k: n - k + 1, size, plan.kernel)
+    return sub(size, add(plan.kernel, -1))
 
 
 def input_box(output: Box, size: Int3, plan: LayerPlan) -> Box:
     """The voxels that ``plan`` reads, of ``size``, to give those of ``output``."""
-    wanted = Box(output.start, per_axis(lambda n, k: n + k - 1, output.size, plan.kernel))
+    box = Box(output.start, add(output.size, plan.kernel, -1))
     if plan.padding == "none":
-        return wanted
-    return wanted.moved(per_axis(lambda k: -((k - 1) // 2), plan.kernel)).within(size)
+        return box
+    return box.moved(negate(floor_div(add(plan.kernel, -1), 2))).within(size)
 
 
 def split(box: Box, edge: int) -> Iterator[Box]:
-    """Boxes of at most ``edge`` voxels along each axis that make up ``box``."""
-    pieces = per_axis(lambda n: -(-n // edge), box.size)
+    """Boxes of at most ``edge`` voxels along each axis that make up ``box``.
+
+    >>> [part.size for part in split(Box((0, 0, 0), (5, 2, 2)), 4)]
+    [(2, 2, 2), (3, 2, 2)]
+    """
+    pieces = ceil_div(box.size, edge)
     for i, j, k in product(*map(range, pieces)):
         start = per_axis(_cut_at, box.start, box.size, pieces, (i, j, k))
         stop = per_axis(_cut_at, box.start, box.size, pieces, (i + 1, j + 1, k + 1))
-        yield Box(start, per_axis(lambda a, b: b - a, start, stop))
+        yield Box.between(start, stop)
 
 
 def _cut_at(begin: int, length: int, pieces: int, number: int) -> int:

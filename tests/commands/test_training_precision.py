@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from deepseg.model.checkpoint import read_checkpoint
 from deepseg.model import kernels
+from deepseg.model.checkpoint import read_checkpoint
 from deepseg.sessions import devices
 
 needs_instructions = pytest.mark.skipif(

@@ -5,11 +5,6 @@ on a processor. Training and inference use the same routines, so that each exist
 `are_used` is the switch between both, and `switched_off` turns it.
 """
 
-from deepseg.model.kernels.batch_statistics import (
-    Statistics,
-    batch_statistics,
-    neutral_statistics,
-)
 from deepseg.model.kernels.coarse_join import MultiScaleMaps, joined_statistics
 from deepseg.model.kernels.convolution import (
     LAST,
@@ -21,13 +16,18 @@ from deepseg.model.kernels.convolution import (
 from deepseg.model.kernels.fused_activation import (
     Preactivation,
     dropout_mask,
-    fused_activation,
+    fused_preactivation,
     prelu,
 )
 from deepseg.model.kernels.repeated_convolution import (
     RepeatedConvolution,
     add_repeated,
     add_repeated_middle,
+)
+from deepseg.model.kernels.statistics import (
+    Statistics,
+    batch_statistics,
+    neutral_statistics,
 )
 from deepseg.model.kernels.switch import are_used, switched_off
 
@@ -45,7 +45,7 @@ __all__ = [
     "convolved",
     "convolved_with_input_bias",
     "dropout_mask",
-    "fused_activation",
+    "fused_preactivation",
     "has_instructions",
     "joined_statistics",
     "neutral_statistics",

@@ -18,14 +18,14 @@ from deepseg.config.blocks.pathways import Padding
 from deepseg.geometry.boxes import Int3
 from deepseg.geometry.context import coarse_size
 from deepseg.model.feature_maps import map_size, padded
-from deepseg.model.kernels.batch_statistics import (
+from deepseg.model.kernels.convolution import LAST, convolved
+from deepseg.model.kernels.fused_activation import Preactivation
+from deepseg.model.kernels.repeated_convolution import add_repeated_convolution, add_repeated_middle
+from deepseg.model.kernels.statistics import (
     Statistics,
     batch_statistics,
     weighted_statistics,
 )
-from deepseg.model.kernels.convolution import LAST, convolved
-from deepseg.model.kernels.fused_activation import Preactivation
-from deepseg.model.kernels.repeated_convolution import add_repeated_convolution, add_repeated_middle
 
 
 class MultiScaleMaps:

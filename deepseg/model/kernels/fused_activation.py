@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepseg.model.kernels.batch_statistics import Statistics
 from deepseg.model.kernels.convolution import LAST
+from deepseg.model.kernels.statistics import Statistics
 from deepseg.model.kernels.switch import are_used
 from deepseg.model.kernels.threads import map_on_threads
 
@@ -56,7 +56,7 @@ class Preactivation:
         """``x`` ``(N, C, X, Y, Z)`` normalised and activated, with all gradients."""
         if self.is_fused(x) and not statistics.mean.requires_grad:
             assert self.slopes is not None
-            return fused_activation(x, statistics, self.weight, self.bias, self.slopes)
+            return fused_preactivation(x, statistics, self.weight, self.bias, self.slopes)
         scale = self.weight / torch.sqrt(statistics.variance + statistics.epsilon)
         centred = x - statistics.mean.view(-1, 1, 1, 1)
         y = centred * scale.view(-1, 1, 1, 1) + self.bias.view(-1, 1, 1, 1)
@@ -64,7 +64,7 @@ class Preactivation:
         return y.to(x.dtype)
 
 
-def fused_activation(
+def fused_preactivation(
     x: Tensor,
     statistics: Statistics,
     weight: Tensor,

@@ -12,18 +12,13 @@ from torch import Tensor
 _is_on: ContextVar[bool] = ContextVar("quick routines", default=True)
 
 
-def is_tracing() -> bool:
-    """True while torch records operations instead of computing: for export or compilation."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-
-
 def are_used(x: Tensor) -> bool:
     """True if maps like ``x`` are computed by the quick routines of this folder.
 
-    They are written for processors. Elsewhere, while torch traces a network, and inside
-    `switched_off`, the same function is computed by torch's plain operations.
+    They are written for processors. Elsewhere, while torch exports or compiles a network, and
+    inside `switched_off`, the same function is computed by torch's plain operations.
     """
-    return not is_tracing() and x.device.type == "cpu" and _is_on.get()
+    return not torch.compiler.is_compiling() and x.device.type == "cpu" and _is_on.get()
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from math import prod
 
 import numpy as np
 
-from deepseg.config.model import ModelConfig
 from deepseg.geometry.boxes import Box, volume
 from deepseg.inference.boxwise.boxes import (
     bounding_box,
@@ -15,18 +14,12 @@ from deepseg.inference.boxwise.boxes import (
     normal_boxes,
 )
 from deepseg.model.layout import layout
+from tests.networks import small_config
 
 SHAPE = (60, 50, 40)
 WHOLE = Box((0, 0, 0), SHAPE)
 PLAN = layout(
-    ModelConfig.model_validate(
-        {
-            "channels": ["T1"],
-            "classes": ["background", "a"],
-            "normal": {"feature_maps": [3, 20]},
-            "segments": {"train": 11},
-        }
-    )
+    small_config(channels=["T1"], normal={"feature_maps": [3, 20]}, subsampled=None, fc={})
 )
 
 
@@ -101,14 +94,12 @@ def test_the_memory_decides_how_long_a_side_may_be():
 
 
 def test_context_across_the_image_is_counted():
-    settings = {
-        "channels": ["T1"],
-        "classes": ["background", "a"],
-        "normal": {"feature_maps": [3, 20]},
-        "subsampled": {"factors": [[3, 3, 5]]},
-        "segments": {"train": 25},
-    }
-    plan = layout(ModelConfig.model_validate(settings))
+    plan = layout(
+        small_config(
+            channels=["T1"], normal={"feature_maps": [3, 20]},
+            subsampled={"factors": [[3, 3, 5]]}, fc={}, segments={"train": 25},
+        )
+    )  # fmt: skip
     context = 4 * 2 * 2 * 20 * 16 * 169 * 82  # of 40 x 500 x 400 voxels, 2 more along an axis
     memory = context + 320 * prod(40 + n for n in plan.shrink)
     assert longest_edge(plan, (500, 500, 400), memory=memory, value_bytes=4) == 40

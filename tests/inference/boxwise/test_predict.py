@@ -16,7 +16,7 @@ from deepseg.geometry.boxes import volume
 from deepseg.inference.boxwise.network import BoxwiseNetwork
 from deepseg.inference.boxwise.plan import work_units
 from deepseg.inference.boxwise.predict import box_predictions
-from deepseg.inference.limits import DEFAULT_LIMITS, Limits
+from deepseg.inference.limits import Limits
 from deepseg.inference.out_of_memory import EXHAUSTED, SplitOnOutOfMemory
 from deepseg.inference.prediction import Prediction, RequestedMaps
 from deepseg.inference.tilewise import predict
@@ -68,21 +68,20 @@ def case(roi=None) -> PreparedCase:
     )
 
 
-def put_together(fast, ready, todo, *, wanted, **how):
-    whole = Prediction(ready.shape, fast.layout.fc.outputs, RequestedMaps(wanted))
-    for _, piece in box_predictions(fast, ready, todo, wanted=wanted, **how):
-        whole.put(piece)
+def put_together(fast, ready, plan, *, labels, **choices):
+    whole = Prediction(ready.shape, fast.layout.fc.outputs, RequestedMaps(labels))
+    for _, prediction in box_predictions(fast, ready, plan, labels=labels, **choices):
+        whole.put(prediction)
     return whole
 
 
-def answer(
-    own, ready, *, tile=None, dtype=torch.float32, wanted=(0, 1, 2), memory=1 << 30, edge=None
+def predicted(
+    network, ready, *, tile=None, labels=(0, 1, 2), memory=1 << 30, dtype=torch.float32, edges=None
 ):
-    """The prediction, in boxes of sides up to ``edge`` if that is given."""
-    fast = BoxwiseNetwork(own, dtype)
-    limits = DEFAULT_LIMITS if edge is None else Limits(edges=(edge,))
-    todo = work_units(fast, ready, memory=memory, tile=tile, limits=limits)
-    return put_together(fast, ready, todo, wanted=wanted)
+    limits = Limits() if edges is None else Limits(edges=edges)
+    fast = BoxwiseNetwork(network, dtype)
+    plan = work_units(fast, ready, memory=memory, tile=tile, limits=limits)
+    return put_together(fast, ready, plan, labels=labels)
 
 
 def stacked(found):
@@ -92,33 +91,35 @@ def stacked(found):
 @pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS.keys())
 @pytest.mark.parametrize("edge", [9, 96])
 def test_probabilities_are_those_of_the_whole_image_as_one_segment(changes, edge):
-    own, ready = trained_network(**changes), case()
-    plain = predict(own, ready, tile=(99, 99, 99), batch_size=1).probabilities
-    found = answer(own, ready, edge=edge)
+    network, ready = trained_network(**changes), case()
+    plain = predict(network, ready, tile=(99, 99, 99), batch_size=1).probabilities
+    found = predicted(network, ready, edges=(edge,))
     np.testing.assert_allclose(stacked(found), plain, atol=1e-4)
     assert (found.labels == plain.argmax(0)).mean() > 0.999
 
 
 @pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS.keys())
 def test_the_result_does_not_depend_on_boxes(changes):
-    own, ready = trained_network(**changes), case()
-    found = [stacked(answer(own, ready, edge=edge)) for edge in (7, 10, 96)]
+    network, ready = trained_network(**changes), case()
+    found = []
+    for edge in (7, 10, 96):
+        found.append(stacked(predicted(network, ready, edges=(edge,))))
     np.testing.assert_allclose(found[0], found[2], atol=1e-5)
     np.testing.assert_allclose(found[1], found[2], atol=1e-5)
 
 
-def test_the_default_model_says_what_the_plain_computation_says():
+def test_the_default_model_predicts_what_the_plain_computation_predicts():
     """At full width, with its three pathways, in boxes."""
     rng = torch.Generator().manual_seed(0)
-    own = Network(load(ModelConfig, CONFIGS / "model/deepmedic.yaml").config, rng=rng).eval()
-    for name, tensor in own.state_dict().items():
+    network = Network(load(ModelConfig, CONFIGS / "model/deepmedic.yaml").config, rng=rng).eval()
+    for name, tensor in network.state_dict().items():
         if "running_mean" in name or name.endswith("bias"):
             tensor.uniform_(-0.5, 0.5, generator=rng)
         elif "running_var" in name:
             tensor.uniform_(0.5, 1.5, generator=rng)
     ready = case()
-    plain = predict(own, ready, tile=(99, 99, 99), batch_size=1).probabilities
-    found = answer(own, ready, wanted=range(5), edge=13)
+    plain = predict(network, ready, tile=(99, 99, 99), batch_size=1).probabilities
+    found = predicted(network, ready, labels=range(5), edges=(13,))
     shares = np.stack([found.probabilities[label] for label in range(5)])
     np.testing.assert_allclose(shares, plain, atol=1e-4)
     assert plain.std((1, 2, 3)).min() > 1e-3
@@ -126,40 +127,42 @@ def test_the_default_model_says_what_the_plain_computation_says():
 
 @pytest.mark.parametrize("alignment", ["centred", "deepmedic"])
 def test_tiles_of_their_own_are_those_of_the_plain_network(alignment):
-    own, ready = trained_network(context_alignment=alignment), case()
-    plain = predict(own, ready, tile=(11, 12, 13), batch_size=1).probabilities
-    np.testing.assert_allclose(stacked(answer(own, ready, tile=(11, 12, 13))), plain, atol=1e-5)
+    network, ready = trained_network(context_alignment=alignment), case()
+    plain = predict(network, ready, tile=(11, 12, 13), batch_size=1).probabilities
+    np.testing.assert_allclose(
+        stacked(predicted(network, ready, tile=(11, 12, 13))), plain, atol=1e-5
+    )
 
 
 def test_deepmedics_context_lies_on_one_grid_too():
-    own, ready = trained_network(context_alignment="deepmedic"), case()
+    network, ready = trained_network(context_alignment="deepmedic"), case()
     # Inside the image, a segment that begins at a multiple of the factor has the phase of the grid:
     # this one, of 13 voxels in front of whose prediction there are 2, begins at 3 - 2 + 2.
-    found = stacked(answer(own, ready))
-    tile = predict(own, ready, tile=(7, 7, 7), batch_size=1).probabilities  # predicts 3 voxels
+    found = stacked(predicted(network, ready))
+    tile = predict(network, ready, tile=(7, 7, 7), batch_size=1).probabilities  # predicts 3 voxels
     np.testing.assert_allclose(found[:, 9:15, 9:18, 9:12], tile[:, 9:15, 9:18, 9:12], atol=1e-5)
 
 
 @pytest.mark.parametrize("edge", [7, 96])
-def test_the_region_of_interest_is_answered_and_what_is_far_is_not_computed(edge):
+def test_the_region_of_interest_is_predicted_and_what_is_far_is_not_computed(edge):
     roi = np.zeros(SHAPE, bool)
     roi[1:4, 2:20, 3] = roi[15, 20, 11:16] = True
-    own = trained_network()
-    whole, part = answer(own, case(), edge=edge), answer(own, case(roi), edge=edge)
+    network = trained_network()
+    whole, part = (predicted(network, ready, edges=(edge,)) for ready in (case(), case(roi)))
     np.testing.assert_allclose(stacked(part)[:, roi], stacked(whole)[:, roi], atol=1e-5)
     np.testing.assert_array_equal(part.labels[roi], whole.labels[roi])
     assert not stacked(part)[:, 6:14, :, :].any() or edge == 96
 
 
-def test_only_the_wanted_probabilities_are_kept():
-    found = answer(trained_network(), case(), wanted=[2])
+def test_only_the_requested_probabilities_are_computed():
+    found = predicted(trained_network(), case(), labels=[2])
     assert list(found.probabilities) == [2]
 
 
 @pytest.mark.parametrize("name", ["two resolutions", "only the head"])
-def test_bfloat16_says_nearly_the_same(name):
-    own, ready = trained_network(**NETWORKS[name]), case()
-    exact, rough = answer(own, ready), answer(own, ready, dtype=torch.bfloat16)
+def test_bfloat16_predicts_nearly_the_same(name):
+    network, ready = trained_network(**NETWORKS[name]), case()
+    exact, rough = predicted(network, ready), predicted(network, ready, dtype=torch.bfloat16)
     assert 0 < np.abs(stacked(exact) - stacked(rough)).max() < 0.1
     assert (exact.labels == rough.labels).mean() > 0.95
 
@@ -177,61 +180,63 @@ class Exhausted:
 
 
 def test_where_memory_is_exhausted_halves_are_computed_and_it_is_said(monkeypatch):
-    own, ready, lines = trained_network(), case(), []
-    expected = answer(own, ready)
+    network, ready, lines = trained_network(), case(), []
+    expected = predicted(network, ready)
     exhausted = Exhausted(BoxwiseNetwork.pathway, volume((19, 12, 17)))
     monkeypatch.setattr(BoxwiseNetwork, "pathway", partialmethod(exhausted))
-    fast = BoxwiseNetwork(own)
-    todo = work_units(fast, ready, memory=1 << 30, tile=None)
-    found = put_together(fast, ready, todo, wanted=(0, 1, 2), room=SplitOnOutOfMemory(lines.append))
+    fast = BoxwiseNetwork(network)
+    plan = work_units(fast, ready, memory=1 << 30, tile=None)
+    found = put_together(
+        fast, ready, plan, labels=(0, 1, 2), splitter=SplitOnOutOfMemory(lines.append)
+    )
     np.testing.assert_allclose(stacked(found), stacked(expected), atol=1e-5)
     assert lines == [EXHAUSTED]
 
 
 def test_context_is_computed_in_smaller_pieces_where_memory_is_exhausted(monkeypatch):
-    own, ready = trained_network(fc={"feature_maps": [5], "kernels": [1, 1]}), case()
-    expected = answer(own, ready)
+    network, ready = trained_network(fc={"feature_maps": [5], "kernels": [1, 1]}), case()
+    expected = predicted(network, ready)
     exhausted = Exhausted(BoxwiseNetwork.pathway, 300)
     monkeypatch.setattr(
         BoxwiseNetwork, "pathway",
         lambda *given: (exhausted if given[1] > 0 else exhausted.function)(*given),
     )  # fmt: skip
-    fast = BoxwiseNetwork(own)
-    todo = work_units(fast, ready, memory=1 << 30, tile=None)
+    fast = BoxwiseNetwork(network)
+    plan = work_units(fast, ready, memory=1 << 30, tile=None)
     splitter = SplitOnOutOfMemory(smallest_edge=4)
-    found = put_together(fast, ready, todo, wanted=(0, 1, 2), room=splitter)
-    np.testing.assert_allclose(stacked(found), stacked(expected), atol=1e-5)
+    result = put_together(fast, ready, plan, labels=(0, 1, 2), splitter=splitter)
+    np.testing.assert_allclose(stacked(result), stacked(expected), atol=1e-5)
 
 
 def test_memory_that_no_box_is_small_enough_for_is_an_error(monkeypatch):
     monkeypatch.setattr(BoxwiseNetwork, "pathway", partialmethod(Exhausted(None, 0)))
     with pytest.raises(torch.OutOfMemoryError):
-        answer(trained_network(), case())
+        predicted(trained_network(), case())
 
 
 def test_less_memory_means_more_boxes_and_the_same_result():
-    own, ready = trained_network(), case()
-    fast = BoxwiseNetwork(own)
+    network, ready = trained_network(), case()
+    fast = BoxwiseNetwork(network)
     few, many = (work_units(fast, ready, memory=n, tile=None) for n in (1 << 30, 1))
-    assert sum(len(job.boxes) for job in few) < sum(len(job.boxes) for job in many)
+    assert sum(len(unit.boxes) for unit in few) < sum(len(unit.boxes) for unit in many)
     np.testing.assert_allclose(
-        stacked(answer(own, ready, memory=1)), stacked(answer(own, ready)), atol=1e-5
+        stacked(predicted(network, ready, memory=1)), stacked(predicted(network, ready)), atol=1e-5
     )
 
 
 def test_progress_counts_the_boxes():
     fast, ready, done = BoxwiseNetwork(trained_network()), case(), []
-    todo = work_units(fast, ready, memory=1, tile=None)
-    put_together(fast, ready, todo, wanted=(), on_boxes=done.append)
-    assert sum(done) == sum(len(job.boxes) for job in todo)
+    plan = work_units(fast, ready, memory=1, tile=None)
+    put_together(fast, ready, plan, labels=(), on_boxes=done.append)
+    assert sum(done) == sum(len(unit.boxes) for unit in plan)
 
 
 def test_the_number_of_threads_of_later_threads_is_as_before():
-    own, ready, counts = trained_network(), case(), []
+    network, ready, counts = trained_network(), case(), []
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        answer(own, ready)
+        predicted(network, ready)
         thread = Thread(target=lambda: counts.append(torch.get_num_threads()))
         thread.start()
         thread.join()

@@ -5,9 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from deepseg.geometry.boxes import Box
-from deepseg.model.kernels.repeated_convolution import RepeatedConvolution, add_repeated
-from deepseg.model.layers import padded
-from deepseg.model.network import repeated
+from deepseg.model.feature_maps import padded, repeated
+from deepseg.model.kernels import RepeatedConvolution, add_repeated
 
 SIZE = (13, 11, 17)
 
