@@ -19,7 +19,7 @@ def words(name: str) -> frozenset[str]:
 
 
 # Paths within the package, of rooms and modules whose names are still being changed.
-UNFINISHED = re.findall(r"\S+", "inference model sessions training")
+UNFINISHED = re.findall(r"\S+", "inference sessions training")
 
 # Banned as a whole name, and as a word in the name of a function or class.
 PRONOUNS = words(

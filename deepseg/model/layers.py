@@ -273,6 +273,10 @@ class Convolution(nn.Conv3d):
     def __init__(self, inputs: int, outputs: int, kernel: Int3) -> None:
         super().__init__(inputs, outputs, kernel, bias=False)
 
+    def reset_parameters(self) -> None:
+        """Zeros: the network draws the weights, and torch's own generator stays as it was."""
+        nn.init.zeros_(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, X, Y, Z)`` to ``(N, F, X', Y', Z')``."""
         return kernels.convolved(kernels.arranged(x), self.weight.to(x.dtype))
