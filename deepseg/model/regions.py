@@ -54,7 +54,7 @@ def _sizes(layers: Sequence[LayerPlan], size: Int3) -> tuple[Int3, ...]:
 
 
 def boxes_needed(layers: Sequence[LayerPlan], sizes: Sequence[Int3], output: Box) -> list[Box]:
-    """What each layer reads, and last the output itself, to give the box ``output``."""
+    """Boxes that the layers read, and last the output itself, to give the box ``output``."""
     boxes = [output]
     for layer, size in zip(reversed(layers), reversed(sizes[:-1]), strict=True):
         boxes.append(input_box(boxes[-1], size, layer))

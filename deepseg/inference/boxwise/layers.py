@@ -53,7 +53,7 @@ class Affine:
     shift: Tensor
 
     def of_maps(self, maps: slice) -> Affine:
-        """What is done to some of the maps."""
+        """Transformation of some of the maps."""
         return Affine(self.scale[maps], self.shift[maps])
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Affine:
 
 
 def affine(layer: Layer) -> Affine:
-    """What ``layer`` does to its input before it activates it."""
+    """Transformation by which ``layer`` changes its input before it activates it."""
     norm = layer.norm
     if norm is None:
         return Affine(torch.ones_like(layer.input_bias), layer.input_bias.detach())

@@ -29,7 +29,7 @@ LEVELS = 1 << 16  # of a random number of 16 bits
 
 @dataclass(frozen=True)
 class Preactivation:
-    """What a layer does to its input before it convolves it.
+    """Norm (or bias) and activation of a layer: all that it does before it convolves.
 
     Attributes:
         weight: ``(C,)``, multiplied with what is normalised.
@@ -44,7 +44,7 @@ class Preactivation:
     activation: Callable[[Tensor], Tensor]
 
     def of_maps(self, maps: slice) -> Preactivation:
-        """What is done to some of the feature maps."""
+        """Norm and activation of some of the feature maps."""
         slopes = None if self.slopes is None else self.slopes[maps]
         return replace(self, weight=self.weight[maps], bias=self.bias[maps], slopes=slopes)
 

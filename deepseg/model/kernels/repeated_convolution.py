@@ -29,7 +29,7 @@ ALL = (slice(None), slice(None))  # of the axes in front of X, Y and Z
 
 
 def tap_groups(output: Box, factor: Int3, size: Int3, kernel: Int3, border: Border) -> Groups:
-    """How the taps of a convolution fall on coarse voxels, along X, Y and Z.
+    """Groups of output voxels whose taps fall alike on coarse voxels, along X, Y and Z.
 
     Args:
         output: Which voxels of the whole output.
