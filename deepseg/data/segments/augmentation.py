@@ -98,7 +98,7 @@ def random_transform(
     *,
     channels: int,
     spacing_mm: Spacing,
-    extent: Lattice,
+    extent: Lattice | None,
     rng: np.random.Generator,
 ) -> SegmentTransform:
     """A random transform: mirror images, quarter turns (xy, yz, xz), then all that interpolates.
@@ -107,7 +107,7 @@ def random_transform(
         settings: Which changes, how likely and how strong.
         channels: Number of image channels.
         spacing_mm: Of the image, so that rotations are rotations in space.
-        extent: A lattice around all points that will be read.
+        extent: A lattice around all points that will be read; elastic changes alone need it.
         rng: Source of randomness.
     """
     shift, scale = _intensity(settings.intensity, channels, rng=rng)
@@ -192,10 +192,11 @@ def _rotation(axis: int, angle: float) -> NDArray[np.float64]:
 
 
 def _deformation(
-    settings: ElasticAugmentation | None, extent: Lattice, *, rng: np.random.Generator
+    settings: ElasticAugmentation | None, extent: Lattice | None, *, rng: np.random.Generator
 ) -> ElasticDeformation | None:
     if settings is None or rng.random() >= settings.probability:
         return None
+    assert extent is not None
     counts = [
         int((last - first) // settings.grid) + 4
         for first, last in zip(extent.start, extent.last, strict=True)

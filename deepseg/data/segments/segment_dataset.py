@@ -136,12 +136,14 @@ class SegmentDataset(Dataset[tuple[Segment, str]]):
     def _transform(
         self, case: MappedCase, segment: Box, *, rng: np.random.Generator
     ) -> SegmentTransform:
-        if self.rules.augmentation is None:
+        settings = self.rules.augmentation
+        if settings is None:
             return IDENTITY
+        lattices = () if settings.elastic is None else self.rules.geometry.lattices(segment)
         return random_transform(
-            self.rules.augmentation,
+            settings,
             channels=len(case.prepared.channels),
             spacing_mm=case.prepared.geometry.spacing_mm,
-            extent=enclosing_lattice(self.rules.geometry.lattices(segment)),
+            extent=enclosing_lattice(lattices) if lattices else None,
             rng=rng,
         )
