@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -272,27 +273,38 @@ def refused(place, command):
     return given
 
 
+@contextmanager
+def hearing_ctrl_c():
+    """Processes begun inside are ended by SIGINT, also where a shell has this one ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def start(place):
     """Start ``run.py`` as a process of its own."""
     processes = []
 
     def given(*arguments, cwd=None, env=None, program=(str(CHECKOUT / "run.py"),)):
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, *program, *arguments],
-                cwd=place.path if cwd is None else cwd,
-                env={
-                    **os.environ,
-                    "OMP_NUM_THREADS": "1",
-                    "CUDA_VISIBLE_DEVICES": "",
-                    **(env or {}),
-                },
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
+        with hearing_ctrl_c():
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, *program, *arguments],
+                    cwd=place.path if cwd is None else cwd,
+                    env={
+                        **os.environ,
+                        "OMP_NUM_THREADS": "1",
+                        "CUDA_VISIBLE_DEVICES": "",
+                        **(env or {}),
+                    },
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                )
             )
-        )
         return processes[-1]
 
     yield given
