@@ -35,6 +35,7 @@ OPTIONAL = {
     "tensorboardX",
     "nilearn",
     "safetensors",
+    "onnx",
 }
 LAZY = {("deepseg/cli/main.py", "deepseg.cli")}
 

@@ -1,0 +1,1 @@
+"""A foreign network as a graph of operators; no file format is known here."""

@@ -1,0 +1,190 @@
+"""A foreign graph as a torch module, of which everything learns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deepseg.model.graph.cut import cut
+from deepseg.model.graph.graph import Graph, GraphNode, joined
+from deepseg.model.graph.names import nodes_by_name
+from deepseg.model.graph.operators.table import check_operators
+from deepseg.model.graph.program import Program, program, run
+
+
+@dataclass(frozen=True)
+class GraphLayer:
+    """A node with weights.
+
+    Attributes:
+        name: Dotted path that its weights share, or the node's label.
+        operator: Such as ``Conv``.
+        node: First output of the node.
+        weights: Keys of its parameters and statistics in the state dict.
+    """
+
+    name: str
+    operator: str
+    node: str
+    weights: tuple[str, ...]
+
+
+class GraphNetwork(nn.Module):
+    """A graph, whole or cut, that is computed by torch and trained like any other module.
+
+    Weights of floats are parameters under their names in the graph, dots making modules of them.
+    Running statistics of batch normalisation are buffers. In training mode, batch normalisation
+    uses the batch, unless `freeze_statistics` says otherwise, and dropout is active.
+
+    Attributes:
+        notices: A line for each node that was taken off without being named.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        outputs: Sequence[str] = (),
+        ignore: Sequence[str] = (),
+        drops_softmax: bool = True,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            graph: Weights without values (on torch's meta device) become zeros, to be loaded.
+            outputs: Where to cut: nodes, tensors or modules; without any, the graph's outputs.
+            ignore: Nodes, tensors or modules to leave out.
+            drops_softmax: Whether a softmax or sigmoid that ends the graph is taken off.
+
+        Raises:
+            DeepsegError: See `cut`, `joined` and `check_operators`.
+        """
+        super().__init__()
+        part = cut(joined(graph), outputs=outputs, ignore=ignore, drops_softmax=drops_softmax)
+        check_operators(part.graph)
+        self.notices = part.notices
+        self._program = program(part.graph)
+        self._frozen: frozenset[str] = frozenset()
+        self._places: dict[str, tuple[nn.Module, str]] = {}
+        self._keys: dict[str, str] = {}
+        for name, role in self._program.roles.items():
+            if role != "setting":
+                self._register(name, role)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that is computed; its weights are those with which the network was built."""
+        return self._program.graph
+
+    @property
+    def program(self) -> Program:
+        """The graph, ready to be computed."""
+        return self._program
+
+    @property
+    def keys(self) -> Mapping[str, str]:
+        """Key in the state dict of every parameter and statistic, by its name in the graph."""
+        return {
+            name: key
+            for name, key in self._keys.items()
+            if self._program.roles[name] in ("parameter", "statistics")
+        }
+
+    @property
+    def layers(self) -> tuple[GraphLayer, ...]:
+        """Nodes with weights, in the order in which they are computed."""
+        return tuple(self._layers())
+
+    def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
+        """``(N, C, …)``, one per input of the graph, to one tensor per output."""
+        names = [entry.name for entry in self.graph.inputs]
+        results = run(
+            self._program,
+            dict(zip(names, images, strict=True)),
+            self._weight,
+            trains=self._trains,
+        )
+        return tuple(results[name] for name in self.graph.outputs)
+
+    def freeze_statistics(self, names: Iterable[str] | None = None) -> None:
+        """Let nodes compute in training as they do afterwards: with stored statistics, no dropout.
+
+        Args:
+            names: Nodes, tensors or modules; None for all, nothing for none. Replaces what was
+                frozen before.
+
+        Raises:
+            DeepsegError: ``graph-name-unknown``.
+        """
+        graph = self.graph
+        chosen = (
+            graph.nodes
+            if names is None
+            else [node for name in names for node in nodes_by_name(graph, name)]
+        )
+        self._frozen = frozenset(node.outputs[0] for node in chosen)
+
+    def _trains(self, node: GraphNode) -> bool:
+        return self.training and node.outputs[0] not in self._frozen
+
+    def _weight(self, name: str) -> Tensor:
+        module, leaf = self._places[name]
+        value = getattr(module, leaf)
+        assert isinstance(value, Tensor)
+        return value
+
+    def _register(self, name: str, role: str) -> None:
+        graph = self.graph
+        value = graph.weights[name] if name in graph.weights else graph.constants[name]
+        value = torch.zeros(value.shape) if value.is_meta else value.detach().clone()
+        if role == "constant":
+            module: nn.Module = self
+            leaf = _free(self, f"constant_{len(self._keys)}")
+            self.register_buffer(leaf, value, persistent=False)
+            path = leaf
+        else:
+            module, leaf, path = self._place(name)
+            if role == "parameter":
+                module.register_parameter(leaf, nn.Parameter(value))
+            else:
+                module.register_buffer(leaf, value)
+        self._places[name] = (module, leaf)
+        self._keys[name] = path
+
+    def _place(self, name: str) -> tuple[nn.Module, str, str]:
+        """The module for a tensor, its name there, and its key in the state dict."""
+        *scopes, leaf = [part or "_" for part in name.split(".")]
+        module: nn.Module = self
+        path = []
+        for part in scopes:
+            scope = part
+            while hasattr(module, scope) and not isinstance(getattr(module, scope), _Scope):
+                scope += "_"
+            if not hasattr(module, scope):
+                module.add_module(scope, _Scope())
+            module = module.get_submodule(scope)
+            path.append(scope)
+        leaf = _free(module, leaf)
+        return module, leaf, ".".join([*path, leaf])
+
+    def _layers(self) -> Iterator[GraphLayer]:
+        keys = self.keys
+        for node in self.graph.nodes:
+            weights = tuple(keys[name] for name in node.inputs if name in keys)
+            if weights:
+                path = weights[0].rpartition(".")[0]
+                yield GraphLayer(path or node.label, node.operator, node.outputs[0], weights)
+
+
+class _Scope(nn.Module):
+    """A part of the names of a graph's weights."""
+
+
+def _free(module: nn.Module, name: str) -> str:
+    """``name``, longer by underscores if the module has something of that name already."""
+    while hasattr(module, name):
+        name += "_"
+    return name
