@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from deepseg.commands.show_graph import show_graph
 from deepseg.config.files.kind_of_file import kind_of_file
 from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
@@ -23,6 +24,7 @@ from deepseg.report.console import Console
 from deepseg.sessions.tables import PLAN_COLUMNS, network_table
 from deepseg.transfer.rules import in_options
 from deepseg.transfer.source import Source, read_named_tensors
+from deepseg.transfer.sources.onnx_file import is_onnx_file
 
 
 def show(file: Path | str) -> str:
@@ -61,6 +63,8 @@ def show_contents(file: Path, console: Console) -> None:
     tensors = read_named_tensors(file)
     if tensors is not None:
         _show_tensors(tensors, console)
+        if is_onnx_file(file):
+            show_graph(file, console)
         return
     if file.suffix == ".save" or file.is_dir():
         _show_model(read_checkpoint(file), console)

@@ -20,6 +20,7 @@ from deepseg.errors import DeepsegError
 from deepseg.model.checkpoint import Spacing, TrainingCohort, model_in, read_checkpoint
 from deepseg.model.layout import layout
 from deepseg.transfer.sources import deepmedic
+from deepseg.transfer.sources.onnx_file import is_onnx_file, read_onnx_weights
 from deepseg.transfer.sources.tensor_bundle import looks_like_bundle, read_bundle
 from deepseg.transfer.sources.tensor_files import is_tensor_file, read_tensors
 from deepseg.transfer.sources.theano import refusal_of_theano_save
@@ -34,7 +35,7 @@ class Source:
     Attributes:
         file: That was read.
         kind: ``deepseg model``, ``DeepMedic checkpoint``, ``TensorFlow checkpoint`` (of whatever
-            model), ``safetensors`` or ``torch state dict``.
+            model), ``safetensors``, ``torch state dict`` or ``ONNX``.
         tensors: By our names, or, where the layers are not known, by those of the file.
         sha256: Of the file, or files, that hold the weights.
         config: Its settings; None for a file that holds named tensors only.
@@ -65,7 +66,8 @@ def read_source(file: Path, config: ModelConfig) -> Source:
 
     Args:
         file: A `.save`, a session's folder (its best model), a TensorFlow checkpoint of DeepMedic
-            (its prefix, or one of its files), a `.safetensors`, or a state dict of torch.
+            (its prefix, or one of its files), a `.safetensors`, a state dict of torch, or an ONNX
+            file.
         config: Of the new model; a checkpoint of DeepMedic does not know its own layers and is
             read as one of this.
 
@@ -95,6 +97,8 @@ def read_named_tensors(file: Path) -> Source | None:
     if is_tensor_file(file):
         kind, tensors = read_tensors(file)
         return Source(file, kind, tensors, _sha256([file]), config=None)
+    if is_onnx_file(file):
+        return Source(file, "ONNX", read_onnx_weights(file), _sha256([file]), config=None)
     return None
 
 

@@ -149,7 +149,7 @@ def graph_geometry(work: Program) -> GraphGeometry:
 
 
 def strides(work: Program) -> dict[str, tuple[Shape, tuple[Fraction, ...] | None]]:
-    """Shape of every tensor for an image of the stated or a working size, and its stride.
+    """Shape of every tensor for one image of the stated or a working size, and its stride.
 
     The stride is None for tensors that are no images. Where the size of images is pinned, or there
     are several inputs, all strides are None.
@@ -354,15 +354,13 @@ class _Probe:
         return False
 
     def strides(self) -> dict[str, tuple[Shape, tuple[Fraction, ...] | None]]:
-        """Shape of every tensor for the first size, and its stride where it is an image."""
+        """Shape of every tensor for one image, and its stride where it is an image."""
         if len(self._program.graph.inputs) != 1 or not _is_volume(self._image):
             return {}
-        first = self.first_size
-        shapes = self.shapes(first)
-        larger: dict[str, Shape] = {}
+        first = self._stated_size or self.first_size
+        shapes = self._tracer.shapes({self._image.name: (1, self.channels, *first)})
         try:
-            rule = self.size_rule()
-            more = per_axis(lambda n, s: n + 2 * s, first, rule.step)
+            more = per_axis(lambda n, s: n + 2 * s, first, self.size_rule().step)
             larger = self.shapes(more)
         except DeepsegError:
             return {name: (shape, None) for name, shape in shapes.items()}

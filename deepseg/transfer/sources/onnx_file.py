@@ -364,15 +364,24 @@ def _scope(node: Any) -> str:
         return ""
     scope = ""
     for part in node.name.strip("/").split("/")[:-1]:
-        repeated = scope and (part == scope or part.startswith(f"{scope}."))
-        last = scope.rpartition(".")[2]
-        if repeated:
-            scope = part
-        elif last and part.startswith(f"{last}."):
-            scope = f"{scope}{part[len(last) :]}"
-        else:
-            scope = f"{scope}.{part}" if scope else part
+        scope = _inner(scope, part)
     return scope
+
+
+def _inner(scope: str, part: str) -> str:
+    """The module ``part`` of ``scope``; entries of lists repeat the name of their list.
+
+    >>> _inner("model.1.submodule", "submodule.0")
+    'model.1.submodule.0'
+    >>> _inner("model.1", "conv")
+    'model.1.conv'
+    """
+    words = part.split(".")
+    for n in range(len(words) - 1, 0, -1):
+        repeated = ".".join(words[:n])
+        if scope == repeated or scope.endswith(f".{repeated}"):
+            return ".".join([scope, *words[n:]])
+    return f"{scope}.{part}" if scope else part
 
 
 def _shape(entry: Any) -> tuple[int | None, ...] | None:
