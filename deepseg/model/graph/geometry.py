@@ -237,6 +237,10 @@ class _Probe:
     def size_rule(self) -> SizeRule:
         """Sizes of images that are computed."""
         first = self.first_size
+        for name in self._program.graph.outputs:
+            axes = len(self.shapes(first)[name])
+            if axes != 5:
+                raise _no_image(f"{name!r} of {axes} axes")
         self._check_free(first)
         steps = [self._step(first, axis) for axis in range(3)]
         smallest = [self._smallest(first, axis, step) for axis, step in enumerate(steps)]
@@ -272,7 +276,11 @@ class _Probe:
         return shapes
 
     def _step(self, first: Int3, axis: int) -> int:
-        return next((step for step in _STEPS if self._repeats(first, axis, step)), math.gcd(*first))
+        step = next((step for step in _STEPS if self._repeats(first, axis, step)), None)
+        if step is None:
+            names = ", ".join(map(repr, self._program.graph.outputs))
+            raise _no_image(f"{names}, whose size does not follow that of the image")
+        return step
 
     def _repeats(self, first: Int3, axis: int, step: int) -> bool:
         """Whether every ``step`` voxels more give as many voxels of each output more."""
@@ -303,8 +311,6 @@ class _Probe:
         size = rule.at_least(self.first_size)
         more = per_axis(lambda n, s: n + s, size, rule.step)
         shape, larger = self.shapes(size)[name], self.shapes(more)[name]
-        if len(shape) != 5:
-            raise _no_image(name, shape)
         voxels, more_voxels = _int3(shape[2:]), _int3(larger[2:])
         stride = per_axis(lambda s, n, m: s // (m - n), rule.step, voxels, more_voxels)
         fields = [self._field(name, rule, axis, stride) for axis in range(3)]
@@ -414,7 +420,12 @@ def _pins(node: GraphNode, before: dict[str, Shape], after: dict[str, Shape]) ->
     if before[node.inputs[0]] == after[node.inputs[0]]:
         return False
     result = node.outputs[0]
-    return result not in after or math.prod(before[result]) == math.prod(after[result])
+    return result not in after or _voxels(before[result]) == _voxels(after[result])
+
+
+def _voxels(shape: Shape) -> int:
+    """Values for one image."""
+    return math.prod(shape[1:] if len(shape) > 1 else shape)
 
 
 def _ratio(shape: Shape, larger: Shape, size: Int3, more: Int3) -> tuple[Fraction, ...] | None:
@@ -461,11 +472,11 @@ def _pinned(node: GraphNode, sizes: str) -> DeepsegError:
     )
 
 
-def _no_image(name: str, shape: Shape) -> DeepsegError:
+def _no_image(got: str) -> DeepsegError:
     return DeepsegError(
         Problem(
             code="graph-geometry",
-            got=f"{name!r} of {len(shape)} axes",
+            got=got,
             expected="an image of 5 axes: batch, maps, X, Y and Z",
             fix="cut the network at an image",
         )

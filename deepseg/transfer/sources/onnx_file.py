@@ -67,7 +67,7 @@ class StoredTensor:
 
 
 def is_onnx_file(file: Path) -> bool:
-    """Whether the name is that of an ONNX file, there or not."""
+    """True for the name of an ONNX file, there or not."""
     return file.suffix.lower() == SUFFIX
 
 
