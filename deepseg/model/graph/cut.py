@@ -101,7 +101,7 @@ def _read_at(graph: Graph, tensor: str, ignored: dict[str, GraphNode]) -> Iterat
 
 
 def _reads_image(graph: Graph, tensor: str) -> bool:
-    """Whether values of ``tensor`` depend on an input, and not only on its size."""
+    """True if values of ``tensor`` depend on an input, and not only on its size."""
     producers = graph.producers()
     inputs = {entry.name for entry in graph.inputs}
     pending, visited = [tensor], set[str]()

@@ -46,7 +46,7 @@ class SizeRule:
     step: Int3
 
     def fits(self, size: Int3) -> bool:
-        """Whether the graph computes images of this size.
+        """True if the graph computes images of this size.
 
         >>> SizeRule((32, 32, 16), (16, 16, 8)).fits((48, 32, 24))
         True
@@ -101,7 +101,7 @@ class AttachGeometry:
 
     @property
     def border(self) -> Literal["padded", "cropped", "mixed"]:
-        """What happens at the border of the image.
+        """Treatment of the border of the image.
 
         ``padded``: nothing is lost, values near the border depend on padding. ``cropped``: only
         what is seen whole is computed. ``mixed``: anything between.
@@ -263,7 +263,7 @@ class _Probe:
             raise _pinned(node, f"images of {text(first)} voxels")
 
     def _other_size_fits(self, first: Int3) -> bool:
-        """Whether a size is computed that is larger along all axes, but not the double one."""
+        """True if a size is computed that is larger along all axes, but not the double one."""
         larger = (per_axis(lambda n, s=s: n + s, first) for s in _STEPS)
         return any(self.output_sizes(size) is not None for size in larger)
 
@@ -283,7 +283,7 @@ class _Probe:
         return step
 
     def _repeats(self, first: Int3, axis: int, step: int) -> bool:
-        """Whether every ``step`` voxels more give as many voxels of each output more."""
+        """True if every ``step`` voxels more give as many voxels of each output more."""
         before = self.output_sizes(first)
         assert before is not None
         gains = None
@@ -414,7 +414,7 @@ def _field(whole: Reach, near: Reach, inside: range, stride: int) -> _Field:
 
 
 def _pins(node: GraphNode, before: dict[str, Shape], after: dict[str, Shape]) -> bool:
-    """Whether a node makes the same of images of two sizes, or fails on the second."""
+    """True if a node makes the same of images of two sizes, or fails on the second."""
     if node.operator not in _PINNING or node.inputs[0] not in after:
         return False
     if before[node.inputs[0]] == after[node.inputs[0]]:

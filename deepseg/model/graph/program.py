@@ -89,7 +89,7 @@ def as_tuple(results: Results) -> tuple[Tensor, ...]:
 
 
 def tensor_roles(graph: Graph) -> dict[str, Role]:
-    """What each weight and constant is.
+    """The role of each weight and constant.
 
     Weights of floats learn, unless they are running statistics or settings. Constants move with the
     network but do not learn. Settings are read by the CPU.

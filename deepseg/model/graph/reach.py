@@ -30,7 +30,7 @@ from deepseg.model.graph.operators.resizing import coordinates, resizing
 from deepseg.model.graph.operators.window import SlidingWindow, sliding_window, torch_pads
 from deepseg.model.graph.program import Program, Step, as_tuple
 
-NOTHING = -math.inf
+NO_VOXEL = -math.inf
 _POOLS: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
@@ -109,7 +109,7 @@ class _Algebra:
             x = fixed if fixed is not None else values.get(name, tensors.get(name))
             is_image = name in values and name not in work.host
             if x is not None and x.is_floating_point() and not is_value and not is_image:
-                x = torch.full((), NOTHING).expand(x.shape)
+                x = torch.full((), NO_VOXEL).expand(x.shape)
             inputs.append(x)
         return tuple(inputs)
 
@@ -145,7 +145,7 @@ def _width(x: Tensor) -> Tensor:
 
 
 def _is_slim(x: Tensor, size: Sequence[int]) -> bool:
-    """Whether all maps of ``x``, seen in the shape ``size``, are one and the same."""
+    """True if all maps of ``x``, seen in the shape ``size``, are one and the same."""
     return x.ndim < len(size) or x.shape[1] == 1 or x.stride(1) == 0
 
 
@@ -155,7 +155,7 @@ def _slim(x: Tensor) -> Tensor:
 
 def _windowed(x: Tensor, window: SlidingWindow, *, is_ceil: bool = False) -> Tensor:
     """``(2, C, …)``: all voxels on which the values in each window depend."""
-    x = F.pad(x, torch_pads(window.low, window.high), value=NOTHING)
+    x = F.pad(x, torch_pads(window.low, window.high), value=NO_VOXEL)
     pool = _POOLS[len(window.kernel)]
     return pool(x, window.kernel, window.stride, 0, window.dilation, is_ceil)
 
@@ -172,7 +172,7 @@ def _transposed_convolution(algebra: _Algebra, call: Call) -> Tensor:
     window = transposed_window(call.node, weight.shape[2:], x.shape[2:])
     sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], window.stride, strict=True)]
     steps = [slice(None, None, s) for s in window.stride]
-    apart = x.new_full((*x.shape[:2], *sizes), NOTHING)
+    apart = x.new_full((*x.shape[:2], *sizes), NO_VOXEL)
     apart[(slice(None), slice(None), *steps)] = x
     extra = output_padding(call.node, len(sizes))
     turned = SlidingWindow(
@@ -247,8 +247,8 @@ def _general_matrix_product(algebra: _Algebra, call: Call) -> Tensor:
 def _padding(_algebra: _Algebra, call: Call) -> Tensor:
     if call.node.text("mode", "constant") != "constant":
         return shapes.padding(call)
-    inputs = (call.tensor(0), call.optional(1), torch.tensor(NOTHING), call.optional(3))
-    attributes = {**call.node.attributes, "value": NOTHING}
+    inputs = (call.tensor(0), call.optional(1), torch.tensor(NO_VOXEL), call.optional(3))
+    attributes = {**call.node.attributes, "value": NO_VOXEL}
     return shapes.padding(Call(replace(call.node, attributes=attributes), inputs, call.opset))
 
 

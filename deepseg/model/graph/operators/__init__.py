@@ -1,1 +1,1 @@
-"""What the operators of a foreign graph compute, as functions of torch tensors."""
+"""The operators of a foreign graph, as functions of torch tensors."""

@@ -51,7 +51,7 @@ def divided(x: Tensor, y: Tensor) -> Tensor:
 
 
 def remainder(call: Call) -> Tensor:
-    """What a division leaves: with the sign of the divisor, or of the dividend for ``fmod``."""
+    """The remainder, with the sign of the divisor, or of the dividend for ``fmod``."""
     x, y = together(call.tensor(0), call.tensor(1))
     return torch.fmod(x, y) if call.node.integer("fmod", 0) else torch.remainder(x, y)
 

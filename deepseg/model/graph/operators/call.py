@@ -15,7 +15,7 @@ Results: TypeAlias = Tensor | tuple[Tensor, ...]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a node reads when it is computed.
+    """The inputs of one computation of a node.
 
     Attributes:
         inputs: Tensors in the order of the node's inputs; None for one that is left out.
@@ -62,7 +62,7 @@ def accepted(_node: GraphNode) -> str | None:
 
 @dataclass(frozen=True)
 class Operator:
-    """How an operator is computed.
+    """The function that computes an operator, and the parts that its inputs play.
 
     Attributes:
         compute: The results of a call.

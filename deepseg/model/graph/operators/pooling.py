@@ -58,7 +58,7 @@ def average_pooling(call: Call) -> Tensor:
 
 
 def _is_wide(window: SlidingWindow) -> bool:
-    """Whether the border is wider than torch's own pooling takes."""
+    """True if the border is wider than torch's own pooling takes."""
     return any(n > k // 2 for n, k in zip(window.low, window.kernel, strict=True))
 
 

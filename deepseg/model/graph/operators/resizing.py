@@ -30,7 +30,7 @@ _LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
 
 @dataclass(frozen=True)
 class Resizing:
-    """How an image is resized.
+    """Grid and method by which an image is resized.
 
     Attributes:
         sizes: Voxels of the result along every axis of the tensor.
@@ -50,7 +50,7 @@ class Resizing:
 
 
 def resizing(call: Call) -> Resizing:
-    """How a node resizes its image."""
+    """Grid and method by which a node resizes its image."""
     node, x = call.node, call.tensor(0)
     axes = node.integers("axes") or list(range(x.ndim))
     scales, sizes = _stated(call)

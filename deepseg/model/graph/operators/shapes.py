@@ -180,7 +180,7 @@ def shape(call: Call) -> Tensor:
 
 
 def size(call: Call) -> Tensor:
-    """How many values there are, on the CPU."""
+    """The number of values, on the CPU."""
     return torch.tensor(call.tensor(0).numel(), dtype=torch.int64)
 
 

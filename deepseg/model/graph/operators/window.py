@@ -32,7 +32,7 @@ class SlidingWindow:
 
     @property
     def is_symmetric(self) -> bool:
-        """Whether as much is added in front as after."""
+        """True if as much is added in front as after."""
         return self.low == self.high
 
 
