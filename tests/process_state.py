@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGHUP)
+OF_OTHERS = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")  # set by pytest and torch
 BLOCK = 1 << 24  # bytes, as large as a feature map
 
 
 def process_state():
     """What a test can look at in microseconds, by name."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+    environment = {name: text for name, text in os.environ.items() if name not in OF_OTHERS}
     return {
         "Python's generator": random.getstate(),
         "numpy's generator": _numpy_state(),

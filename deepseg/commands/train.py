@@ -34,7 +34,11 @@ def train(
     device: str = "auto",
     quiet: bool = False,
 ) -> Path:
-    """Train as ``config_file`` says, or go on with it.
+    """Train as ``config_file`` says, or continue the session.
+
+    The process of the caller stays as it was. The command line also lets its own process keep freed
+    memory, which makes steps quicker and cannot be undone; a Python process that does nothing else
+    may call `deepseg.cli.process.keep_freed_memory` first.
 
     Args:
         config_file: A train file, YAML or DeepMedic's.
