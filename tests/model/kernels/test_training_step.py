@@ -80,7 +80,7 @@ def plain_norm(norm: Norm, x):
     return y * own(norm.weight) + own(norm.bias)
 
 
-def network_of(**changes) -> Network:
+def network_of(*, seed: int = 3, **changes) -> Network:
     """In float64, with values of its own in every norm, slope and bias; nothing is dropped."""
     settings = {
         "normal": {"feature_maps": [3, 4, 5], "residuals": [3]},
@@ -94,7 +94,7 @@ def network_of(**changes) -> Network:
         "segments": {"train": SEGMENT},
         **changes,
     }
-    network = trained_network(seed=3, **settings).double().train()
+    network = trained_network(seed=seed, **settings).double().train()
     for layer in network.layers():
         layer.dropout_enabled = False
     return network
@@ -248,7 +248,7 @@ def test_frozen_layers_use_their_statistics_and_have_no_gradients():
 
 
 def test_in_float32_the_step_is_as_exact_as_its_numbers():
-    network = network_of()
+    network = network_of(seed=4)  # with seed 3 rounding changes the sign of one PReLU argument
     expected = step(copy.deepcopy(network), plain_logits, inputs_of(network))
     network = network.float()
     result = step(network, quick, [x.float() for x in inputs_of(network)])
