@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -131,13 +131,42 @@ def raise_if_any(problems: Iterable[Problem]) -> None:
         raise DeepsegError(*collected)
 
 
-def did_you_mean(word: str, candidates: Iterable[str]) -> str:
+def did_you_mean(
+    word: str, candidates: Iterable[str], *, synonyms: Mapping[str, str] | None = None
+) -> str:
     """Question to append to a message about a misspelt ``word``; empty if no candidate is close.
+
+    A synonym comes first, then a name of which ``word`` is the first letters of each part or a
+    spelling in other case, then the nearest spelling.
+
+    Args:
+        word: As the user wrote it.
+        candidates: Names that are understood.
+        synonyms: Names by words of other programs, in small letters without separators.
 
     >>> did_you_mean("epoch", ["epochs", "output"])
     "; did you mean 'epochs'?"
     >>> did_you_mean("zzz", ["epochs", "output"])
     ''
+    >>> did_you_mean("lr", ["decay", "learning_rate"])
+    "; did you mean 'learning_rate'?"
+    >>> did_you_mean("-predict", ["-train", "-test"], synonyms={"predict": "-test"})
+    "; did you mean '-test'?"
     """
-    nearest = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+    names = list(candidates)
+    bare = _bare(word)
+    meant = [] if synonyms is None else [synonyms[bare]] if bare in synonyms else []
+    meant += [name for name in names if bare and bare in (_initials(name), _bare(name))]
+    meant += difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    meant = [name for name in meant if name in names]
+    return f"; did you mean {meant[0]!r}?" if meant else ""
+
+
+def _bare(word: str) -> str:
+    """Small letters and digits of ``word`` only."""
+    return "".join(letter for letter in word.lower() if letter.isalnum())
+
+
+def _initials(name: str) -> str:
+    parts = name.strip("-_").split("_")
+    return "".join(part[:1] for part in parts).lower() if len(parts) > 1 else ""

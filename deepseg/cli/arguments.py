@@ -42,6 +42,27 @@ OPTIONS: dict[str, tuple[Command, ...]] = {
     "devices": ("train", "test"),
 }
 
+# What other programs call our commands and options, in small letters without separators.
+SYNONYMS = {
+    **dict.fromkeys(("predict", "prediction", "segment", "infer", "inference"), "-test"),
+    **dict.fromkeys(("apply", "evaluate", "eval", "score"), "-test"),
+    **dict.fromkeys(("fit", "training", "resume", "continue"), "-train"),
+    **dict.fromkeys(("new", "build", "create", "init"), "-newModel"),
+    **dict.fromkeys(("validate", "verify", "lint", "preflight"), "-check"),
+    **dict.fromkeys(("info", "inspect", "summary", "describe", "print"), "-show"),
+    **dict.fromkeys(("diff", "versus", "vs"), "-compare"),
+    **dict.fromkeys(("weights", "checkpoint", "ckpt", "m"), "-model"),
+    **dict.fromkeys(("transfer", "source", "initfrom"), "-pretrained"),
+    **dict.fromkeys(("finetune", "reset"), "-resetOptimizer"),
+    **dict.fromkeys(("output", "o", "outputdir", "outdir"), "-out"),
+    **dict.fromkeys(("device", "gpu", "cuda", "cpu"), "-dev"),
+    **dict.fromkeys(("gpus", "ngpus", "numgpus", "nproc", "workers"), "-devices"),
+    **dict.fromkeys(("silent", "q"), "-quiet"),
+    **dict.fromkeys(("amp", "fp16", "bf16", "dtype"), "-precision"),
+    "shard": "-part",
+    "v": "-version",
+}
+
 EXAMPLES = """\
 examples:
   {program} -newModel model.yaml              build a model and save it
@@ -302,7 +323,7 @@ def _misspelt(words: Sequence[str], parser: _Parser) -> Iterator[Problem]:
         if action is not None:
             typed.append(action.option_strings[0])
         else:
-            hint = did_you_mean(word, actions)
+            hint = did_you_mean(word.split("=")[0], actions, synonyms=SYNONYMS)
             yield parser.problem(f"unknown option {word}", fix=f"correct the option{hint}")
     for option, times in Counter(typed).items():
         if times > 1:

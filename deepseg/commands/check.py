@@ -76,8 +76,14 @@ def check(
         if error.exit_code != DeepsegError.exit_code:
             raise
         return CheckReport(error.at(str(config_file)).problems, tuple(console.warnings), "")
-    console.say(f"{config_file}: nothing wrong")
+    console.say(f"{config_file}: {_verdict(len(console.warnings))}")
     return CheckReport((), tuple(console.warnings), text)
+
+
+def _verdict(warnings: int) -> str:
+    if warnings == 0:
+        return "nothing wrong"
+    return f"{warnings} warning{'s' if warnings > 1 else ''}, nothing that stops it"
 
 
 def _tables(config_file: Path, model: Path | None, console: Console) -> str:

@@ -125,18 +125,22 @@ def _planned(
     """
     files = [run for run in runs if _is_train_file(run)]
     problems = list(_without_train_file(seeds, from_scratch)) if not files else []
-    planned: dict[Path | PlannedRun, FinishedRun | PlannedRun] = {}
+    planned: dict[Path, FinishedRun | PlannedRun] = {}
+    again: list[Path] = []
     for run in runs:
         try:
             if run not in files:
-                planned[run.resolve()] = read_run(run)
+                again += [run] if run.resolve() in planned else []
+                planned.setdefault(run.resolve(), read_run(run))
                 continue
             twins = (False, True) if from_scratch and run == files[0] else (False,)
-            planned |= {session: session for session in _planned_runs(run, seeds, twins)}
+            for session in _planned_runs(run, seeds, twins):
+                again += [session.folder] if session.folder.resolve() in planned else []
+                planned[session.folder.resolve()] = session  # it may have more to do
         except DeepsegError as error:
             problems += error.at(str(run)).problems
     raise_if_any(problems)
-    raise_if_any(_too_few({session.group for session in planned.values()}))
+    raise_if_any(_too_few({session.group for session in planned.values()}, again))
     return list(planned.values())
 
 
@@ -170,11 +174,15 @@ def _without_train_file(seeds: Sequence[int], from_scratch: bool) -> Iterator[Pr
             )
 
 
-def _too_few(groups: Collection[Path]) -> Iterator[Problem]:
+def _too_few(groups: Collection[Path], again: Sequence[Path]) -> Iterator[Problem]:
+    """The problem of a single group; ``again`` are sessions that were named before."""
     if len(groups) < 2:
+        got = " ".join(["one group of sessions:", *(group.name for group in groups)])
+        if again:
+            got += f", with {', '.join(dict.fromkeys(map(str, again)))} more than once"
         yield Problem(
             code="compare-one-group",
-            got=" ".join(["one group of sessions:", *(group.name for group in groups)]),
+            got=got,
             expected="at least two that differ in more than their seed",
             fix="name another session or train file, or add -fromScratch to a train file",
         )

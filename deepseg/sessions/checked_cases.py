@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,10 +17,16 @@ from deepseg.data.case_cache import prepared_folder
 from deepseg.data.cases.case import Case, list_cases
 from deepseg.data.cases.checks import examine
 from deepseg.data.cases.cohort_checks import CohortRules, find_problems
-from deepseg.data.cases.summary import CaseSummary
-from deepseg.errors import DeepsegError, OutputNotWritable, Problem, raise_if_any
+from deepseg.data.cases.summary import CaseSummary, unreadable
+from deepseg.errors import (
+    DeepsegError,
+    OutOfMemory,
+    Problem,
+    is_out_of_memory,
+    raise_if_any,
+)
 from deepseg.report.console import Console
-from deepseg.sessions.compatibility import training_incompatibilities
+from deepseg.sessions.compatibility import training_incompatibilities, training_warnings
 from deepseg.sessions.processes.shard import Shard
 from deepseg.sessions.summary_cache import SummaryCache
 from deepseg.sessions.tables import cases_table
@@ -82,6 +88,8 @@ def training_and_held_out(
         DeepsegError: All problems of all cases, and of settings that do not fit the model.
     """
     problems = list(training_incompatibilities(config, model))
+    for warning in training_warnings(config):
+        console.warn(warning)
     rules = CheckRules(
         title="training cases",
         needs_labels=True,
@@ -98,9 +106,9 @@ def training_and_held_out(
     for settings, group_rules in groups:
         try:
             checked.append(checked_cases(settings, model, console, group_rules))
-        except OutputNotWritable:
-            raise
         except DeepsegError as error:
+            if error.exit_code != DeepsegError.exit_code:
+                raise
             problems += error.problems
     raise_if_any(dict.fromkeys(problems))
     training, held_out = checked[0], checked[1] if len(checked) > 1 else None
@@ -147,6 +155,7 @@ def checked_cases(
             needs_labels=rules.needs_labels,
             allow_missing_classes=rules.allow_missing_classes,
             resampled=rules.resampled,
+            title=rules.title,
         ),
     )
     if rules.shard is not None:
@@ -164,16 +173,55 @@ def _summaries(
     """A summary of every case; only those are read whose summary is not remembered."""
     class_count = len(model.classes)
     cache = SummaryCache(rules.cache, model.channels, class_count, rules.needs_labels)
-    read = partial(examine, class_count=class_count, needs_labels=rules.needs_labels)
+    read = partial(_examined, class_count=class_count, needs_labels=rules.needs_labels)
     stamps = [cache.stamp(case) for case in cases]
     remembered = [cache.load(stamp) for stamp in stamps]
     unread = [case for case, entry in zip(cases, remembered, strict=True) if entry is None]
     title = f"checking {rules.title}"
-    new = iter(_on_threads(read, unread, console, title, threads=rules.threads))
+    read_together = _on_threads(read, unread, console, title, threads=rules.threads)
+    new = iter(_read_alone(unread, read_together, read, rules))
     summaries = [next(new) if entry is None else entry for entry in remembered]
     for stamp, summary in zip(stamps, summaries, strict=True):
         cache.store(stamp, summary)
     return summaries
+
+
+def _examined(case: Case, *, class_count: int, needs_labels: bool) -> CaseSummary | None:
+    """The summary of a case; None if memory runs out."""
+    try:
+        return examine(case, class_count=class_count, needs_labels=needs_labels)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _read_alone(
+    cases: Sequence[Case],
+    summaries: Sequence[CaseSummary | None],
+    read: Callable[[Case], CaseSummary | None],
+    rules: CheckRules,
+) -> Iterator[CaseSummary]:
+    """The summaries, after another try of those whose case did not fit into memory beside others.
+
+    Raises:
+        OutOfMemory: A case does not fit alone, and faulty cases are not left out.
+    """
+    for case, summary in zip(cases, summaries, strict=True):
+        alone = read(case) if summary is None else summary
+        if alone is not None:
+            yield alone
+            continue
+        problem = Problem(
+            code="out-of-memory",
+            got=f"no memory to read {case.name}",
+            expected="memory for a whole case",
+            fix="end other programs, or leave the case out",
+            where=case.where,
+        )
+        if not rules.skip_faulty:
+            raise OutOfMemory(problem)
+        yield unreadable(case.name, case.where, problem)
 
 
 def _without_faulty(checked: CheckedCases, console: Console, rules: CheckRules) -> CheckedCases:

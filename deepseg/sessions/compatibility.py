@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from deepseg.config.blocks.freezing import Freeze
 from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.cases import Preparation, ZScore
 from deepseg.config.model import ModelConfig
@@ -56,6 +57,17 @@ def training_incompatibilities(config: TrainConfig, model: ModelConfig) -> Itera
         yield from variance_problems(
             save.uncertainty, key=f"{key}.uncertainty", fix="ask for entropy only"
         )
+
+
+def training_warnings(config: TrainConfig) -> Iterator[str]:
+    """Settings of a train file that are allowed and hardly meant."""
+    blocks = (config.freeze,) if isinstance(config.freeze, Freeze) else config.freeze
+    for block in blocks:
+        if block.until_epoch is not None and block.until_epoch >= config.epochs:
+            yield (
+                f"freeze.until_epoch {block.until_epoch} is not before the last of {config.epochs} "
+                "epochs: these layers stay frozen to the end; lower it, or leave it out"
+            )
 
 
 def testing_incompatibilities(

@@ -261,10 +261,11 @@ def test_the_model_before_the_last_tells_as_much(two, here):
 def test_one_group_is_nothing_to_compare(here, again):
     first = session(here, "a-seed0", on_volumes(0.5))
     second = [first, session(here, "a-seed1", on_volumes(0.5), seed=1)][again]
+    named_again = "" if again else ", with runs/a-seed0 more than once"
     assert problems(first, second) == [
-        "[compare-one-group] got one group of sessions: a; expected at least two that differ in "
-        "more than their seed; fix: name another session or train file, or add -fromScratch to a "
-        "train file"
+        f"[compare-one-group] got one group of sessions: a{named_again}; expected at least two "
+        "that differ in more than their seed; fix: name another session or train file, or add "
+        "-fromScratch to a train file"
     ]
 
 

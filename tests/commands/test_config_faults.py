@@ -223,7 +223,7 @@ def test_a_call_in_a_value_of_a_cfg_is_never_run(refused, place):
             [
                 "[channel-unknown] train.yaml: got channel 'Flair' in "
                 "preparation.z_score.channels; expected channels of the model: T1, FLAIR; "
-                "fix: correct the name"
+                "fix: correct the name; did you mean 'FLAIR'?"
             ],
             id="a channel that is not there",
         ),

@@ -285,16 +285,16 @@ def test_a_class_in_no_training_case_is_refused_unless_allowed(refused, command,
         name = f"{case}/labels.nii.gz"
         place.store(name, np.minimum(place.array(name), 1))
     assert refused("-train", "train.yaml", session="training") == [
-        "[class-in-no-case] train.yaml: got no voxel of class 2 (core); expected every class of "
-        "the model in at least one case; fix: check the labels and the label_map, or set "
-        "'allow_missing_classes: true'"
+        "[class-in-no-case] train.yaml: got no voxel of class 2 (core) in any of the training "
+        "cases; expected every class of the model in at least one case; fix: check the labels and "
+        "the label_map, or set 'allow_missing_classes: true'"
     ]
     table = "    table: data/train.csv"
     place.edit("train.yaml", table, f"{table}\n    allow_missing_classes: true")
     result = command("-train", "train.yaml")
     assert (result.returncode, result.stderr) == (
         0,
-        "WARNING no voxel of class 2 (core) in any case\n",
+        "WARNING no voxel of class 2 (core) in any of the training cases\n",
     )
 
 

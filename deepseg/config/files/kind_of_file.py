@@ -48,7 +48,7 @@ def kind_of_file(file: Path) -> FileKind:
             got="none of the keys that a config file has",
             expected="a model file (normal, segments), a train file (training) or a test file "
             "(cases)",
-            fix="start from one of the files in configs/",
+            fix="begin with one of these keys",
             where=str(file),
         )
     )

@@ -33,6 +33,26 @@ _FIXES = {
     "dict_type": "write its keys on the lines below, indented",
 }
 
+# Other programs' words for our keys, in small letters without separators.
+SYNONYMS = {
+    **dict.fromkeys(("lr", "initiallr", "learnrate", "lr0"), "learning_rate"),
+    **dict.fromkeys(("wd", "weightdecay", "decay"), "weight_decay"),
+    **dict.fromkeys(("numepochs", "maxepochs", "nepochs"), "epochs"),
+    **dict.fromkeys(("numworkers", "nworkers", "numberofsamplers"), "workers"),
+    **dict.fromkeys(("patchsize", "patch", "patches", "roisize"), "segments"),
+    **dict.fromkeys(("scheduler", "lrscheduler", "lrschedule"), "schedule"),
+    **dict.fromkeys(("randomseed", "manualseed"), "seed"),
+    **dict.fromkeys(("modalities", "sequences", "inchannels"), "channels"),
+    **dict.fromkeys(("nclasses", "numclasses", "labelnames"), "classes"),
+    **dict.fromkeys(("mask", "masks", "brainmask"), "roi"),
+    **dict.fromkeys(("outdir", "outputdir", "outputfolder"), "output"),
+    **dict.fromkeys(("normalization", "normalisation", "normalise", "normalize"), "z_score"),
+    **dict.fromkeys(("spacing", "voxelsize", "resolution"), "resample"),
+    **dict.fromkeys(("checkpoint", "weights", "pretrained"), "model"),
+    **dict.fromkeys(("tta", "mirroring", "flip"), "mirror"),
+    **dict.fromkeys(("amp", "dtype"), "precision"),
+}
+
 
 @dataclass(frozen=True)
 class Complaint:
@@ -68,7 +88,10 @@ def _complaints(errors: _Errors, path: KeyPath, schema: SchemaType) -> Iterator[
     """One complaint for each wrong place at ``path`` or below it."""
     here = _errors_here(errors)
     if here:
-        yield _tag_complaint(here[0], path, schema) or Complaint(path, schema, here[0])
+        tag = _tag_complaint(here[0], path, schema)
+        yield tag or Complaint(path, schema, here[0])
+        if tag is not None:
+            yield from _unknown_to_all_members(here[0], path, schema)
         return
     groups: dict[str | int, list[tuple[KeyPath, ErrorDetails]]] = {}
     for rest, error in errors:
@@ -119,6 +142,16 @@ def _tag_complaint(error: ErrorDetails, path: KeyPath, schema: SchemaType) -> Co
     is_missing = error["type"] == "union_tag_not_found"
     changed: ErrorDetails = {**error, "type": "missing" if is_missing else "literal_error"}
     return Complaint((*path, schema.tag), schema.below(schema.tag), changed)
+
+
+def _unknown_to_all_members(
+    error: ErrorDetails, path: KeyPath, schema: SchemaType
+) -> Iterator[Complaint]:
+    """Complaints about keys that are wrong whichever of the models is meant."""
+    known = {name for member in schema.members for name in member.fields}
+    for key in error["input"] if isinstance(error["input"], Mapping) else ():
+        if key not in known:
+            yield Complaint((*path, key), schema, {**error, "type": "extra_forbidden"})
 
 
 def _union_complaints(
@@ -181,15 +214,15 @@ def _missing_key(complaint: Complaint, document: Document) -> Problem:
 
 def _unknown_key(complaint: Complaint, document: Document, root: SchemaType) -> Problem:
     key = complaint.path[-1]
-    names = [
-        name for option in (complaint.schema, *complaint.schema.members) for name in option.fields
-    ]
+    options = (complaint.schema, *complaint.schema.members)
+    names = list(dict.fromkeys(name for option in options for name in option.fields))
     homes = {key_text(path) for path in _all_paths(root, ()) if path[-1] == key}
     elsewhere = sorted(homes - {key_text(complaint.path)})
+    hint = did_you_mean(str(key), names, synonyms=SYNONYMS)
     if len(elsewhere) == 1:
         fix = f"move it to {elsewhere[0]!r}"
     else:
-        fix = f"correct or remove it{did_you_mean(str(key), names)}"
+        fix = f"correct or remove it{hint or _synonym_elsewhere(str(key), root)}"
     return Problem(
         code="config-unknown-key",
         got=f"the unknown key {key!r}",
@@ -197,6 +230,13 @@ def _unknown_key(complaint: Complaint, document: Document, root: SchemaType) -> 
         fix=fix,
         where=document.place(complaint.path),
     )
+
+
+def _synonym_elsewhere(key: str, root: SchemaType) -> str:
+    """Question about the one place of the file where the synonym of ``key`` belongs, if any."""
+    meant = SYNONYMS.get(key.lower().replace("_", ""))
+    paths = sorted({key_text(path) for path in _all_paths(root, ()) if path[-1] == meant})
+    return f"; did you mean {paths[0]!r}?" if len(paths) == 1 else ""
 
 
 def _all_paths(schema: SchemaType, path: KeyPath) -> Iterator[KeyPath]:

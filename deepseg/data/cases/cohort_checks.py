@@ -26,12 +26,14 @@ class CohortRules:
         needs_labels: The cases are for training, not for testing.
         allow_missing_classes: A class without a voxel in any case is only a warning.
         resampled: All cases are brought to one voxel size.
+        title: Name of these cases for people: ``training cases``.
     """
 
     classes: Sequence[str]
     needs_labels: bool
     allow_missing_classes: bool = False
     resampled: bool = False
+    title: str = "cases"
 
 
 def find_problems(
@@ -48,9 +50,9 @@ def find_problems(
     problems += _channels_in_no_case(summaries)
     if rules.needs_labels:
         problems += _useless_rois(summaries)
-        absent = _absent_classes(summaries, rules.classes)
+        absent = _absent_classes(summaries, rules)
         if rules.allow_missing_classes:
-            warnings += [f"{problem.got} in any case" for problem in absent]
+            warnings += [problem.got for problem in absent]
         else:
             problems += absent
     warnings += _same_images(summaries)
@@ -89,7 +91,7 @@ def _useless_rois(summaries: Sequence[CaseSummary]) -> list[Problem]:
     return []
 
 
-def _absent_classes(summaries: Sequence[CaseSummary], classes: Sequence[str]) -> list[Problem]:
+def _absent_classes(summaries: Sequence[CaseSummary], rules: CohortRules) -> list[Problem]:
     """A problem for every class without a voxel, once the labels of all cases can be used."""
     counts = [summary.class_voxels for summary in summaries if summary.class_voxels is not None]
     if not counts or len(counts) < len(summaries):
@@ -97,11 +99,11 @@ def _absent_classes(summaries: Sequence[CaseSummary], classes: Sequence[str]) ->
     return [
         Problem(
             code="class-in-no-case",
-            got=f"no voxel of class {label} ({name})",
+            got=f"no voxel of class {label} ({name}) in any of the {rules.title}",
             expected="every class of the model in at least one case",
             fix="check the labels and the label_map, or set 'allow_missing_classes: true'",
         )
-        for label, name in enumerate(classes)
+        for label, name in enumerate(rules.classes)
         if not any(count[label] for count in counts)
     ]
 

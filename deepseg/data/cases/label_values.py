@@ -46,22 +46,29 @@ def strange_labels(case: Case, counts: Mapping[int, int], class_count: int) -> P
     values = ", ".join(map(str, counts))
     voxels = ", ".join(f"{value}: {counts[value]} voxels" for value in strange)
     entries = ", ".join(f"{a}: {b}" for a, b in _suggested_map(case, counts, class_count).items())
-    more = f", or give the model {max(counts) + 1} classes" if class_count <= max(counts) else ""
+    proposals = [f"set 'label_map: {{{entries}}}' as it fits your data"]
+    if class_count <= max(counts):
+        proposals.append(f"give the model {max(counts) + 1} classes")
+    if len(counts) > class_count:  # no map keeps these labels apart
+        proposals.reverse()
     return Problem(
         code="label-values",
         got=f"labels {{{values}}} ({voxels})",
         expected=expected,
-        fix=f"set 'label_map: {{{entries}}}' as it fits your data{more}",
+        fix=", or ".join(proposals),
         where=str(case.labels),
     )
 
 
 def _suggested_map(case: Case, counts: Mapping[int, int], class_count: int) -> dict[int, int]:
-    """A label map with the labels that no class has on the highest classes without one."""
+    """A label map with the labels that no class has on the highest classes without one.
+
+    Where all classes have a label, they go to the highest: the background would hide them.
+    """
     free = [label for label in range(class_count) if label not in counts]
     strange = [value for value in counts if value >= class_count]
     targets = dict.fromkeys((value for value in counts if value < 0), 0)
-    targets |= dict.fromkeys(strange, 0)
+    targets |= dict.fromkeys(strange, class_count - 1)
     targets |= dict(zip(reversed(strange), reversed(free), strict=False))
     mapped = {target for _, target in case.label_map}
     current = {label: targets.get(target, target) for label, target in case.label_map}

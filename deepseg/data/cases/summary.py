@@ -71,4 +71,23 @@ class CaseSummary:
         return _ADAPTER.validate_python(values)
 
 
+def unreadable(name: str, where: str, problem: Problem) -> CaseSummary:
+    """The summary of a case of which nothing is known but the reason why."""
+    return CaseSummary(
+        name=name,
+        where=where,
+        shape=None,
+        spacing_mm=None,
+        orientation=None,
+        missing_channels=(),
+        intensity=(),
+        images=None,
+        class_voxels=None,
+        roi_voxels=None,
+        foreground_outside_roi=0.0,
+        problems=(problem,),
+        warnings=(),
+    )
+
+
 _ADAPTER = TypeAdapter(CaseSummary)

@@ -96,8 +96,8 @@ def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
     threads = max(1, torch.get_num_threads() // world_size)
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
-        "OMP_NUM_THREADS": str(threads),
         **os.environ,
+        "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": os.pathsep.join(paths),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -84,7 +84,7 @@ class CompletedCases:
         record = self._stored(name)
         if record.get("key") != key:
             return None
-        is_whole = all((self._session / file).is_file() for file in record["files"])
+        is_whole = all(file.is_file() for file in self._files(record))
         lacks_picture = record["without_picture"] and is_possible()
         return record if is_whole and not lacks_picture else None
 
@@ -94,8 +94,7 @@ class CompletedCases:
         Returns:
             How many result files there were.
         """
-        files = [self._session / file for file in self._stored(name).get("files", [])]
-        present = [file for file in files if file.is_file()]
+        present = [file for file in self._files(self._stored(name)) if file.is_file()]
         for file in (*present, self._folder / f"{name}.json"):
             with writable(file):
                 file.unlink(missing_ok=True)
@@ -108,13 +107,23 @@ class CompletedCases:
         write_json(self._folder / f"{name}.json", {"key": key, **record})
 
     def _stored(self, name: str) -> dict[str, Any]:
-        """The record of a case, whether it counts or not; empty if there is none."""
+        """The record of a case, whether it counts or not; empty if there is none to trust.
+
+        Anybody may have written there: a record of another form, or with files outside the
+        session's folder, is none.
+        """
         try:
             text = (self._folder / f"{name}.json").read_text("utf-8")
             record: dict[str, Any] = json.loads(text)
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
+            return {}
+        files = record.get("files") if isinstance(record, dict) else None
+        if not isinstance(files, list) or not all(map(_is_inside, files)):
             return {}
         return record
+
+    def _files(self, record: Mapping[str, Any]) -> list[Path]:
+        return [self._session / file for file in record.get("files", ())]
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -124,3 +133,11 @@ class CompletedCases:
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _is_inside(file: object) -> bool:
+    """True for a path that stays in the folder from which it is counted."""
+    if not isinstance(file, str):
+        return False
+    path = Path(file)
+    return not path.is_absolute() and bool(path.parts) and ".." not in path.parts

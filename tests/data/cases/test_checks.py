@@ -240,8 +240,8 @@ def test_a_flipped_image_is_refused(case):
         pytest.param(
             labels_of(1, 1, 1, 1, 6),
             (),
-            "labels {0, 1, 2, 3, 4} (4: 6 voxels)|set 'label_map: {4: 0}' as it fits your data, or "
-            "give the model 5 classes",
+            "labels {0, 1, 2, 3, 4} (4: 6 voxels)|give the model 5 classes, or set "
+            "'label_map: {4: 3}' as it fits your data",
             id="a class too many",
         ),
         pytest.param(
@@ -497,7 +497,7 @@ def test_the_problems_and_warnings_of_every_case_come_once(case, summary):
     assert problems == []
     assert warnings == [
         *broken.warnings,
-        *(f"no voxel of class {i} ({CLASSES[i]}) in any case" for i in (1, 2, 3)),
+        *(f"no voxel of class {i} ({CLASSES[i]}) in any of the cases" for i in (1, 2, 3)),
     ]
     assert len(broken.warnings) == 2
     unlabelled = found(replace(case, labels=None))
@@ -512,14 +512,14 @@ def test_a_class_in_no_case_is_refused_unless_allowed(summary):
     )
     assert judged(first, second) == (
         [
-            "[class-in-no-case] got no voxel of class 2 (rim); expected every class of the model "
-            "in at least one case; fix: check the labels and the label_map, or set "
-            "'allow_missing_classes: true'"
+            "[class-in-no-case] got no voxel of class 2 (rim) in any of the cases; expected every "
+            "class of the model in at least one case; fix: check the labels and the label_map, or "
+            "set 'allow_missing_classes: true'"
         ],
         [],
     )
     allowed = judged(first, second, allow_missing_classes=True)
-    assert allowed == ([], ["no voxel of class 2 (rim) in any case"])
+    assert allowed == ([], ["no voxel of class 2 (rim) in any of the cases"])
     assert judged(first, second, needs_labels=False) == ([], [])
 
 

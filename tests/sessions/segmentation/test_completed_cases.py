@@ -60,6 +60,37 @@ def test_what_is_noted_of_a_case_is_deleted_with_its_record_and_nothing_else(rec
     assert left == {"cases/a.json", "predictions/a.nii.gz", "predictions/b.txt"}
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(["../letter.txt"], id="beside the session"),
+        pytest.param(["predictions/../../letter.txt"], id="by a detour"),
+        pytest.param(["{folder}/letter.txt"], id="by its whole path"),
+        pytest.param("../letter.txt", id="no list"),
+        pytest.param([["../letter.txt"]], id="a list inside"),
+        pytest.param([""], id="the folder itself"),
+    ],
+)
+def test_no_record_makes_anything_outside_the_session_be_deleted(tmp_path, files):
+    letter = tmp_path / "letter.txt"
+    letter.write_text("dear")
+    session = tmp_path / "session"
+    paths = [f.format(folder=tmp_path) if isinstance(f, str) else f for f in files]
+    completed = CompletedCases(session)
+    completed.keep("a", "key", {**RECORD, "files": files if isinstance(files, str) else paths})
+    assert completed.record("a", "key") is None
+    assert completed.clear("a") == 0
+    assert letter.read_text() == "dear"
+    assert not (session / "cases/a.json").exists()
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '{"files": 3}', "[" * 100_000])
+def test_a_record_of_another_form_does_not_count(records, tmp_path, text):
+    (tmp_path / "cases/a.json").write_text(text)
+    assert records.record("a", "key") is None
+    assert records.clear("a") == 0
+
+
 @pytest.fixture
 def case(tmp_path):
     image = tmp_path / "a.nii.gz"
