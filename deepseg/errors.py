@@ -155,11 +155,11 @@ def did_you_mean(
     """
     names = list(candidates)
     bare = _bare(word)
-    meant = [] if synonyms is None else [synonyms[bare]] if bare in synonyms else []
-    meant += [name for name in names if bare and bare in (_initials(name), _bare(name))]
-    meant += difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    meant = [name for name in meant if name in names]
-    return f"; did you mean {meant[0]!r}?" if meant else ""
+    nearest = [] if synonyms is None else [synonyms[bare]] if bare in synonyms else []
+    nearest += [name for name in names if bare and bare in (_initials(name), _bare(name))]
+    nearest += difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    nearest = [name for name in nearest if name in names]
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def _bare(word: str) -> str:

@@ -147,10 +147,10 @@ def _tag_complaint(error: ErrorDetails, path: KeyPath, schema: SchemaType) -> Co
 def _unknown_to_all_members(
     error: ErrorDetails, path: KeyPath, schema: SchemaType
 ) -> Iterator[Complaint]:
-    """Complaints about keys that are wrong whichever of the models is meant."""
-    known = {name for member in schema.members for name in member.fields}
+    """Complaints about keys that are wrong whichever of the models is synonym."""
+    fields = {name for member in schema.members for name in member.fields}
     for key in error["input"] if isinstance(error["input"], Mapping) else ():
-        if key not in known:
+        if key not in fields:
             yield Complaint((*path, key), schema, {**error, "type": "extra_forbidden"})
 
 
@@ -234,8 +234,8 @@ def _unknown_key(complaint: Complaint, document: Document, root: SchemaType) -> 
 
 def _synonym_elsewhere(key: str, root: SchemaType) -> str:
     """Question about the one place of the file where the synonym of ``key`` belongs, if any."""
-    meant = SYNONYMS.get(key.lower().replace("_", ""))
-    paths = sorted({key_text(path) for path in _all_paths(root, ()) if path[-1] == meant})
+    synonym = SYNONYMS.get(key.lower().replace("_", ""))
+    paths = sorted({key_text(path) for path in _all_paths(root, ()) if path[-1] == synonym})
     return f"; did you mean {paths[0]!r}?" if len(paths) == 1 else ""
 
 
