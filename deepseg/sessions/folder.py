@@ -8,18 +8,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
-from deepseg.errors import DeepsegError, FolderInUse, Problem, raise_if_any
+from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.report.console import Console
+from deepseg.sessions.folder_lock import lock_session
 from deepseg.sessions.outcome import exit_code, problems
 from deepseg.sessions.processes.shard import Shard
 from deepseg.storage.atomic import writable, write_json, write_text
@@ -68,7 +66,7 @@ class SessionFolder:
             return self
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._locks = _locked(self.path, self._ending)
+            self._locks = lock_session(self.path, self._ending)
             log_file = self.path / f"log{self._ending}.txt"
             self.console = Console(log_file=log_file, quiet=self._quiet)
         return self
@@ -188,41 +186,3 @@ class SessionFolder:
     def _write_records(self, records: list[dict[str, Any]]) -> None:
         from_text = "".join(json.dumps(record) + "\n" for record in records)
         write_text(self.path / "metrics.jsonl", from_text)
-
-
-def _locked(path: Path, ending: str) -> list[TextIO]:
-    """The folder's lock; for a shard, a lock of its own and a share of the folder's."""
-    if not ending:
-        return [_lock(path, "lock", fcntl.LOCK_EX)]
-    share = _lock(path, "lock", fcntl.LOCK_SH)
-    try:
-        return [share, _lock(path, f"lock{ending}", fcntl.LOCK_EX)]
-    except FolderInUse:
-        share.close()
-        raise
-
-
-def _lock(path: Path, name: str, kind: int) -> TextIO:
-    file = (path / name).open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except OSError as error:
-        file.seek(0)
-        owner = file.read().strip() or "another process"
-        file.close()
-        raise FolderInUse(
-            Problem(
-                code="folder-in-use",
-                got=f"a session that is already running ({owner})",
-                expected="one session per folder",
-                fix="wait for it, end it, or give this session another name",
-                where=str(path),
-            )
-        ) from error
-    file.seek(0)
-    file.truncate()
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
-    # Workers that outlive a killed session for seconds would keep the next one out.
-    os.register_at_fork(after_in_child=file.close)
-    return file

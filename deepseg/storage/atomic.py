@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deepseg.errors import OutputNotWritable, Problem
+from deepseg.parent_process import is_alive
 
 _NO_PERMISSION = ("no permission to write here", "change the permissions or choose another folder")
 _WRONG_NAME = ("a name that this disk cannot hold", "choose another output name or folder")
@@ -110,23 +111,11 @@ def _remove_leftovers(path: Path) -> None:
     with contextlib.suppress(OSError):
         for entry in path.parent.iterdir():
             match = leftover.fullmatch(entry.name)
-            if match is not None and not _is_alive(int(match[1])):
+            if match is not None and not is_alive(int(match[1])):
                 if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)
                 else:
                     entry.unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    if os.name == "nt":
-        return True  # there, signal 0 is no question: it interrupts the process
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _flush(path: Path) -> None:

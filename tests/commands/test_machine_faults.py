@@ -1,10 +1,12 @@
 """Faults of the machine: unwritable output, a busy folder, memory, numbers, surroundings."""
 
+import errno
 import fcntl
 import json
 import os
 import resource
 import shutil
+import socket
 import stat
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,6 +143,30 @@ def test_a_folder_in_use_ends_with_6_and_stays_untouched(command, place, model, 
     )
     assert place.files() == before
     assert command(*arguments).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "session"), [(TRAIN, "training"), (TEST, "results")], ids=["train", "test"]
+)
+def test_a_disk_without_locks_is_no_session_that_is_running(
+    command, place, model, monkeypatch, arguments, session
+):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    result = command(*arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert list((place / "runs").rglob("*.owner*")) == []
+    owner = f"process {os.getpid()} on {socket.gethostname()}"
+    (place / "runs" / session / "lock.owner").write_text(f"{owner} [0123456789abcdef]")
+    again = command(*arguments)
+    assert (again.returncode, again.stderr) == (
+        6,
+        f"ERROR [folder-in-use] HERE/runs/{session}: got a session that is already running "
+        f"({owner}); expected one session per folder; fix: wait for it, end it, or give this "
+        "session another name; if it has ended, remove lock.owner\n",
+    )
 
 
 @pytest.mark.parametrize("rate", ["1.0e+10", "1.0e+30"])

@@ -9,11 +9,10 @@ with its files before the case is done again. Several processes may write here a
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from deepseg.data.case_cache import fingerprint
 from deepseg.data.cases.case import Case
 from deepseg.geometry.boxes import Int3
 from deepseg.report.figure import is_possible
+from deepseg.sessions.folder_lock import waiting_lock
 from deepseg.storage.atomic import writable, write_json
 
 # What the result of a case, and the files that hold it, follow from; a test names all others.
@@ -128,10 +128,9 @@ class CompletedCases:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keep other processes from reading all records to write them as a table, while open."""
-        with writable(self._session):
-            file = (self._session / "lock-cases").open("a")
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            with writable(self._session):
+                stack.enter_context(waiting_lock(self._session, "lock-cases"))
             yield
 
 
