@@ -1,4 +1,4 @@
-"""MetaImage, NRRD and DICOM series, read with SimpleITK.
+"""MetaImage and NRRD, read with SimpleITK.
 
 SimpleITK does not notice a wrong checksum in a MetaImage; it is compared here.
 """
@@ -18,7 +18,7 @@ from deepseg.data.images.grid import Grid, invertible, three_dimensional
 from deepseg.data.images.integrity import damage_named, damaged, has_suffix
 from deepseg.data.images.nifti import header_from_affine
 from deepseg.data.images.raw_voxels import RawVoxels, dtype_problem
-from deepseg.errors import DeepsegError, Problem
+from deepseg.errors import DeepsegError
 
 sitk: Any = SimpleITK  # not annotated
 
@@ -70,46 +70,6 @@ def _refuse_damaged_metaimage(path: Path) -> None:
             unpacker.decompress(chunk)
         if not unpacker.eof:
             raise EOFError(f"{stream.tell() - begin} bytes packed")
-
-
-def dicom_series(folder: Path) -> Any:
-    """The one DICOM series in ``folder``, slices ordered by their place in the patient."""
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what it warns of is refused here
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        raise DeepsegError(_series_problem(folder, len(series)))
-    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-    lost = sorted(
-        {p.name for p in folder.iterdir() if _is_dicom(p)} - {Path(n).name for n in names}
-    )
-    if lost:
-        raise DeepsegError(damaged(folder / lost[0], "a DICOM file that is damaged"))
-    with _itk_damage_named(folder):
-        if len(names) == 1:
-            return sitk.ReadImage(names[0])
-        image = sitk.ReadImage(names)
-    if image.HasMetaDataKey("ITK_non_uniform_sampling_deviation"):
-        got = f"{len(names)} slices at unequal distances"
-        fix = "add the missing slices or resample the series to equal distances"
-        raise DeepsegError(damaged(folder, got, "slices at equal distances", fix=fix))
-    return image
-
-
-def _is_dicom(path: Path) -> bool:
-    if not path.is_file() or path.name.upper() == "DICOMDIR":
-        return False
-    with damage_named(path), path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM" or has_suffix(path, ".dcm", ".ima")
-
-
-def _series_problem(folder: Path, number: int) -> Problem:
-    return Problem(
-        code="dicom-series",
-        got=f"a folder with {number or 'no'} DICOM series",
-        expected="an image file, or a folder with one DICOM series",
-        fix="give each series its own folder" if number else "give the image file itself",
-        where=str(folder),
-    )
 
 
 def itk_voxels(path: Path, image: Any, index: int | None) -> RawVoxels:

@@ -20,9 +20,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from deepseg.data.images.dicom.series import dicom_grid, dicom_voxels
 from deepseg.data.images.grid import Array, Geometry, volumes_in
 from deepseg.data.images.integrity import format_of
-from deepseg.data.images.itk import dicom_series, itk_grid, itk_header, itk_image, itk_voxels
+from deepseg.data.images.itk import itk_grid, itk_header, itk_image, itk_voxels
 from deepseg.data.images.nifti import (
     dimensions,
     header_from_affine,
@@ -80,7 +81,7 @@ def new_volume(array: Array, geometry: Geometry) -> Volume:
 
 
 def read_geometry(path: Path, *, volume: int | None = None) -> Geometry:
-    """Shape and affine from the header of ``path`` alone; a DICOM series is read in whole.
+    """Shape and affine from the header of ``path`` alone, or from those of all slices.
 
     Args:
         volume: Which volume of a 4D file is meant, counted from 0; None for a 3D file.
@@ -94,7 +95,7 @@ def read_geometry(path: Path, *, volume: int | None = None) -> Geometry:
         case "itk":
             return itk_grid(path, itk_header(path), volume).geometry
         case "dicom":
-            return itk_grid(path, dicom_series(path), volume).geometry
+            return dicom_grid(path, volume).geometry
 
 
 def volume_count(path: Path) -> int:
@@ -234,4 +235,4 @@ def _raw_voxels(path: Path, volume: int | None = None) -> RawVoxels:
         case "itk":
             return itk_voxels(path, itk_image(path, volume), volume)
         case "dicom":
-            return itk_voxels(path, dicom_series(path), volume)
+            return dicom_voxels(path, volume)

@@ -1,0 +1,72 @@
+"""The one DICOM series in a folder, as a grid and as voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from deepseg.data.images.dicom.slices import DicomSlice, dicom_slice, is_dicom
+from deepseg.data.images.dicom.stack import Stack, series_name, stack_of
+from deepseg.data.images.grid import Grid, invertible, three_dimensional
+from deepseg.data.images.integrity import damage_named
+from deepseg.data.images.nifti import header_from_affine
+from deepseg.data.images.raw_voxels import RawVoxels
+from deepseg.errors import DeepsegError, Problem
+
+_SERIES_UID = "0020|000e"
+
+
+def dicom_grid(folder: Path, index: int | None) -> Grid:
+    """The grid of the one series in ``folder``, from the headers of its slices.
+
+    Raises:
+        DeepsegError: ``dicom-series``, if there is no series, or several, or one that is no stack
+            of slices; ``image-damaged``, if slices are missing or damaged.
+    """
+    return _grid(folder, _stack(folder), index)
+
+
+def dicom_voxels(folder: Path, index: int | None) -> RawVoxels:
+    """The values of the one series in ``folder``, every slice scaled as its header says.
+
+    Raises:
+        DeepsegError: As `dicom_grid`, and ``image-dtype`` for colours.
+    """
+    stack = _stack(folder)
+    grid = _grid(folder, stack, index)
+    array = np.stack([item.voxels() for item in stack.slices], axis=2)
+    return RawVoxels(array, 1.0, 0.0, grid)
+
+
+def _grid(folder: Path, stack: Stack, index: int | None) -> Grid:
+    geometry = invertible(folder, three_dimensional(folder, stack.sizes, index), stack.affine)
+    return Grid(geometry, header_from_affine(geometry.affine), stack.warnings)
+
+
+def _stack(folder: Path) -> Stack:
+    with damage_named(folder):
+        files = [path for path in sorted(folder.iterdir()) if is_dicom(path)]
+    by_series: dict[str, list[DicomSlice]] = {}
+    for path in files:
+        item = dicom_slice(path)
+        if item is not None:
+            by_series.setdefault(item.tags.get(_SERIES_UID, ""), []).append(item)
+    if len(by_series) != 1:
+        raise DeepsegError(_series_problem(folder, list(by_series.values())))
+    (slices,) = by_series.values()
+    return stack_of(slices, str(folder))
+
+
+def _series_problem(folder: Path, series: Sequence[Sequence[DicomSlice]]) -> Problem:
+    listed = ", ".join(series_name(slices) for slices in series[:5])
+    more = f" and {len(series) - 5} more" * (len(series) > 5)
+    return Problem(
+        code="dicom-series",
+        got=f"a folder with {len(series) or 'no'} DICOM series"
+        + (f": {listed}{more}" if series else ""),
+        expected="an image file, or a folder with one DICOM series",
+        fix="give each series its own folder" if series else "give the image file itself",
+        where=str(folder),
+    )

@@ -1,0 +1,186 @@
+"""One DICOM file as a slice: its tags, its place in the patient, its voxels.
+
+SimpleITK reads every slice by itself, so that each is scaled as its own header says: read together,
+all would have the integer type of the first, which cuts fractions off and wraps large values
+around. Other slices are not known here.
+
+Source: DICOM PS3.3, "Information Object Definitions", C.7.6.2 (Image Plane Module) and C.11.1
+(Modality LUT Module), https://dicom.nema.org/medical/dicom/current/output/html/part03.html
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK
+
+from deepseg.data.images.integrity import damage_named, damaged, has_suffix
+from deepseg.data.images.raw_voxels import dtype_problem
+from deepseg.errors import DeepsegError, Problem
+
+sitk: Any = SimpleITK  # not annotated
+
+Vector: TypeAlias = npt.NDArray[np.float64]
+
+POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
+ROWS, COLUMNS, FRAMES = "0028|0010", "0028|0011", "0028|0008"
+THICKNESS, SLICE_SPACING = "0018|0050", "0018|0088"
+
+_META_BYTES = 1 << 14  # of a file, in which its SOP class and transfer syntax are named
+_LONG_TYPES = (b"OB", b"OW", b"SQ", b"UN", b"UT")
+_SOP_CLASS, _TRANSFER_SYNTAX = 0x0002, 0x0010
+
+_STORAGE = "1.2.840.10008.5.1.4.1.1"
+_WITHOUT_IMAGE = (  # SOP classes that go with a series: waves, displays, reports, contours, plans
+    "1.2.840.10008.1.3.10",
+    *(f"{_STORAGE}.{n}" for n in ("4.2", "9", "11", "66.1", "66.2", "66.3", "66.5", "67", "88")),
+    *(f"{_STORAGE}.{n}" for n in ("104", "481.3", "481.4", "481.5", "481.8", "481.9")),
+)
+_READABLE_SYNTAXES = (
+    *(f"1.2.840.10008.1.2{ending}" for ending in ("", ".1", ".1.99", ".2", ".5")),
+    *(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91)),
+)
+
+
+@dataclass(frozen=True)
+class DicomSlice:
+    """A DICOM file that holds an image.
+
+    Attributes:
+        tags: Text of every tag outside sequences, as ``0020|0032``, without padding.
+
+    >>> tags = {"0028|0030": r"2\\3", "0020|0037": r"1\\0\\0\\0\\1\\0", "0020|0032": r"4\\5\\6"}
+    >>> plane = DicomSlice(Path("s001.dcm"), tags)
+    >>> plane.position_mm.tolist(), plane.in_plane_mm.tolist(), plane.normal.tolist()
+    ([4.0, 5.0, 6.0], [[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]], [0.0, 0.0, 1.0])
+    """
+
+    path: Path
+    tags: Mapping[str, str]
+
+    def values(self, tag: str, count: int) -> Vector | None:
+        """The ``count`` finite numbers of a tag; None if it has other content."""
+        try:
+            values = np.array([float(word) for word in self.tags.get(tag, "").split("\\")])
+        except ValueError:
+            return None
+        return values if values.size == count and np.isfinite(values).all() else None
+
+    @property
+    def frames(self) -> int:
+        """Images in the file."""
+        frames = self.values(FRAMES, 1)
+        return 1 if frames is None else int(frames[0])
+
+    @property
+    def position_mm(self) -> Vector:
+        """Centre of the first voxel; the slice must say it."""
+        return self._numbers(POSITION, 3)
+
+    @cached_property
+    def in_plane_mm(self) -> Vector:
+        """Steps to the next column and to the next row, ``(3, 2)``; the slice must say them."""
+        directions = self._numbers(ORIENTATION, 6).reshape(2, 3).T
+        return np.asarray(directions * self._numbers(PIXEL_SPACING, 2)[::-1])  # it has rows first
+
+    @cached_property
+    def normal(self) -> Vector:
+        """Direction at right angles to the slice, of length 1."""
+        normal = np.cross(*self._numbers(ORIENTATION, 6).reshape(2, 3))
+        return np.asarray(normal / np.linalg.norm(normal))
+
+    @property
+    def thickness_mm(self) -> float | None:
+        """Thickness of a slice without neighbours, or None if no tag says it."""
+        for tag in (THICKNESS, SLICE_SPACING):
+            value = self.values(tag, 1)
+            if value is not None and value[0] > 0:
+                return float(value[0])
+        return None
+
+    def voxels(self) -> npt.NDArray[Any]:
+        """The values ``(X, Y)``, scaled as the header says.
+
+        Raises:
+            DeepsegError: ``image-damaged``, or ``image-dtype`` for colours.
+        """
+        try:
+            image = sitk.ReadImage(str(self.path))
+        except RuntimeError:
+            raise DeepsegError(_unread(self.path)) from None
+        if image.GetNumberOfComponentsPerPixel() > 1:
+            raise DeepsegError(dtype_problem(self.path, image.GetPixelIDTypeAsString()))
+        return np.asarray(sitk.GetArrayFromImage(image).T[:, :, 0])
+
+    def _numbers(self, tag: str, count: int) -> Vector:
+        values = self.values(tag, count)
+        if values is None:
+            raise ValueError(f"{self.path} has no tag {tag} with {count} numbers")
+        return values
+
+
+def is_dicom(path: Path) -> bool:
+    """True for a file with the first bytes of DICOM, or one that is called so."""
+    if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or not path.is_file():
+        return False
+    with damage_named(path), path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM" or has_suffix(path, ".dcm", ".ima")
+
+
+def dicom_slice(path: Path) -> DicomSlice | None:
+    """The tags of a DICOM file; None for one without an image, such as contours or a report.
+
+    Raises:
+        DeepsegError: ``image-damaged``.
+    """
+    sop_class = _meta(path).get(_SOP_CLASS, "")
+    if any(f"{sop_class}.".startswith(f"{prefix}.") for prefix in _WITHOUT_IMAGE):
+        return None
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what it warns of is refused here
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        raise DeepsegError(_unread(path)) from None
+    tags = {key: reader.GetMetaData(key).strip("\0 ") for key in reader.GetMetaDataKeys()}
+    return DicomSlice(path, tags)
+
+
+def _unread(path: Path) -> Problem:
+    """The problem of a file that SimpleITK cannot read."""
+    syntax = _meta(path).get(_TRANSFER_SYNTAX)
+    if syntax is None or syntax in _READABLE_SYNTAXES:
+        return damaged(path, "a DICOM file that is damaged")
+    return Problem(
+        code="file-format",
+        got=f"a DICOM file in the transfer syntax {syntax}",
+        expected="one that is not compressed, or as JPEG, JPEG-LS, JPEG 2000 or RLE",
+        fix="export it again without compression",
+        where=str(path),
+    )
+
+
+def _meta(path: Path) -> dict[int, str]:
+    """Text of the elements of group 2, which describe the file, by number."""
+    with damage_named(path), path.open("rb") as stream:
+        content = stream.read(_META_BYTES)
+    elements: dict[int, str] = {}
+    place = 132
+    while content[128:132] == b"DICM" and len(content) >= place + 12:
+        group, number, value_type = struct.unpack_from("<HH2s", content, place)
+        if group != 2:
+            break
+        is_long = value_type in _LONG_TYPES
+        (size,) = struct.unpack_from("<I" if is_long else "<H", content, place + 6 + 2 * is_long)
+        place += 8 + 4 * is_long
+        elements[number] = content[place : place + size].decode("ascii", "replace").strip("\0 ")
+        place += size
+    return elements
