@@ -338,3 +338,8 @@ def test_floors_0_to_2_work_without_torch_and_without_anything_above():
 @pytest.mark.parametrize("module", ["deepseg", "deepseg.cli.main"])
 def test_the_first_words_do_not_wait_for_torch(module):
     assert "torch" not in loaded_by(module)
+
+
+def test_the_formatter_is_told_to_keep_nothing_as_it_was():
+    kept = [str(p.relative_to(ROOT)) for p in files() if "fmt: skip" in p.read_text("utf-8")]
+    assert kept == []

@@ -18,9 +18,6 @@ def words(name: str) -> frozenset[str]:
     return frozenset(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name))
 
 
-# Paths within the package, of rooms and modules whose names are still being changed.
-UNFINISHED = re.findall(r"\S+", "inference sessions training")
-
 # Banned as a whole name, and as a word in the name of a function or class.
 PRONOUNS = words(
     "own one ones it its them they their theirs our ours my mine this that these those who whom "
@@ -38,9 +35,8 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def files() -> list[Path]:
-    """The modules of the package whose names are finished."""
-    paths = sorted(PACKAGE.rglob("*.py"))
-    return [p for p in paths if not str(p.relative_to(PACKAGE)).startswith(tuple(UNFINISHED))]
+    """The modules of the package."""
+    return sorted(PACKAGE.rglob("*.py"))
 
 
 def banned_names(source: str) -> list[str]:

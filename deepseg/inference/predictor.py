@@ -296,15 +296,18 @@ class Predictor:
             return prediction
         predict_mean(
             views(
-                self.members, case.prepared, grid,
-                mirror=self._mirror, overlap=self._settings.overlap,
+                self.members,
+                case.prepared,
+                grid,
+                mirror=self._mirror,
+                overlap=self._settings.overlap,
             ),
             region,
             requested,
             memory=self._memory_beside(requested.bytes_of(grid.shape)),
             put=prediction.put,
             progress=partial(self._listener.progress, case.name),
-        )  # fmt: skip
+        )
         prediction.clear_outside(case.roi)
         return prediction
 

@@ -50,7 +50,7 @@ class OwnerFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._text = f"{_this_process()} [{secrets.token_hex(8)}]"
+        self._text = f"{_process_on_host()} [{secrets.token_hex(8)}]"
         self._create()
         self._is_closed = threading.Event()
         threading.Thread(target=self._beat, daemon=True).start()
@@ -59,7 +59,7 @@ class OwnerFile:
         """Remove the file, unless another process has taken it over."""
         self._is_closed.set()
         with contextlib.suppress(OSError):
-            if self._is_mine():
+            if self._is_held():
                 self._path.unlink()
 
     def _create(self) -> None:
@@ -80,10 +80,10 @@ class OwnerFile:
     def _beat(self) -> None:
         while not self._is_closed.wait(HEARTBEAT_S):
             with contextlib.suppress(OSError):
-                if self._is_mine():
+                if self._is_held():
                     os.utime(self._path)
 
-    def _is_mine(self) -> bool:
+    def _is_held(self) -> bool:
         return self._path.read_text("utf-8", errors="replace") == self._text
 
 
@@ -170,7 +170,7 @@ def _flock(folder: Path, name: str, kind: int) -> Lock:
         raise _in_use(folder, owner) from error
     file.seek(0)
     file.truncate()
-    file.write(_this_process())
+    file.write(_process_on_host())
     file.flush()
     # Workers that outlive a killed session for seconds would keep the next one out.
     os.register_at_fork(after_in_child=file.close)
@@ -211,7 +211,7 @@ def _now(folder: Path) -> float:
         return os.fstat(probe.fileno()).st_mtime
 
 
-def _this_process() -> str:
+def _process_on_host() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 

@@ -24,7 +24,7 @@ def exit_code(error: BaseException | None) -> int:
 
 
 def problems(error: BaseException | None) -> tuple[Problem, ...]:
-    """What ``error`` tells the user; nothing for an interruption or a bug."""
+    """Problems that ``error`` tells the user; none for an interruption or a bug."""
     if isinstance(error, DeepsegError):
         return error.problems
     if error is None or not is_out_of_memory(error):

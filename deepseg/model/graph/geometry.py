@@ -28,8 +28,14 @@ _FIRST_SIZES = (64, 96, 128, 32, 48, 80, 160, 16, 24, 40, 112, 256, *range(1, 20
 _STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 16, 18, 20, 24, 25, 27, 32, 36, 48, 64, 96, 128)
 _REPEATS = 8  # sizes that have to fit a step
 _PINNING = (
-    "Reshape", "Expand", "Resize", "Upsample", "Slice", "ConstantOfShape", "Tile",
-)  # fmt: skip
+    "Reshape",
+    "Expand",
+    "Resize",
+    "Upsample",
+    "Slice",
+    "ConstantOfShape",
+    "Tile",
+)
 _WHOLE = ("InstanceNormalization", "GroupNormalization")
 
 

@@ -99,10 +99,12 @@ def tensor_roles(graph: Graph) -> dict[str, Role]:
         operator = OPERATORS[node.operator]
         for place, name in enumerate(node.inputs):
             kind = (
-                "statistics" if place in operator.statistics
-                else "setting" if place in operator.settings
+                "statistics"
+                if place in operator.statistics
+                else "setting"
+                if place in operator.settings
                 else "data"
-            )  # fmt: skip
+            )
             uses.setdefault(name, set()).add(kind)
     roles: dict[str, Role] = {}
     for name, value in (*graph.weights.items(), *graph.constants.items()):

@@ -282,12 +282,35 @@ def _around(x: Tensor, axis: int, places: Tensor, mode: str, rounding: str) -> T
 
 
 _NATURAL = (
-    "Identity", "Split", "Slice", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze",
-    "Expand", "Tile", "Gather", "Shape", "Size", "Cast", "CastLike",
-)  # fmt: skip
+    "Identity",
+    "Split",
+    "Slice",
+    "Reshape",
+    "Flatten",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Expand",
+    "Tile",
+    "Gather",
+    "Shape",
+    "Size",
+    "Cast",
+    "CastLike",
+)
 _SIMPLE = {*activation.OPERATORS, *normalisation.OPERATORS} | {
-    "Sqrt", "Exp", "Log", "Neg", "Abs", "Erf", "Reciprocal", "Floor", "Ceil", "Round", "Not",
-}  # fmt: skip
+    "Sqrt",
+    "Exp",
+    "Log",
+    "Neg",
+    "Abs",
+    "Erf",
+    "Reciprocal",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Not",
+}
 _FUNCTIONS: dict[str, Callable[[_Algebra, Call], Results]] = {
     "Conv": _convolution,
     "ConvTranspose": _transposed_convolution,

@@ -18,10 +18,31 @@ from deepseg.model.graph.program import Program, Step, as_tuple
 Shape = tuple[int, ...]
 
 _POINTWISE = (
-    "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh",
-    "Gelu", "Softplus", "Softsign", "Mish", "Clip", "Softmax", "LogSoftmax", "Dropout", "Sqrt",
-    "Exp", "Log", "Neg", "Abs", "Erf", "Reciprocal",
-)  # fmt: skip
+    "Relu",
+    "LeakyRelu",
+    "Elu",
+    "Selu",
+    "Celu",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "Tanh",
+    "Gelu",
+    "Softplus",
+    "Softsign",
+    "Mish",
+    "Clip",
+    "Softmax",
+    "LogSoftmax",
+    "Dropout",
+    "Sqrt",
+    "Exp",
+    "Log",
+    "Neg",
+    "Abs",
+    "Erf",
+    "Reciprocal",
+)
 _BINARY = ("Add", "Sub", "Mul", "Div", "Pow", "PRelu")
 
 

@@ -246,9 +246,18 @@ class _RepeatedConvolution(torch.autograd.Function):
             source = _read_by(triple, x, (0, 0, 0)).contiguous(memory_format=LAST)
             sums = repeated_sums(g, triple, ctx.factor)
             of_source, of_kernel, _ = torch.ops.aten.convolution_backward(
-                sums, source, kernel, None, (1, 1, 1), (0, 0, 0), (1, 1, 1), False, (0, 0, 0), 1,
+                sums,
+                source,
+                kernel,
+                None,
+                (1, 1, 1),
+                (0, 0, 0),
+                (1, 1, 1),
+                False,
+                (0, 0, 0),
+                1,
                 (True, True, False),
-            )  # fmt: skip
+            )
             _read_by(triple, of_x, (0, 0, 0)).add_(of_source)
             of_merged[taps] = of_kernel
         return g, of_x.to(x.dtype), of_merged, None, None

@@ -77,9 +77,14 @@ def _write_picture(
     file: Path, segmentation: Segmentation, case: LoadedCase, model: ModelConfig
 ) -> None:
     write_picture(
-        file, case.source.array, spacing_mm=case.source.geometry.spacing_mm, truth=case.truth,
-        segmentation=segmentation.labels, classes=model.classes, title=case.name,
-    )  # fmt: skip
+        file,
+        case.source.array,
+        spacing_mm=case.source.geometry.spacing_mm,
+        truth=case.truth,
+        segmentation=segmentation.labels,
+        classes=model.classes,
+        title=case.name,
+    )
 
 
 def case_scores(

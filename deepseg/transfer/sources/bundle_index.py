@@ -22,14 +22,32 @@ _MOST_AXES = 32  # of an array of numpy 1
 
 # TensorFlow's types.proto. Text is skipped; a type that stands in neither table has only a number.
 NUMBERS = {
-    1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1",
-    9: "<i8", 10: "?", 17: "<u2", 19: "<f2", 22: "<u4", 23: "<u8",
-}  # fmt: skip
+    1: "<f4",
+    2: "<f8",
+    3: "<i4",
+    4: "u1",
+    5: "<i2",
+    6: "i1",
+    9: "<i8",
+    10: "?",
+    17: "<u2",
+    19: "<f2",
+    22: "<u4",
+    23: "<u8",
+}
 _TEXT = 7
 _REFUSED = {
-    8: "DT_COMPLEX64", 11: "DT_QINT8", 12: "DT_QUINT8", 13: "DT_QINT32", 14: "DT_BFLOAT16",
-    15: "DT_QINT16", 16: "DT_QUINT16", 18: "DT_COMPLEX128", 20: "DT_RESOURCE", 21: "DT_VARIANT",
-}  # fmt: skip
+    8: "DT_COMPLEX64",
+    11: "DT_QINT8",
+    12: "DT_QUINT8",
+    13: "DT_QINT32",
+    14: "DT_BFLOAT16",
+    15: "DT_QINT16",
+    16: "DT_QUINT16",
+    18: "DT_COMPLEX128",
+    20: "DT_RESOURCE",
+    21: "DT_VARIANT",
+}
 
 
 @dataclass(frozen=True)

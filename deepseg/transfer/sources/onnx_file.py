@@ -28,15 +28,24 @@ LARGEST_FILE = (1 << 31) - 1  # bytes of a protocol buffer
 
 # TensorProto.DataType: the name of each type, and numpy's for those that are read.
 _TYPES = {
-    1: ("float32", "<f4"), 2: ("uint8", "u1"), 3: ("int8", "i1"), 5: ("int16", "<i2"),
-    6: ("int32", "<i4"), 7: ("int64", "<i8"), 9: ("bool", "?"), 10: ("float16", "<f2"),
-    11: ("float64", "<f8"), 16: ("bfloat16", "<u2"),
-}  # fmt: skip
+    1: ("float32", "<f4"),
+    2: ("uint8", "u1"),
+    3: ("int8", "i1"),
+    5: ("int16", "<i2"),
+    6: ("int32", "<i4"),
+    7: ("int64", "<i8"),
+    9: ("bool", "?"),
+    10: ("float16", "<f2"),
+    11: ("float64", "<f8"),
+    16: ("bfloat16", "<u2"),
+}
 _REFUSED = {4: "uint16", 8: "text", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128"}
 _FLOATS = ("float32", "float16", "float64", "bfloat16")
 _FIELDS = {
-    "float32": "float_data", "float64": "double_data", "int64": "int64_data",
-}  # fmt: skip  # where values lie that are not in raw_data; all others are in int32_data
+    "float32": "float_data",
+    "float64": "double_data",
+    "int64": "int64_data",
+}  # where values lie that are not in raw_data; all others are in int32_data
 _ATTRIBUTES = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}  # AttributeProto.AttributeType
 _TENSOR = 4
 _SCOPES = "pkg.torch.onnx.name_scopes"  # torch's exporter writes there which module a node is of

@@ -39,9 +39,14 @@ def convolution(call: Call) -> Tensor:
         x = F.pad(x, torch_pads(window.low, window.high))
         low = (0,) * len(low)
     return _of_axes(call.node, _CONVOLUTIONS, weight)(
-        x, weight, call.optional(2), window.stride, low, window.dilation,
+        x,
+        weight,
+        call.optional(2),
+        window.stride,
+        low,
+        window.dilation,
         call.node.integer("group", 1),
-    )  # fmt: skip
+    )
 
 
 def transposed_convolution(call: Call) -> Tensor:
