@@ -79,7 +79,8 @@ class Arguments:
         program: The name under which it was started.
         command: The verb, without its dash.
         file: The config or model file it is about; None for the demo and comparisons.
-        models: ``-load``, or else ``-model``; several only for ``-test``.
+        models: ``-model``; several only for ``-test``.
+        load: ``-load``, or None.
         out: ``-out``.
         seed: ``-seed``.
         device: ``-dev``.
@@ -102,6 +103,7 @@ class Arguments:
     command: Command
     file: Path | None
     models: tuple[Path, ...]
+    load: Path | None
     out: Path | None
     seed: int | None
     device: str
@@ -178,7 +180,12 @@ def _add_options(parser: _Parser) -> None:
         nargs="+",
         help="a .save, or a model file; several .save files for the mean of their predictions",
     )
-    options.add_argument("-load", metavar="FILE", help="a .save; wins over -model, as in DeepMedic")
+    options.add_argument(
+        "-load",
+        metavar="FILE",
+        help="weights for the network of -model: a .save, or a checkpoint of DeepMedic; "
+        "of a session that has begun, an older model to go back to",
+    )
     options.add_argument("-pretrained", metavar="FILE", help="older model that fills the new one")
     options.add_argument(
         "-out", metavar="PATH", help="file of -newModel, folder of -compare, -demo"
@@ -215,7 +222,7 @@ def _add_options(parser: _Parser) -> None:
         type=_score,
         help="score for which -compare lists the first epoch",
     )
-    options.add_argument("-dev", default="auto", help="cpu, cuda, cudaN or auto (auto)")
+    options.add_argument("-dev", default="auto", help="cpu, cuda (or gpu), cudaN, auto (auto)")
     options.add_argument(
         "-devices",
         metavar="N",
@@ -272,7 +279,8 @@ def parsed(words: Sequence[str], *, program: str = "deepseg") -> Arguments:
         program=program,
         command=command,
         file=_path(file),
-        models=tuple(map(Path, (options.model or ()) if options.load is None else (options.load,))),
+        models=tuple(map(Path, options.model or ())),
+        load=_path(options.load),
         out=_path(options.out),
         seed=options.seed,
         device=options.dev,

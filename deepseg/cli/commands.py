@@ -16,6 +16,7 @@ from deepseg.commands.show import show_contents
 from deepseg.commands.train import train as train_model
 from deepseg.errors import raise_if_any
 from deepseg.report.console import Console
+from deepseg.sessions.model_files import NamedFiles
 from deepseg.sessions.processes.case_workers import share_cases
 from deepseg.sessions.processes.launcher import launch
 
@@ -51,6 +52,7 @@ def train(arguments: Arguments) -> None:
     train_model(
         _file(arguments),
         model=arguments.model,
+        load=arguments.load,
         reset_optimizer=arguments.reset_optimizer,
         from_scratch=arguments.from_scratch,
         seed=arguments.seed,
@@ -65,6 +67,8 @@ def _train_arguments(arguments: Arguments) -> list[str]:
     words = ["-train", str(_file(arguments)), "-dev", arguments.device]
     if arguments.model is not None:
         words += ["-model", str(arguments.model)]
+    if arguments.load is not None:
+        words += ["-load", str(arguments.load)]
     if arguments.seed is not None:
         words += ["-seed", str(arguments.seed)]
     if arguments.precision is not None:
@@ -83,7 +87,7 @@ def test(arguments: Arguments) -> None:
         share_cases(
             _file(arguments),
             _options(arguments),
-            models=arguments.models,
+            files=NamedFiles(arguments.models, arguments.load),
             count=arguments.devices,
             device=arguments.device,
             console=Console(quiet=arguments.quiet),
@@ -91,6 +95,7 @@ def test(arguments: Arguments) -> None:
     segment_cases(
         _file(arguments),
         model=arguments.models,
+        load=arguments.load,
         keep_going=True if arguments.keep_going else None,
         shard=arguments.shard,
         precision=arguments.precision,
@@ -102,13 +107,16 @@ def test(arguments: Arguments) -> None:
 def _options(arguments: Arguments) -> list[str]:
     """Options that the processes of a shared session are started with too."""
     options = ["-model", *map(str, arguments.models)] if arguments.models else []
+    options += ["-load", str(arguments.load)] if arguments.load is not None else []
     options += ["-precision", arguments.precision] if arguments.precision else []
     return options + (["-keepGoing"] if arguments.keep_going else [])
 
 
 def check(arguments: Arguments) -> None:
     """``-check``."""
-    report = check_config(_file(arguments), model=arguments.model, quiet=arguments.quiet)
+    report = check_config(
+        _file(arguments), model=arguments.models, load=arguments.load, quiet=arguments.quiet
+    )
     raise_if_any(report.problems)
 
 

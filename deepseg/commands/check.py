@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
 from deepseg.config.files.kind_of_file import kind_of_file
-from deepseg.config.load import load
+from deepseg.config.load import load as load_config
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
@@ -21,7 +21,7 @@ from deepseg.sessions.checked_cases import (
     training_and_held_out,
 )
 from deepseg.sessions.compatibility import testing_incompatibilities
-from deepseg.sessions.model_files import session_model, session_models
+from deepseg.sessions.model_files import NamedFiles, named_files, session_models
 from deepseg.sessions.tables import cases_table, network_table
 
 
@@ -42,7 +42,11 @@ class CheckReport:
 
 
 def check(
-    config_file: Path | str, *, model: Path | str | None = None, quiet: bool = False
+    config_file: Path | str,
+    *,
+    model: Path | str | Sequence[Path | str] | None = None,
+    load: Path | str | None = None,
+    quiet: bool = False,
 ) -> CheckReport:
     """Read a model, train or test file, its model and every file of every case.
 
@@ -60,6 +64,7 @@ def check(
     Args:
         config_file: Any config file.
         model: A `.save` or model file; wins over the one in the config.
+        load: Weights for the network of ``model``: a `.save`, or a checkpoint of DeepMedic.
         quiet: Print warnings only.
 
     Returns:
@@ -71,7 +76,7 @@ def check(
     console = Console(quiet=quiet)
     config_file = Path(config_file)
     try:
-        text = _tables(config_file, None if model is None else Path(model), console)
+        text = _tables(config_file, named_files(model, load, None), console)
     except DeepsegError as error:
         if error.exit_code != DeepsegError.exit_code:
             raise
@@ -86,23 +91,24 @@ def _verdict(warnings: int) -> str:
     return f"{warnings} warning{'s' if warnings > 1 else ''}, nothing that stops it"
 
 
-def _tables(config_file: Path, model: Path | None, console: Console) -> str:
+def _tables(config_file: Path, files: NamedFiles, console: Console) -> str:
     match kind_of_file(config_file):
         case "model":
-            loaded = load(ModelConfig, config_file)
+            loaded = load_config(ModelConfig, config_file)
             _warn(console, loaded.warnings)
             network_table(console, loaded.config)
             return _text(loaded.config, {})
         case "train":
-            return _train_tables(config_file, model, console)
+            return _train_tables(config_file, files, console)
         case "test":
-            return _test_tables(config_file, model, console)
+            return _test_tables(config_file, files, console)
 
 
-def _train_tables(config_file: Path, typed: Path | None, console: Console) -> str:
-    loaded = load(TrainConfig, config_file)
+def _train_tables(config_file: Path, files: NamedFiles, console: Console) -> str:
+    loaded = load_config(TrainConfig, config_file)
     _warn(console, loaded.warnings)
-    model = session_model(typed, loaded.config.model, seed=0)
+    files = replace(files, configured=named_files(None, None, loaded.config.model).configured)
+    model = session_models(files, seed=0, warn=console.warn)[0]
     network_table(console, model.config)
     training, held_out = training_and_held_out(loaded.config, model.config, console)
     cases = {"training cases": training}
@@ -111,10 +117,11 @@ def _train_tables(config_file: Path, typed: Path | None, console: Console) -> st
     )
 
 
-def _test_tables(config_file: Path, typed: Path | None, console: Console) -> str:
-    loaded = load(TestConfig, config_file)
+def _test_tables(config_file: Path, files: NamedFiles, console: Console) -> str:
+    loaded = load_config(TestConfig, config_file)
     _warn(console, loaded.warnings)
-    models = session_models(() if typed is None else (typed,), loaded.config.models, seed=0)
+    files = replace(files, configured=loaded.config.models)
+    models = session_models(files, seed=0, warn=console.warn)
     network = models[0].config
     network_table(console, network)
     raise_if_any(testing_incompatibilities(loaded.config, models))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
-from deepseg.errors import DeepsegError, Problem, raise_if_any
-from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, non_finite_weights
+from deepseg.errors import DeepsegError, Problem
+from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint
 from deepseg.report.console import Console
 from deepseg.sessions.tables import network_table, transfer_table
 from deepseg.storage.atomic import write_json
-from deepseg.transfer.make_plan import make_plan
-from deepseg.transfer.plan import Plan, filled_checkpoint
+from deepseg.transfer.filling import planned_transfer
+from deepseg.transfer.plan import Plan
 from deepseg.transfer.rules import TransferRules
-from deepseg.transfer.source import read_source, settings_for
 
 
 def new_model(
@@ -51,9 +49,10 @@ def new_model(
     model = _described(Path(config_file), seed=seed, console=console)
     planned = None
     if pretrained is not None:
-        planned = _planned(model, Path(pretrained), rules, seed=seed)
+        rules = TransferRules() if rules is None else rules
+        planned = planned_transfer(model, Path(pretrained), rules, seed=seed)
         transfer_table(console, planned.plan)
-        model = filled_checkpoint(planned.plan, planned.model)
+        model = planned.filled()
     path = _free_path(model) if out is None else _not_there_yet(Path(out))
     model.write(path)
     if planned is not None:
@@ -88,17 +87,10 @@ def plan_transfer(
     """
     console = Console(quiet=quiet)
     model = _described(Path(config_file), seed=seed, console=console)
-    plan = _planned(model, Path(pretrained), rules, seed=seed).plan
+    rules = TransferRules() if rules is None else rules
+    plan = planned_transfer(model, Path(pretrained), rules, seed=seed).plan
     transfer_table(console, plan)
     return plan
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A new model and the plan to fill it."""
-
-    model: Checkpoint
-    plan: Plan
 
 
 def _described(config_file: Path, *, seed: int, console: Console) -> Checkpoint:
@@ -107,21 +99,6 @@ def _described(config_file: Path, *, seed: int, console: Console) -> Checkpoint:
         console.warn(warning)
     network_table(console, loaded.config)
     return new_checkpoint(loaded.config, seed=seed, origin=Origin(config_file))
-
-
-def _planned(
-    model: Checkpoint, pretrained: Path, rules: TransferRules | None, *, seed: int
-) -> _Planned:
-    rules = TransferRules() if rules is None else rules
-    source = read_source(pretrained, model.config)
-    config = settings_for(source, model.config)
-    model = new_checkpoint(config, seed=seed, origin=model.origin)
-    try:
-        plan = make_plan(source, config, model.weights, rules)
-        raise_if_any(non_finite_weights(plan.source_tensors))
-        return _Planned(model, plan)
-    except DeepsegError as error:
-        raise error.at(str(source.file)) from error
 
 
 def _free_path(model: Checkpoint) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from deepseg.config.load import load
+from deepseg.config.load import load as load_config
 from deepseg.config.settings import Precision
 from deepseg.config.testing import TestConfig
 from deepseg.data.cases.case import Case, list_cases
@@ -22,7 +22,7 @@ from deepseg.report.console import Console
 from deepseg.sessions.checked_cases import THREADS, CheckedCases, CheckRules, checked_cases
 from deepseg.sessions.compatibility import preparation_for, testing_incompatibilities
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.model_files import session_models
+from deepseg.sessions.model_files import NamedFiles, named_files, session_models
 from deepseg.sessions.processes.shard import Shard
 from deepseg.sessions.segmentation.case_stages import CaseStages
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
@@ -37,6 +37,7 @@ def segment(
     config_file: Path | str,
     *,
     model: Path | str | Sequence[Path | str] | None = None,
+    load: Path | str | None = None,
     keep_going: bool | None = None,
     shard: Shard | None = None,
     precision: Precision | None = None,
@@ -48,6 +49,7 @@ def segment(
     Args:
         config_file: A test file, YAML or DeepMedic's.
         model: A `.save`, or several whose predictions are averaged; wins over the test file's.
+        load: Weights for the network of ``model``: a `.save`, or a checkpoint of DeepMedic.
         keep_going: Go on with the other cases after one that fails; wins over the test file.
         shard: Do these cases only; other processes may do the others at the same time.
         precision: Of the arithmetic; wins over the one in the test file.
@@ -62,14 +64,14 @@ def segment(
         SomeCasesFailed: With ``keep_going``, after all cases have been tried.
     """
     config_file = Path(config_file)
-    loaded = load(TestConfig, config_file)
+    loaded = load_config(TestConfig, config_file)
     config = _overridden(loaded.config, precision=precision, keep_going=keep_going)
     computer = chosen_device(device)
     with SessionFolder(config.folder, config_file=config_file, shard=shard, quiet=quiet) as folder:
         console = folder.console
         warnings = [*loaded.warnings, *slowness(config.inference.precision, computer)]
         announce(console, f"test {config.name}", warnings, computer)
-        models = _models(_paths(model), config, console)
+        models = _models(named_files(model, load, config.models), console)
         raise_if_any(testing_incompatibilities(config, models))
         predictor = _predictor(config, models, computer, console)
         work = CaseStages(folder, config, predictor, models)
@@ -102,14 +104,8 @@ def _overridden(
     return config.model_copy(update=changes)
 
 
-def _paths(models: Path | str | Sequence[Path | str] | None) -> tuple[Path, ...]:
-    if models is None:
-        return ()
-    return (Path(models),) if isinstance(models, (str, Path)) else tuple(map(Path, models))
-
-
-def _models(typed: Sequence[Path], config: TestConfig, console: Console) -> tuple[Checkpoint, ...]:
-    models = session_models(typed, config.models, seed=0)
+def _models(files: NamedFiles, console: Console) -> tuple[Checkpoint, ...]:
+    models = session_models(files, seed=0, warn=console.warn)
     for model in models:
         console.say(f"weights: {model.origin}")
         if model.is_random:

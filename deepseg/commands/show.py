@@ -16,6 +16,7 @@ from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
+from deepseg.errors import DeepsegError
 from deepseg.geometry.boxes import text
 from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, read_checkpoint
 from deepseg.model.cost import multiply_adds, multiply_adds_in_inference
@@ -25,6 +26,7 @@ from deepseg.sessions.tables import PLAN_COLUMNS, network_table
 from deepseg.transfer.rules import in_options
 from deepseg.transfer.source import Source, read_named_tensors
 from deepseg.transfer.sources.onnx_file import is_onnx_file
+from deepseg.transfer.sources.theano import refusal_of_theano_save
 
 
 def show(file: Path | str) -> str:
@@ -66,6 +68,9 @@ def show_contents(file: Path, console: Console) -> None:
         if is_onnx_file(file):
             show_graph(file, console)
         return
+    refusal = refusal_of_theano_save(file)
+    if refusal is not None:
+        raise DeepsegError(refusal)
     if file.suffix == ".save" or file.is_dir():
         _show_model(read_checkpoint(file), console)
         return

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from deepseg.config.load import load
+from deepseg.config.load import load as load_config
 from deepseg.config.settings import Precision
 from deepseg.config.training import TrainConfig
 from deepseg.data.segments.loader import BatchShard, SegmentLoader
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.devices import chosen_device, slowness
 from deepseg.sessions.checked_cases import CheckedCases, training_and_held_out
+from deepseg.sessions.model_files import named_files
 from deepseg.sessions.processes.rank_session import session_of_ranks
 from deepseg.sessions.tables import network_table
 from deepseg.sessions.training.cohort import training_cohort
@@ -27,6 +28,7 @@ def train(
     config_file: Path | str,
     *,
     model: Path | str | None = None,
+    load: Path | str | None = None,
     reset_optimizer: bool = False,
     from_scratch: bool = False,
     seed: int | None = None,
@@ -43,6 +45,8 @@ def train(
     Args:
         config_file: A train file, YAML or DeepMedic's.
         model: A `.save` or a model file; wins over the one in the train file.
+        load: Weights for the network of ``model``: a `.save`, or a checkpoint of DeepMedic; of a
+            session that has begun, an older model to go back to.
         reset_optimizer: Fine-tune: keep the weights of a model that was trained before, and begin
             everything else anew.
         from_scratch: Take only the architecture of the model, in a session ``<name>-scratch``.
@@ -58,7 +62,7 @@ def train(
         DeepsegError: Anything that is wrong with files, settings or data, before training begins.
     """
     config_file = Path(config_file)
-    loaded = load(TrainConfig, config_file)
+    loaded = load_config(TrainConfig, config_file)
     config = varied(loaded.config, from_scratch=from_scratch, seed=seed)
     if precision is not None:
         config = config.model_copy(update={"precision": precision})
@@ -74,7 +78,7 @@ def train(
             lambda: starting_model(
                 folder,
                 config,
-                None if model is None else Path(model),
+                named_files(model, load, config.model),
                 reset_optimizer=reset_optimizer,
                 from_scratch=from_scratch,
             )

@@ -17,11 +17,15 @@ PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16"
 def chosen_device(name: str) -> torch.device:
     """Device called ``cpu``, ``cuda``, ``cudaN`` or ``auto`` (a GPU where there is one).
 
+    ``gpu`` is ``cuda``, as in DeepMedic's examples.
+
     Of several ranks on one machine, each has its own: rank 1 of the machine has ``cuda1``.
 
     Raises:
         DeepsegError: ``device-unknown`` or ``device-absent``.
     """
+    if name == "gpu":  # as in DeepMedic's examples
+        name = "cuda"
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -116,13 +117,11 @@ class SessionFolder:
             if not path.exists():
                 continue
             try:
-                training = read_save(path).training or {}
+                reached[path] = _progress(path)
             except DeepsegError as error:
                 if any(problem.code == "model-newer" for problem in error.problems):
                     raise
                 problems += error.problems
-                continue
-            reached[path] = (training.get("epoch", 0), training.get("subepoch", 0))
         if not reached:
             fix = "copy the file again, or remove it to begin the session anew"
             raise_if_any(replace(problem, fix=fix) for problem in problems)
@@ -160,6 +159,33 @@ class SessionFolder:
         with writable(self.models):
             (self.models / RUNNING).unlink(missing_ok=True)
 
+    def set_aside_after(self, epoch: int, subepoch: int) -> Path:
+        """Move models that have come further than this, and copy the records, out of the way.
+
+        Args:
+            epoch: Epochs finished.
+            subepoch: Sub-epochs of the next one that are finished too.
+
+        Returns:
+            A new folder in the session's, with the files.
+        """
+        number, aside = 1, self.path / "set_aside"
+        while aside.exists():
+            number += 1
+            aside = self.path / f"set_aside-{number}"
+        with writable(aside):
+            aside.mkdir()
+            if (self.path / "metrics.jsonl").exists():
+                shutil.copy2(self.path / "metrics.jsonl", aside)
+            for path in (self.models / name for name in (*RESUMABLE, "best.save")):
+                if path.exists() and _has_passed(path, (epoch, subepoch)):
+                    path.replace(aside / path.name)
+        return aside
+
+    def replace_last(self, save: SaveFile) -> None:
+        """Write the model from which the session goes on."""
+        write_save(self.models / "last.save", save)
+
     def save_running(self, save: SaveFile) -> None:
         """Write the model in the middle of an epoch."""
         if self.is_main:
@@ -186,3 +212,17 @@ class SessionFolder:
     def _write_records(self, records: list[dict[str, Any]]) -> None:
         from_text = "".join(json.dumps(record) + "\n" for record in records)
         write_text(self.path / "metrics.jsonl", from_text)
+
+
+def _progress(path: Path) -> tuple[int, int]:
+    """Epochs, and sub-epochs of the next one, after which a model was written."""
+    training = read_save(path).training or {}
+    return training.get("epoch", 0), training.get("subepoch", 0)
+
+
+def _has_passed(path: Path, progress: tuple[int, int]) -> bool:
+    """True for a model that was written later, and for one that cannot be read."""
+    try:
+        return _progress(path) > progress
+    except DeepsegError:
+        return True

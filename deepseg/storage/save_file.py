@@ -8,6 +8,7 @@ What the settings mean is known higher up; here they are JSON-like dictionaries.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import pickle
 from collections.abc import Mapping
@@ -120,6 +121,11 @@ def read_save(path: Path) -> SaveFile:
     if isinstance(fields.get("spacing_mm"), list):
         fields["spacing_mm"] = tuple(fields["spacing_mm"])
     return SaveFile(**fields)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _check_container(path: Path) -> None:

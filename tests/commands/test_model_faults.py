@@ -108,7 +108,10 @@ def make_folder_of_models(path):
         ),
         pytest.param(
             lambda path: path.write_bytes(pickle.dumps(Bomb())),
-            f"[model-damaged] M.save: got no complete zip container; {DAMAGED}",
+            "[checkpoint-refused] M.save: got a pickle of Theano's DeepMedic; expected weights as "
+            "plain numbers, which a pickle is not: opening it could run any code; fix: load it in "
+            "the DeepMedic that wrote it and export its weights with numpy.savez, or use a "
+            "TensorFlow checkpoint of the model",
             id="code in a bare pickle",
         ),
         pytest.param(

@@ -162,13 +162,3 @@ def test_settings_that_changed_are_named_when_a_session_goes_on(command, place, 
         "WARNING training.batch_size changed since the last epoch: 4 → 2\n",
     )
     assert finished_epochs(place / "runs/training") == [0, 1, 2]
-
-
-def test_another_model_for_a_session_that_has_begun_is_not_read(command, place, trained_here):
-    again = command(*TRAIN, "-model", "no.save")
-    assert again.returncode == 0
-    assert (
-        "no.save is not read: it was for the beginning of the session, which goes on from "
-        "HERE/runs/training/models/last.save; give the session another name to start from that "
-        "model\n"
-    ) in again.stdout

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
@@ -21,7 +21,7 @@ from deepseg.data.cases.case import list_cases
 from deepseg.model.devices import chosen_device
 from deepseg.parent_process import STARTER
 from deepseg.report.console import Console
-from deepseg.sessions.model_files import session_models
+from deepseg.sessions.model_files import NamedFiles, session_models
 from deepseg.sessions.processes.shard import Shard
 
 POLL_S = 0.5
@@ -47,7 +47,7 @@ def share_cases(
     config_file: Path,
     options: Sequence[str],
     *,
-    models: Sequence[Path],
+    files: NamedFiles,
     count: int,
     device: str,
     console: Console,
@@ -61,7 +61,7 @@ def share_cases(
     Args:
         config_file: A test file.
         options: Further options of the command, such as ``-model M.save``.
-        models: Files named there, if any.
+        files: Files named there, if any.
         count: Of processes; on GPUs, each takes the next one.
         device: As for any command.
         console: For progress and warnings.
@@ -70,7 +70,8 @@ def share_cases(
         DeepsegError: All that is wrong with the settings, the model, or the list of cases.
     """
     config = load(TestConfig, config_file).config
-    channels = session_models(models, config.models, seed=0)[0].config.channels
+    files = replace(files, configured=config.models)
+    channels = session_models(files, seed=0, warn=console.warn)[0].config.channels
     names = [case.name for case in list_cases(config.cases, channels)]
     with ExitStack() as stack:
         workers = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch.distributed as dist
 
 from deepseg.config.training import TrainConfig
 from deepseg.report.console import Console
+from deepseg.storage.save_file import file_sha256
 from deepseg.training.model_selection import best_metric, stopping_metric
 from deepseg.training.optimization import Optimizer
 from deepseg.version import VERSION
@@ -20,6 +22,26 @@ from deepseg.version import VERSION
 WITHOUT_EFFECT = ("model", "workers", "output", "cache", "tensorboard", "checkpoints.seconds")
 ENDING = ("early_stopping", "stop_at")
 RATES = ("optimiser", "schedule", "steps")
+
+
+@dataclass(frozen=True)
+class StartFile:
+    """The file of the model with which a session began.
+
+    Attributes:
+        file: Its whole path.
+        sha256: Of its content; empty for DeepMedic's checkpoints, which are several files.
+    """
+
+    file: str
+    sha256: str
+
+
+def start_file(path: Path | None) -> StartFile | None:
+    """Record of the file with which a session begins; None where the model was in no file."""
+    if path is None:
+        return None
+    return StartFile(str(path.resolve()), file_sha256(path) if path.is_file() else "")
 
 
 @dataclass(frozen=True)
@@ -38,6 +60,7 @@ class Progress:
         watched: Score of every epoch that early stopping follows.
         end: Why training ended before its last epoch; empty while it goes on.
         slowing: Factor of the learning rates of the schedule.
+        start: The file with which the session began; None where that is not known.
     """
 
     epoch: int = 0
@@ -47,6 +70,7 @@ class Progress:
     watched: tuple[float | None, ...] = ()
     end: str = ""
     slowing: float = 1.0
+    start: StartFile | None = None
 
     def after(
         self, score: float | None, candidate: float | None, watched: float | None = None
@@ -76,6 +100,7 @@ class Progress:
             "watched_metric": stopping_metric(config),
             "end": self.end,
             "slowing": self.slowing,
+            "start": None if self.start is None else vars(self.start),
             "optimizer": optimizer.state_dict(),
             "machine": machine_facts(next(iter(optimizer.weights.values())).device),
         }
@@ -117,6 +142,7 @@ def restored(
         watched=tuple(training.get("watched", ())) if same_watch else (),
         end=training.get("end", "") if same_end else "",
         slowing=training.get("slowing", 1.0) if same_rates else 1.0,
+        start=None if training.get("start") is None else StartFile(**training["start"]),
     )
 
 

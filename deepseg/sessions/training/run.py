@@ -30,7 +30,7 @@ from deepseg.sessions.training.epoch_log import (
     show_progress,
     validation_record,
 )
-from deepseg.sessions.training.progress import restored
+from deepseg.sessions.training.progress import restored, start_file
 from deepseg.sessions.training.timer import EpochTimer
 from deepseg.sessions.training.trainer_setup import session_trainer
 from deepseg.training.distributed import SINGLE_RANK, Ranks
@@ -80,6 +80,8 @@ class TrainingRun:
         self.ranks = ranks
         self.trainer = session_trainer(model, config, device, ranks)
         self.progress = restored(model.training, config, self.trainer.optimizer, folder.console)
+        if model.training is None and ranks.is_main:
+            self.progress = replace(self.progress, start=start_file(model.origin.file))
         self.frozen = self._frozen_layers()
         unfinished = {} if model.training is None else model.training.get("unfinished", {})
         self.tally = Tally.from_state(unfinished["tally"]) if unfinished else self._empty_tally()

@@ -6,16 +6,29 @@ only go on; a model in the middle of its training is taken into another session 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from deepseg.config.training import TrainConfig
-from deepseg.errors import DeepsegError, Problem
+from deepseg.errors import DeepsegError, Problem, raise_if_any
+from deepseg.geometry.boxes import text
 from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, read_checkpoint
 from deepseg.report.console import Console
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.model_files import session_model
+from deepseg.sessions.model_files import (
+    IMPORTED_SETTINGS,
+    ModelChoice,
+    NamedFiles,
+    described,
+    model_choice,
+    read_models,
+    same_file,
+)
 from deepseg.sessions.training.run import TrainingRun
+from deepseg.storage.save_file import file_sha256
+from deepseg.transfer.sources.deepmedic import epochs_trained
+from deepseg.transfer.sources.tensor_bundle import looks_like_bundle, read_bundle
 
 
 def varied(config: TrainConfig, *, from_scratch: bool, seed: int | None) -> TrainConfig:
@@ -38,39 +51,63 @@ def varied(config: TrainConfig, *, from_scratch: bool, seed: int | None) -> Trai
 def starting_model(
     folder: SessionFolder,
     config: TrainConfig,
-    model_file: Path | None,
+    files: NamedFiles,
     *,
     reset_optimizer: bool,
     from_scratch: bool,
 ) -> Checkpoint:
     """The model from which the session goes on, with its training state only if that is its own.
 
+    Args:
+        folder: Of the session.
+        config: Its settings.
+        files: All that are named for its model.
+        reset_optimizer: Take a trained model's weights only.
+        from_scratch: Take a model's architecture only.
+
     Raises:
         DeepsegError: ``session-has-begun`` or ``start-undecided``, where the user must decide;
-            or what is wrong with the model file.
+            or what is wrong with the named files.
     """
+    choice = model_choice(files)
     latest = folder.latest()
     if latest is not None:
-        return _continued(folder, latest, model_file, reset_optimizer=reset_optimizer)
-    model = session_model(model_file, config.model, seed=config.seed)
+        return _continued(folder, config, latest, choice, reset_optimizer=reset_optimizer)
+    (model,) = read_models(choice, seed=config.seed, warn=folder.console.warn)
+    if model.training is not None and _is_of_session(model, config) and not reset_optimizer:
+        folder.console.say(f"continuing the session from {model.origin}")
+        return model
     if from_scratch:
         origin = Origin(model.origin.file, "architecture")
         model = new_checkpoint(model.config, seed=config.seed, origin=origin)
     else:
         _warn_of_preparation(model, config, folder.console)
-    trained = model.training is not None
-    if trained and not reset_optimizer:
-        raise _undecided(model)
+        if not reset_optimizer:
+            raise_if_any(_undecided(model, choice))
     folder.console.say(
         "(Re)Initializing parameters for the optimization. Reason: "
-        f"Uninitialized: [{not trained}], Reset requested: [{reset_optimizer}]"
+        f"Uninitialized: [{model.training is None}], Reset requested: [{reset_optimizer}]"
     )
     return replace(model, training=None)
 
 
+def _is_of_session(model: Checkpoint, config: TrainConfig) -> bool:
+    """True for a model in the middle of its training by this very session."""
+    if model.training is None:
+        return False
+    settings = model.training["settings"]
+    return (model.training["session"], settings["output"]) == (config.name, str(config.output))
+
+
 def _continued(
-    folder: SessionFolder, latest: Path, model_file: Path | None, *, reset_optimizer: bool
+    folder: SessionFolder,
+    config: TrainConfig,
+    latest: Path,
+    choice: ModelChoice,
+    *,
+    reset_optimizer: bool,
 ) -> Checkpoint:
+    """The last model of a session that has begun, or an older one of it that is named."""
     if reset_optimizer:
         raise DeepsegError(
             Problem(
@@ -81,13 +118,79 @@ def _continued(
                 f"remove {folder.path}, to start over",
             )
         )
+    for warning in choice.warnings:
+        folder.console.warn(warning)
+    model = read_checkpoint(latest)
+    start = None if model.training is None else model.training.get("start")
+    weights = choice.weights[0] if choice.weights else None
+    if weights is not None and not (
+        _is_file_of_start(weights, start) or same_file(weights, latest)
+    ):
+        return _returned(folder, config, model, weights)
     folder.console.say(f"continuing the session in {folder.path}")
-    if model_file is not None:
-        folder.console.say(
-            f"{model_file} is not read: it was for the beginning of the session, which goes on "
-            f"from {latest}; give the session another name to start from that model"
+    return _with_description(folder, model, choice, start)
+
+
+def _with_description(
+    folder: SessionFolder,
+    model: Checkpoint,
+    choice: ModelChoice,
+    start: Mapping[str, str] | None,
+) -> Checkpoint:
+    """``model`` with the segments of the model file that is named, whose network it must have."""
+    file = choice.description
+    if file is None or (not file.exists() and _is_file_of_start(file, start)):
+        return model
+    description = described(file, folder.console.warn)
+    is_imported = model.config.context_alignment == "deepmedic"
+    applied = description.applied(model, unless=IMPORTED_SETTINGS if is_imported else frozenset())
+    before, after = model.config.segment_sizes, applied.config.segment_sizes
+    for use in before:
+        if before[use] != after[use]:
+            folder.console.warn(
+                f"segments.{use} changed since the last epoch: {text(before[use])} → "
+                f"{text(after[use])}"
+            )
+    return applied
+
+
+def _is_file_of_start(path: Path, start: Mapping[str, str] | None) -> bool:
+    """True if the session began with this file, or with an equal one."""
+    if start is None:
+        return False
+    return str(path.resolve()) == start["file"] or (
+        bool(start["sha256"]) and path.is_file() and file_sha256(path) == start["sha256"]
+    )
+
+
+def _returned(
+    folder: SessionFolder, config: TrainConfig, latest: Checkpoint, weights: Path
+) -> Checkpoint:
+    """An older model of the session, to which it goes back; newer ones are set aside."""
+    model = read_checkpoint(weights)
+    if not _is_of_session(model, config):
+        start = None if latest.training is None else latest.training.get("start")
+        began = "" if start is None else f" that began with {start['file']}"
+        raise DeepsegError(
+            Problem(
+                code="session-has-begun",
+                got=f"{weights} for a session{began} and has {latest.origin}",
+                expected="no other model than its own",
+                fix="leave it out to go on; or give the session another name to start from "
+                "that model",
+            )
         )
-    return read_checkpoint(latest)
+    training = dict(model.training or {})
+    aside = folder.set_aside_after(training["epoch"], training.get("subepoch", 0))
+    if (aside / "best.save").exists():
+        training["best"] = None  # the best epoch is one that is done again
+    model = replace(model, training=training)
+    folder.replace_last(model.to_save())
+    folder.console.warn(
+        f"going back to {weights}, {training['epoch']} epochs finished; the models and records "
+        f"after it are set aside in {aside}; the command without this file goes on from here"
+    )
+    return model
 
 
 def _warn_of_preparation(model: Checkpoint, config: TrainConfig, console: Console) -> None:
@@ -99,11 +202,11 @@ def _warn_of_preparation(model: Checkpoint, config: TrainConfig, console: Consol
         )
 
 
-def _undecided(model: Checkpoint) -> DeepsegError:
-    assert model.training is not None
-    session, epoch = model.training["session"], model.training["epoch"]
-    return DeepsegError(
-        Problem(
+def _undecided(model: Checkpoint, choice: ModelChoice) -> Iterator[Problem]:
+    """The problem that a trained model may be meant to go on or to be fine-tuned."""
+    if model.training is not None:
+        session, epoch = model.training["session"], model.training["epoch"]
+        yield Problem(
             code="start-undecided",
             got=f"a model that session {session!r} has trained for {epoch} epochs",
             expected="a model without an optimiser's state, or -resetOptimizer",
@@ -111,7 +214,18 @@ def _undecided(model: Checkpoint) -> DeepsegError:
             f"or give the command of session {session!r} again to train that session on",
             where=str(model.origin),
         )
-    )
+    elif choice.weights and looks_like_bundle(choice.weights[0]):
+        epochs = epochs_trained(read_bundle(choice.weights[0]))
+        if epochs:
+            yield Problem(
+                code="start-undecided",
+                got=f"a checkpoint that DeepMedic has trained for {epochs} epochs, whose "
+                "optimiser's state is not read",
+                expected="-resetOptimizer",
+                fix="add -resetOptimizer to fine-tune it: its weights, everything else from the "
+                "start",
+                where=str(model.origin),
+            )
 
 
 def print_start(run: TrainingRun) -> None:

@@ -78,6 +78,16 @@ def _roles(layer: LayerPlan) -> Iterator[tuple[str, str]]:
         yield "b", f"{address}.bias"
 
 
+def epochs_trained(arrays: Mapping[str, NDArray[np.number[Any]]]) -> int:
+    """Epochs after which a checkpoint was written; 0 where it does not tell.
+
+    >>> epochs_trained({"trainer/num_epochs_trained": np.array(35)})
+    35
+    """
+    epochs = arrays.get("trainer/num_epochs_trained")
+    return 0 if epochs is None else int(epochs)
+
+
 def weights(arrays: Mapping[str, NDArray[np.number[Any]]], layout: Layout) -> dict[str, Tensor]:
     """Our weights by name, from the arrays of a checkpoint.
 

@@ -35,6 +35,7 @@ from deepseg.transfer.sources.crc32c import crc32c, masked
 Array: TypeAlias = NDArray[Any]
 
 _ENDING = re.compile(r"(?<=.)\.(index|data-[0-9]{5,}-of-[0-9]{5,})\Z")
+_NAME_OF_DEEPMEDIC = ".model.ckpt"
 _LARGEST_INDEX = 1 << 24  # bytes; that of a network of 250 tensors has 13 kB
 
 
@@ -43,7 +44,45 @@ def looks_like_bundle(path: Path) -> bool:
 
     Nothing is read, so that `read_bundle` can say what a broken checkpoint lacks.
     """
-    return bool(_ENDING.search(path.name)) or (not _is_file(path) and bool(_files_of(path)))
+    if _ENDING.search(path.name):
+        return True
+    is_named_so = path.name.endswith(_NAME_OF_DEEPMEDIC)
+    return not _is_file(path) and (is_named_so or bool(_files_of(path)))
+
+
+def latest_in_folder(folder: Path) -> Path | None:
+    """The latest checkpoint in a folder, as TensorFlow's file ``checkpoint`` names it there.
+
+    Only the name counts, so that the folder may have been moved. A single checkpoint needs no such
+    file.
+
+    Returns:
+        The checkpoint without an ending; None for a folder that holds none.
+
+    Raises:
+        DeepsegError: ``checkpoint-missing``: several, and no file that tells which is meant.
+    """
+    names = sorted({_ENDING.sub("", n) for n in _names_in(folder) if n.endswith(".index")})
+    if len(names) < 2:
+        return folder / names[0] if names else None
+    latest = _named_as_latest(folder / "checkpoint")
+    if latest in names:
+        return folder / latest
+    raise missing(
+        f"a folder with {len(names)} checkpoints and no file 'checkpoint' that names one of them",
+        expected="one checkpoint",
+        fix=f"name one: {first_five(names)}",
+    ).at(str(folder))
+
+
+def _named_as_latest(file: Path) -> str:
+    """Name of the checkpoint that TensorFlow wrote last; empty where ``file`` does not tell."""
+    try:
+        text = file.read_bytes()[:_LARGEST_INDEX].decode("utf-8", "replace")
+    except OSError:
+        return ""
+    named = re.search(r'^model_checkpoint_path: "([^"\n]*)"', text, flags=re.MULTILINE)
+    return "" if named is None else re.split(r"[/\\]", named[1])[-1]
 
 
 def read_bundle(prefix: Path) -> dict[str, Array]:

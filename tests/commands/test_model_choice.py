@@ -1,0 +1,318 @@
+"""A model that is named is used, or a warning tells which one replaces it, or it is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from deepseg.model.checkpoint import read_checkpoint
+from tests.tensorflow import write_checkpoint
+
+MODELS = "runs/training/models"
+CFG = """\
+numberOfOutputClasses = 3
+numberOfInputChannels = 2
+numberFMsPerLayerNormal = [3, 4]
+kernelDimPerLayerNormal = [[3,3,3], [3,3,3]]
+useSubsampledPathway = True
+dropoutRatesFc = [0]
+segmentsDimTrain = [9,9,9]
+segmentsDimInference = [11,11,11]
+"""
+TRAIN_CFG = """\
+sessionName = "old"
+folderForOutput = "runs"
+cnnModelFilePath = "X.model.ckpt"
+dataframe_train = "data/train.csv"
+numberOfEpochs = 1
+numberOfSubepochs = 1
+numberTrainingSegmentsLoadedOnGpuPerSubep = 8
+batchsize_train = 4
+"""
+TEST_CFG = """\
+sessionName = "old"
+folderForOutput = "runs"
+cnnModelFilePath = "X.model.ckpt"
+dataframe = "data/test.csv"
+norm_zscore_prms = {'apply_to_all_channels': True}
+"""
+
+
+@pytest.fixture
+def other(command, place, model):
+    """A model of another width, ``B.save``, and its model file ``wide.yaml``."""
+    place.write("wide.yaml", (place / "model.yaml").read_text().replace("[3, 4]", "[3, 5]"))
+    assert command("-newModel", "wide.yaml", "-out", "B.save").returncode == 0
+    return "B.save"
+
+
+@pytest.fixture
+def deepmedic(place):
+    """A checkpoint of DeepMedic after 7 epochs, its model config and its train and test files."""
+    place.write("M.cfg", CFG)
+    place.write("T.cfg", TRAIN_CFG)
+    place.write("E.cfg", TEST_CFG)
+    write_checkpoint(place / "X.model.ckpt", place / "M.cfg", epochs=7)
+    return "X.model.ckpt"
+
+
+def epochs(place):
+    lines = (place / "runs/training/metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["epoch"] for line in lines]
+
+
+# Two files of weights, or two descriptions
+
+
+def test_weights_of_the_command_line_replace_those_of_the_file_with_a_warning(
+    command, place, model, other
+):
+    place.edit("test.yaml", "output: runs", "output: runs\nmodel: B.save")
+    result = command("-test", "test.yaml", "-model", "M.save")
+    assert (result.returncode, result.warnings) == (
+        0,
+        [
+            "WARNING HERE/B.save of the config file is not used: M.save on the command line is",
+        ],
+    )
+    assert "weights: M.save\n" in result.stdout
+
+
+def test_a_model_file_of_the_train_file_is_replaced_with_a_warning_if_it_differs(
+    command, place, model
+):
+    place.edit("model.yaml", "[3, 4]", "[3, 5]")
+    again = command("-train", "train.yaml", "-model", "M.save", "-resetOptimizer")
+    assert (again.returncode, again.warnings) == (
+        0,
+        ["WARNING HERE/model.yaml of the config file is not used: M.save on the command line is"],
+    )
+
+
+def test_two_files_of_weights_on_the_command_line_exclude_each_other(refused, model, other):
+    assert refused(
+        "-test", "test.yaml", "-model", "M.save", "-load", "B.save", session="results"
+    ) == [
+        "[models-exclude] test.yaml: got -load B.save with -model M.save; expected weights from "
+        "one place; fix: give one of the two; -model beside -load is a model file"
+    ]
+
+
+def test_the_same_file_twice_is_one_model(command, model):
+    assert command("-check", "test.yaml", "-model", "M.save", "-load", "./M.save").returncode == 0
+
+
+def test_load_takes_weights(refused):
+    assert refused("-train", "train.yaml", "-load", "model.yaml", session="training") == [
+        "[models-exclude] train.yaml: got -load model.yaml, a model file; expected a file of "
+        "weights: a .save, or a checkpoint of DeepMedic; fix: give it as -model model.yaml"
+    ]
+
+
+def test_two_model_files_exclude_each_other(refused, place):
+    place.edit("test.yaml", "output: runs", "output: runs\nmodel: [model.yaml, wide.yaml]")
+    assert refused("-test", "test.yaml", session="results") == [
+        "[models-exclude] test.yaml: got 2 model files in the config file: HERE/model.yaml, "
+        "HERE/wide.yaml; expected one, or several files of weights; fix: name one model file"
+    ]
+
+
+# A description beside weights
+
+
+@pytest.mark.parametrize("command_name", ["-test", "-check"])
+def test_another_network_than_that_of_the_weights_is_refused(
+    refused, place, model, other, command_name
+):
+    (line,) = refused(
+        command_name, "test.yaml", "-model", "wide.yaml", "-load", "M.save", session="results"
+    )
+    assert line == (
+        "[network-differs] wide.yaml: got a model file with normal.2.outputs 5, sub1.2.outputs 5, "
+        "fc.1.inputs 10; expected the network of M.save: normal.2.outputs 4, sub1.2.outputs 4, "
+        "fc.1.inputs 8; fix: leave this file out, as the other one describes its own network; or "
+        "give the weights that belong to it"
+    )
+
+
+def test_a_model_file_beside_the_weights_of_the_train_file_is_compared_with_them(
+    refused, place, model, other
+):
+    place.edit("train.yaml", "model: model.yaml", "model: M.save")
+    (line,) = refused("-train", "train.yaml", "-model", "wide.yaml", session="training")
+    assert line.startswith("[network-differs] wide.yaml: got a model file with normal.2.outputs 5,")
+
+
+def test_the_segments_of_a_model_file_are_used(command, place, model):
+    place.edit("model.yaml", "inference: 11", "inference: 13")
+    result = command("-test", "test.yaml", "-model", "model.yaml", "-load", "M.save")
+    assert result.returncode == 0
+    result = command("-check", "test.yaml", "-model", "model.yaml", "-load", "M.save")
+    assert "13" in result.stdout
+
+
+# A session that has begun
+
+
+def test_a_begun_session_does_not_take_another_model(refused, place, trained_here, command):
+    place.write("wide.yaml", (place / "model.yaml").read_text().replace("[3, 4]", "[3, 5]"))
+    assert command("-newModel", "wide.yaml", "-out", "B.save").returncode == 0
+    assert refused("-train", "train.yaml", "-model", "B.save", session="training") == [
+        f"[session-has-begun] train.yaml: got B.save for a session that began with HERE/model.yaml "
+        f"and has HERE/{MODELS}/last.save; expected no other model than its own; fix: leave it out "
+        "to go on; or give the session another name to start from that model"
+    ]
+    (line,) = refused("-train", "train.yaml", "-model", "wide.yaml", session="training")
+    assert line.startswith("[network-differs] wide.yaml: got a model file with normal.2.outputs 5,")
+    (line,) = refused("-train", "train.yaml", "-model", "no.save", session="training")
+    assert line.startswith("[model-missing] no.save: got no such file; ")
+
+
+def test_the_model_that_it_began_with_is_named_again_without_harm(command, place, model):
+    place.edit("train.yaml", "name: training", "name: tuned")
+    start = ("-train", "train.yaml", "-model", "M.save")
+    assert command(*start, "-resetOptimizer").returncode == 0
+    shutil.move(place / "M.save", place / "N.save")
+    moved = command(*start[:-1], "N.save")
+    assert (moved.returncode, moved.stderr) == (0, "")
+    assert "continuing the session in HERE/runs/tuned\n" in moved.stdout
+    assert command(*start).returncode == 0  # removed since, but this is the name it had
+
+
+def test_it_goes_back_to_an_older_model_with_its_optimiser(
+    command, place, trained_here, trained, same_weights
+):
+    back = command("-train", "train.yaml", "-load", f"{MODELS}/previous.save")
+    assert (back.returncode, back.warnings) == (
+        0,
+        [
+            f"WARNING going back to {MODELS}/previous.save, 1 epochs finished; the models and "
+            "records after it are set aside in HERE/runs/training/set_aside; the command without "
+            "this file goes on from here"
+        ],
+    )
+    assert epochs(place) == [0, 1]
+    for file in ("last.save", "best.save"):
+        same_weights(place / MODELS / file, trained / MODELS / file)
+    same_weights(place / "runs/training/set_aside/last.save", trained / MODELS / "last.save")
+    one, other = (
+        read_checkpoint(folder / MODELS / "last.save").training["optimizer"]
+        for folder in (place, trained)
+    )
+    assert one["steps"] == other["steps"]
+    lines = (place / "runs/training/set_aside/metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+
+
+def test_after_going_back_the_plain_command_goes_on_from_there(command, place, trained_here):
+    place.edit("train.yaml", "\nepochs: 2", "\nepochs: 1")
+    assert command("-train", "train.yaml", "-load", f"{MODELS}/previous.save").returncode == 0
+    again = command("-train", "train.yaml")
+    assert f"HERE/{MODELS}/last.save; epoch 1 of 1\n" in again.stdout
+
+
+# DeepMedic's checkpoints
+
+
+def test_a_checkpoint_in_the_config_file_is_tested_with_the_given_network(
+    command, place, deepmedic
+):
+    result = command("-test", "E.cfg", "-model", "M.cfg")
+    assert result.returncode == 0, result.stderr
+    assert "weights: HERE/X.model.ckpt\n" in result.stdout
+    assert command("-newModel", "M.cfg", "-pretrained", deepmedic, "-layers", "all",
+                   "-out", "I.save").returncode == 0  # fmt: skip
+    place.edit("E.cfg", '"old"', '"imported"')
+    place.edit("E.cfg", '"X.model.ckpt"', '"I.save"')
+    assert command("-test", "E.cfg").returncode == 0
+    one, other = (
+        place / f"runs/{name}/predictions/d_ProbMapClass1.nii.gz" for name in ("old", "imported")
+    )
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["X.model.ckpt", "X.model.ckpt.index"])
+def test_load_names_a_checkpoint_as_in_deepmedic(command, place, deepmedic, name):
+    place.edit("E.cfg", 'cnnModelFilePath = "X.model.ckpt"\n', "")
+    assert command("-test", "E.cfg", "-model", "M.cfg", "-load", name).returncode == 0
+
+
+def test_a_folder_of_checkpoints_stands_for_the_latest(command, place, deepmedic):
+    (place / "saved").mkdir()
+    for file in place.path.glob("X.model.ckpt.*"):
+        for name in ("X.model.ckpt", "Y.model.ckpt"):
+            shutil.copy(file, place / "saved" / file.name.replace("X.model.ckpt", name))
+    given = ("-check", "E.cfg", "-model", "M.cfg", "-load", "saved")
+    (line,) = command(*given).errors
+    assert line.startswith(
+        "ERROR [checkpoint-missing] saved: got a folder with 2 checkpoints and no file "
+        "'checkpoint' that names one of them; expected one checkpoint; fix: name one: "
+    )
+    place.write("saved/checkpoint", 'model_checkpoint_path: "/gone/Y.model.ckpt"\n')
+    assert command(*given).returncode == 0
+
+
+def test_a_checkpoint_alone_does_not_know_its_network(refused, deepmedic):
+    assert refused("-test", "E.cfg", session="old") == [
+        "[model-not-given] HERE/X.model.ckpt: got a checkpoint of DeepMedic alone, which does not "
+        "describe its network; expected the model config that it was trained with; fix: add -model "
+        "M.cfg; or make a .save of it once: -newModel M.cfg -pretrained HERE/X.model.ckpt -layers "
+        "all -out M.save"
+    ]
+
+
+@pytest.mark.parametrize("name", ["Y.model.ckpt", "Y.sav"])
+@pytest.mark.parametrize("file", ["T.cfg", "E.cfg"])
+def test_a_mistyped_model_is_never_a_random_one(refused, place, deepmedic, name, file):
+    place.edit(file, '"X.model.ckpt"', f'"{name}"')
+    (line,) = refused(
+        "-train" if file == "T.cfg" else "-test", file, "-model", "M.cfg", session="old"
+    )
+    code = "checkpoint-missing" if name.endswith("ckpt") else "model-missing"
+    assert line.startswith(f"[{code}] HERE/{name}")
+
+
+def test_deepmedics_training_goes_on_only_as_fine_tuning(refused, command, place, deepmedic):
+    assert refused("-train", "T.cfg", "-model", "M.cfg", session="old") == [
+        "[start-undecided] HERE/X.model.ckpt: got a checkpoint that DeepMedic has trained for 7 "
+        "epochs, whose optimiser's state is not read; expected -resetOptimizer; fix: add "
+        "-resetOptimizer to fine-tune it: its weights, everything else from the start"
+    ]
+    place.edit("T.cfg", "numberOfEpochs = 1", "numberOfEpochs = 1\nlearningRate = 1e-12\n"
+               "L1_reg = 0\nL2_reg = 0")  # fmt: skip
+    result = command("-train", "T.cfg", "-model", "M.cfg", "-resetopt")
+    assert result.returncode == 0, result.stderr
+    assert command("-newModel", "M.cfg", "-pretrained", deepmedic, "-layers", "all",
+                   "-out", "I.save").returncode == 0  # fmt: skip
+    learnt = read_checkpoint(place / "runs/old/models/last.save").weights
+    imported = read_checkpoint(place / "I.save").weights
+    assert torch.allclose(learnt["normal.2.conv.weight"], imported["normal.2.conv.weight"])
+    again = command("-train", "T.cfg", "-model", "M.cfg")
+    assert (again.returncode, "continuing the session" in again.stdout) == (0, True)
+
+
+def test_named_tensors_are_refused_with_the_command_that_takes_them(refused, place, model):
+    torch.save(dict(read_checkpoint(place / "M.save").weights), place / "W.pt")
+    assert refused("-test", "test.yaml", "-load", "W.pt", session="results") == [
+        "[model-refused] W.pt: got a file of named tensors, which does not describe its network; "
+        "expected a .save; fix: make one of it: -newModel MODEL -pretrained W.pt -layers all -out "
+        "M.save"
+    ]
+
+
+def test_a_session_s_folder_stands_for_its_best_model_and_for_load_its_last(
+    command, place, trained_here
+):
+    best = command("-test", "test.yaml", "-model", "runs/training")
+    assert "weights: runs/training/models/best.save\n" in best.stdout
+    last = command("-test", "test.yaml", "-load", "runs/training")
+    assert "weights: runs/training/models/last.save\n" in last.stdout
+
+
+def test_gpu_means_cuda_as_in_deepmedics_examples(refused):
+    (line,) = refused("-train", "train.yaml", "-dev", "gpu")
+    assert line == (
+        "[device-absent] -dev: got cuda on a machine where torch finds 0 GPUs; expected a GPU that "
+        "is there; fix: use -dev cpu, or install a torch build for your GPU and its driver"
+    )
