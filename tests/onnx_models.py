@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import warnings
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def by_onnxruntime(proto, images):
 def export(network: nn.Module, image: torch.Tensor, path: Path, exporter: str) -> Path:
     """Write ``network`` with an exporter of torch: ``torchscript``, ``dynamo`` or ``static``."""
     network.eval()
+    environment = dict(os.environ)
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
@@ -71,6 +73,8 @@ def export(network: nn.Module, image: torch.Tensor, path: Path, exporter: str) -
                 )  # fmt: skip
         finally:
             logging.disable(logging.NOTSET)
+            os.environ.clear()
+            os.environ.update(environment)
     return path
 
 
@@ -147,9 +151,9 @@ NETWORKS = {"unet": UNet, "residual": Residual, "vnet": VNetLike}
 
 def trained(name: str) -> nn.Module:
     """A network with weights and statistics that are not those it begins with, in eval mode."""
-    torch.manual_seed(7)
-    network = NETWORKS[name]()
-    with torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(7)
+        network = NETWORKS[name]()
         for module in network.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.running_mean.normal_()

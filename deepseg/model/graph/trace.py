@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -43,6 +45,7 @@ _POINTWISE = (
     "Erf",
     "Reciprocal",
 )
+_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _BINARY = ("Add", "Sub", "Mul", "Div", "Pow", "PRelu")
 
 
@@ -74,12 +77,13 @@ class Tracer:
             DeepsegError: ``graph-node``, where shapes do not fit.
         """
         values = {name: torch.empty(shape, device="meta") for name, shape in images.items()}
-        for step in self._program.steps:
-            results = self._results(step, values)
-            values.update(zip(step.node.outputs, results, strict=False))
-            observe({name: tuple(values[name].shape) for name in step.node.outputs if name})
-            for name in step.released:
-                values.pop(name, None)
+        with _same_environment():
+            for step in self._program.steps:
+                results = self._results(step, values)
+                values.update(zip(step.node.outputs, results, strict=False))
+                observe({name: tuple(values[name].shape) for name in step.node.outputs if name})
+                for name in step.released:
+                    values.pop(name, None)
 
     def _results(self, step: Step, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         inputs = tuple(
@@ -99,6 +103,17 @@ class Tracer:
         if not name:
             return None
         return values[name] if name in values else self._weights[name]
+
+
+@contextlib.contextmanager
+def _same_environment() -> Iterator[None]:
+    """Take away the variable that torch sets when it first computes a shape."""
+    before = os.environ.get(_CACHE_VARIABLE)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_CACHE_VARIABLE, None)
 
 
 def _shape_of(call: Call) -> Tensor | None:

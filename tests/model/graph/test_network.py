@@ -167,6 +167,7 @@ def test_layers_are_named_after_their_modules(exported):
 def test_a_save_holds_the_graph_and_its_weights(exported, name, tmp_path):
     network = GraphNetwork(exported(name)[0]).eval()
     record = graph_record(network.graph, with_weights=False)
+    assert all(isinstance(shape, list) for shape in record["weights"].values())
     write_save(tmp_path / "m.save", SaveFile({"graph": record}, network.state_dict()))
     save = read_save(tmp_path / "m.save")
     copied = GraphNetwork(graph_from_record(save.model["graph"])).eval()

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deepseg.errors import DeepsegError
 from deepseg.transfer.sources import onnx_file
 from deepseg.transfer.sources.onnx_file import is_onnx_file, read_onnx, read_onnx_weights
-from tests.onnx_models import UNet, export, model, write
+from tests.onnx_models import export, model, trained, write
 
 KERNEL = np.arange(54, dtype=np.float32).reshape(2, 1, 3, 3, 3)
 SHAPE = {"x": ["n", 1, None, 7, "z"]}
@@ -118,7 +118,7 @@ def test_copies_of_equal_weights_get_names_and_values_of_their_own(folder):
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 def test_nodes_know_the_modules_that_torch_names(exporter, folder):
-    file = export(UNet(), torch.zeros(1, 2, 8, 8, 8), folder / "m.onnx", exporter)
+    file = export(trained("unet"), torch.zeros(1, 2, 8, 8, 8), folder / "m.onnx", exporter)
     scopes = [node.scope for node in read_onnx(file).nodes if node.operator == "LeakyRelu"]
     assert scopes == ["encoder.0.2", "encoder.1.2", "encoder.2.2", "decoder.0.2", "decoder.1.2"]
 
