@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from deepseg.model import kernels
+from deepseg.model import devices, kernels
 from deepseg.model.checkpoint import read_checkpoint
-from deepseg.sessions import devices
 
 needs_instructions = pytest.mark.skipif(
     not kernels.has_instructions(torch.bfloat16, torch.device("cpu")),
