@@ -25,7 +25,8 @@ class Cleaning:
     Attributes:
         keep: ``all`` of them, or the ``largest`` only.
         min_ml: Smaller ones become background.
-        fill_holes: Background that the class encloses becomes part of it.
+        fill_holes: Background that the class encloses becomes part of it; in an image of one slice,
+            background that it encloses within the slice.
         touching: Voxels of one component share at least faces, edges or corners.
     """
 
@@ -64,9 +65,21 @@ def cleaned(
         result[region & ~_remaining(region, rule, voxel_ml)] = 0
     for label, rule in sorted(rules.items()):
         if rule.fill_holes:
-            holes = ndimage.binary_fill_holes(result == label) & (result == 0)
+            holes = _filled(result == label) & (result == 0)
             result[holes if roi is None else holes & roi] = label
     return result
+
+
+def _filled(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """``region`` with its holes; those of a single slice are closed by its border in the slice.
+
+    >>> ring = np.pad(np.zeros((1, 1, 1), bool), ((1, 1), (0, 0), (1, 1)), constant_values=True)
+    >>> int(ring.sum()), int(_filled(ring).sum())
+    (8, 9)
+    """
+    is_slice = region.shape.count(1) == 1
+    flat = region.squeeze() if is_slice else region
+    return np.asarray(ndimage.binary_fill_holes(flat)).reshape(region.shape)
 
 
 def _remaining(region: NDArray[np.bool_], rule: Cleaning, voxel_ml: float) -> NDArray[np.bool_]:

@@ -333,7 +333,7 @@ def _misplaced(
         )
         return
     distance = volume.geometry.distance_mm(first.geometry)
-    voxels = distance / min(first.geometry.spacing_mm)
+    voxels = first.geometry.distance_voxels(volume.geometry)
     away = f"up to {distance:.3g} mm ({voxels:.3g} voxels) away from {name}"
     if voxels > TOLERATED_VOXELS:
         yield Problem(

@@ -13,8 +13,9 @@ is undefined is None; it is counted, and never enters a mean as 0 or NaN.
 
 The surface of a mask are those of its voxels that have one of their 6 neighbours outside it; the
 outside of the image counts as outside. Every surface voxel of one mask has a distance to the
-nearest surface voxel of the other, measured from centre to centre in millimetres. With the two
-sets of distances, one per direction:
+nearest surface voxel of the other, measured from centre to centre in millimetres, also where the
+axes of the grid are not at right angles (a tilted gantry). With the two sets of distances, one per
+direction:
 
 * ``hausdorff95_mm`` is the larger of the 95th percentiles of the two sets (interpolated linearly);
 * ``surface_distance_mm`` is the mean of both sets taken together (average symmetric distance).
@@ -39,11 +40,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 Mask: TypeAlias = NDArray[np.bool_]
 Labels: TypeAlias = NDArray[np.integer[Any]]
 
 FOREGROUND = "foreground"
+
+_RIGHT_ANGLE = 1e-4  # cosine between two axes, up to which they count as perpendicular
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,7 @@ def scores(
     truth: Mask,
     *,
     spacing_mm: Sequence[float],
-    voxel_ml: float | None = None,
+    axes_mm: NDArray[np.floating[Any]] | None = None,
     roi: NDArray[Any] | None = None,
 ) -> Scores:
     """Compare two masks by the definitions at the top of this module.
@@ -210,8 +214,8 @@ def scores(
         prediction: ``(X, Y, Z)`` bool.
         truth: ``(X, Y, Z)`` bool.
         spacing_mm: Distance of voxel centres along X, Y, Z.
-        voxel_ml: Volume of a voxel; by default the product of the spacing, right for axes at right
-            angles.
+        axes_mm: Steps to the next voxel along X, Y, Z, the columns of ``(3, 3)``, for axes that may
+            not be at right angles; None for those that are.
         roi: ``(X, Y, Z)``, true or above 0 inside the region of interest; the rest of the image is
             not evaluated. None for everywhere.
 
@@ -221,6 +225,7 @@ def scores(
     >>> scored.dice, scored.surface_distance_mm, scored.hausdorff95_mm, scored.true_ml
     (0.0, 3.0, 3.0, 0.0015)
     """
+    axes = np.diag(np.asarray(spacing_mm, float)) if axes_mm is None else axes_mm
     total = truth.size
     if roi is not None:
         inside = roi > 0
@@ -231,8 +236,9 @@ def scores(
     counts = Counts(true_positives, predicted, true, total)
     hausdorff95_mm, surface_distance_mm = None, None
     if predicted and true:
-        hausdorff95_mm, surface_distance_mm = _distances_mm(prediction, truth, spacing_mm)
-    volume_ml = float(np.prod(spacing_mm)) / 1000 if voxel_ml is None else voxel_ml
+        hausdorff95_mm, surface_distance_mm = _distances_mm(prediction, truth, axes)
+    volume_mm3 = np.prod(spacing_mm) if axes_mm is None else abs(np.linalg.det(axes_mm))
+    volume_ml = float(volume_mm3) / 1000
     return Scores(
         dice=counts.dice,
         precision=counts.precision,
@@ -252,7 +258,7 @@ def class_scores(
     classes: Sequence[str],
     groups: Mapping[str, Sequence[int]],
     spacing_mm: Sequence[float],
-    voxel_ml: float | None = None,
+    axes_mm: NDArray[np.floating[Any]] | None = None,
     roi: NDArray[Any] | None = None,
 ) -> dict[str, Scores]:
     """Scores of the whole foreground, of every foreground class, and of every group, in this order.
@@ -265,8 +271,8 @@ def class_scores(
         classes: Name of every label, the background (label 0) first. Distinct from group names.
         groups: Labels that together make one region, such as ``{"whole": [1, 2, 3, 4]}``.
         spacing_mm: Distance of voxel centres along X, Y, Z.
-        voxel_ml: Volume of a voxel; by default the product of the spacing, right for axes at right
-            angles.
+        axes_mm: Steps to the next voxel along X, Y, Z, the columns of ``(3, 3)``, for axes that may
+            not be at right angles; None for those that are.
         roi: ``(X, Y, Z)``, true or above 0 inside the region of interest; None for everywhere.
 
     >>> truth = np.array([[[0, 1, 2, 2]]])
@@ -279,7 +285,7 @@ def class_scores(
     """
     labelled = truth >= 0
     evaluated = labelled if roi is None else labelled & (roi > 0)
-    compare = partial(scores, spacing_mm=spacing_mm, voxel_ml=voxel_ml, roi=evaluated)
+    compare = partial(scores, spacing_mm=spacing_mm, axes_mm=axes_mm, roi=evaluated)
     rows = {FOREGROUND: compare(segmentation > 0, truth > 0)}
     regions = {name: [label] for label, name in enumerate(classes) if label > 0}
     for name, labels in {**regions, **groups}.items():
@@ -334,16 +340,46 @@ def _ratio(part: int, whole: int) -> float | None:
 
 
 def _distances_mm(
-    prediction: Mask, truth: Mask, spacing_mm: Sequence[float]
+    prediction: Mask, truth: Mask, axes_mm: NDArray[np.floating[Any]]
 ) -> tuple[float, float]:
     """95 % Hausdorff and average symmetric surface distance of two masks that are not empty."""
     # Nearest surface voxels lie in the box around both masks: the rest need not be transformed.
     box = _bounding_box(prediction | truth)
     predicted, true = _surface(prediction[box]), _surface(truth[box])
-    to_true = ndimage.distance_transform_edt(~true, sampling=spacing_mm)[predicted]
-    to_predicted = ndimage.distance_transform_edt(~predicted, sampling=spacing_mm)[true]
+    nearest = _nearest_at_right_angles if _are_perpendicular(axes_mm) else _nearest_on_any_axes
+    to_true, to_predicted = nearest(predicted, true, axes_mm), nearest(true, predicted, axes_mm)
     hausdorff95 = max(np.percentile(to_true, 95), np.percentile(to_predicted, 95))
     return float(hausdorff95), float(np.concatenate([to_true, to_predicted]).mean())
+
+
+def _are_perpendicular(axes_mm: NDArray[np.floating[Any]]) -> bool:
+    """True if a step along one axis does not move along another.
+
+    >>> _are_perpendicular(np.diag([1, 2, 3]))
+    True
+    >>> _are_perpendicular(np.array([[1, 0, 0], [0, 1, 0.5], [0, 0, 1]]))
+    False
+    """
+    directions = axes_mm / np.linalg.norm(axes_mm, axis=0)
+    cosines = directions.T @ directions - np.eye(3)
+    return bool(np.abs(cosines).max() <= _RIGHT_ANGLE)
+
+
+def _nearest_at_right_angles(
+    sources: Mask, targets: Mask, axes_mm: NDArray[np.floating[Any]]
+) -> NDArray[np.float64]:
+    """Distance from every voxel of ``sources`` to the nearest of ``targets``, by a transform."""
+    spacing_mm = np.linalg.norm(axes_mm, axis=0)
+    distances = ndimage.distance_transform_edt(~targets, sampling=spacing_mm)
+    return np.asarray(distances[sources])
+
+
+def _nearest_on_any_axes(
+    sources: Mask, targets: Mask, axes_mm: NDArray[np.floating[Any]]
+) -> NDArray[np.float64]:
+    """Distance from every voxel of ``sources`` to the nearest of ``targets``, found in a tree."""
+    source_mm, target_mm = (np.argwhere(mask) @ axes_mm.T for mask in (sources, targets))
+    return np.asarray(cKDTree(target_mm).query(source_mm)[0])
 
 
 def _surface(mask: Mask) -> Mask:

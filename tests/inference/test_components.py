@@ -92,3 +92,21 @@ def test_a_second_cleaning_changes_nothing_and_no_rule_changes_nothing(labels):
 def test_a_class_that_is_not_there_stays_so():
     empty = np.zeros((3, 4, 5), np.uint8)
     assert not cleaned(empty, {1: Cleaning(keep="largest", fill_holes=True)}, voxel_ml=ml).any()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_ring_in_the_only_slice_is_filled_and_an_open_one_is_not(axis):
+    plane = np.zeros((6, 9), np.uint8)
+    plane[1:4, 1:4], plane[2, 2] = 1, 0
+    plane[1:4, 5:8], plane[2, 6:8] = 1, 0
+    found = cleaned(np.expand_dims(plane, axis), {1: Cleaning(fill_holes=True)}, voxel_ml=ml)
+    expected = plane.copy()
+    expected[2, 2] = 1
+    assert np.array_equal(found, np.expand_dims(expected, axis))
+
+
+def test_a_ring_in_two_slices_is_open_to_above_and_below():
+    labels = np.ones((3, 3, 2), np.uint8)
+    labels[1, 1] = 0
+    found = cleaned(labels, {1: Cleaning(fill_holes=True)}, voxel_ml=ml)
+    assert np.array_equal(found, labels)

@@ -85,7 +85,7 @@ def test_images_that_lie_slightly_apart_are_used_with_a_warning():
     lines = []
     case_images(images, CHANNELS, placement=Placement(), warn=lines.append)
     assert lines == [
-        "channel FLAIR: its voxels lie up to 0.3 mm (0.2 voxels) away from channel T1; they are "
+        "channel FLAIR: its voxels lie up to 0.3 mm (0.15 voxels) away from channel T1; they are "
         "used as they are"
     ]
 
@@ -127,7 +127,7 @@ def test_images_that_differ_in_shape_or_place():
     shifted = nibabel.Nifti1Image(arrays()[1], far)
     roi = np.ones((4, 5, 7), bool)
     assert problems({"T1": arrays()[0], "FLAIR": shifted}, roi=roi, affine=AFFINE) == [
-        "[geometry-mismatch] channel FLAIR: got voxels that lie up to 3 mm (2 voxels) away from "
+        "[geometry-mismatch] channel FLAIR: got voxels that lie up to 3 mm (1 voxels) away from "
         "channel T1; expected the same place in space, or at most 0.5 voxels away; fix: resample "
         "one onto the other, or correct its affine matrix",
         "[shape-mismatch] roi: got 4 x 5 x 7 voxels; expected 4 x 5 x 6, as channel T1 has; fix: "

@@ -170,6 +170,53 @@ def test_distances_are_those_of_all_pairs_of_surface_voxels(prediction, truth, s
     )
 
 
+def nearest_on_axes_mm(sources, targets, axes_mm):
+    return [min(dist(axes_mm @ s, axes_mm @ t) for t in targets) for s in sources]
+
+
+SHEARED = np.array([[1.0, 0, 0], [0, 2, 0.7], [0.4, 0, 1.5]])
+
+
+@settings(deadline=None, max_examples=30)
+@given(prediction=masks, truth=masks)
+def test_distances_on_sheared_axes_are_those_of_the_centres_of_voxels(prediction, truth):
+    assume(prediction.any() and truth.any())
+    a, b = (surface({tuple(v) for v in np.argwhere(m).tolist()}) for m in (prediction, truth))
+    there, back = nearest_on_axes_mm(a, b, SHEARED), nearest_on_axes_mm(b, a, SHEARED)
+    result = scores(prediction, truth, spacing_mm=SPACING_MM, axes_mm=SHEARED)
+    assert result.hausdorff95_mm == pytest.approx(max(percentile95(there), percentile95(back)))
+    assert result.surface_distance_mm == pytest.approx(
+        (sum(there) + sum(back)) / (len(there) + len(back))
+    )
+
+
+def test_one_step_on_a_sheared_axis_is_as_long_as_its_column():
+    result = scores(mask((1, 1, 0)), mask((1, 1, 1)), spacing_mm=(1, 1, 5), axes_mm=SHEARED)
+    assert result.surface_distance_mm == pytest.approx(sqrt(0.7**2 + 1.5**2))
+    # The nearest way from (0, 1, 1) to (0, 0, 3): one step back, two up.
+    other = scores(mask((0, 1, 1)), mask((0, 0, 3)), spacing_mm=(1, 1, 5), axes_mm=SHEARED)
+    assert other.hausdorff95_mm == pytest.approx(sqrt((2 * 0.7 - 2) ** 2 + 3**2))
+
+
+def test_the_volume_of_a_sheared_voxel_is_that_of_its_parallelepiped():
+    result = scores(mask((1, 1, 0)), mask(), spacing_mm=(9, 9, 9), axes_mm=SHEARED)
+    assert result.predicted_ml == pytest.approx((1 * 2 * 1.5 + 0.4 * (0 - 0)) / 1000)
+
+
+@settings(deadline=None, max_examples=30)
+@given(prediction=masks, truth=masks, shear=st.sampled_from([0.0, 9e-5, 1.1e-4]))
+def test_both_ways_to_the_nearest_voxel_agree_where_axes_are_perpendicular(
+    prediction, truth, shear
+):
+    turned = np.array([[0, -1.25, shear], [3, 0, 0], [0, 0, 1]]) * [1, 1, 0.5]
+    straight = scores(prediction, truth, spacing_mm=(3, 1.25, 0.5))
+    result = scores(prediction, truth, spacing_mm=(1, 1, 1), axes_mm=turned)
+    for measure in ("hausdorff95_mm", "surface_distance_mm", "predicted_ml", "dice"):
+        expected = getattr(straight, measure)
+        limit = None if expected is None else pytest.approx(expected, rel=3e-4)
+        assert getattr(result, measure) == limit
+
+
 # --- Laws ---
 
 

@@ -127,7 +127,7 @@ class _Reader:
             )
             return
         distance = geometry.distance_mm(self.grid)
-        voxels = distance / min(self.grid.spacing_mm)
+        voxels = self.grid.distance_voxels(geometry)
         if voxels <= SILENT_VOXELS:
             return
         away = f"up to {distance:.3g} mm ({voxels:.3g} voxels) away from {self.grid_file}"

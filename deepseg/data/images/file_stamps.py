@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from deepseg.data.images.integrity import has_suffix
+from deepseg.data.images.integrity import has_suffix, partner
 
 HEADER_BYTES = 1 << 16  # of a MetaImage or NRRD file, in which further files are named
 NAMING = r"(?:ElementDataFile|data ?file)\s*[=:]\s*(.*)"
@@ -36,20 +36,12 @@ def _stamp(file: Path) -> list[str | int]:
 def further_files(path: Path) -> list[Path]:
     """The files that belong to an image beside ``path``, as far as they are there."""
     if has_suffix(path, ".hdr", ".hdr.gz", ".img", ".img.gz"):
-        files = [_partner(path)]
+        files = [partner(path)]
     elif has_suffix(path, ".mhd", ".mha", ".nhdr", ".nrrd"):
         files = sorted(set(_named_files(path)))
     else:
         files = []
     return [file for file in files if file != path and _is_there(file)]
-
-
-def _partner(path: Path) -> Path:
-    """The .img of an .hdr, or the other way round."""
-    ending = re.search(r"(hdr|img)(\.gz)?$", path.name, re.IGNORECASE)
-    assert ending is not None
-    other = {"hdr": "img", "img": "hdr", "HDR": "IMG", "IMG": "HDR"}.get(ending[1], ending[1])
-    return path.with_name(f"{path.name[: ending.start()]}{other}{ending[2] or ''}")
 
 
 def _named_files(path: Path) -> Iterator[Path]:

@@ -77,6 +77,20 @@ class Geometry:
         """
         return float(np.linalg.norm(self.corners_mm - other.corners_mm, axis=1).max())
 
+    def distance_voxels(self, other: Geometry) -> float:
+        """Largest distance along an axis of this volume from an outer corner to that of ``other``.
+
+        Counted in voxels along that axis, so that thick slices tolerate more than thin ones.
+
+        >>> thick = Geometry((10, 20, 5), np.diag([0.5, 0.5, 6.0, 1.0]))
+        >>> moved = np.diag([0.5, 0.5, 6.0, 1.0])
+        >>> moved[2, 3] = 0.3
+        >>> round(thick.distance_voxels(Geometry((10, 20, 5), moved)), 6)
+        0.05
+        """
+        steps = np.linalg.solve(self.affine[:3, :3], (self.corners_mm - other.corners_mm).T)
+        return float(np.abs(steps).max())
+
 
 @dataclass(frozen=True)
 class Grid:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
+import re
 import stat
 import zlib
 from collections.abc import Iterator
@@ -31,6 +32,21 @@ def has_suffix(path: Path, *suffixes: str) -> bool:
     True
     """
     return path.name.lower().endswith(suffixes)
+
+
+def partner(path: Path) -> Path:
+    """The .img of an .hdr, or the other way round, in the same letters if such a file is there.
+
+    >>> partner(Path("scans/T1.HDR")), partner(Path("scans/T1.img.gz"))
+    (PosixPath('scans/T1.IMG'), PosixPath('scans/T1.hdr.gz'))
+    """
+    ending = re.search(r"(hdr|img)(\.gz)?$", path.name, re.IGNORECASE)
+    assert ending is not None
+    stem, zipped = path.name[: ending.start()], ending[2] or ""
+    other = "img" if ending[1].lower() == "hdr" else "hdr"
+    letters = other.upper() if ending[1].isupper() else other
+    files = [path.with_name(stem + word + zipped) for word in (letters, other, other.upper())]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def format_of(path: Path) -> Literal["nifti", "itk", "dicom"]:

@@ -32,6 +32,7 @@ from deepseg.data.images.integrity import (
     damaged,
     format_of,
     has_suffix,
+    partner,
     read_to_end,
     unpacked_size,
 )
@@ -43,22 +44,26 @@ from deepseg.storage.atomic import replacing
 
 nib: Any = nibabel  # annotated in parts only
 
+_LONGEST_QUATERNION = 1.001  # of its parts b, c, d; what is longer by rounding is normalised
 _DISAGREEMENT = 0.1  # in voxels, between qform and sform
 
 # NIfTI-1 standard, field xyzt_units, lowest three bits; 0 is "unknown", read as millimetres.
 _MM_PER_UNIT = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}
 
+_QUATERNION = ("quatern_b", "quatern_c", "quatern_d")
+
 # Header fields that a result takes over from its image, bit by bit.
 _RESULT_FIELDS = (
     *("sizeof_hdr", "xyzt_units", "qform_code", "sform_code"),
-    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *_QUATERNION,
+    *("qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z"),
 )
 
 
 def nifti_voxels(path: Path, index: int | None) -> RawVoxels:
     """The stored values of a NIfTI file, or of volume ``index`` of a 4D one."""
-    data_file = _renamed_suffix(path, ".hdr", ".img")
+    data_file = _pair(path)[1]
     present = unpacked_size(data_file) if data_file.is_file() else 0
     header = nifti_header(path)
     grid = nifti_grid(path, header, index)
@@ -85,13 +90,13 @@ def nifti_voxels(path: Path, index: int | None) -> RawVoxels:
     )
 
 
-def _renamed_suffix(path: Path, suffix: str, other: str) -> Path:
-    """The .img of an .hdr, or the other way round; ``path`` itself if it is no such file."""
-    for ending in (suffix, f"{suffix}.gz"):
-        if has_suffix(path, ending):
-            stem = path.name[: -len(ending)]
-            return path.with_name(stem + ending.replace(suffix, other))
-    return path
+def _pair(path: Path) -> tuple[Path, Path]:
+    """The file of the header and the file of the voxels: an .hdr and an .img, or twice ``path``."""
+    if has_suffix(path, ".hdr", ".hdr.gz"):
+        return path, partner(path)
+    if has_suffix(path, ".img", ".img.gz"):
+        return partner(path), path
+    return path, path
 
 
 def _opened(path: Path) -> Any:
@@ -103,10 +108,10 @@ def nifti_header(path: Path) -> Any:
 
     nibabel would repair zero and negative sides silently, so its own checks are off.
     """
-    for partner in (_renamed_suffix(path, ".img", ".hdr"), _renamed_suffix(path, ".hdr", ".img")):
-        if partner != path:
-            format_of(partner)
-    header_file = _renamed_suffix(path, ".img", ".hdr")
+    for file in _pair(path):
+        if file != path:
+            format_of(file)
+    header_file = _pair(path)[0]
     with damage_named(header_file), _opened(header_file) as stream:
         beginning = stream.read(nib.Nifti2Header.sizeof_hdr)
     header = _parsed_header(path, beginning)
@@ -184,6 +189,7 @@ def nifti_grid(path: Path, header: Any, index: int | None) -> Grid:
         geometry = invertible(path, shape, to_mm @ header.get_sform())
         warnings += _disagreement(geometry, qform) if has_qform else []
     elif has_qform:
+        _refuse_long_quaternion(path, header)
         geometry = invertible(path, shape, qform)
     else:
         geometry = invertible(path, shape, to_mm @ header.get_base_affine())
@@ -194,8 +200,22 @@ def nifti_grid(path: Path, header: Any, index: int | None) -> Grid:
     return Grid(geometry, _result_fields(header), tuple(warnings))
 
 
+def _quaternion(header: Any) -> Affine:
+    """The three stored parts of the quaternion."""
+    return np.array([float(header[part]) for part in _QUATERNION])
+
+
 def _qform(header: Any) -> Affine:
-    """The matrix of the quaternion; NaN if it is none."""
+    """The matrix of the quaternion; NaN if it is none.
+
+    A quaternion that is longer than 1 by rounding is normalised, as by the reference code of
+    NIfTI-1 (nifti1_io.c, nifti_quatern_to_mat44).
+    """
+    length = float(np.linalg.norm(_quaternion(header)))
+    if 1.0 < length <= _LONGEST_QUATERNION:
+        header = header.copy()
+        for part in _QUATERNION:
+            header[part] = header[part] / length
     try:
         matrix: Affine = header.get_qform()
     except (ValueError, HeaderDataError):
@@ -203,13 +223,27 @@ def _qform(header: Any) -> Affine:
     return matrix
 
 
+def _refuse_long_quaternion(path: Path, header: Any) -> None:
+    length = float(np.linalg.norm(_quaternion(header)))
+    if length > _LONGEST_QUATERNION:
+        raise DeepsegError(
+            Problem(
+                code="affine-singular",
+                got=f"a qform whose quaternion has the length {length:.6g}, which is no rotation",
+                expected="b, c and d of a length of at most 1",
+                fix="write the image again with the affine matrix of its source",
+                where=str(path),
+            )
+        )
+
+
 def _disagreement(sform: Geometry, qform: Affine) -> list[str]:
     if not np.isfinite(qform).all():
         return ["qform is not a rotation; sform is used"]
-    distance = sform.distance_mm(Geometry(sform.shape, qform))
-    if distance <= _DISAGREEMENT * min(sform.spacing_mm):
+    other = Geometry(sform.shape, qform)
+    if sform.distance_voxels(other) <= _DISAGREEMENT:
         return []
-    return [f"qform and sform disagree by {distance:.3g} mm; sform is used"]
+    return [f"qform and sform disagree by {sform.distance_mm(other):.3g} mm; sform is used"]
 
 
 def _result_fields(header: Any) -> Mapping[str, Any]:

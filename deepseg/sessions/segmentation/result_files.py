@@ -100,5 +100,5 @@ def case_scores(
         classes=model.classes,
         groups=groups,
         spacing_mm=segmentation.geometry.spacing_mm,
-        voxel_ml=segmentation.geometry.voxel_ml,
+        axes_mm=segmentation.geometry.affine[:3, :3],
     )

@@ -223,7 +223,7 @@ def test_arrays_that_are_trusted_must_still_have_one_shape(case):
 def test_a_flipped_image_is_refused(case):
     save(case.channels[1], voxels(2), AFFINE * [[-1], [1], [1], [1]])
     (problem,) = problems(case)
-    assert "up to 26 mm (26 voxels) away" in problem  # x ends at 13 mm, and at -13 mm
+    assert "up to 26 mm (13 voxels) away" in problem  # x ends at 13 mm, and at -13 mm
     assert problem.startswith(f"[geometry-mismatch] {case.channels[1]}")
 
 

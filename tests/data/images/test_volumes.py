@@ -264,9 +264,9 @@ def with_transforms(path, sform_code, qform_code, qform=AFFINE):
         pytest.param(
             1,
             2,
-            AFFINE + (MOVED - AFFINE) * 0.042,
+            AFFINE + (MOVED - AFFINE) * 0.062,
             AFFINE,
-            ("qform and sform disagree by 0.21 mm; sform is used",),
+            ("qform and sform disagree by 0.31 mm; sform is used",),
             id="more than 0.1 voxel",
         ),
     ],
@@ -287,9 +287,44 @@ def test_a_quaternion_that_is_none_is_warned_of_beside_sform_and_refused_alone(t
     path = patched(with_transforms(tmp_path / "a.nii", 1, 1), "quatern_b", 5)
     assert read_image(path).warnings == ("qform is not a rotation; sform is used",)
     path = patched(with_transforms(tmp_path / "a.nii", 0, 1), "quatern_b", 5)
-    assert refusal_of(path).startswith(
-        "[affine-singular] FILE: got an affine matrix that holds NaN"
+    assert refusal_of(path) == (
+        "[affine-singular] FILE: got a qform whose quaternion has the length 5.09902, which is no "
+        "rotation; expected b, c and d of a length of at most 1; "
+        "fix: write the image again with the affine matrix of its source"
     )
+
+
+@pytest.mark.parametrize("length", [1.0, 1.0000004, 1.000005, 1.0009])
+def test_a_quaternion_longer_than_1_by_rounding_is_normalised(tmp_path, length):
+    path = with_transforms(tmp_path / "a.nii", 0, 1)
+    handedness = nib.load(path).header["pixdim"][0]
+    for part, value in zip("bcd", (0.6 * length, 0.8 * length, 0), strict=True):
+        patched(path, f"quatern_{part}", value)
+    # Half a turn about (0.6, 0.8, 0) makes 2 v v' - 1: its columns times 2, 3 and 4 mm.
+    half_turn = [[-0.28, 0.96, 0], [0.96, 0.28, 0], [0, 0, -1]]
+    expected = np.multiply(half_turn, [2, 3, 4 * handedness])
+    image = read_image(path)
+    assert image.geometry.affine[:3, :3] == pytest.approx(expected, abs=1e-5)
+    assert image.warnings == ()
+
+
+def test_a_pair_in_capitals_is_a_pair(tmp_path):
+    nib.save(nib.Nifti1Pair(ramp(), AFFINE), tmp_path / "a.img")
+    (tmp_path / "a.hdr").rename(tmp_path / "U.HDR")
+    (tmp_path / "a.img").rename(tmp_path / "U.IMG")
+    for name in ("U.HDR", "U.IMG"):
+        assert np.array_equal(read_image(tmp_path / name).array, ramp())
+    (tmp_path / "U.IMG").rename(tmp_path / "U.img")
+    assert np.array_equal(read_image(tmp_path / "U.HDR").array, ramp())
+
+
+def test_thick_slices_tolerate_as_many_millimetres_as_voxels():
+    thick = Geometry((4, 5, 6), np.diag([0.5, 0.5, 6, 1]))
+    moved = thick.affine.copy()
+    moved[:3, 3] += (0.1, -0.3, 1.5)
+    assert thick.distance_voxels(Geometry((4, 5, 6), moved)) == pytest.approx(0.6)  # 0.3 of 0.5 mm
+    turned = Geometry((4, 5, 6), thick.affine[:, [1, 2, 0, 3]])
+    assert turned.distance_voxels(Geometry((4, 5, 6), moved[:, [1, 2, 0, 3]])) == pytest.approx(0.6)
 
 
 def test_a_plain_file_beside_the_compressed_one_is_warned_of_and_not_read(tmp_path):
