@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from deepseg.cli import transfer_options
+from deepseg.config.user_paths import user_path
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
 from deepseg.sessions.processes.shard import Shard, shard
 from deepseg.transfer.rules import TransferRules
@@ -279,7 +280,7 @@ def parsed(words: Sequence[str], *, program: str = "deepseg") -> Arguments:
         program=program,
         command=command,
         file=_path(file),
-        models=tuple(map(Path, options.model or ())),
+        models=tuple(map(user_path, options.model or ())),
         load=_path(options.load),
         out=_path(options.out),
         seed=options.seed,
@@ -289,7 +290,7 @@ def parsed(words: Sequence[str], *, program: str = "deepseg") -> Arguments:
         rules=None if options.pretrained is None else transfer_options.transfer_rules(options),
         dry_run=options.dryRun is True,
         reset_optimizer=options.resetOptimizer is not None,
-        runs=tuple(map(Path, options.compare or ())),
+        runs=tuple(map(user_path, options.compare or ())),
         seeds=tuple(options.seeds or ()),
         from_scratch=options.fromScratch is not None,
         reach=options.reach,
@@ -301,7 +302,7 @@ def parsed(words: Sequence[str], *, program: str = "deepseg") -> Arguments:
 
 
 def _path(word: str | None) -> Path | None:
-    return None if word is None else Path(word)
+    return None if word is None else user_path(word)
 
 
 def _command(options: argparse.Namespace) -> tuple[Command, str | None]:

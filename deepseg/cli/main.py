@@ -15,8 +15,15 @@ from pathlib import Path
 from rich.text import Text
 
 from deepseg.cli.arguments import Arguments, parsed, short_help
+from deepseg.cli.dependencies import broken_dependency, old_dependencies
 from deepseg.cli.process import TERMINATED, end_in_order_on_sigterm
-from deepseg.errors import DeepsegError, OutOfMemory, ReportedByPeer, is_out_of_memory
+from deepseg.errors import (
+    DeepsegError,
+    OutOfMemory,
+    ReportedByPeer,
+    is_out_of_memory,
+    raise_if_any,
+)
 from deepseg.parent_process import end_with_starter
 from deepseg.report.streams import LenientStream, show, visible
 from deepseg.sessions.outcome import exit_code, problems
@@ -76,7 +83,13 @@ def _run(arguments: Arguments) -> None:
 
 def _call(arguments: Arguments) -> None:
     """Call one command; what it needs is imported only for it."""
-    from deepseg.cli import commands
+    raise_if_any(old_dependencies())
+    try:
+        from deepseg.cli import commands
+    except ImportError as error:
+        if (error.name or "").startswith("deepseg"):
+            raise
+        raise broken_dependency(error) from error
 
     match arguments.command:
         case "newModel":

@@ -105,12 +105,7 @@ def _show_model(model: Checkpoint, console: Console) -> None:
     if model.preparation is not None:
         rows.append(["preparation", _short(model.preparation.model_dump(mode="json"))])
     if model.training is not None:
-        rows.append(["session", str(model.training["session"])])
-        rows.append(["epochs finished", str(model.training["epoch"])])
-        rows.append(["best score", _short(model.training["best"])])
-        rates = model.training["optimizer"].get("learning_rates", {})
-        rows.append(["learning rates", ", ".join(f"{k} {v:.3g}" for k, v in rates.items())])
-        rows.append(["machine", _short(model.training["machine"])])
+        rows += _training_rows(model.training)
     words, source = model.provenance.words(), model.provenance.filled_from
     rows += [[key, _short(text)] for key, text in words.items() if key not in ("layers", "rules")]
     rules = {} if source is None else source.rules
@@ -118,6 +113,20 @@ def _show_model(model: Checkpoint, console: Console) -> None:
     console.table("about it", ["", ""], rows)
     if source is not None and source.layers:
         console.table(f"taken from {source.file}", PLAN_COLUMNS, source.layers)
+
+
+def _training_rows(training: Mapping[str, Any]) -> list[list[str]]:
+    """The rows of a training state; parts that another program has removed are left out."""
+    rows = [
+        ["session", str(training.get("session"))],
+        ["epochs finished", str(training.get("epoch"))],
+        ["best score", _short(training.get("best"))],
+    ]
+    optimizer = training.get("optimizer")
+    rates = optimizer.get("learning_rates", {}) if isinstance(optimizer, dict) else {}
+    rows.append(["learning rates", ", ".join(f"{k} {v:.3g}" for k, v in rates.items())])
+    rows.append(["machine", _short(training.get("machine"))])
+    return rows
 
 
 def _show_tensors(source: Source, console: Console) -> None:

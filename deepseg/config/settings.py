@@ -8,7 +8,9 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
+from deepseg.config.user_paths import user_path
 from deepseg.config.validation.validator_error import invalid
+from deepseg.errors import DeepsegError
 from deepseg.geometry.boxes import Int3
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
@@ -44,20 +46,18 @@ def _absolute_path(value: object, info: ValidationInfo) -> object:
         return value
     folder = Path() if info.context is None else info.context["folder"]
     try:
-        written = Path(value).expanduser()
-    except RuntimeError:
+        written = user_path(str(value), folder)
+    except DeepsegError as error:
+        (problem,) = error.problems
         raise invalid(
-            "config-path",
-            got=repr(str(value)),
-            expected="a path, where '~' is the home folder of a known user",
-            fix="write the whole path",
+            "config-path", got=problem.got, expected=problem.expected, fix=problem.fix
         ) from None
     # Symbolic links stay as they are: what they point to often has a name that tells nothing.
     return Path(os.path.normpath((folder / written).absolute()))
 
 
 ConfigPath: TypeAlias = Annotated[Path, BeforeValidator(_absolute_path)]
-"""A path in a config file: relative to the folder of that file, absolute, or with ``~``."""
+"""A path in a config file: relative to its folder, absolute, or with ``~`` or variables."""
 
 
 def cube(size: CubeOrBox) -> Int3:

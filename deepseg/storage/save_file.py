@@ -22,9 +22,11 @@ from torch import Tensor
 from deepseg.errors import DeepsegError, Problem
 from deepseg.storage.atomic import writable, write_bytes
 from deepseg.storage.container import GARBLED, container_fault
+from deepseg.storage.readable import raise_if_unreadable
 from deepseg.version import VERSION
 
 FORMAT = 1
+RECORDS = ("preparation", "training", "cohort", "lineage")  # dictionaries, where there are any
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def read_save(path: Path) -> SaveFile:
     """Read a `.save`, tensors on the CPU; sequences in its dictionaries come back as lists.
 
     Raises:
-        DeepsegError: ``model-missing``, ``model-damaged``, ``model-refused`` or ``model-newer``.
+        DeepsegError: ``model-missing``, ``file-unreadable``, ``model-damaged``, ``model-refused``
+            or ``model-newer``.
     """
     _check_container(path)
     try:
@@ -117,6 +120,8 @@ def read_save(path: Path) -> SaveFile:
         )
     if not isinstance(record.get("model"), dict) or not isinstance(record.get("weights"), dict):
         raise _refused(path, "a file that deepseg did not write")
+    if any(not isinstance(record.get(key), dict | None) for key in RECORDS):
+        raise _refused(path, "a file that deepseg did not write")
     fields = {key: value for key, value in record.items() if key in SaveFile.__dataclass_fields__}
     if isinstance(fields.get("spacing_mm"), list):
         fields["spacing_mm"] = tuple(fields["spacing_mm"])
@@ -129,6 +134,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _check_container(path: Path) -> None:
+    raise_if_unreadable(path)
     if not path.is_file():
         got = "a folder" if path.is_dir() else "no such file"
         inside = sorted(p.name for p in path.glob("*.save")) if path.is_dir() else []

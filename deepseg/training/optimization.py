@@ -21,6 +21,14 @@ from deepseg.training.parameter_groups import ParameterGroup, default_group
 
 State: TypeAlias = dict[str, Tensor]  # by kind, such as velocity
 
+# Kinds of state of a weight, by the name of the optimiser.
+STATE_KINDS: dict[str, tuple[str, ...]] = {
+    "rmsprop": ("square", "velocity"),
+    "sgd": ("velocity",),
+    "adam": ("mean", "square"),
+    "adamw": ("mean", "square"),
+}
+
 
 class Optimizer:
     """Moves weights along their gradients.
@@ -226,10 +234,4 @@ def _moments(step: _Step, settings: Adam | AdamW) -> tuple[list[Tensor], list[Te
 
 
 def _kinds(settings: Optimiser) -> tuple[str, ...]:
-    match settings:
-        case Rmsprop():
-            return ("square", "velocity")
-        case Sgd():
-            return ("velocity",)
-        case Adam() | AdamW():
-            return ("mean", "square")
+    return STATE_KINDS[settings.name]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deepseg.config.user_paths import expanded
 from deepseg.data.images.volumes import read_geometry
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 
@@ -34,7 +35,11 @@ class ListEntry:
     @property
     def path(self) -> Path | None:
         """The file of the entry, or None."""
-        return None if self.text is None else Path(os.path.normpath(self.folder / self.text))
+        return (
+            None
+            if self.text is None
+            else Path(os.path.normpath(self.folder / expanded(self.text, self.folder)))
+        )
 
 
 @dataclass(frozen=True)

@@ -109,10 +109,13 @@ def read_run(folder: Path) -> FinishedRun:
         if not is_there
     ]
     save = None if model is None else read_save(model)
-    if missing or save is None or save.training is None:
+    training = {} if save is None or save.training is None else save.training
+    if not missing and not isinstance(training.get("settings"), dict):
+        raise DeepsegError(_unknown(folder, f"{model} without settings of a session"))
+    if missing or save is None:
         got = f"a folder without {' and '.join(missing)}" if folder.is_dir() else "no such folder"
         raise DeepsegError(_unknown(folder, got))
-    settings = flattened({**save.training["settings"], "network": save.model})
+    settings = flattened({**training["settings"], "network": save.model})
     return FinishedRun(folder, settings, records)
 
 

@@ -26,6 +26,7 @@ from deepseg.sessions.model_files import (
     same_file,
 )
 from deepseg.sessions.training.run import TrainingRun
+from deepseg.sessions.training.training_state import training_state_problems
 from deepseg.storage.save_file import file_sha256
 from deepseg.transfer.sources.deepmedic import epochs_trained
 from deepseg.transfer.sources.tensor_bundle import looks_like_bundle, read_bundle
@@ -75,6 +76,7 @@ def starting_model(
         return _continued(folder, config, latest, choice, reset_optimizer=reset_optimizer)
     (model,) = read_models(choice, seed=config.seed, warn=folder.console.warn)
     if model.training is not None and _is_of_session(model, config) and not reset_optimizer:
+        raise_if_any(training_state_problems(model))
         folder.console.say(f"continuing the session from {model.origin}")
         return model
     if from_scratch:
@@ -95,8 +97,8 @@ def _is_of_session(model: Checkpoint, config: TrainConfig) -> bool:
     """True for a model in the middle of its training by this very session."""
     if model.training is None:
         return False
-    settings = model.training["settings"]
-    return (model.training["session"], settings["output"]) == (config.name, str(config.output))
+    output = model.training.get("settings", {}).get("output")
+    return (model.training.get("session"), output) == (config.name, str(config.output))
 
 
 def _continued(
@@ -121,6 +123,7 @@ def _continued(
     for warning in choice.warnings:
         folder.console.warn(warning)
     model = read_checkpoint(latest)
+    raise_if_any(training_state_problems(model))
     start = None if model.training is None else model.training.get("start")
     weights = choice.weights[0] if choice.weights else None
     if weights is not None and not (
@@ -180,6 +183,7 @@ def _returned(
                 "that model",
             )
         )
+    raise_if_any(training_state_problems(model))
     training = dict(model.training or {})
     aside = folder.set_aside_after(training["epoch"], training.get("subepoch", 0))
     if (aside / "best.save").exists():
@@ -205,7 +209,7 @@ def _warn_of_preparation(model: Checkpoint, config: TrainConfig, console: Consol
 def _undecided(model: Checkpoint, choice: ModelChoice) -> Iterator[Problem]:
     """The problem that a trained model may be meant to go on or to be fine-tuned."""
     if model.training is not None:
-        session, epoch = model.training["session"], model.training["epoch"]
+        session, epoch = model.training.get("session"), model.training.get("epoch")
         yield Problem(
             code="start-undecided",
             got=f"a model that session {session!r} has trained for {epoch} epochs",

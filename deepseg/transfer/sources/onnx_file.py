@@ -22,6 +22,7 @@ from torch import Tensor
 
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
 from deepseg.model.graph.graph import AttributeValue, Graph, GraphInput, GraphNode, joined
+from deepseg.storage.readable import raise_if_unreadable
 
 SUFFIX = ".onnx"
 LARGEST_FILE = (1 << 31) - 1  # bytes of a protocol buffer
@@ -110,6 +111,7 @@ def read_onnx_weights(file: Path) -> dict[str, Tensor]:
 
 def _parsed(file: Path) -> Any:
     """The ModelProto of a file, without what lies beside it."""
+    raise_if_unreadable(file)
     if not file.is_file():
         raise _missing(file)
     size = file.stat().st_size

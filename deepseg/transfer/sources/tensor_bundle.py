@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepseg.errors import DeepsegError, did_you_mean
+from deepseg.storage.readable import raise_if_unreadable
 from deepseg.transfer.sources.bundle_index import NUMBERS, BundleEntry, bundle_entries
 from deepseg.transfer.sources.checkpoint_problems import (
     damaged,
@@ -96,6 +97,7 @@ def read_bundle(prefix: Path) -> dict[str, Array]:
     """
     prefix = _prefix_of(prefix)
     index = _with_ending(prefix, ".index")
+    raise_if_unreadable(index)
     if not _is_file(index):
         raise _index_is_missing(prefix)
     try:

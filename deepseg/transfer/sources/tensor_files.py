@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 from deepseg.storage.container import GARBLED, container_fault
+from deepseg.storage.readable import raise_if_unreadable
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
@@ -39,8 +40,10 @@ def read_tensors(file: Path) -> tuple[str, dict[str, Tensor]]:
     """Kind of file, and its tensors by name without the names of wrappers.
 
     Raises:
-        DeepsegError: ``tensors-missing``, ``tensors-damaged`` or ``tensors-refused``.
+        DeepsegError: ``tensors-missing``, ``file-unreadable``, ``tensors-damaged`` or
+            ``tensors-refused``.
     """
+    raise_if_unreadable(file)
     if not file.is_file():
         raise _missing(file)
     if file.suffix == ".safetensors":
