@@ -22,6 +22,7 @@ from deepseg.sessions.checked_cases import (
 )
 from deepseg.sessions.compatibility import testing_incompatibilities
 from deepseg.sessions.model_files import NamedFiles, named_files, session_models
+from deepseg.sessions.result_names import result_endings
 from deepseg.sessions.tables import cases_table, network_table
 
 
@@ -125,7 +126,11 @@ def _test_tables(config_file: Path, files: NamedFiles, console: Console) -> str:
     network = models[0].config
     network_table(console, network)
     raise_if_any(testing_incompatibilities(loaded.config, models))
-    rules = CheckRules(title="cases", needs_labels=False)
+    rules = CheckRules(
+        title="cases",
+        needs_labels=False,
+        endings=result_endings(loaded.config.save, network),
+    )
     cases = checked_cases(loaded.config.cases, network, console, rules)
     return _text(network, {"cases": cases})
 

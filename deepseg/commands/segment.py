@@ -24,6 +24,7 @@ from deepseg.sessions.compatibility import preparation_for, testing_incompatibil
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.model_files import NamedFiles, named_files, session_models
 from deepseg.sessions.processes.shard import Shard
+from deepseg.sessions.result_names import result_endings
 from deepseg.sessions.segmentation.case_stages import CaseStages
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
 from deepseg.sessions.segmentation.pipeline import in_stages
@@ -136,6 +137,7 @@ def _checked(
         needs_labels=False,
         skip_faulty=config.keep_going,
         shard=part,
+        endings=result_endings(config.save, models[0].config),
         cache=folder.path / "cache",
         # A limit is kept by reading one case at a time.
         threads=THREADS if config.inference.memory is None else 1,

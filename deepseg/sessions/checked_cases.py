@@ -14,7 +14,7 @@ from deepseg.config.cases import CasesConfig, Preparation
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import TrainConfig
 from deepseg.data.case_cache import prepared_folder
-from deepseg.data.cases.case import Case, list_cases
+from deepseg.data.cases.case import Case, case_list
 from deepseg.data.cases.checks import examine
 from deepseg.data.cases.cohort_checks import CohortRules, find_problems
 from deepseg.data.cases.summary import CaseSummary, unreadable
@@ -28,6 +28,7 @@ from deepseg.errors import (
 from deepseg.report.console import Console
 from deepseg.sessions.compatibility import training_incompatibilities, training_warnings
 from deepseg.sessions.processes.shard import Shard
+from deepseg.sessions.result_names import result_endings, result_name_problems
 from deepseg.sessions.summary_cache import SummaryCache
 from deepseg.sessions.tables import cases_table
 from deepseg.storage.atomic import writable
@@ -50,6 +51,7 @@ class CheckRules:
         skip_faulty: Leave out cases with problems, as long as there may be one without.
         shard: Check these cases only; what is wrong with all of them together may be right with
             those of the other shards.
+        endings: What follows the names of cases in those of their results.
         cache: Folder that remembers summaries, as long as the files do not change.
         threads: Cases that are read at the same time, each whole in memory.
     """
@@ -60,6 +62,7 @@ class CheckRules:
     resampled: bool = False
     skip_faulty: bool = False
     shard: Shard | None = None
+    endings: tuple[str, ...] = ()
     cache: Path | None = None
     threads: int = THREADS
 
@@ -100,7 +103,13 @@ def training_and_held_out(
     groups = [(config.training.cases, rules)]
     if config.validation is not None:
         # Few cases are held out: a rare class may be in none of them.
-        held_out_rules = replace(rules, title="validation cases", allow_missing_classes=True)
+        volumes = None if problems else config.validation.volumes
+        held_out_rules = replace(
+            rules,
+            title="validation cases",
+            allow_missing_classes=True,
+            endings=() if volumes is None else result_endings(volumes.save, model),
+        )
         groups.append((config.validation.cases, held_out_rules))
     checked = []
     for settings, group_rules in groups:
@@ -141,7 +150,11 @@ def checked_cases(
     Raises:
         DeepsegError: All problems of all cases.
     """
-    cases = list_cases(settings, model.channels)
+    listed = case_list(settings, model.channels)
+    for warning in listed.warnings:
+        console.warn(warning)
+    cases = list(listed.cases)
+    name_problems = result_name_problems(cases, rules.endings)
     if rules.shard is not None:
         cases = list(rules.shard.of(cases))
     summaries = _summaries(cases, model, console, rules)
@@ -162,7 +175,7 @@ def checked_cases(
         problems = _problems(checked.summaries)
     for warning in warnings:
         console.warn(warning)
-    raise_if_any(problems)
+    raise_if_any([*name_problems, *problems])
     cases_table(console, rules.title, checked.summaries, model.classes)
     return checked
 

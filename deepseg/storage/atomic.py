@@ -21,6 +21,8 @@ from pathlib import Path
 from deepseg.errors import OutputNotWritable, Problem
 from deepseg.parent_process import is_alive
 
+LONGEST_NAME = 255  # bytes of a file name
+
 _NO_PERMISSION = ("no permission to write here", "change the permissions or choose another folder")
 _WRONG_NAME = ("a name that this disk cannot hold", "choose another output name or folder")
 _AGAIN = "then run the same command again"
@@ -98,20 +100,38 @@ def write_json(path: Path, value: object) -> None:
 
 def _new_file_beside(path: Path) -> Path:
     """An empty file with the mode that the umask gives to any new file (mkstemp forces 0600)."""
-    token = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
-    temporary = path.with_name(f".{token}.partial.{path.name}")
+    temporary = _temporary_path(path)
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     return temporary
+
+
+def _temporary_path(path: Path) -> Path:
+    """A new name beside ``path`` that ends as it does: in its whole name, if a disk can hold it."""
+    start = f".{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}.partial."
+    return path.with_name(start + _ending(path.name, LONGEST_NAME - len(os.fsencode(start))))
+
+
+def _ending(name: str, size: int) -> str:
+    """As much of the end of ``name`` as fits into ``size`` bytes, in whole characters.
+
+    >>> _ending("anna_Segm.nii.gz", 11), _ending("Müller", 5)
+    ('Segm.nii.gz', 'ller')
+    """
+    while len(os.fsencode(name)) > size:
+        name = name[1:]
+    return name
 
 
 def _remove_leftovers(path: Path) -> None:
     """Remove temporary files of ``path`` whose process was killed on this machine."""
     host = re.escape(platform.node())
-    leftover = re.compile(rf"\.{host}-(\d+)-[0-9a-f]{{8}}\.partial\.{re.escape(path.name)}")
+    leftover = re.compile(rf"(\.{host}-(\d+)-[0-9a-f]{{8}}\.partial\.)(.*)")
     with contextlib.suppress(OSError):
         for entry in path.parent.iterdir():
             match = leftover.fullmatch(entry.name)
-            if match is not None and not is_alive(int(match[1])):
+            if match is None or match[3] != _ending(path.name, LONGEST_NAME - len(match[1])):
+                continue
+            if not is_alive(int(match[2])):
                 if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)
                 else:
@@ -157,8 +177,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
-        token = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
-        temporary = path.with_name(f".{token}.partial.{path.name}")
+        temporary = _temporary_path(path)
         temporary.mkdir()
         try:
             yield temporary

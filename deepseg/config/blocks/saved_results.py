@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from deepseg.config.settings import Name, Settings
+from deepseg.config.validation.validator_error import invalid
 
 
 class SavedResults(Settings):
@@ -35,3 +38,38 @@ class SavedResults(Settings):
     probability_suffix: Name = Field(
         "ProbMapClass", description="Ends the name of a probability map, before its class number."
     )
+
+    @model_validator(mode="after")
+    def _results_have_names_of_their_own(self) -> SavedResults:
+        endings = [("segmentation_suffix", self.segmentation_suffix)] * self.segmentation
+        if self.probabilities:
+            endings.append(("probability_suffix", f"{self.probability_suffix}0"))
+        for key, ending in endings:
+            for pattern, result in self._other_results(key):
+                if re.fullmatch(pattern, ending, re.IGNORECASE):
+                    raise invalid(
+                        "name-twice",
+                        got=f"{key} {getattr(self, key)!r}, with which a file is called as that of "
+                        f"{result}",
+                        expected="an ending of its own for every result",
+                        fix=f"choose another {key}",
+                    )
+        return self
+
+    def _other_results(self, key: str) -> Iterator[tuple[str, str]]:
+        """Patterns of the endings of results that do not end with the suffix ``key``."""
+        if self.probabilities and key == "segmentation_suffix":
+            yield re.escape(self.probability_suffix) + self._label_pattern, "a probability map"
+        for name in self.uncertainty:
+            yield name, f"the map of {name}"
+        if self.feature_maps:
+            yield r".+_fm\d+", "a feature map"
+
+    @property
+    def _label_pattern(self) -> str:
+        """The numbers of classes that have a probability map; any number where names stand."""
+        if isinstance(self.probabilities, bool) or not all(
+            isinstance(entry, int) for entry in self.probabilities
+        ):
+            return r"\d+"
+        return f"({'|'.join(map(str, self.probabilities))})"

@@ -12,10 +12,16 @@ from pathlib import Path
 from typing import Literal
 
 from deepseg.config.cases import CasesConfig
-from deepseg.data.cases.case_names import is_allowed, names_from_paths, without_ending
+from deepseg.data.cases.case_names import (
+    LONGEST,
+    byte_count,
+    is_allowed,
+    names_from_paths,
+    without_ending,
+)
 from deepseg.data.cases.dataset import dataset_cases
 from deepseg.data.cases.list_files import channel_files, list_file_cases
-from deepseg.data.cases.listing import ListedCase, missing_files
+from deepseg.data.cases.listing import ListedCase, Listing, missing_files
 from deepseg.data.cases.table import table_cases
 from deepseg.errors import DeepsegError, Problem
 
@@ -58,8 +64,21 @@ class Case:
         return tuple(zip(self.channels, volumes, strict=True))
 
 
+@dataclass(frozen=True)
+class CaseList:
+    """Cases in their order, and what the user should know of the way in which they are listed."""
+
+    cases: tuple[Case, ...]
+    warnings: tuple[str, ...] = ()
+
+
 def list_cases(config: CasesConfig, channels: Sequence[str]) -> list[Case]:
-    """The cases that ``config`` lists, in its order.
+    """The cases that ``config`` lists, in its order; for arguments and errors see `case_list`."""
+    return list(case_list(config, channels).cases)
+
+
+def case_list(config: CasesConfig, channels: Sequence[str]) -> CaseList:
+    """The cases that ``config`` lists, with warnings.
 
     A file that is missing is a problem of its case, and raised only together with others.
 
@@ -69,12 +88,13 @@ def list_cases(config: CasesConfig, channels: Sequence[str]) -> list[Case]:
     Raises:
         DeepsegError: everything that is wrong with the lists, and then every file that is missing.
     """
-    listed = _listed_cases(config, channels)
+    listing = _listing(config, channels)
+    listed = listing.cases
     problems = [*_no_cases(config, listed), *_name_problems(listed), *_missing_weights(listed)]
     missing = missing_files(file for case in listed for file in case.files)
     if problems:
         raise DeepsegError(*problems, *missing.values())
-    return [
+    cases = (
         Case(
             name=name,
             channels=tuple(channel.path for channel in case.channels),
@@ -89,10 +109,11 @@ def list_cases(config: CasesConfig, channels: Sequence[str]) -> list[Case]:
             missing=tuple(missing[file] for file in dict.fromkeys(case.files) if file in missing),
         )
         for case, name in zip(listed, _names(listed), strict=True)
-    ]
+    )
+    return CaseList(tuple(cases), listing.warnings)
 
 
-def _listed_cases(config: CasesConfig, channels: Sequence[str]) -> list[ListedCase]:
+def _listing(config: CasesConfig, channels: Sequence[str]) -> Listing:
     if config.table is not None:
         return table_cases(config.table, channels)
     if config.dataset is not None:
@@ -130,7 +151,11 @@ def _name_problems(listed: Sequence[ListedCase]) -> list[Problem]:
             continue
         if not is_allowed(name):
             got, expected = f"the name {name!r}", "a name that can be part of a file name"
-            fix = "use up to 200 characters, none of them / or \\"
+            fix = "leave out / and \\ and control characters"
+            problems.append(Problem("case-name", got, expected, fix, case.name.where))
+        elif byte_count(name) > LONGEST:
+            got, expected = f"the name {name!r} of {byte_count(name)} bytes", f"at most {LONGEST}"
+            fix = "shorten it; a letter beyond a to z takes 2 to 4 bytes"
             problems.append(Problem("case-name", got, expected, fix, case.name.where))
         elif name in first:
             got, fix = f"the name {name!r}, as in {first[name].name.where}", "rename one of them"

@@ -6,11 +6,18 @@ A name becomes part of the names of result files.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
+from functools import reduce
+from operator import and_
 from pathlib import Path
+from typing import TypeAlias
+
+CaseKey: TypeAlias = tuple[str, ...]
 
 ENDING = re.compile(r"\.(nii|img|hdr|mha|mhd|nrrd|nhdr)(\.gz)?$", re.IGNORECASE)
-ALLOWED = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]{1,200}")
+ALLOWED = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]+")
+LONGEST = 200  # bytes of a name; a file system counts bytes, and 255 hold the name of a result file
 
 
 def without_ending(name: str) -> str:
@@ -23,12 +30,33 @@ def without_ending(name: str) -> str:
 
 
 def is_allowed(name: str) -> bool:
-    """True if ``name`` can be part of a file name.
+    """True if ``name`` can be part of a file name, as far as its characters go.
 
     >>> is_allowed("p1"), is_allowed("study/p1"), is_allowed("")
     (True, False, False)
     """
     return ALLOWED.fullmatch(name) is not None
+
+
+def byte_count(name: str) -> int:
+    """Bytes that ``name`` takes in a file system.
+
+    >>> byte_count("Müller")
+    7
+    """
+    return len(name.encode("utf-8", "surrogateescape"))
+
+
+def case_keys(paths: Sequence[Path | None]) -> list[CaseKey | None]:
+    """Words and numbers of every path that not all of them have: what they say about their case.
+
+    >>> case_keys([Path("/d/p1/T1.nii.gz"), None, Path("/d/p2/T1.nii.gz")])
+    [('1',), None, ('2',)]
+    """
+    words = [None if path is None else Counter(_words(path)) for path in paths]
+    present = [counts for counts in words if counts is not None]
+    common = reduce(and_, present) if present else Counter()
+    return [None if w is None else tuple(sorted((w - common).elements())) for w in words]
 
 
 def names_from_paths(paths: Sequence[Path], reserved: Sequence[str] = ()) -> list[str]:
@@ -50,14 +78,26 @@ def names_from_paths(paths: Sequence[Path], reserved: Sequence[str] = ()) -> lis
     ends = _distinctive_ends(split)
     used, names = set(reserved), []
     for parts in split:
-        stem = re.sub(r"[\\\x00-\x1f]", "_", "_".join(ends[parts]))[-200:]
+        stem = _shortened(re.sub(r"[\\\x00-\x1f]", "_", "_".join(ends[parts])))
         name, number = stem, 1
         while name in used:
             number += 1
-            name = f"{stem}_{number}"
+            name = _shortened(f"{stem}_{number}")
         used.add(name)
         names.append(name)
     return names
+
+
+def _shortened(name: str) -> str:
+    """The end of ``name``, as much of it as is allowed."""
+    ending = name.encode("utf-8", "surrogateescape")[-LONGEST:]
+    while ending[0] & 0xC0 == 0x80:  # the second half of a character
+        ending = ending[1:]
+    return ending.decode("utf-8", "surrogateescape")
+
+
+def _words(path: Path) -> list[str]:
+    return re.findall(r"\d+|[^\W\d_]+", "/".join(_parts(path)).casefold())
 
 
 def _parts(path: Path) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from deepseg.data.cases.case_names import without_ending
 from deepseg.data.cases.listing import (
     ListedCase,
     ListEntry,
+    Listing,
     channel_order,
     is_there,
     missing_files,
@@ -65,7 +66,7 @@ class _DatasetCase:
     label: str | None
 
 
-def dataset_cases(folder: Path, split: DatasetSplit, channels: Sequence[str]) -> list[ListedCase]:
+def dataset_cases(folder: Path, split: DatasetSplit, channels: Sequence[str]) -> Listing:
     """The cases in one split of the dataset.
 
     Args:
@@ -97,7 +98,7 @@ def dataset_cases(folder: Path, split: DatasetSplit, channels: Sequence[str]) ->
             for path in (*case.images, case.label)
         ]
         raise DeepsegError(*problems, *missing_files(files).values())
-    return [_listed_case(case, order, file.parent) for case in cases]
+    return Listing(tuple(_listed_case(case, order, file.parent) for case in cases))
 
 
 def _content(text: str, file: Path) -> _Content:

@@ -71,6 +71,19 @@ class ListedCase:
         return (*self.channels, self.labels, self.roi, *self.weight_maps)
 
 
+@dataclass(frozen=True)
+class Listing:
+    """Everything that a set of list files, a table or a dataset folder says.
+
+    Attributes:
+        cases: In their order.
+        warnings: What the user should know, one sentence each.
+    """
+
+    cases: tuple[ListedCase, ...]
+    warnings: tuple[str, ...] = ()
+
+
 def entry(text: str, where: str, folder: Path) -> ListEntry:
     """The entry for ``text`` as people write it: with spaces and quotes around it, or ``-``.
 

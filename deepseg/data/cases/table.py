@@ -1,7 +1,8 @@
 """Cases from a table: comma-separated values with a row per case and a column per file.
 
-Commas, semicolons and tabs separate cells. Rows that are empty or begin with ``#`` do not count.
-DeepMedic's names of columns are understood.
+Commas, semicolons and tabs separate cells. Rows that are empty or begin with ``#`` do not count; of
+the latter, those that look like a case are named in a warning. DeepMedic's names of columns are
+understood.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from deepseg.data.cases.listing import (
     ListedCase,
     ListEntry,
+    Listing,
     channel_order,
     entry,
     missing_files,
@@ -37,21 +39,35 @@ class _Record:
     cells: tuple[str, ...]
 
 
-def table_cases(table: Path, channels: Sequence[str]) -> list[ListedCase]:
+@dataclass(frozen=True)
+class _Table:
+    """The lines of a table.
+
+    Attributes:
+        records: Those that count, the header first.
+        comments: Those that begin with ``#`` and have as many cells as the header.
+    """
+
+    records: tuple[_Record, ...]
+    comments: tuple[_Record, ...]
+
+
+def table_cases(table: Path, channels: Sequence[str]) -> Listing:
     """The cases in ``table``, one per row.
 
     Raises:
         DeepsegError: everything that is wrong with the table, and then every file that is missing.
     """
-    header, *records = _records(table) or [_Record(1, ())]
-    if not header.cells:
-        return []
+    lines = _read(table)
+    if not lines.records:
+        return Listing(())
+    header, *records = lines.records
     where = f"{table}:{header.line}"
     names = [DEEPMEDIC.get(name, name) for name in header.cells]
     problems = _column_problems(header, names, channels, where)
-    columns = sorted(name for name in names if name.startswith(CHANNEL))
+    columns = [name for name in names if name.startswith(CHANNEL)]
     try:
-        order = channel_order([n.removeprefix(CHANNEL) for n in columns], channels, where=where)
+        order = _column_order([n.removeprefix(CHANNEL) for n in columns], channels, where)
         in_order = [columns[i] for i in order]
     except DeepsegError as refusal:
         problems += refusal.problems
@@ -62,23 +78,75 @@ def table_cases(table: Path, channels: Sequence[str]) -> list[ListedCase]:
     if problems:
         missing = missing_files(e for row in cells for key, e in row.items() if key != "case")
         raise DeepsegError(*problems, *missing.values())
-    return [
+    listed = (
         _listed_case(f"{table}:{r.line}", row, in_order)
         for r, row in zip(whole, cells, strict=True)
-    ]
+    )
+    return Listing(tuple(listed), _comment_warnings(lines.comments, table))
 
 
-def _records(table: Path) -> list[_Record]:
-    """The rows of ``table`` that count, the header first.
+def _column_order(names: Sequence[str], channels: Sequence[str], where: str) -> list[int]:
+    """Place in ``names`` of each of the model's ``channels``; see `channel_order`.
+
+    Where the names do not tell, the columns must come in the order in which their names sort:
+    DeepMedic sorts them, and list files are taken in their order.
+
+    Raises:
+        DeepsegError: ``channel-order``, or a code of `channel_order`.
+    """
+    order = channel_order(names, channels, where=where)
+    names_decide = {n.casefold() for n in names} == {c.casefold() for c in channels}
+    in_alphabet = sorted(names, key=_with_numbers)
+    if not names_decide and list(names) != in_alphabet:
+        raise DeepsegError(
+            Problem(
+                code="channel-order",
+                got=f"columns in the order {', '.join(names)}, whose names sort as "
+                f"{', '.join(in_alphabet)}",
+                expected=f"columns that tell which is {' and which '.join(channels[:2])} of the "
+                "model",
+                fix=f"call them {', '.join(CHANNEL + name for name in channels)} as the model does",
+                where=where,
+            )
+        )
+    return order
+
+
+def _with_numbers(name: str) -> list[tuple[int, int, str]]:
+    """The parts of a name by which it sorts: numbers by their value, before letters."""
+    parts = re.findall(r"\d+|\D+", name.casefold())
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+
+
+def _comment_warnings(comments: Sequence[_Record], table: Path) -> tuple[str, ...]:
+    """A warning if rows that begin with ``#`` may be cases."""
+    if not comments:
+        return ()
+    first, count = comments[0], len(comments)
+    rows = "a row that begins" if count == 1 else f"{count} rows that begin"
+    return (
+        f"{table}:{first.line}: {rows} with '#' {'does' if count == 1 else 'do'} not count, the "
+        f"first {first.cells[0]!r}; a name that begins with '#' needs quotes around it",
+    )
+
+
+def _read(table: Path) -> _Table:
+    """The lines of ``table``, cut into cells.
 
     Raises:
         DeepsegError: ``table-syntax``, or a code of `text_of`.
     """
-    lines = list(io.StringIO(text_of(table), newline=None))
+    written = list(io.StringIO(text_of(table), newline=None))
     # A comment keeps its line, so that lines are counted as the user's editor counts them.
-    lines = ["\n" if line.lstrip().startswith("#") else line for line in lines]
+    lines = ["\n" if line.lstrip().startswith("#") else line for line in written]
     header = next((line for line in lines if line.strip()), "")
     delimiter = max(",;\t", key=header.count)
+    split = (
+        _Record(number, tuple(cell.strip() for cell in line.split(delimiter)))
+        for number, line in enumerate(written, start=1)
+        if line.lstrip().startswith("#") and line.count(delimiter)
+    )
+    comments = tuple(row for row in split if len(row.cells) == header.count(delimiter) + 1)
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     records = []
     try:
@@ -95,7 +163,7 @@ def _records(table: Path) -> list[_Record]:
                 where=f"{table}:{reader.line_num}",
             )
         ) from None
-    return records
+    return _Table(tuple(records), comments)
 
 
 def _column_problems(

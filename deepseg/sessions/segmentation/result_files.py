@@ -20,6 +20,7 @@ from deepseg.inference.segmentation import Segmentation
 from deepseg.model.layout import layout
 from deepseg.report.console import Console
 from deepseg.report.picture import write_picture
+from deepseg.sessions.result_names import result_name
 from deepseg.storage.atomic import writable
 
 
@@ -44,7 +45,7 @@ def write_results(
         folder.mkdir(parents=True, exist_ok=True)
     files = []
     for ending, array in volumes.items():
-        files.append(folder / f"{case.name}_{ending}.nii.gz")
+        files.append(folder / result_name(case.name, ending))
         write_volume(files[-1], array, case.source)
     if settings.pictures:
         picture = folder / f"{case.name}.png"

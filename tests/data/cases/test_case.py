@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deepseg.config.cases import CasesConfig
-from deepseg.data.cases.case import list_cases
+from deepseg.data.cases.case import case_list, list_cases
 from deepseg.errors import DeepsegError
 
 CHANNELS = ["FLAIR", "T1c"]
@@ -184,6 +184,99 @@ def test_lists_of_unequal_length_are_refused_with_all_counts(folder, kept, line,
         f"{folder / 'FLAIR.txt'}:{line} {lone}/FLAIR.nii.gz, the first case without one; "
         "'-' stands for no file"
     ]
+
+
+EMPTY = (
+    "[list-empty-line] {file}: got an empty line between two cases, and none at this place in "
+    "{others}; expected a line for every case in every list; fix: write '-' if the case has no "
+    "such file, or else remove the empty line"
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "labels", "faults"),
+    [
+        pytest.param(
+            ["p1", "", "p3"],
+            ["p1", "p2", ""],
+            None,
+            [("FLAIR.txt:2", "T1c.txt")],
+            id="the files of two cases",
+        ),
+        pytest.param(
+            ["p1", "p2", "p3"],
+            ["p1", "p2", "p3"],
+            ["p1", "", "p3"],
+            [("labels.txt:2", "FLAIR.txt, T1c.txt")],
+            id="an empty line where there is nothing",
+        ),
+        pytest.param(
+            ["p1", "p2", "p3"],
+            ["p1", "p2", "p3"],
+            ["p1", "", "p3", "-"],
+            [("labels.txt:2", "FLAIR.txt, T1c.txt")],
+            id="an empty line, and as many entries",
+        ),
+        pytest.param(
+            ["p1", "", "p3", "p2"],
+            ["p1", "", "p3", "p2"],
+            ["p1", "p2", "", "p3"],
+            [
+                ("FLAIR.txt:2", "labels.txt"),
+                ("T1c.txt:2", "labels.txt"),
+                ("labels.txt:3", "FLAIR.txt, T1c.txt"),
+            ],
+            id="at another place",
+        ),
+    ],
+)
+def test_an_empty_line_that_may_be_a_case_without_a_file_is_refused(
+    folder, first, second, labels, faults
+):
+    given = {"FLAIR": first, "T1c": second, "labels": labels or []}
+    for kind, patients in given.items():
+        lines = [f"{p}/{kind}.nii.gz" if p.startswith("p") else p for p in patients]
+        write(folder / f"{kind}.txt", *lines)
+    config = of_lists(folder, labels=None if labels is None else folder / "labels.txt")
+    assert [c for c in complaints(config) if "empty-line" in c] == [
+        EMPTY.format(file=folder / file, others=others) for file, others in faults
+    ]
+
+
+def test_an_empty_line_is_nothing_where_all_lists_have_it_or_the_paths_tell(folder):
+    names_of_all = of_lists(folder, names=write(folder / "names.txt", "a", "b", "c"))
+    for kind in (*CHANNELS, "labels", "names"):
+        lines = (folder / f"{kind}.txt").read_text().splitlines()
+        write(folder / f"{kind}.txt", "", lines[0], "", "", *lines[1:], "")
+    assert names(names_of_all) == ["a", "b", "c"]
+    write(folder / "T1c.txt", "p1/T1c.nii.gz", "", "-", "# two", "", "p3/T1c.nii.gz")
+    assert names(of_lists(folder)) == PATIENTS
+
+
+def test_paths_that_say_nothing_of_their_case_do_not_excuse_an_empty_line(folder):
+    write(folder / "names.txt", "a", "", "b", "c")
+    assert complaints(of_lists(folder, names=folder / "names.txt"))[0].startswith(
+        f"[list-empty-line] {folder / 'names.txt'}:2: "
+    )
+    write(folder / "roi.txt", *["p1/roi.nii.gz"] * 2, "", "p1/roi.nii.gz")
+    assert complaints(of_lists(folder, roi=folder / "roi.txt"))[0].startswith(
+        f"[list-empty-line] {folder / 'roi.txt'}:3: "
+    )
+
+
+def test_a_comment_that_is_the_path_of_a_file_is_named(folder):
+    (folder / "#p4.nii.gz").touch()
+    for kind in CHANNELS:
+        write(folder / f"{kind}.txt", f"p1/{kind}.nii.gz", "#p4.nii.gz", "#p5.nii.gz")
+    config = of_lists(folder, labels=None)
+    assert case_list(config, CHANNELS).warnings == tuple(
+        f"{folder / kind}.txt:2: #p4.nii.gz is a file, but lines that begin with '#' do not count; "
+        "write './' in front of it if it is meant"
+        for kind in CHANNELS
+    )
+    write(folder / "T1c.txt", "p1/T1c.nii.gz", "./#p4.nii.gz")
+    write(folder / "FLAIR.txt", "p1/FLAIR.nii.gz", "./#p4.nii.gz")
+    assert list_cases(config, CHANNELS)[1].channels == (folder / "#p4.nii.gz",) * 2
 
 
 def test_lists_of_one_name_are_told_apart_by_their_folders(folder):
@@ -391,15 +484,24 @@ def test_names_from_long_paths_are_cut(tmp_path):
     ]
 
 
+def test_names_from_long_paths_are_cut_between_characters(tmp_path):
+    umlauts = "\u00e4" * 101
+    assert named(tmp_path, f"{umlauts}x/T1.nii", f"{umlauts}y/T1.nii") == [
+        umlauts[:99] + "x",
+        umlauts[:99] + "y",
+    ]
+
+
 def test_names_that_are_not_unique_or_no_names_are_refused(folder):
-    long = "c" * 201
-    write(folder / "names.txt", "a", "b", long)
-    (complaint,) = complaints(of_lists(folder, names=folder / "names.txt"))
-    assert complaint.startswith(f"[case-name] {folder / 'names.txt'}:3: got the name '{long}'; ")
+    write(folder / "names.txt", "a", "\u00e4" * 100, "\u00e4" * 100 + "c")
+    assert complaints(of_lists(folder, names=folder / "names.txt")) == [
+        f"[case-name] {folder / 'names.txt'}:3: got the name '{chr(228) * 100}c' of 201 bytes; "
+        "expected at most 200; fix: shorten it; a letter beyond a to z takes 2 to 4 bytes"
+    ]
     listed = write(folder / "names.txt", "a.nii", "../b", "a.nii.gz")
     assert complaints(of_lists(folder, names=listed)) == [
         f"[case-name] {listed}:2: got the name '../b'; expected a name that can be part of a file "
-        "name; fix: use up to 200 characters, none of them / or \\",
+        "name; fix: leave out / and \\ and control characters",
         f"[case-name-twice] {listed}:3: got the name 'a', as in {listed}:1; expected a name of its "
         "own; fix: rename one of them",
     ]
@@ -449,13 +551,51 @@ def test_the_way_a_table_is_typed_does_not_matter(folder, change):
 def test_the_columns_of_deepmedic_are_understood(folder):
     config = of_table(
         folder,
-        "roi_mask,channel_2_FLAIR,channel_1_T1c,prediction_filename,ground_truth",
-        "p1/roi.nii.gz,p1/FLAIR.nii.gz,p1/T1c.nii.gz,pred1.nii.gz,p1/labels.nii.gz",
+        "roi_mask,channel_1_T1c,channel_2_FLAIR,prediction_filename,ground_truth",
+        "p1/roi.nii.gz,p1/T1c.nii.gz,p1/FLAIR.nii.gz,pred1.nii.gz,p1/labels.nii.gz",
     )
     (case,) = list_cases(config, ["channel1", "channel2"])
     assert case.name == "pred1"
     assert case.channels == (folder / "p1/T1c.nii.gz", folder / "p1/FLAIR.nii.gz")
     assert (case.labels, case.roi) == (folder / "p1/labels.nii.gz", folder / "p1/roi.nii.gz")
+
+
+def test_columns_without_the_names_of_channels_are_taken_in_their_order(folder):
+    files = [f"{patient}/{kind}.nii.gz" for patient in PATIENTS for kind in ("T1c", "FLAIR", "roi")]
+    columns = [f"channel_{i}" for i in (1, 2, 3, 5, 8, 9, 10, 11)]
+    config = of_table(folder, ",".join(columns), ",".join(files[:8]))
+    (case,) = list_cases(config, [f"channel{i + 1}" for i in range(8)])
+    assert case.channels == tuple(folder / file for file in files[:8])
+
+
+@pytest.mark.parametrize("kinds", [("T1", "FLAIR"), ("2", "1"), ("1", "10", "2")])
+def test_columns_whose_names_sort_otherwise_are_refused_with_both_orders(folder, kinds):
+    header = ",".join(f"channel_{kind}" for kind in kinds)
+    config = of_table(folder, header, ",".join(["p1/T1c.nii.gz"] * len(kinds)))
+    channels = [f"channel{i + 1}" for i in range(len(kinds))]
+    in_alphabet = {"T1": "FLAIR, T1", "2": "1, 2", "1": "1, 2, 10"}[kinds[0]]
+    assert complaints(config, channels) == [
+        f"[channel-order] {folder / 'train.csv'}:1: got columns in the order {', '.join(kinds)}, "
+        f"whose names sort as {in_alphabet}; expected columns that tell which is channel1 and "
+        "which channel2 of the model; fix: call them "
+        f"{', '.join('channel_' + name for name in channels)} as the model does"
+    ]
+
+
+def test_columns_with_the_names_of_channels_may_stand_in_any_order(folder):
+    config = of_table(folder, "channel_channel2,channel_channel1", "p1/T1c.nii.gz,p1/FLAIR.nii.gz")
+    (case,) = list_cases(config, ["channel1", "channel2"])
+    assert case.channels == (folder / "p1/FLAIR.nii.gz", folder / "p1/T1c.nii.gz")
+
+
+def test_a_row_that_is_a_comment_and_looks_like_a_case_is_named(folder):
+    config = of_table(folder, "# all", *TABLE[:2], "#" + TABLE[2], TABLE[3], "# a, b")
+    assert case_list(config, CHANNELS).warnings == (
+        f"{folder / 'train.csv'}:4: a row that begins with '#' does not count, the first '#np2'; a "
+        "name that begins with '#' needs quotes around it",
+    )
+    assert names(config) == ["np1", "np3"]
+    assert names(of_table(folder, *TABLE[:2], '"#n"' + TABLE[2][3:])) == ["np1", "#n"]
 
 
 def test_empty_cells_and_dashes_are_no_files_and_columns_may_be_left_out(folder):
