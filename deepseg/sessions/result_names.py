@@ -16,7 +16,7 @@ LONGEST = 255  # bytes of a file name
 
 
 def result_endings(settings: SavedResults, model: ModelConfig) -> tuple[str, ...]:
-    """What follows the name of a case in the names of its volumes.
+    """Endings of the names of a case's volumes, in the order in which they are written.
 
     Raises:
         DeepsegError: ``layer-unknown``.

@@ -207,3 +207,139 @@ def test_paths_count_from_the_file_they_stand_in(command, place, monkeypatch):
     monkeypatch.chdir(place / "data/a")
     result = command("-check", "../../train.yaml")
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_an_empty_line_in_one_of_the_lists_is_refused(refused, place, lists):
+    """Case b would be learnt from the images of one patient and the labels of another."""
+    place.write("data/FLAIR.txt", "a/FLAIR.nii.gz\nb/FLAIR.nii.gz\nc/FLAIR.nii.gz\n")
+    place.write("data/T1.txt", "a/T1.nii.gz\nb/T1.nii.gz\nc/T1.nii.gz\n")
+    place.write("data/roi.txt", "a/roi.nii.gz\nb/roi.nii.gz\nc/roi.nii.gz\n")
+    place.write("data/labels.txt", "a/labels.nii.gz\n\nc/labels.nii.gz\n-\n")
+    assert refused("-train", "train.yaml", session="training") == [
+        "[list-empty-line] HERE/data/labels.txt:2: got an empty line between two cases, and none "
+        "at this place in FLAIR.txt, T1.txt, roi.txt; expected a line for every case in every "
+        "list; fix: write '-' if the case has no such file, or else remove the empty line"
+    ]
+
+
+def test_columns_in_two_orders_are_refused_for_a_model_without_names_of_channels(refused, place):
+    place.edit("model.yaml", "[T1, FLAIR]", "[channel1, channel2]")
+    assert refused("-train", "train.yaml", session="training") == [
+        f"[channel-order] HERE/data/{part}.csv:1: got columns in the order T1, FLAIR, whose names "
+        "sort as FLAIR, T1; expected columns that tell which is channel1 and which channel2 of the "
+        "model; fix: call them channel_channel1, channel_channel2 as the model does"
+        for part in ("train", "validation")
+    ]
+
+
+def test_a_case_with_a_number_sign_before_its_name_is_not_lost_in_silence(command, place):
+    place.write("data/train.csv", HEADER + A + B.replace("b,", "#12,", 1))
+    result = command("-check", "train.yaml")
+    assert (result.returncode, result.warnings[0]) == (
+        0,
+        "WARNING HERE/data/train.csv:3: a row that begins with '#' does not count, the first "
+        "'#12'; a name that begins with '#' needs quotes around it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        pytest.param(
+            "\u00e4" * 101,
+            "got the name '{name}' of 202 bytes; expected at most 200; fix: shorten it; a letter "
+            "beyond a to z takes 2 to 4 bytes",
+            id="letters of two bytes",
+        ),
+        pytest.param(
+            "n" * 200,
+            "got the name '{name}', with which that of a result has 263 bytes; expected at most "
+            "255, which is what file systems hold; fix: shorten the name of the case, or the "
+            "suffixes under save",
+            id="with a long suffix",
+        ),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_refused_before_anything_is_computed(
+    refused, place, model, name, problem
+):
+    place.edit("data/test.csv", "d,d/T1", f"{name},d/T1")
+    place.edit("test.yaml", "save:\n", f"save:\n  segmentation_suffix: {'s' * 55}\n")
+    expected = problem.format(name=name)
+    for command in ("-test", "-check"):
+        (line,) = refused(command, "test.yaml", "-model", model, session="results")
+        assert line.startswith("[case-name] HERE/data/test.csv:2")
+        assert line.endswith(expected)
+
+
+def test_the_longest_names_that_are_allowed_are_written(command, place, model):
+    name = "n" * 200
+    place.edit("data/test.csv", "d,d/T1", f"{name},d/T1")
+    place.edit("test.yaml", "save:\n", f"save:\n  segmentation_suffix: {'s' * 47}\n")
+    assert command("-test", "test.yaml", "-model", model).returncode == 0
+    (file,) = (place / "runs/results/predictions").iterdir()
+    assert (file.name, len(file.name)) == (f"{name}_{'s' * 47}.nii.gz", 255)
+
+
+@pytest.mark.parametrize(
+    ("settings", "got"),
+    [
+        (
+            "  segmentation_suffix: pred1\n  probability_suffix: pred\n  probabilities: [1]\n",
+            "segmentation_suffix 'pred1', with which a file is called as that of a probability map",
+        ),
+        (
+            "  segmentation_suffix: Entropy\n  uncertainty: [entropy]\n",
+            "segmentation_suffix 'Entropy', with which a file is called as that of the map of "
+            "entropy",
+        ),
+        (
+            "  segmentation_suffix: normal.1_fm0\n  feature_maps: {normal.1: all}\n",
+            "segmentation_suffix 'normal.1_fm0', with which a file is called as that of a feature "
+            "map",
+        ),
+        (
+            "  probability_suffix: normal.1_fm\n  probabilities: true\n"
+            "  feature_maps: {normal.1: all}\n",
+            "probability_suffix 'normal.1_fm', with which a file is called as that of a feature "
+            "map",
+        ),
+    ],
+)
+def test_results_that_would_be_written_over_each_other_are_refused(
+    refused, place, model, settings, got
+):
+    place.edit("test.yaml", "save:\n", f"save:\n{settings}")
+    (line,) = refused("-test", "test.yaml", "-model", model)
+    assert line.startswith("[name-twice] test.yaml:5 save: ")
+    assert line.split(": got ")[1] == (
+        f"{got}; expected an ending of its own for every result; fix: choose another "
+        f"{got.split()[0]}"
+    )
+
+
+def test_suffixes_that_only_look_alike_are_used(command, place, model):
+    place.edit(
+        "test.yaml",
+        "save:\n",
+        "save:\n  segmentation_suffix: pred1\n  probability_suffix: pred\n"
+        "  probabilities: [0, 2]\n",
+    )
+    assert command("-test", "test.yaml", "-model", model).returncode == 0
+    names = sorted(path.name for path in (place / "runs/results/predictions").iterdir())
+    assert names == [f"d_pred{i}.nii.gz" for i in range(3)]
+
+
+def test_a_result_that_has_the_name_of_one_of_another_case_is_refused(refused, place, model):
+    row = "{},d/T1.nii.gz,d/FLAIR.nii.gz,d/labels.nii.gz,d/roi.nii.gz\n"
+    place.write("data/test.csv", HEADER + row.format("d") + row.format("d_a"))
+    place.edit(
+        "test.yaml",
+        "save:\n",
+        "save:\n  segmentation_suffix: b1\n  probability_suffix: a_b\n  probabilities: [1]\n",
+    )
+    assert refused("-test", "test.yaml", "-model", model, session="results") == [
+        "[name-twice] HERE/data/test.csv:3: got the result d_a_b1.nii.gz of 'd_a', which 'd' has "
+        "too; expected a name of its own for every result; fix: rename one of the cases, or change "
+        "the suffixes under save"
+    ]

@@ -40,7 +40,7 @@ class SavedResults(Settings):
     )
 
     @model_validator(mode="after")
-    def _results_have_names_of_their_own(self) -> SavedResults:
+    def _no_result_has_the_name_of_another(self) -> SavedResults:
         endings = [("segmentation_suffix", self.segmentation_suffix)] * self.segmentation
         if self.probabilities:
             endings.append(("probability_suffix", f"{self.probability_suffix}0"))

@@ -57,7 +57,7 @@ class _ListFile:
 
     @property
     def keys(self) -> list[CaseKey | None]:
-        """What the path of each entry says about its case; None for no path."""
+        """For each entry, words and numbers by which its path tells its case; None for no path."""
         return case_keys([entry.path for entry in self.entries])
 
 
@@ -169,22 +169,21 @@ def _ambiguous_gaps(lists: Mapping[Path, _ListFile]) -> list[Problem]:
     cases = max(len(lines.entries) for lines in lists.values())
     problems = []
     for file, lines in lists.items():
-        others = [other for other in lists if other != file]
         if not lines.gaps or not _may_lack_files(lines, cases):
             continue
-        if _belongs_together(lines, [lists[other] for other in others]):
+        if _belongs_together(lines, [lists[key] for key in lists if key != file]):
             continue
         first = lines.gaps[0]
         without = [
-            other
-            for other in others
-            if first.entries not in (gap.entries for gap in lists[other].gaps)
+            labels[key]
+            for key, rest in lists.items()
+            if first.entries not in (gap.entries for gap in rest.gaps)
         ]
         problems.append(
             Problem(
                 code="list-empty-line",
                 got="an empty line between two cases, and none at this place in "
-                + ", ".join(labels[other] for other in without),
+                + ", ".join(without),
                 expected="a line for every case in every list",
                 fix="write '-' if the case has no such file, or else remove the empty line",
                 where=f"{file}:{first.line}",
@@ -198,16 +197,16 @@ def _may_lack_files(lines: _ListFile, cases: int) -> bool:
     return len(lines.entries) <= cases <= len(lines.entries) + len(lines.gaps)
 
 
-def _belongs_together(lines: _ListFile, others: Sequence[_ListFile]) -> bool:
+def _belongs_together(lines: _ListFile, rest: Sequence[_ListFile]) -> bool:
     """True if the paths say that the entries are of the cases of the other lists, line by line."""
     keys = lines.keys
-    telling = [k for k in (other.keys for other in others) if _tells_cases_apart(k)]
+    telling = [k for k in (file.keys for file in rest) if _tells_cases_apart(k)]
     if not telling or not _tells_cases_apart(keys):
         return False
     return all(
-        len(other) == len(keys)
-        and all(a == b for a, b in zip(keys, other, strict=True) if None not in (a, b))
-        for other in telling
+        len(column) == len(keys)
+        and all(a == b for a, b in zip(keys, column, strict=True) if None not in (a, b))
+        for column in telling
     )
 
 
