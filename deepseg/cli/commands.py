@@ -14,11 +14,14 @@ from deepseg.commands.new_model import plan_transfer
 from deepseg.commands.segment import segment as segment_cases
 from deepseg.commands.show import show_contents
 from deepseg.commands.train import train as train_model
+from deepseg.config.load import load
+from deepseg.config.training import TrainConfig
 from deepseg.errors import raise_if_any
 from deepseg.report.console import Console
 from deepseg.sessions.model_files import NamedFiles
 from deepseg.sessions.processes.case_workers import share_cases
 from deepseg.sessions.processes.launcher import launch
+from deepseg.sessions.training.starting_point import varied
 
 
 def new_model(arguments: Arguments) -> None:
@@ -46,7 +49,12 @@ def new_model(arguments: Arguments) -> None:
 def train(arguments: Arguments) -> None:
     """``-train``, by this process or by several."""
     if arguments.devices > 1:
-        launch(_train_arguments(arguments), devices=arguments.devices, device=arguments.device)
+        launch(
+            _train_arguments(arguments),
+            devices=arguments.devices,
+            device=arguments.device,
+            outcome=_session_folder(arguments) / "outcome.json",
+        )
         return
     keep_freed_memory()
     train_model(
@@ -60,6 +68,11 @@ def train(arguments: Arguments) -> None:
         device=arguments.device,
         quiet=arguments.quiet,
     )
+
+
+def _session_folder(arguments: Arguments) -> Path:
+    config = load(TrainConfig, _file(arguments)).config
+    return varied(config, from_scratch=arguments.from_scratch, seed=arguments.seed).folder
 
 
 def _train_arguments(arguments: Arguments) -> list[str]:

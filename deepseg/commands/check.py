@@ -13,6 +13,7 @@ from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
+from deepseg.model.checkpoint import Checkpoint
 from deepseg.report.console import Console
 from deepseg.sessions.checked_cases import (
     CheckedCases,
@@ -110,6 +111,7 @@ def _train_tables(config_file: Path, files: NamedFiles, console: Console) -> str
     _warn(console, loaded.warnings)
     files = replace(files, configured=named_files(None, None, loaded.config.model).configured)
     model = session_models(files, seed=0, warn=console.warn)[0]
+    _say_origins(console, [model])
     network_table(console, model.config)
     training, held_out = training_and_held_out(loaded.config, model.config, console)
     cases = {"training cases": training}
@@ -124,6 +126,7 @@ def _test_tables(config_file: Path, files: NamedFiles, console: Console) -> str:
     files = replace(files, configured=loaded.config.models)
     models = session_models(files, seed=0, warn=console.warn)
     network = models[0].config
+    _say_origins(console, models)
     network_table(console, network)
     raise_if_any(testing_incompatibilities(loaded.config, models))
     rules = CheckRules(
@@ -143,6 +146,13 @@ def _text(network: ModelConfig, groups: Mapping[str, CheckedCases]) -> str:
     for title, cases in groups.items():
         cases_table(console, title, cases.summaries, network.classes)
     return page.getvalue()
+
+
+def _say_origins(console: Console, models: Sequence[Checkpoint]) -> None:
+    """Print which files were read: a session's folder was perhaps named."""
+    for model in models:
+        if not model.origin.is_new:
+            console.say(f"model: {model.origin}")
 
 
 def _warn(console: Console, warnings: tuple[str, ...]) -> None:

@@ -43,7 +43,7 @@ def show(file: Path | str) -> str:
     conv.weight  2x3    float32
 
     Args:
-        file: The file, or the folder of a session, whose last model is shown.
+        file: The file, or the folder of a session, whose best model is shown, or else its last.
 
     Returns:
         Tables as plain text, at most 80 characters wide.

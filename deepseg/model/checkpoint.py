@@ -167,7 +167,10 @@ def new_checkpoint(config: ModelConfig, *, seed: int, origin: Origin | None = No
 
 def model_in(path: Path) -> Path:
     """The best model of a session's folder, or its last; any other path as it is."""
-    files = (path / "models" / name for name in ("best.save", "last.save"))
+    if not path.is_dir():
+        return path
+    folders = (path / "models", path)
+    files = [folder / name for folder in folders for name in ("best.save", "last.save")]
     return next((file for file in files if file.is_file()), path)
 
 
@@ -175,7 +178,7 @@ def read_checkpoint(path: Path | str, *, finite: bool = True) -> Checkpoint:
     """The model in a `.save`.
 
     Args:
-        path: Of the file.
+        path: Of the file, or of a session's folder, whose best model is read, or else its last.
         finite: Refuse a file of which any weight is infinite or undefined; otherwise whoever takes
             weights from it looks at those that he takes (`non_finite_weights`).
 
@@ -186,7 +189,7 @@ def read_checkpoint(path: Path | str, *, finite: bool = True) -> Checkpoint:
         DeepsegError: The file is missing, damaged, newer, not a `.save`, or its settings and
             weights do not belong together.
     """
-    path = Path(path)
+    path = model_in(Path(path))
     save = read_save(path)
     try:
         checkpoint = Checkpoint(

@@ -42,6 +42,7 @@ class Console:
         quiet: bool = False,
         silent: bool = False,
         stream: TextIO | None = None,
+        on_warning: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open the log file, if there is one, and look at the stream once.
@@ -51,6 +52,7 @@ class Console:
             quiet: Show warnings and errors only; the log file still gets everything.
             silent: Show nothing at all.
             stream: Takes the normal lines in place of stdout.
+            on_warning: Takes every different warning, too.
             clock: Seconds from any fixed moment, for progress.
 
         Raises:
@@ -62,6 +64,7 @@ class Console:
         self._quiet = quiet or silent
         self._silent = silent
         self._clock = clock
+        self._on_warning = on_warning
         self._bars: Progress | None = None
         self._log = None if log_file is None else _open_log(log_file)
 
@@ -93,6 +96,7 @@ class Console:
         if text not in self.warnings:
             self.warnings.append(text)
             self._alarm("WARNING", text, style="yellow")
+            self._on_warning(text)
 
     def error(self, text: str) -> None:
         """Print an error: something failed."""

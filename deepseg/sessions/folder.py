@@ -1,6 +1,6 @@
 """The folder of a session: one process at a time, a log, results that appear only when whole.
 
-<output>/<name>/  log.txt  metrics.jsonl  progress.png  outcome.json
+<output>/<name>/  log.txt  events.jsonl  metrics.jsonl  progress.png  outcome.json
                   models/last.save  models/previous.save  models/best.save  models/epoch-0005.save
                   models/running.save
                   predictions/  cache/
@@ -9,8 +9,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
-from collections.abc import Mapping
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -18,14 +22,16 @@ from typing import Any
 
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.report.console import Console
+from deepseg.sessions.event_log import EventLog
 from deepseg.sessions.folder_lock import lock_session
-from deepseg.sessions.outcome import exit_code, problems
+from deepseg.sessions.outcome import Outcome, exit_code
 from deepseg.sessions.processes.shard import Shard
-from deepseg.storage.atomic import writable, write_json, write_text
+from deepseg.storage.atomic import writable, write_text
 from deepseg.storage.save_file import SaveFile, read_save, write_save
 from deepseg.version import VERSION
 
 RUNNING = "running.save"
+BEGINNING = re.compile(r"(log|outcome|events|lock|cache)(-\d+of\d+)?(\.txt|\.jsonl?)?")
 RESUMABLE = (RUNNING, "last.save", "previous.save")  # files from which a session can go on
 
 
@@ -57,19 +63,36 @@ class SessionFolder:
     ) -> None:
         self.path = path
         self.is_main = is_main
-        self._config_file = config_file
         self._ending = "" if shard is None else f"-{shard}"
+        self._outcome = Outcome(
+            path / f"outcome{self._ending}.json",
+            session=path.name,
+            place="" if config_file is None else str(config_file),
+        )
         self._quiet = quiet
 
     def __enter__(self) -> SessionFolder:
         if not self.is_main:
             self.console = Console(silent=True)
             return self
+        self._made = missing_folders(self.path)
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._locks = lock_session(self.path, self._ending)
-            log_file = self.path / f"log{self._ending}.txt"
-            self.console = Console(log_file=log_file, quiet=self._quiet)
+            with ExitStack() as opened:
+                for lock in self._locks:
+                    opened.callback(lock.close)
+                self._events = EventLog(self.path / f"events{self._ending}.jsonl")
+                opened.callback(self._events.close)
+                self.console = Console(
+                    log_file=self.path / f"log{self._ending}.txt",
+                    quiet=self._quiet,
+                    on_warning=lambda text: self.note("warning", text=text),
+                )
+                opened.callback(self.console.close)
+                self._outcome.begin()
+                self._opened = opened.pop_all()
+        self.note("started", pid=os.getpid(), host=socket.gethostname(), version=VERSION)
         return self
 
     def __exit__(
@@ -80,23 +103,18 @@ class SessionFolder:
     ) -> None:
         if not self.is_main:
             return
-        try:
-            write_json(self.path / f"outcome{self._ending}.json", self._outcome(error))
-        finally:
-            self.console.close()
-            for lock in self._locks:
-                lock.close()
+        with self._opened:
+            self.note("ended", exit_code=exit_code(error))
+            self._outcome.end(error, self.console.warnings)
+            is_alone = not self._ending  # no other shard is at work here
+            if exit_code(error) == DeepsegError.exit_code and self._made and is_alone:
+                self.console.close()
+                discard(self.path, self._made)
 
-    def _outcome(self, error: BaseException | None) -> dict[str, Any]:
-        place = "" if self._config_file is None else str(self._config_file)
-        placed = DeepsegError(*problems(error)).at(place).problems
-        return {
-            "exit_code": exit_code(error),
-            "errors": [vars(problem) for problem in placed],
-            "warnings": list(self.console.warnings),
-            "session": self.path.name,
-            "version": VERSION,
-        }
+    def note(self, event: str, **fields: Any) -> None:
+        """Add a line to events.jsonl."""
+        if self.is_main:
+            self._events.add(event, **fields)
 
     @property
     def models(self) -> Path:
@@ -147,6 +165,7 @@ class SessionFolder:
         if not self.is_main:
             return
         self.append_record(record)
+        self.note("epoch", record=dict(record))
         last = self.models / "last.save"
         if is_best:
             write_save(self.models / "best.save", save)
@@ -212,6 +231,25 @@ class SessionFolder:
     def _write_records(self, records: list[dict[str, Any]]) -> None:
         from_text = "".join(json.dumps(record) + "\n" for record in records)
         write_text(self.path / "metrics.jsonl", from_text)
+
+
+def missing_folders(path: Path) -> list[Path]:
+    """The folders to be made for ``path``, the innermost first; none if it is there."""
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+def discard(path: Path, made: Sequence[Path]) -> None:
+    """Remove the folder of a session that was refused, and the empty ones ``made`` for it.
+
+    A folder with anything else than what every session begins with is kept.
+    """
+    if not path.is_dir() or not all(BEGINNING.fullmatch(file.name) for file in path.iterdir()):
+        return
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):  # another session has begun there
+        for folder in made:
+            if folder != path:
+                folder.rmdir()
 
 
 def _progress(path: Path) -> tuple[int, int]:

@@ -1,11 +1,27 @@
-"""How a command ended: the exit code that scripts see, and the problems that people read.
+"""Outcomes of commands: the exit code that scripts see, and the record that a session leaves.
 
-The exit codes are listed in documentation/errors.md.
+The exit codes are listed in documentation/errors.md, the fields of ``outcome.json`` in
+documentation/schemas/outcome-1.json. The file is there from the beginning of a session, so that one
+that was killed can be told from one that has ended: its state stays ``running``, and the process
+that it names is gone.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
 from deepseg.errors import DeepsegError, OutOfMemory, Problem, is_out_of_memory
+from deepseg.parent_process import is_alive
+from deepseg.storage.atomic import write_json
+from deepseg.version import VERSION
+
+OUTCOME_SCHEMA = "outcome-1"
 
 
 def exit_code(error: BaseException | None) -> int:
@@ -36,3 +52,86 @@ def problems(error: BaseException | None) -> tuple[Problem, ...]:
         fix="lower batch_size, segments or tile in the config files",
     )
     return (memory,)
+
+
+def moment() -> str:
+    """Date and time in UTC, as JSON files have it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+class Outcome:
+    """The file ``outcome.json`` of a session.
+
+    Args:
+        file: Where it lies.
+        session: Name of the session.
+        place: What problems without a place of their own are about.
+    """
+
+    def __init__(self, file: Path, *, session: str, place: str) -> None:
+        self._file = file
+        self._place = place
+        self._record: dict[str, Any] = {
+            "schema": OUTCOME_SCHEMA,
+            "state": "running",
+            "exit_code": None,
+            "errors": [],
+            "warnings": [],
+            "session": session,
+            "version": VERSION,
+            "process": {"pid": os.getpid(), "host": socket.gethostname()},
+            "started": moment(),
+            "ended": None,
+        }
+
+    def begin(self) -> None:
+        """Write that the session is running.
+
+        Raises:
+            OutputNotWritable: The folder cannot be written to.
+        """
+        write_json(self._file, self._record)
+
+    def end(self, error: BaseException | None, warnings: Sequence[str]) -> None:
+        """Write how the session ended.
+
+        A second Ctrl-C or SIGTERM meanwhile does not keep the file from being written.
+
+        Raises:
+            OutputNotWritable: The folder cannot be written to.
+        """
+        record = {**self._record, **_ended(error, self._place), "warnings": list(warnings)}
+        try:
+            write_json(self._file, record)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            write_json(self._file, record if error else {**record, **_ended(stop, self._place)})
+            if error is None:
+                raise
+
+
+def close_for_lost_process(file: Path, error: BaseException, *, place: str) -> bool:
+    """Write the end of a session whose process of this machine is gone and could not.
+
+    Returns:
+        True if there was something to write.
+    """
+    try:
+        record = json.loads(file.read_text("utf-8"))
+        process = record["process"]
+        is_open = record["state"] == "running" and process["host"] == socket.gethostname()
+        is_lost = is_open and not is_alive(int(process["pid"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    if is_lost:
+        write_json(file, {**record, **_ended(error, place)})
+    return is_lost
+
+
+def _ended(error: BaseException | None, place: str) -> dict[str, Any]:
+    placed = DeepsegError(*problems(error)).at(place).problems
+    return {
+        "state": "ended",
+        "exit_code": exit_code(error),
+        "errors": [vars(problem) for problem in placed],
+        "ended": moment(),
+    }

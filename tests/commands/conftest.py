@@ -28,7 +28,9 @@ SHAPE = (24, 22, 20)
 AFFINE = np.array([[-1.0, 0, 0, 11], [0, 0, 1.5, -9], [0, 2.0, 0, -7], [0, 0, 0, 1]])
 CASES = {"train": ("a", "b"), "validation": ("c",), "test": ("d",)}
 FILES = ("T1", "FLAIR", "labels", "roi")
-OWN_FILES = r"(log\.txt|outcome\.json|lock|cache/facts/\w+-\w+\.json)"  # of a refused session
+OWN_FILES = (
+    r"(log\.txt|outcome\.json|events\.jsonl|lock|cache/facts/\w+-\w+\.json)"  # of a refused session
+)
 
 MODEL = """\
 name: small
@@ -260,9 +262,10 @@ def refused(place, command):
     """
 
     def given(*arguments, session=None):
-        before = place.files()
+        before, folders = place.files(), set(place.path.rglob("*/"))
         result = command(*arguments)
         assert result.returncode == 2, result.stderr
+        assert set(place.path.rglob("*/")) - folders == set()
         assert "Traceback" not in result.stderr
         after = place.files()
         changed = {n for n in before.keys() | after.keys() if before.get(n) != after.get(n)}

@@ -79,6 +79,23 @@ def is_alive(process):
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
+def zero_lost(place, process, by):
+    """Kill rank 0 after an epoch; the outcome is written by those that are left."""
+    rank, _ = begun(place, process) if by == "devices" else begun(place, process)[:2]
+    assert outcome(place)["process"]["pid"] == rank
+    os.kill(rank, signal.SIGKILL)
+    process.communicate(timeout=LONG_S)
+    return outcome(place)
+
+
+@pytest.mark.parametrize("by", ["devices", "torchrun"])
+def test_the_outcome_is_right_when_rank_0_is_killed(place, ranks, by):
+    for_long(place)
+    record = zero_lost(place, ranks(by), by)
+    assert (record["state"], record["exit_code"]) == ("ended", 137)
+    assert record["errors"][0]["code"] == "rank-lost"
+
+
 def outcome(place):
     return json.loads((place / "runs/training/outcome.json").read_text())
 

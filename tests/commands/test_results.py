@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import socket
+from datetime import datetime, timezone
 
 import nibabel
 import numpy as np
@@ -74,12 +77,18 @@ def test_bfloat16_is_a_setting_and_an_option_and_says_nearly_the_same(command, p
 def test_the_outcome_of_a_good_session_says_so(command, place, model):
     result = command(*TEST)
     assert (result.returncode, result.stderr) == (0, "")
-    assert outcome(place, "results") == {
+    record = outcome(place, "results")
+    times = [datetime.fromisoformat(record.pop(key)) for key in ("started", "ended")]
+    assert times[0] <= times[1] <= datetime.now(timezone.utc)
+    assert record == {
+        "schema": "outcome-1",
+        "state": "ended",
         "exit_code": 0,
         "errors": [],
         "warnings": [],
         "session": "results",
         "version": VERSION,
+        "process": {"pid": os.getpid(), "host": socket.gethostname()},
     }
 
 
@@ -88,10 +97,12 @@ def test_the_outcome_of_a_refused_session_holds_every_problem_and_warning(comman
     place.store(labels, place.array(labels) * 0)
     place.edit("data/train.csv", "a/T1", "a/T0")
     warning = f"{place.path}/data/{labels}: it is all background"
+    (place / "runs/training").mkdir(parents=True)  # a folder made by the command would be removed
     command("-train", "train.yaml")
-    assert outcome(place, "training") == {
-        "exit_code": 2,
-        "errors": [
+    record = outcome(place, "training")
+    assert (record["exit_code"], record["errors"], record["warnings"]) == (
+        2,
+        [
             {
                 "code": "file-missing",
                 "got": "no such file",
@@ -100,10 +111,8 @@ def test_the_outcome_of_a_refused_session_holds_every_problem_and_warning(comman
                 "where": f"{place.path}/data/train.csv:2 channel_T1 a/T0.nii.gz",
             }
         ],
-        "warnings": [warning],
-        "session": "training",
-        "version": VERSION,
-    }
+        [warning],
+    )
     place.edit("data/train.csv", "a/T0", "a/T1")
     assert command("-train", "train.yaml").returncode == 0
     assert outcome(place, "training")["warnings"] == [warning]

@@ -123,7 +123,9 @@ def test_a_finished_session_says_so_and_changes_no_model(command, trained_here, 
     assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout.splitlines()[-1] == "nothing is left to do; raise epochs to train on"
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed <= {"runs/training/log.txt", "runs/training/outcome.json"}
+    assert changed <= {
+        f"runs/training/{name}" for name in ("log.txt", "outcome.json", "events.jsonl")
+    }
 
 
 def test_a_damaged_newest_model_is_replaced_by_the_one_before_it(

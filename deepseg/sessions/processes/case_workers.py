@@ -18,13 +18,16 @@ import torch
 from deepseg.config.load import load
 from deepseg.config.testing import TestConfig
 from deepseg.data.cases.case import list_cases
+from deepseg.errors import DeepsegError
 from deepseg.model.devices import chosen_device
 from deepseg.parent_process import STARTER
 from deepseg.report.console import Console
+from deepseg.sessions.folder import discard, missing_folders
 from deepseg.sessions.model_files import NamedFiles, session_models
 from deepseg.sessions.processes.shard import Shard
 
 POLL_S = 0.5
+REFUSED = DeepsegError.exit_code
 BUG = 1  # the exit code of what another process may not meet again
 
 
@@ -73,6 +76,7 @@ def share_cases(
     files = replace(files, configured=config.models)
     channels = session_models(files, seed=0, warn=console.warn)[0].config.channels
     names = [case.name for case in list_cases(config.cases, channels)]
+    made = missing_folders(config.folder)
     with ExitStack() as stack:
         workers = []
         for number in range(1, count + 1):
@@ -86,6 +90,8 @@ def share_cases(
             code = worker.process.wait()
             if code:
                 console.warn(f"part {worker.shard} ended with exit code {code}{_bug(worker)}")
+        if made and all(worker.process.returncode == REFUSED for worker in workers):
+            discard(config.folder, made)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

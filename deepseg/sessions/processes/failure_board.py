@@ -24,6 +24,7 @@ from torch._C._distributed_c10d import TCPStore
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from deepseg.errors import Problem, RankLost, ReportedByPeer
+from deepseg.parent_process import is_alive
 from deepseg.sessions.outcome import exit_code, problems
 from deepseg.training.distributed import PeerLost
 
@@ -183,7 +184,17 @@ class RankSupervisor:
             raise common from error
 
     def _common_error(self, error: BaseException) -> BaseException:
-        """The error to raise: ``error`` if this rank failed first, else an end in silence."""
+        """The error to raise: ``error`` if this rank failed first, else an end in silence.
+
+        Being asked to end meanwhile changes nothing: torchrun asks all ranks when one is gone.
+        """
+        while True:
+            try:
+                return self._settled(error)
+            except (SystemExit, KeyboardInterrupt):
+                continue
+
+    def _settled(self, error: BaseException) -> BaseException:
         if isinstance(error, ReportedByPeer):
             return error
         failure = Failure(self._rank, exit_code(error), problems(error))
@@ -292,13 +303,7 @@ def _patience_s() -> float:
 
 
 def _is_gone(process: int | None) -> bool:
-    if process is None:
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    return False
+    return process is not None and not is_alive(process)
 
 
 def _machine() -> str:

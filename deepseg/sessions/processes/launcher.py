@@ -18,7 +18,7 @@ import torch
 
 from deepseg.errors import DeepsegError, Problem, RankLost, ReportedByPeer
 from deepseg.model.devices import chosen_device
-from deepseg.sessions.outcome import exit_code
+from deepseg.sessions.outcome import close_for_lost_process, exit_code
 from deepseg.sessions.processes.failure_board import (
     LAUNCHER,
     Failure,
@@ -35,8 +35,14 @@ LOCALHOST = "127.0.0.1"
 CHECKOUT = Path(__file__).parents[3]  # the folder that holds the package
 
 
-def launch(arguments: Sequence[str], *, devices: int, device: str) -> None:
+def launch(arguments: Sequence[str], *, devices: int, device: str, outcome: Path) -> None:
     """Run deepseg with ``arguments`` as so many ranks.
+
+    Args:
+        arguments: The words of a command that trains.
+        devices: The number of ranks.
+        device: As for any command.
+        outcome: File in which rank 0 writes how it ended; it is written here if that rank is lost.
 
     Raises:
         DeepsegError: ``device-absent`` or ``launched-twice``, before anything is started.
@@ -64,9 +70,11 @@ def launch(arguments: Sequence[str], *, devices: int, device: str) -> None:
         _end(ranks)
     if failure is None:
         return
+    error: DeepsegError = ReportedByPeer(*failure.problems, exit_code=failure.exit_code)
     if failure.rank == LAUNCHER:
-        raise RankLost(*failure.problems)
-    raise ReportedByPeer(*failure.problems, exit_code=failure.exit_code)
+        error = RankLost(*failure.problems)
+    close_for_lost_process(outcome, error, place=arguments[1])
+    raise error
 
 
 def _check(devices: int, device: torch.device) -> None:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.outcome import close_for_lost_process
 from deepseg.sessions.processes.failure_board import RankSupervisor, board_of, store_of
 from deepseg.training.distributed import SINGLE_RANK, Ranks
 
@@ -42,10 +43,15 @@ def session_of_ranks(
         return
     rank = int(os.environ["RANK"])
     folder = SessionFolder(path, config_file=config_file, quiet=quiet, is_main=rank == 0)
-    with _joined(device) as (supervisor, ranks), folder, supervisor.failing_together():
-        supervisor.when_stuck = lambda error: folder.__exit__(type(error), error, None)
-        yield folder, ranks
-        ranks.barrier()
+    try:
+        with _joined(device) as (supervisor, ranks), folder, supervisor.failing_together():
+            supervisor.when_stuck = lambda error: folder.__exit__(type(error), error, None)
+            yield folder, ranks
+            ranks.barrier()
+    except BaseException as error:
+        if rank != 0:
+            close_for_lost_process(path / "outcome.json", error, place=str(config_file))
+        raise
 
 
 @contextmanager

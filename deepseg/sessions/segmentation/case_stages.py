@@ -124,6 +124,9 @@ class CaseStages:
             else {row: asdict(values) for row, values in scores.items()},
         }
         self._completed.keep(loaded.name, case.key, record)
+        self._folder.note(
+            "case", name=loaded.name, seconds=record["seconds"], files=record["files"]
+        )
         return record
 
     def _key(self, case: Case) -> str:
