@@ -31,7 +31,7 @@ from deepseg.storage.save_file import SaveFile, read_save, write_save
 from deepseg.version import VERSION
 
 RUNNING = "running.save"
-BEGINNING = re.compile(r"(log|outcome|events|lock|cache)(-\d+of\d+)?(\.txt|\.jsonl?)?")
+BEGINNING = re.compile(r"(log|outcome|events|lock|cache)(-\d+of\d+)?(\.txt|\.jsonl?|\.owner)?")
 RESUMABLE = (RUNNING, "last.save", "previous.save")  # files from which a session can go on
 
 
@@ -75,7 +75,7 @@ class SessionFolder:
         if not self.is_main:
             self.console = Console(silent=True)
             return self
-        self._made = missing_folders(self.path)
+        self._new_folders = missing_folders(self.path)
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._locks = lock_session(self.path, self._ending)
@@ -107,9 +107,9 @@ class SessionFolder:
             self.note("ended", exit_code=exit_code(error))
             self._outcome.end(error, self.console.warnings)
             is_alone = not self._ending  # no other shard is at work here
-            if exit_code(error) == DeepsegError.exit_code and self._made and is_alone:
+            if exit_code(error) == DeepsegError.exit_code and self._new_folders and is_alone:
                 self.console.close()
-                discard(self.path, self._made)
+                discard(self.path, self._new_folders)
 
     def note(self, event: str, **fields: Any) -> None:
         """Add a line to events.jsonl."""
@@ -238,8 +238,8 @@ def missing_folders(path: Path) -> list[Path]:
     return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
-def discard(path: Path, made: Sequence[Path]) -> None:
-    """Remove the folder of a session that was refused, and the empty ones ``made`` for it.
+def discard(path: Path, new_folders: Sequence[Path]) -> None:
+    """Remove the folder of a session that was refused, and the empty ones made for it.
 
     A folder with anything else than what every session begins with is kept.
     """
@@ -247,7 +247,7 @@ def discard(path: Path, made: Sequence[Path]) -> None:
         return
     shutil.rmtree(path, ignore_errors=True)
     with suppress(OSError):  # another session has begun there
-        for folder in made:
+        for folder in new_folders:
             if folder != path:
                 folder.rmdir()
 

@@ -76,7 +76,7 @@ def share_cases(
     files = replace(files, configured=config.models)
     channels = session_models(files, seed=0, warn=console.warn)[0].config.channels
     names = [case.name for case in list_cases(config.cases, channels)]
-    made = missing_folders(config.folder)
+    new_folders = missing_folders(config.folder)
     with ExitStack() as stack:
         workers = []
         for number in range(1, count + 1):
@@ -90,8 +90,8 @@ def share_cases(
             code = worker.process.wait()
             if code:
                 console.warn(f"part {worker.shard} ended with exit code {code}{_bug(worker)}")
-        if made and all(worker.process.returncode == REFUSED for worker in workers):
-            discard(config.folder, made)
+        if new_folders and all(worker.process.returncode == REFUSED for worker in workers):
+            discard(config.folder, new_folders)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
