@@ -11,7 +11,15 @@ import numpy as np
 import torch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGHUP)
-OF_OTHERS = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")  # set by pytest and torch
+# Variables that pytest, and packages when they are first imported, set: torch, TensorBoard's writer,
+# and what nilearn brings.
+OF_OTHERS = (
+    "PYTEST_CURRENT_TEST",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "CRC32C_SW_MODE",
+    "KMP_INIT_AT_FORK",
+    "KMP_DUPLICATE_LIB_OK",
+)
 BLOCK = 1 << 24  # bytes, as large as a feature map
 
 
