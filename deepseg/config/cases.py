@@ -41,8 +41,10 @@ class CasesConfig(Settings):
     names: ConfigPath | None = Field(
         None, description="List file with the name of every case, used for result files."
     )
-    label_map: dict[int, Annotated[int, Field(ge=0)]] = Field(
-        {}, description="Labels in the files → labels of the model, such as `{4: 3}`."
+    label_map: dict[int, Annotated[int, Field(ge=0)] | Literal["ignore"]] = Field(
+        {},
+        description="Labels in the files → labels of the model, such as `{4: 3, 255: ignore}`; "
+        "voxels to `ignore` are unlabelled and enter no loss and no score.",
     )
     nan: Literal["refuse", "replace"] = Field(
         "refuse",

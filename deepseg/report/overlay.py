@@ -132,11 +132,12 @@ def overlay(grey: Array, labels: Array) -> Pixels:
 
     Args:
         grey: ``(height, width)``, 0 to 1.
-        labels: ``(height, width)``, whole numbers; 0 stays grey.
+        labels: ``(height, width)``, whole numbers; 0 stays grey, and so do negative ones.
 
     Returns:
         ``(height, width, 3)``.
     """
+    labels = np.maximum(labels, 0)
     colours = np.asarray(COLOURS, dtype=np.float64)[(labels - 1) % len(COLOURS)]
     opacity = np.where(labels == 0, 0.0, np.where(_is_border(labels), 1.0, FILL))[..., None]
     mixed = (1 - opacity) * 255 * grey[..., None] + opacity * colours

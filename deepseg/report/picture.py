@@ -115,9 +115,9 @@ def slices_to_show(case: CasePicture) -> Int3:
     the volume where both are.
     """
     for labels in (case.truth, case.segmentation):
-        if labels is not None and labels.any():
+        if labels is not None and (labels > 0).any():
             x, y, z = (
-                int(np.count_nonzero(labels, axis=within).argmax())
+                int(np.count_nonzero(labels > 0, axis=within).argmax())
                 for within in ((1, 2), (0, 2), (0, 1))
             )
             return x, y, z

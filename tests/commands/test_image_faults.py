@@ -246,14 +246,13 @@ def test_label_4_without_a_class_gives_the_line_to_paste(refused, place, command
         pytest.param(
             lambda array: np.where(array > 0, 255, 0).astype(np.uint8),
             "[label-values] {}: got labels {{0, 255}} (255: 697 voxels); expected labels 0 to 2 "
-            "(3 classes); fix: set 'label_map: {{255: 2}}' as it fits your data, or give the "
-            "model 256 classes",
+            "(3 classes); fix: set 'label_map: {{255: 2}}' as it fits your data",
             id="a mask of 255",
         ),
         pytest.param(
             lambda array: array.astype(np.int16) - 1,
             "[label-values] {}: got labels {{-1, 0, 1}} (-1: 9863 voxels); expected labels 0 to 2 "
-            "(3 classes); fix: set 'label_map: {{-1: 0}}' as it fits your data",
+            "(3 classes); fix: set 'label_map: {{-1: 0, 0: 1, 1: 2}}' as it fits your data",
             id="labels from -1",
         ),
         pytest.param(

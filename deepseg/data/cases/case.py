@@ -25,6 +25,8 @@ from deepseg.data.cases.listing import ListedCase, Listing, missing_files
 from deepseg.data.cases.table import table_cases
 from deepseg.errors import DeepsegError, Problem
 
+UNKNOWN = -1  # the label of voxels that nobody has labelled
+
 
 @dataclass(frozen=True)
 class Case:
@@ -36,7 +38,7 @@ class Case:
         labels: The true segmentation, or None.
         roi: Mask of the region of interest, or None where the whole image counts.
         weight_maps: Sampling weights, one per category of the sampling type, or none.
-        label_map: Pairs of a label in the file and its new label.
+        label_map: Pairs of a label in the file and its new label, `UNKNOWN` for one to ignore.
         trust_arrays: Files that disagree about their place are used all the same.
         where: File and line that list the case.
         nan: Refuse voxels that are NaN or infinite, or read them as 0.
@@ -92,6 +94,7 @@ def case_list(config: CasesConfig, channels: Sequence[str]) -> CaseList:
     listed = listing.cases
     problems = [*_no_cases(config, listed), *_name_problems(listed), *_missing_weights(listed)]
     missing = missing_files(file for case in listed for file in case.files)
+    label_map = _label_map(config)
     if problems:
         raise DeepsegError(*problems, *missing.values())
     cases = (
@@ -101,7 +104,7 @@ def case_list(config: CasesConfig, channels: Sequence[str]) -> CaseList:
             labels=case.labels.path,
             roi=case.roi.path,
             weight_maps=tuple(weights.path for weights in case.weight_maps if weights.path),
-            label_map=tuple(sorted(config.label_map.items())),
+            label_map=label_map,
             trust_arrays=config.trust_arrays,
             where=case.where,
             nan=config.nan,
@@ -119,6 +122,11 @@ def _listing(config: CasesConfig, channels: Sequence[str]) -> Listing:
     if config.dataset is not None:
         return dataset_cases(config.dataset, config.part, channels)
     return list_file_cases(config, channels)
+
+
+def _label_map(config: CasesConfig) -> tuple[tuple[int, int], ...]:
+    targets = {old: UNKNOWN if new == "ignore" else new for old, new in config.label_map.items()}
+    return tuple(sorted(targets.items()))
 
 
 def _no_cases(config: CasesConfig, listed: Sequence[ListedCase]) -> list[Problem]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import filecmp
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,7 +19,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from deepseg.data.cases.case import Case
+from deepseg.data.cases.case import UNKNOWN, Case
 from deepseg.data.cases.label_values import strange_labels, value_counts
 from deepseg.data.cases.listing import is_there
 from deepseg.data.cases.summary import CaseSummary, Intensity
@@ -42,12 +43,21 @@ SILENT_VOXELS = 0.01  # files of one case may lie so far apart without a word
 TOLERATED_VOXELS = 0.5  # and so far with a warning
 SMALL_ROI = 10  # voxels, up to which a region of interest is suspicious
 
+# Other remedies than for an image, by the code of the problem.
+ONE_LABEL = {
+    "image-not-3d": "save the labels as one volume that holds the class of every voxel; of one-hot "
+    "labels, the number of the volume that is 1 there"
+}
+ONE_MASK = {"image-not-3d": "save the mask as one volume, 1 inside and 0 outside"}
+NO_FIXES: Mapping[str, str] = {}
+
 
 def examine(case: Case, *, class_count: int, needs_labels: bool) -> CaseSummary:
     """Read every file of ``case`` to its end and sum it up; bad data raises nothing."""
     reader = _Reader(case)
-    roi = reader.array(case.roi, read_mask)
-    labels = reader.array(case.labels, partial(read_labels, label_map=dict(case.label_map)))
+    roi = reader.array(case.roi, read_mask, fixes=ONE_MASK)
+    read = partial(read_labels, label_map=dict(case.label_map))
+    labels = reader.array(case.labels, read, fixes=ONE_LABEL)
     intensity, digests = [], []
     for path, volume in case.images:
         image = reader.array(path, partial(read_image, nan=case.nan, volume=volume))
@@ -95,17 +105,29 @@ class _Reader:
         self.warnings: list[str] = []
         self.grid, self.grid_file = _grid(case)
 
-    def array(self, path: Path | None, read: Callable[[Path], Volume]) -> Array | None:
+    def array(
+        self,
+        path: Path | None,
+        read: Callable[[Path], Volume],
+        *,
+        fixes: Mapping[str, str] = NO_FIXES,
+    ) -> Array | None:
         """The voxels ``(X, Y, Z)`` of ``path``, or None if there are none or they are unreadable.
 
         An array of the wrong shape is returned too, because its values are still to be judged.
+
+        Args:
+            path: The file.
+            read: Reads it.
+            fixes: What to do about a problem instead, by its code.
         """
         if path is None or _is_missing(self.case, path):
             return None
         try:
             volume = read(path)
         except DeepsegError as refusal:
-            self.problems += refusal.at(str(path)).problems
+            problems = refusal.at(str(path)).problems
+            self.problems += [replace(p, fix=fixes.get(p.code, p.fix)) for p in problems]
             return None
         self.warnings += [f"{path}: {warning}" for warning in volume.warnings]
         self._check_place(path, volume.geometry)
@@ -186,10 +208,14 @@ class _Reader:
         if labels is None:
             return None
         counts = value_counts(labels)
+        if UNKNOWN in dict(self.case.label_map).values():
+            counts.pop(UNKNOWN, None)
         if not set(counts) <= set(range(class_count)):
-            self.problems.append(strange_labels(self.case, counts, class_count))
+            self.problems.append(strange_labels(self.case, labels, class_count))
             return None
-        if set(counts) == {0}:
+        if not counts:
+            self.warnings.append(f"{self.case.labels}: label_map ignores all of it")
+        elif set(counts) == {0}:
             self.warnings.append(f"{self.case.labels}: it is all background")
         elif 0 not in counts:
             self.warnings.append(f"{self.case.labels}: it has no background")

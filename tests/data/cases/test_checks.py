@@ -247,22 +247,49 @@ def test_a_flipped_image_is_refused(case):
         pytest.param(
             LABELS.clip(0, 1) * 255,
             (),
-            "labels {0, 255} (255: 12 voxels)|set 'label_map: {255: 3}' as it fits your data, or "
-            "give the model 256 classes",
+            "labels {0, 255} (255: 12 voxels)|set 'label_map: {255: 3}' as it fits your data",
             id="a mask",
+        ),
+        pytest.param(
+            np.where(LABELS == 3, 255, LABELS),
+            (),
+            "labels {0, 1, 2, 255} (255: 3 voxels)|set 'label_map: {255: ignore}' as it fits your "
+            "data",
+            id="a usual mark beside other labels",
+        ),
+        pytest.param(
+            np.where(LABELS == 3, -100, LABELS.astype(np.int16)),
+            (),
+            "labels {-100, 0, 1, 2} (-100: 3 voxels)|set 'label_map: {-100: ignore}' as it fits "
+            "your data",
+            id="a mark below 0",
+        ),
+        pytest.param(
+            np.where(LABELS == 0, -1024, LABELS.astype(np.int16)),
+            (),
+            "labels {-1024, 1, 2, 3} (-1024: 93 voxels)|set 'label_map: {-1024: 0}' as it fits "
+            "your data",
+            id="a background below 0",
+        ),
+        pytest.param(
+            np.full(SHAPE, -7, np.int16),
+            (),
+            "labels {-7} (-7: 105 voxels)|set 'label_map: {-7: 0}' as it fits your data",
+            id="one value below 0",
         ),
         pytest.param(
             np.where(LABELS == 3, 9, np.where(LABELS == 2, 7, LABELS)),
             ((7, 5), (1, 1)),
             "labels {0, 1, 5, 9} (5: 4 voxels, 9: 3 voxels)|set 'label_map: {7: 2, 1: 1, 9: 3}' "
-            "as it fits your data, or give the model 10 classes",
+            "as it fits your data",
             id="beside a map",
         ),
         pytest.param(
             LABELS.astype(np.int16) - 1,
             (),
-            "labels {-1, 0, 1, 2} (-1: 93 voxels)|set 'label_map: {-1: 0}' as it fits your data",
-            id="minus one",
+            "labels {-1, 0, 1, 2} (-1: 93 voxels)|set 'label_map: {-1: 0, 0: 1, 1: 2, 2: 3}' as it "
+            "fits your data",
+            id="classes counted from minus one",
         ),
     ],
 )
@@ -275,6 +302,55 @@ def test_labels_of_no_class_come_with_the_line_to_paste(case, array, label_map, 
     assert found(replace(case, label_map=label_map)).class_voxels is None
 
 
+def test_many_structures_are_labels_and_no_image(case):
+    """A few dozen labels in solid regions, with gaps between their numbers, as FreeSurfer writes."""
+    array = np.repeat(np.arange(35) * 7, 3).reshape(SHAPE).astype(np.int16)
+    save(case.labels, array)
+    assert problems(case) == [
+        f"[label-values] {case.labels}: got 35 labels from 0 to 238, 34 of them of no class (7, 14, "
+        "21, …); expected labels 0 to 3 (4 classes); fix: name the class of each in label_map, such "
+        "as 'label_map: {7: 3, …}', or give the model a class for each and number them 0 to 34 there"
+    ]
+
+
+@pytest.mark.parametrize("touching", [False, True])
+def test_objects_of_one_class_are_told_from_classes(case, touching):
+    array = np.zeros(SHAPE, np.uint8)
+    for number in range(1, 5):
+        array[number, 1, 1] = number
+    array[6, 4, 2] = 4 if touching else 0  # then a second place of label 4
+    save(case.labels, array)
+    (problem,) = examine(case, class_count=2, needs_labels=True).problems
+    renaming = "set 'label_map: {2: 1, 3: 1, 4: 1}'"
+    assert problem.fix == (
+        f"give the model 5 classes, or {renaming} as it fits your data"
+        if touching
+        else f"{renaming} if the values number the objects of one class, or give the model 5 classes"
+    )
+
+
+def test_ignored_labels_are_of_no_class(case):
+    save(case.labels, np.where(LABELS == 3, -100, LABELS.astype(np.int16)))
+    summary = found(replace(case, label_map=((-100, -1),)))
+    assert (summary.problems, summary.warnings) == ((), ())
+    assert summary.class_voxels == (93, 5, 4, 0)
+    save(case.labels, np.full(SHAPE, 255, np.uint8))
+    assert warnings(replace(case, label_map=((255, -1),)))[0] == (
+        f"{case.labels}: label_map ignores all of it"
+    )
+
+
+def test_remedies_are_those_of_the_kind_of_file(case):
+    one_hot = np.stack([k == LABELS for k in range(4)], axis=-1).astype(np.uint8)
+    save(case.labels, one_hot)
+    save(case.roi, one_hot)
+    assert [problem.split("; fix: ")[1] for problem in problems(case)] == [
+        "save the mask as one volume, 1 inside and 0 outside",
+        "save the labels as one volume that holds the class of every voxel; of one-hot labels, the "
+        "number of the volume that is 1 there",
+    ]
+
+
 def test_the_suggested_map_makes_the_labels_right(case):
     save(case.labels, np.where(LABELS == 3, 4, LABELS))
     mended = found(replace(case, label_map=((4, 3),)))
@@ -285,8 +361,8 @@ def test_the_suggested_map_makes_the_labels_right(case):
     ("array", "got"),
     [
         pytest.param(
-            np.where(LABELS == 0, -1024, LABELS.astype(np.int16)),
-            "4 different values from -1024 to 3",
+            (np.arange(105, dtype=np.int16).reshape(SHAPE) % 10 - 1024),
+            "10 different values from -1024 to -1015",
             id="far below 0",
         ),
         pytest.param(
@@ -299,7 +375,6 @@ def test_the_suggested_map_makes_the_labels_right(case):
             "105 different values from 0 to 104000",
             id="a wide range",
         ),
-        pytest.param(np.full(SHAPE, -7, np.int16), "the value from -7 to -7", id="one value"),
     ],
 )
 def test_labels_that_look_like_an_image_are_called_so(case, array, got):
