@@ -14,7 +14,7 @@ from deepseg.errors import Problem
 
 Array: TypeAlias = NDArray[Any]
 
-MANY_LABELS = 32  # values that no class has, up to which all are named
+MANY_LABELS = 32  # values of labels, up to which all are named
 ROUGH = 0.5  # share of neighbours that differ, above which a volume is taken for an image
 IGNORE_VALUE = 255  # a usual mark of voxels that nobody has labelled
 OBJECTS = 3  # values from which on they may number objects of one class
@@ -45,17 +45,14 @@ def strange_labels(case: Case, labels: Array, class_count: int) -> Problem:
     counts = value_counts(labels)
     strange = [value for value in counts if not 0 <= value < class_count]
     got, fix = "", f"correct the label file in {case.where}"
-    if (len(strange) > MANY_LABELS or strange[0] < -1) and roughness(labels) > ROUGH:
+    if len(counts) > MANY_LABELS and roughness(labels) > ROUGH:
         got = f"{len(counts)} different values from {min(counts)} to {max(counts)}, which looks "
         got += "like an image"
     elif len(strange) > MANY_LABELS:
         got = f"{len(counts)} labels from {min(counts)} to {max(counts)}, {len(strange)} of them "
         got += f"of no class ({', '.join(map(str, strange[:3]))}, …)"
-        fix = "name the class of each in label_map, such as "
-        fix += (
-            f"'label_map: {{{strange[0]}: {class_count - 1}, …}}', or give the model a class for "
-        )
-        fix += f"each and number them 0 to {len(counts) - 1} there"
+        fix = "name the class of each in label_map, or give the model a class for each and number "
+        fix += f"them 0 to {len(counts) - 1} in label_map"
     else:
         voxels = ", ".join(f"{value}: {counts[value]} voxels" for value in strange)
         got = f"labels {{{', '.join(map(str, counts))}}} ({voxels})"

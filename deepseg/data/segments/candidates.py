@@ -112,7 +112,7 @@ def find_candidates(case: PreparedCase, rules: CandidateRules) -> Candidates:
 
 
 def _category_masks(case: PreparedCase, rules: CandidateRules) -> Sequence[NDArray[np.bool_]]:
-    """``(X, Y, Z)`` for each category; unlabelled voxels are in none but that of the whole image."""
+    """``(X, Y, Z)`` for each category; unlabelled voxels are only in that of the whole image."""
     everywhere = np.ones(case.shape, bool)
     inside = everywhere if case.roi is None else np.asarray(case.roi)
     if case.labels is not None and case.labels.dtype.kind == "i":  # else no label is negative

@@ -11,6 +11,7 @@ import pytest
 from deepseg.data.cases.case import Case
 from deepseg.data.cases.checks import examine
 from deepseg.data.cases.cohort_checks import CohortRules, find_problems
+from deepseg.data.cases.label_values import strange_labels
 from deepseg.data.cases.summary import CaseSummary, Intensity
 from deepseg.errors import Problem
 
@@ -303,14 +304,14 @@ def test_labels_of_no_class_come_with_the_line_to_paste(case, array, label_map, 
 
 
 def test_many_structures_are_labels_and_no_image(case):
-    """A few dozen labels in solid regions, with gaps between their numbers, as FreeSurfer writes."""
-    array = np.repeat(np.arange(35) * 7, 3).reshape(SHAPE).astype(np.int16)
-    save(case.labels, array)
-    assert problems(case) == [
-        f"[label-values] {case.labels}: got 35 labels from 0 to 238, 34 of them of no class (7, 14, "
-        "21, …); expected labels 0 to 3 (4 classes); fix: name the class of each in label_map, such "
-        "as 'label_map: {7: 3, …}', or give the model a class for each and number them 0 to 34 there"
-    ]
+    """Dozens of labels in solid regions, with gaps between their numbers, as FreeSurfer writes."""
+    array = np.kron(np.arange(35).reshape(7, 5, 1) * 7, np.ones((4, 4, 4), np.int16))
+    problem = strange_labels(case, array, 4)
+    assert (problem.got, problem.fix) == (
+        "35 labels from 0 to 238, 34 of them of no class (7, 14, 21, …)",
+        "name the class of each in label_map, or give the model a class for each and number them 0 "
+        "to 34 in label_map",
+    )
 
 
 @pytest.mark.parametrize("touching", [False, True])
@@ -325,7 +326,8 @@ def test_objects_of_one_class_are_told_from_classes(case, touching):
     assert problem.fix == (
         f"give the model 5 classes, or {renaming} as it fits your data"
         if touching
-        else f"{renaming} if the values number the objects of one class, or give the model 5 classes"
+        else f"{renaming} if the values number the objects of one class, or give the model 5 "
+        "classes"
     )
 
 
@@ -361,8 +363,8 @@ def test_the_suggested_map_makes_the_labels_right(case):
     ("array", "got"),
     [
         pytest.param(
-            (np.arange(105, dtype=np.int16).reshape(SHAPE) % 10 - 1024),
-            "10 different values from -1024 to -1015",
+            np.arange(105, dtype=np.int16).reshape(SHAPE) % 40 - 1024,
+            "40 different values from -1024 to -985",
             id="far below 0",
         ),
         pytest.param(
