@@ -30,7 +30,7 @@ def test_ignored_voxels_enter_no_score(place, model, command, truth):
     place.edit("test.yaml", "data/test.csv", "data/test.csv\n  label_map: {255: ignore}")
     result = command("-test", "test.yaml", "-model", model)
     assert (result.returncode, result.stderr) == (0, "")
-    assert dice(place) == {"foreground": "1.0", "rim": "1.0", "core": "1.0"}
+    assert dice(place) == {"foreground": "1", "rim": "1", "core": "1"}
 
 
 def test_voxels_that_are_ignored_do_not_change_what_is_learnt(place, command, same_weights):

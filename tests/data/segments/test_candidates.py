@@ -70,6 +70,14 @@ def test_the_categories_of_each_sampling_type(with_roi):
         assert found.counts == tuple(int(mask.sum()) for mask in masks)
 
 
+@pytest.mark.parametrize("kind", ["foreground_background", "uniform", "per_class"])
+def test_no_segment_is_centred_on_an_unlabelled_voxel(kind):
+    labels = some_labels().astype(np.int8)
+    labels[:, 3:] = -1
+    found = find_candidates(case(labels), rules(kind))
+    assert sorted(found.voxels.tolist()) == np.flatnonzero(labels >= 0).tolist()
+
+
 def test_weight_maps_replace_labels_and_roi():
     weights = np.zeros((2, *SHAPE), np.float32)
     weights[0, 0, 0, :2] = [1, 3]
