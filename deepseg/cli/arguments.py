@@ -41,6 +41,7 @@ OPTIONS: dict[str, tuple[Command, ...]] = {
     "keepGoing": ("test",),
     "part": ("test",),
     "devices": ("train", "test"),
+    "json": ("check", "show"),
 }
 
 # What other programs call our commands and options, in small letters without separators.
@@ -86,6 +87,7 @@ class Arguments:
         seed: ``-seed``.
         device: ``-dev``.
         quiet: ``-quiet``.
+        json: ``-json``.
         pretrained: ``-pretrained``.
         rules: Of the transfer; None without ``-pretrained``.
         dry_run: ``-dryRun``.
@@ -109,6 +111,7 @@ class Arguments:
     seed: int | None
     device: str
     quiet: bool
+    json: bool
     pretrained: Path | None
     rules: TransferRules | None
     dry_run: bool
@@ -242,6 +245,12 @@ def _add_options(parser: _Parser) -> None:
     options.add_argument("-part", metavar="I/N", help="-test: every N-th case, beginning with I")
     options.add_argument("-quiet", action="store_true", help="print warnings and errors only")
     options.add_argument(
+        "-json",
+        action="store_const",
+        const=True,
+        help="-check, -show: print JSON for programs, and nothing else on stdout",
+    )
+    options.add_argument(
         "-version", action="version", version=f"deepseg {VERSION}", help="print the version"
     )
     options.add_argument("-help", "-h", action="help", help="print this text")
@@ -286,6 +295,7 @@ def parsed(words: Sequence[str], *, program: str = "deepseg") -> Arguments:
         seed=options.seed,
         device=options.dev,
         quiet=options.quiet,
+        json=options.json is not None,
         pretrained=_path(options.pretrained),
         rules=None if options.pretrained is None else transfer_options.transfer_rules(options),
         dry_run=options.dryRun is True,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from deepseg.cli.arguments import Arguments
 from deepseg.cli.process import keep_freed_memory
 from deepseg.commands.check import check as check_config
 from deepseg.commands.compare import compare as compare_runs
 from deepseg.commands.demo import demo as run_demo
+from deepseg.commands.json_records import check_record, show_record
 from deepseg.commands.new_model import new_model as build_model
 from deepseg.commands.new_model import plan_transfer
 from deepseg.commands.segment import segment as segment_cases
@@ -18,6 +23,7 @@ from deepseg.config.load import load
 from deepseg.config.training import TrainConfig
 from deepseg.errors import raise_if_any
 from deepseg.report.console import Console
+from deepseg.report.streams import LenientStream
 from deepseg.sessions.model_files import NamedFiles
 from deepseg.sessions.processes.case_workers import share_cases
 from deepseg.sessions.processes.launcher import launch
@@ -128,13 +134,21 @@ def _options(arguments: Arguments) -> list[str]:
 def check(arguments: Arguments) -> None:
     """``-check``."""
     report = check_config(
-        _file(arguments), model=arguments.models, load=arguments.load, quiet=arguments.quiet
+        _file(arguments),
+        model=arguments.models,
+        load=arguments.load,
+        quiet=arguments.quiet or arguments.json,
     )
+    if arguments.json:
+        _print_json(check_record(_file(arguments), report))
     raise_if_any(report.problems)
 
 
 def show(arguments: Arguments) -> None:
     """``-show``."""
+    if arguments.json:
+        _print_json(show_record(_file(arguments)))
+        return
     show_contents(_file(arguments), Console(quiet=arguments.quiet))
 
 
@@ -157,6 +171,12 @@ def demo(arguments: Arguments) -> None:
     folder = Path("runs/demo") if arguments.out is None else arguments.out
     keep_freed_memory()
     run_demo(folder, program=arguments.program, device=arguments.device, quiet=arguments.quiet)
+
+
+def _print_json(record: Mapping[str, Any]) -> None:
+    stream = LenientStream(sys.stdout)
+    stream.write(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    stream.flush()
 
 
 def _file(arguments: Arguments) -> Path:

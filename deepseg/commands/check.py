@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
+from typing import TypeAlias
 
 from deepseg.config.files.kind_of_file import kind_of_file
 from deepseg.config.load import load as load_config
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
+from deepseg.data.cases.summary import CaseSummary
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.report.console import Console
@@ -26,6 +28,8 @@ from deepseg.sessions.model_files import NamedFiles, named_files, session_models
 from deepseg.sessions.result_names import result_endings
 from deepseg.sessions.tables import cases_table, network_table
 
+_Network: TypeAlias = tuple[ModelConfig, Mapping[str, CheckedCases]]
+
 
 @dataclass(frozen=True)
 class CheckReport:
@@ -36,11 +40,15 @@ class CheckReport:
         warnings: All that is odd, but stops nothing.
         text: The tables of the network and of the cases, as plain text; empty where there are
             problems.
+        network: Settings of the network; None where there are problems.
+        cases: Summaries of the cases, by title of their set: ``training cases``.
     """
 
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
     text: str
+    network: ModelConfig | None = None
+    cases: Mapping[str, tuple[CaseSummary, ...]] = field(default_factory=dict)
 
 
 def check(
@@ -78,13 +86,15 @@ def check(
     console = Console(quiet=quiet)
     config_file = Path(config_file)
     try:
-        text = _tables(config_file, named_files(model, load, None), console)
+        network, groups = _examined(config_file, named_files(model, load, None), console)
     except DeepsegError as error:
         if error.exit_code != DeepsegError.exit_code:
             raise
         return CheckReport(error.at(str(config_file)).problems, tuple(console.warnings), "")
     console.say(f"{config_file}: {_verdict(len(console.warnings))}")
-    return CheckReport((), tuple(console.warnings), text)
+    summaries = {title: cases.summaries for title, cases in groups.items()}
+    text = _text(network, groups)
+    return CheckReport((), tuple(console.warnings), text, network, summaries)
 
 
 def _verdict(warnings: int) -> str:
@@ -93,20 +103,21 @@ def _verdict(warnings: int) -> str:
     return f"{warnings} warning{'s' if warnings > 1 else ''}, nothing that stops it"
 
 
-def _tables(config_file: Path, files: NamedFiles, console: Console) -> str:
+def _examined(config_file: Path, files: NamedFiles, console: Console) -> _Network:
+    """The network and, by title, the groups of cases in which nothing is wrong."""
     match kind_of_file(config_file):
         case "model":
             loaded = load_config(ModelConfig, config_file)
             _warn(console, loaded.warnings)
             network_table(console, loaded.config)
-            return _text(loaded.config, {})
+            return loaded.config, {}
         case "train":
-            return _train_tables(config_file, files, console)
+            return _examined_training(config_file, files, console)
         case "test":
-            return _test_tables(config_file, files, console)
+            return _examined_testing(config_file, files, console)
 
 
-def _train_tables(config_file: Path, files: NamedFiles, console: Console) -> str:
+def _examined_training(config_file: Path, files: NamedFiles, console: Console) -> _Network:
     loaded = load_config(TrainConfig, config_file)
     _warn(console, loaded.warnings)
     files = replace(files, configured=named_files(None, None, loaded.config.model).configured)
@@ -115,12 +126,10 @@ def _train_tables(config_file: Path, files: NamedFiles, console: Console) -> str
     network_table(console, model.config)
     training, held_out = training_and_held_out(loaded.config, model.config, console)
     cases = {"training cases": training}
-    return _text(
-        model.config, cases if held_out is None else {**cases, "validation cases": held_out}
-    )
+    return model.config, cases if held_out is None else {**cases, "validation cases": held_out}
 
 
-def _test_tables(config_file: Path, files: NamedFiles, console: Console) -> str:
+def _examined_testing(config_file: Path, files: NamedFiles, console: Console) -> _Network:
     loaded = load_config(TestConfig, config_file)
     _warn(console, loaded.warnings)
     files = replace(files, configured=loaded.config.models)
@@ -135,7 +144,7 @@ def _test_tables(config_file: Path, files: NamedFiles, console: Console) -> str:
         endings=result_endings(loaded.config.save, network),
     )
     cases = checked_cases(loaded.config.cases, network, console, rules)
-    return _text(network, {"cases": cases})
+    return network, {"cases": cases}
 
 
 def _text(network: ModelConfig, groups: Mapping[str, CheckedCases]) -> str:

@@ -41,13 +41,25 @@ class ScoreTable:
         means = summary(self._scores) if self._scores else None
         write_json(folder / "cases.json", {"cases": self._cases, "summary": means})
         rows = [
-            [case, row, *("" if v is None else f"{v:.6g}" for v in asdict(scores).values())]
-            for case, per_row in self._scores.items()
-            for row, scores in per_row.items()
+            [case, row, *("" if v is None else f"{v:.6g}" for v in values)]
+            for case in self._cases
+            for row, values in self._values(case).items()
         ]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([["case", "class", *MEASURES], *rows])
         write_text(folder / "cases.csv", text.getvalue())
+
+    def _values(self, case: str) -> dict[str, list[float | None]]:
+        """The measures of a case by class; without a truth, the volume of the prediction only."""
+        if case in self._scores:
+            scores = self._scores[case].items()
+            return {row: list(asdict(values).values()) for row, values in scores}
+        by_class = self._cases[case]["volumes_ml"]
+        volumes = {FOREGROUND: sum(by_class.values()), **by_class}
+        return {
+            row: [volume if measure == "predicted_ml" else None for measure in MEASURES]
+            for row, volume in volumes.items()
+        }
 
     def show(self, console: Console) -> None:
         """Print the mean scores, if there are any."""
