@@ -23,6 +23,7 @@ from deepseg.inference.requests import (
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.layout import layout
 from deepseg.report.console import Console
+from deepseg.training.batch_statistics import single_value_problems
 from deepseg.training.freezing import frozen_layers
 from deepseg.training.model_selection import metric_incompatibilities
 from deepseg.training.parameter_groups import absent_types
@@ -50,6 +51,7 @@ def training_incompatibilities(config: TrainConfig, model: ModelConfig) -> Itera
     yield from _problems(lambda: frozen_layers(plan, config.freeze, epoch=0))
     yield from _problems(lambda: plan.addresses(config.optimiser.by_layer))
     yield from absent_types(plan, config.optimiser)
+    yield from single_value_problems(config, model)
     yield from metric_incompatibilities(config, model)
     if config.validation is not None and config.validation.volumes is not None:
         save, key = config.validation.volumes.save, "validation.volumes.save"

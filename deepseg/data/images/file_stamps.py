@@ -1,7 +1,4 @@
-"""Stamps of images on the disk: the files they consist of, with size and time of change.
-
-Their content is not looked at, but for the names of further files.
-"""
+"""Stamps of images on the disk: the files they consist of, with time of change and content."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from deepseg.data.images.integrity import has_suffix, partner
+from deepseg.data.images.integrity import content_digest, has_suffix, partner
 
 HEADER_BYTES = 1 << 16  # of a MetaImage or NRRD file, in which further files are named
 NAMING = r"(?:ElementDataFile|data ?file)\s*[=:]\s*(.*)"
@@ -18,7 +15,7 @@ NUMBER = r"%\d*[diu]"
 
 
 def file_stamp(path: Path) -> list[str | int]:
-    """Name, size and time of change of every file of an image.
+    """Name, time of change and digest of the content of every file of an image.
 
     Raises:
         OSError: A file is missing.
@@ -29,8 +26,7 @@ def file_stamp(path: Path) -> list[str | int]:
 
 
 def _stamp(file: Path) -> list[str | int]:
-    state = file.stat()
-    return [str(file), state.st_size, state.st_mtime_ns]
+    return [str(file), file.stat().st_mtime_ns, content_digest(file)]
 
 
 def further_files(path: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import os
 import re
 import stat
@@ -21,6 +22,10 @@ from deepseg.errors import DeepsegError, Problem, did_you_mean
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".img", ".img.gz", ".hdr", ".hdr.gz")
 ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
+
+_WHOLE_BYTES, _END_BYTES = 1 << 24, 1 << 16  # read for a digest: whole files, ends of larger ones
+_PIECES, _PIECE_BYTES = 256, 1 << 12  # and pieces in between
+_BACKSLASH = "\\"
 
 _COPY_AGAIN = "copy or download the file again from its source"
 
@@ -119,12 +124,12 @@ def unpacked_size(path: Path) -> int:
         state = path.stat()
         if not has_suffix(path, ".gz"):
             return state.st_size
-        return _verified_size(path.absolute(), state.st_size, state.st_mtime_ns)
+        return _verified_size(path.absolute(), state.st_mtime_ns, content_digest(path))
 
 
 @lru_cache(maxsize=4096)
-def _verified_size(path: Path, _size: int, _modified_ns: int) -> int:
-    """The verdict on a gzip file, kept for as long as its size and time stay the same."""
+def _verified_size(path: Path, _modified_ns: int, _digest: str) -> int:
+    """The verdict on a gzip file, kept for as long as its time and content stay the same."""
     return read_to_end(path)
 
 
@@ -140,9 +145,37 @@ def read_to_end(path: Path) -> int:
     return total
 
 
+def content_digest(path: Path) -> str:
+    """Text that changes with the size and the content of a file, cheap for large ones.
+
+    A gzip stream ends in a checksum of all it holds, so its ends are enough. Of another file above
+    16 MiB, the ends and 256 pieces in between are read; of a smaller one everything.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    size = path.stat().st_size
+    digest = hashlib.blake2b(str(size).encode(), digest_size=8)
+    with path.open("rb") as stream:
+        if size <= _WHOLE_BYTES and not has_suffix(path, ".gz"):
+            digest.update(stream.read())
+        else:
+            digest.update(stream.read(_END_BYTES))
+            pieces = 0 if has_suffix(path, ".gz") else _PIECES
+            for number in range(pieces):
+                stream.seek(size * number // pieces)
+                digest.update(stream.read(_PIECE_BYTES))
+            stream.seek(max(0, size - _END_BYTES))
+            digest.update(stream.read())
+    return digest.hexdigest()
+
+
 def _missing(path: Path) -> Problem:
     got, fix = "no such file", "correct the path"
-    if path.is_symlink():
+    if _BACKSLASH in path.name:
+        got = "no such file; the name has backslashes, as paths of Windows have"
+        fix = f"write {path.name.replace(_BACKSLASH, '/')}, with slashes"
+    elif path.is_symlink():
         target = str(path.readlink())
         got = f"a link to {target}, which does not exist"
         fix = "fetch the file itself: git annex get" if "annex" in target else "repair the link"

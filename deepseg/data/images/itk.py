@@ -16,6 +16,7 @@ import SimpleITK
 
 from deepseg.data.images.grid import Grid, invertible, three_dimensional
 from deepseg.data.images.integrity import damage_named, damaged, has_suffix
+from deepseg.data.images.itk_fields import itk_fields
 from deepseg.data.images.nifti import header_from_affine
 from deepseg.data.images.raw_voxels import RawVoxels, dtype_problem
 from deepseg.errors import DeepsegError
@@ -34,6 +35,7 @@ def _itk_damage_named(path: Path) -> Iterator[None]:
 
 def itk_header(path: Path) -> Any:
     """A reader that has read the header of ``path`` and no voxel."""
+    itk_fields(path)  # refuses encodings of which SimpleITK would say that they are damage
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     with _itk_damage_named(path):
@@ -77,8 +79,9 @@ def itk_voxels(path: Path, image: Any, index: int | None) -> RawVoxels:
     if image.GetNumberOfComponentsPerPixel() > 1 or "complex" in image.GetPixelIDTypeAsString():
         raise DeepsegError(dtype_problem(path, image.GetPixelIDTypeAsString()))
     grid = itk_grid(path, image, index)
+    fields = itk_fields(path)
     volumes = sitk.GetArrayFromImage(image).T.reshape(*grid.geometry.shape, -1)
-    return RawVoxels(volumes[..., index or 0], 1.0, 0.0, grid)
+    return RawVoxels(volumes[..., index or 0], fields.slope, fields.offset, grid)
 
 
 def itk_grid(path: Path, image: Any, index: int | None) -> Grid:
@@ -89,5 +92,7 @@ def itk_grid(path: Path, image: Any, index: int | None) -> Grid:
     affine = np.eye(4)
     affine[:axes, :axes] = (direction * image.GetSpacing())[:axes, :axes]
     affine[:axes, 3] = image.GetOrigin()[:axes]
+    fields = itk_fields(path)
+    affine[:3] *= fields.mm
     geometry = invertible(path, shape, np.diag([-1, -1, 1, 1]) @ affine)
-    return Grid(geometry, header_from_affine(geometry.affine), ())
+    return Grid(geometry, header_from_affine(geometry.affine), fields.warnings)

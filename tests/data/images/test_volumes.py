@@ -308,6 +308,13 @@ def test_a_quaternion_longer_than_1_by_rounding_is_normalised(tmp_path, length):
     assert image.warnings == ()
 
 
+def test_a_path_of_windows_is_named_as_such(tmp_path):
+    assert refusal_of(tmp_path / "anna\\T1.nii.gz") == (
+        "[file-missing] FILE: got no such file; the name has backslashes, as paths of Windows "
+        "have; expected an image file; fix: write anna/T1.nii.gz, with slashes"
+    )
+
+
 def test_a_pair_in_capitals_is_a_pair(tmp_path):
     nib.save(nib.Nifti1Pair(ramp(), AFFINE), tmp_path / "a.img")
     (tmp_path / "a.hdr").rename(tmp_path / "U.HDR")

@@ -1,0 +1,84 @@
+"""Values from which batch normalisation takes its statistics, counted before anything is built.
+
+A single value is its own mean: normalised it is 0 whatever the image, and nothing is learnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from deepseg.config.model import ModelConfig
+from deepseg.config.settings import cube
+from deepseg.config.training import TrainConfig
+from deepseg.errors import Problem
+from deepseg.geometry.boxes import Int3, add, sub, text, volume
+from deepseg.geometry.context import coarse_size
+from deepseg.model.layout import Layout, PathwayLayout, layout
+from deepseg.training.freezing import frozen_layers
+
+
+def single_value_problems(config: TrainConfig, model: ModelConfig) -> Iterator[Problem]:
+    """The problem of batches in which a layer normalises one value per feature map.
+
+    The last batch of a sub-epoch counts too, which may be smaller than the others.
+    """
+    plan, segment = layout(model), cube(model.segments.train)
+    batch, segments = config.training.batch_size, config.training.segments_per_subepoch
+    smallest = segments % batch or min(batch, segments)
+    frozen = frozen_layers(plan, config.freeze, epoch=config.epochs - 1)
+    fixed = {address for address, block in frozen.items() if block.batch_norm == "frozen"}
+    alone = [
+        address
+        for address, count in distinct_values(plan, segment).items()
+        if count == 1 and address not in fixed
+    ]
+    if smallest > 1 or not alone:
+        return
+    of_batch = "a batch" if batch == 1 else f"the last batch of {segments} segments by {batch}"
+    larger = (
+        "raise batch_size" if batch == 1 else "choose segments_per_subepoch without such a rest"
+    )
+    yield Problem(
+        code="batch-norm-one-value",
+        got=f"one value per feature map for the batch normalisation of {_listed(alone)}, in "
+        f"{of_batch}: 1 segment of {text(segment)} voxels",
+        expected="several, since a single value is normalised to 0 and teaches nothing",
+        fix=f"{larger}, or enlarge segments.train of the model",
+    )
+
+
+def distinct_values(plan: Layout, segment: Int3) -> dict[str, int]:
+    """Values per feature map that differ, in one segment, in each layer that normalises.
+
+    Maps of a subsampled pathway are repeated before the FC pathway reads them: there the coarse
+    voxels count.
+    """
+    normal = plan.pathways[0]
+    core = sub(segment, normal.geometry.shrink)
+    counts: dict[str, int] = {}
+    for pathway in plan.pathways:
+        coarse = coarse_size(core, pathway.geometry.factor)
+        size = segment if pathway is normal else add(coarse, pathway.geometry.shrink)
+        counts |= _values(pathway, size)
+    counts |= _values(plan.fc, core)
+    first = plan.fc.layers[0]
+    if first.normalises:
+        coarse_sizes = (coarse_size(core, pathway.geometry.factor) for pathway in plan.pathways)
+        counts[first.address] = min(volume(size) for size in coarse_sizes)
+    return counts
+
+
+def _values(pathway: PathwayLayout, size: Int3) -> dict[str, int]:
+    """Voxels that each normalising layer of ``pathway`` reads, if the first reads ``size``."""
+    counts = {}
+    for layer in pathway.layers:
+        if layer.normalises:
+            counts[layer.address] = volume(size)
+        if layer.padding == "none":
+            size = sub(size, sub(layer.kernel, (1, 1, 1)))
+    return counts
+
+
+def _listed(addresses: list[str]) -> str:
+    shown = ", ".join(addresses[:3])
+    return shown + f" and {len(addresses) - 3} more" * (len(addresses) > 3)
