@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from deepseg.config.load import in_words_of
 from deepseg.config.load import load as load_config
 from deepseg.config.settings import Precision
 from deepseg.config.testing import TestConfig
@@ -68,7 +69,10 @@ def segment(
     loaded = load_config(TestConfig, config_file)
     config = _overridden(loaded.config, precision=precision, keep_going=keep_going)
     computer = chosen_device(device)
-    with SessionFolder(config.folder, config_file=config_file, shard=shard, quiet=quiet) as folder:
+    with (
+        SessionFolder(config.folder, config_file=config_file, shard=shard, quiet=quiet) as folder,
+        in_words_of(config_file, TestConfig),
+    ):
         console = folder.console
         warnings = [*loaded.warnings, *slowness(config.inference.precision, computer)]
         announce(console, f"test {config.name}", warnings, computer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from deepseg.config.load import in_words_of
 from deepseg.config.load import load as load_config
 from deepseg.config.settings import Precision
 from deepseg.config.training import TrainConfig
@@ -67,9 +68,12 @@ def train(
     if precision is not None:
         config = config.model_copy(update={"precision": precision})
     computer = chosen_device(device)
-    with session_of_ranks(config.folder, config_file=config_file, quiet=quiet, device=computer) as (
-        folder,
-        ranks,
+    with (
+        session_of_ranks(config.folder, config_file=config_file, quiet=quiet, device=computer) as (
+            folder,
+            ranks,
+        ),
+        in_words_of(config_file, TrainConfig),
     ):
         console = folder.console
         warnings = [*loaded.warnings, *slowness(config.precision, computer)]

@@ -5,12 +5,17 @@ The kind of file follows from the model class that is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
-from deepseg.config.deepmedic.translate import in_deepmedic_words, translate
+from deepseg.config.deepmedic.translate import (
+    in_deepmedic_keys,
+    in_deepmedic_words,
+    translate,
+)
 from deepseg.config.files.cfg_file import read_cfg
 from deepseg.config.files.document import Document
 from deepseg.config.files.kind_of_file import FileKind, raise_if_of_another_kind
@@ -19,11 +24,13 @@ from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
 from deepseg.config.validation.validate import validate
-from deepseg.errors import DeepsegError, Problem, raise_if_any
+from deepseg.errors import DeepsegError, Problem, ReportedByPeer, raise_if_any
 
 Config = TypeVar("Config", ModelConfig, TrainConfig, TestConfig)
 
-KINDS: dict[type[ModelConfig] | type[TrainConfig] | type[TestConfig], FileKind] = {
+AnyConfig: TypeAlias = ModelConfig | TrainConfig | TestConfig
+
+KINDS: dict[type[AnyConfig], FileKind] = {
     ModelConfig: "model",
     TrainConfig: "train",
     TestConfig: "test",
@@ -67,6 +74,24 @@ def load(model: type[Config], file: Path) -> Loaded[Config]:
             where=str(file),
         )
     )
+
+
+@contextmanager
+def in_words_of(file: Path, model: type[AnyConfig]) -> Iterator[None]:
+    """Let problems that arise while it is open speak of the keys of ``file``, if that is a `.cfg`.
+
+    Args:
+        file: The config file of a session.
+        model: `TrainConfig` or `TestConfig`.
+    """
+    try:
+        yield
+    except DeepsegError as error:
+        if file.suffix.lower() != ".cfg" or isinstance(error, ReportedByPeer):
+            raise
+        kind = KINDS[model]
+        problems = (in_deepmedic_keys(problem, kind) for problem in error.problems)
+        raise type(error)(*problems) from error
 
 
 def _from_deepmedic(model: type[Config], document: Document) -> Loaded[Config]:

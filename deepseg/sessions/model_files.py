@@ -172,14 +172,15 @@ class Description:
             model: A model with weights.
             unless: Facts that are not compared.
         """
-        ours, theirs = self._facts(self.config), self._facts(model.config)
-        keys = [key for key in (*ours, *theirs) if ours.get(key) != theirs.get(key)]
-        keys = [key for key in dict.fromkeys(keys) if key not in unless]
+        described, learnt = self._facts(self.config), self._facts(model.config)
+        facts = dict.fromkeys((*described, *learnt))
+        keys = [key for key in facts if described.get(key) != learnt.get(key)]
+        keys = [key for key in keys if key not in unless]
         if keys:
             yield Problem(
                 code="network-differs",
-                got="a model file with " + _listed(ours, keys),
-                expected=f"the network of {model.origin}: " + _listed(theirs, keys),
+                got="a model file with " + _listed(described, keys),
+                expected=f"the network of {model.origin}: " + _listed(learnt, keys),
                 fix="leave this file out, as the other one describes its own network; or give the "
                 "weights that belong to it",
                 where=str(self.file),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deepseg.config.cases import Preparation
@@ -66,8 +67,8 @@ def read_source(file: Path, config: ModelConfig) -> Source:
 
     Args:
         file: A `.save`, a session's folder (its best model), a TensorFlow checkpoint of DeepMedic
-            (its prefix, or one of its files), a `.safetensors`, a state dict of torch, or an ONNX
-            file.
+            (its prefix, or one of its files), a `.safetensors`, a state dict of torch, a `.npz` of
+            arrays, or an ONNX file.
         config: Of the new model; a checkpoint of DeepMedic does not know its own layers and is
             read as one of this.
 
@@ -78,7 +79,7 @@ def read_source(file: Path, config: ModelConfig) -> Source:
         return _deepmedic(file, config)
     named = read_named_tensors(file)
     if named is not None:
-        return named
+        return _as_deepmedic(named, config) if deepmedic.has_names(named.tensors) else named
     problem = refusal_of_theano_save(file)
     if problem is not None:
         raise DeepsegError(problem)
@@ -117,7 +118,18 @@ def _save(file: Path) -> Source:
 
 
 def _deepmedic(file: Path, config: ModelConfig) -> Source:
-    arrays = read_bundle(file)
+    return _imported(file, read_bundle(file), _sha256(_data_files(file)), config)
+
+
+def _as_deepmedic(named: Source, config: ModelConfig) -> Source:
+    """Arrays that somebody exported from DeepMedic by its own names."""
+    arrays = {name: tensor.numpy() for name, tensor in named.tensors.items()}
+    return _imported(named.file, arrays, named.sha256, config)
+
+
+def _imported(
+    file: Path, arrays: Mapping[str, NDArray[Any]], sha256: str, config: ModelConfig
+) -> Source:
     try:
         tensors = deepmedic.weights(arrays, layout(config))
     except DeepsegError as error:
@@ -127,7 +139,7 @@ def _deepmedic(file: Path, config: ModelConfig) -> Source:
         file=file,
         kind="DeepMedic checkpoint",
         tensors=tensors,
-        sha256=_sha256(_data_files(file)),
+        sha256=sha256,
         config=config.model_copy(update=overrides),
         overrides=overrides,
     )

@@ -3,10 +3,12 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from deepseg.model.checkpoint import read_checkpoint
+from deepseg.transfer.sources.tensor_bundle import read_bundle
 from tests.tensorflow import write_checkpoint
 
 MODELS = "runs/training/models"
@@ -316,3 +318,34 @@ def test_gpu_means_cuda_as_in_deepmedics_examples(refused):
         "[device-absent] -dev: got cuda on a machine where torch finds 0 GPUs; expected a GPU that "
         "is there; fix: use -dev cpu, or install a torch build for your GPU and its driver"
     )
+
+
+@pytest.mark.parametrize("names", ["ours", "DeepMedic's"])
+def test_arrays_of_numpy_fill_a_model_as_the_advice_for_theano_says(
+    command, place, deepmedic, names, same_weights
+):
+    fill = ("-newModel", "M.cfg", "-layers", "all", "-pretrained")
+    assert command(*fill, deepmedic, "-out", "I.save").returncode == 0
+    weights = read_checkpoint(place / "I.save").weights
+    arrays = {name: tensor.numpy() for name, tensor in weights.items()}
+    if names == "DeepMedic's":
+        arrays = read_bundle(place / deepmedic)
+    np.savez(place / "W.npz", **{name.replace("net/", ""): a for name, a in arrays.items()})
+    result = command(*fill, "W.npz", "-out", "N.save")
+    assert result.returncode == 0, result.stderr
+    same_weights(place / "I.save", place / "N.save")
+
+
+# What later problems say of .cfg files
+
+
+def test_problems_of_a_session_name_the_keys_of_its_cfg_file(refused, command, place, deepmedic):
+    place.edit(
+        "E.cfg", 'cnnModelFilePath = "X.model.ckpt"\n', "saveProbMapsForEachClass = [0,0,0,1]\n"
+    )
+    assert refused("-test", "E.cfg", session="old") == [
+        "[model-not-given] E.cfg: got no model; expected a .save or a model file; fix: add -model "
+        "FILE, or cnnModelFilePath = 'FILE' to the config file"
+    ]
+    (line,) = refused("-test", "E.cfg", "-model", "M.cfg", "-load", deepmedic, session="old")
+    assert line.startswith("[class-unknown] E.cfg: got 3 in saveProbMapsForEachClass; ")

@@ -39,7 +39,7 @@ def test_a_yaml_file_is_read_in_our_words_and_without_warnings(write, name):
 
 
 def test_a_cfg_file_is_read_in_deepmedics_words(write):
-    file = write("a.cfg", "folderForOutput = 'out'\ndataframe = 't.csv'\nnorm_verbosity_lvl = 0")
+    file = write("a.cfg", "folderForOutput = 'out'\ndataframe = 't.csv'\nnorm_verbosity_lvl = 1")
     result = load(TestConfig, file)
     assert result.config.cases.table.name == "t.csv"
     assert result.warnings == (

@@ -27,15 +27,16 @@ PADDINGS = {
 PLANES = ("xy", "yz", "xz")
 QUARTERS = ("0", "90", "180", "270")
 AFFINE = {"prob": "probability", "max_rot_xyz": "max_rotation", "max_scaling": "max_scaling"}
-AFFINE_IGNORED = (
-    "seed",
-    "interp_order_imgs",
-    "interp_order_lbls",
-    "interp_order_roi",
-    "interp_order_wmaps",
-    "boundary_mode",
-    "cval",
-)
+AFFINE_IGNORED: dict[str, Any] = {
+    "seed": None,
+    "interp_order_imgs": 1,
+    "interp_order_lbls": 0,
+    "interp_order_roi": 0,
+    "interp_order_wmaps": 1,
+    "boundary_mode": "mirror",
+    "cval": 0,
+}
+"""Entries of the affine augmentation that are ignored, with the value that is what happens here."""
 CUT_OFFS = {
     "cutoff_percents": "cutoff_percentiles",
     "cutoff_times_std": "cutoff_deviations",

@@ -147,8 +147,16 @@ MODEL_KEYS: tuple[KeyRule, ...] = (
         new="padTypePerLayerFC",
         read=lambda _, cfg: convert.first_fc_paddings(_hidden_fc_layers(cfg)),
     ),
-    RefusedKey("initializeClassic0orDelving1", "use convWeightsInit, such as ['fanIn', 2]"),
-    RefusedKey("relu0orPrelu1", "use activationFunction, such as 'prelu'"),
+    OldKey(
+        name="initializeClassic0orDelving1",
+        new="convWeightsInit",
+        read=lambda value, _: convert.chosen({0: ["normal", 0.01], 1: ["fanIn", 2]})(value),
+    ),
+    OldKey(
+        name="relu0orPrelu1",
+        new="activationFunction",
+        read=lambda value, _: convert.chosen({0: "relu", 1: "prelu"})(value),
+    ),
     RefusedKey(
         "indicesOfLayersWithResidualConnectionsPerPathType",
         "use layersWithResidualConnNormal, …Subsampled and …FC, which count from 1",

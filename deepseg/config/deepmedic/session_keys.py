@@ -38,6 +38,10 @@ _OPTIMISERS = {0: "sgd", 1: "adam", 2: "rmsprop"}
 _SAMPLING = {0: "foreground_background", 1: "uniform", 2: "whole_image", 3: "per_class"}
 
 
+def _is_off(value: object) -> bool:
+    return not value
+
+
 def _validates(cfg: CfgValues) -> bool:
     return _validates_samples(cfg) or _validates_volumes(cfg)
 
@@ -117,6 +121,28 @@ def _saved(suffix: str, block: str, used: Condition) -> tuple[Key, ...]:
     )
 
 
+def _old_augmentation(name: str) -> tuple[OldKey, OldKey]:
+    """Augmentation of versions in which one key had parts of those that there are now."""
+    return (
+        OldKey(
+            name=name,
+            new="augm_sample_prms_tr",
+            read=lambda value, _: (
+                {k: v for k, v in value.items() if k != "affine"}
+                if isinstance(value, dict)
+                else value
+            ),
+            used=lambda cfg: not isinstance(cfg[name], dict) or bool({*cfg[name]} - {"affine"}),
+        ),
+        OldKey(
+            name=name,
+            new="augm_img_prms_tr",
+            read=lambda value, _: {"affine": value["affine"]},
+            used=lambda cfg: isinstance(cfg[name], dict) and "affine" in cfg[name],
+        ),
+    )
+
+
 def _unused_sampling_keys() -> tuple[IgnoredKey, ...]:
     return tuple(
         IgnoredKey(name, note)
@@ -140,13 +166,19 @@ def _unused_sampling_keys() -> tuple[IgnoredKey, ...]:
 
 
 _CHECKS: tuple[KeyRule, ...] = (
-    IgnoredKey("run_input_checks", "the input is always checked"),
+    IgnoredKey(
+        "run_input_checks",
+        "the input is always checked",
+        silent=lambda value: value in (True, 1),
+    ),
     IgnoredKey(
         "padInputImagesBool",
         "images are always padded, so that every voxel is predicted",
         silent=lambda value: value in (True, 1),
     ),
-    IgnoredKey("norm_verbosity_lvl", "the log has one level of detail"),
+    IgnoredKey(
+        "norm_verbosity_lvl", "the log has one level of detail", silent=lambda value: value == 0
+    ),
     *(
         RefusedKey(name, "use norm_zscore_prms, such as {'apply_to_all_channels': True}")
         for name in ("cutoff_percent", "cutoff_std", "cutoff_mean")
@@ -278,7 +310,11 @@ TRAIN_KEYS: tuple[KeyRule, ...] = (
         convert=convert.gaussian,
         used=_shifts_intensities,
     ),
-    RefusedKey("augm_params_tr", "use augm_sample_prms_tr"),
+    *(
+        rule
+        for name in ("augm_params_tr", "augmentation_sample", "augmentation_image")
+        for rule in _old_augmentation(name)
+    ),
     Key(
         name="performValidationOnSamplesThroughoutTraining",
         path="validation.samples",
@@ -435,14 +471,11 @@ TRAIN_KEYS: tuple[KeyRule, ...] = (
         read=_final_rate_and_momentum,
         used=_schedule_is("expon"),
     ),
-    IgnoredKey(
-        "useDefaultTrainingSamplingFromGtAndRoi",
-        "say typeOfSamplingForTraining = 0 for what True meant",
-    ),
-    IgnoredKey("useDefaultUniformValidationSampling", "say typeOfSamplingForVal = 1 for True"),
+    Key(name="useDefaultTrainingSamplingFromGtAndRoi", path="", convert=convert.is_on),
+    Key(name="useDefaultUniformValidationSampling", path="", convert=convert.is_on),
     *_unused_sampling_keys(),
-    IgnoredKey("saveAllFmsIn4DimImageVal", "feature maps are written one by one"),
-    IgnoredKey("saveAllFmsIn4DimImage", "feature maps are written one by one"),
+    IgnoredKey("saveAllFmsIn4DimImageVal", "feature maps are written one by one", silent=_is_off),
+    IgnoredKey("saveAllFmsIn4DimImage", "feature maps are written one by one", silent=_is_off),
 )
 
 
@@ -462,7 +495,7 @@ TEST_KEYS: tuple[KeyRule, ...] = (
     Key(name="norm_zscore_prms", path="preparation.z_score", convert=convert.z_score),
     *_CHECKS,
     OldKey(name="csvTest", new="dataframe"),
-    IgnoredKey("saveAllFmsIn4DimImage", "feature maps are written one by one"),
+    IgnoredKey("saveAllFmsIn4DimImage", "feature maps are written one by one", silent=_is_off),
 )
 
 ALTERNATIVES: dict[str, tuple[str, Mapping[Any, str]]] = {

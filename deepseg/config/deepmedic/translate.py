@@ -24,6 +24,7 @@ from deepseg.config.deepmedic.key_rules import (
     RefusedKey,
 )
 from deepseg.config.deepmedic.model_keys import MODEL_KEYS
+from deepseg.config.deepmedic.old_versions import evidence, old_readings
 from deepseg.config.deepmedic.session_keys import TEST_KEYS, TRAIN_KEYS
 from deepseg.config.files.document import Document, KeyPath, short_text
 from deepseg.config.files.kind_of_file import FileKind
@@ -38,6 +39,26 @@ KEYS: dict[FileKind, tuple[KeyRule, ...]] = {
 
 HOUSE_KEY = re.compile(r"(?<![\w.])[a-z_]+(?:\.[a-z_0-9]+)+(?![\w.])")
 """One of the house's keys in a text, such as ``segments.train``."""
+
+
+_PHRASES = {
+    "model: FILE": "cnnModelFilePath = 'FILE'",
+    "fewer than epochs": "fewer than numberOfEpochs",
+    "raise epochs": "raise numberOfEpochs",
+    "schedule plateau": "typeOfLearningRateSchedule 'auto'",
+    "add validation": "set performValidationOnSamplesThroughoutTraining = True",
+    "cross_entropy, dice and iou": "xentr, dsc and iou in losses_and_weights",
+    "cross_entropy: 1": "'xentr': 1",
+    "segments_per_subepoch": "numberTrainingSegmentsLoadedOnGpuPerSubep",
+    "preparation from the test file": "norm_zscore_prms from the test file",
+    "foreground_background and per_class": "types 0 and 3",
+    "proportions for uniform sampling": "shares for sampling of type 1",
+    "proportions for whole_image sampling": "shares for sampling of type 2",
+    "remove proportions": "remove the shares",
+    "loss.class_weights": "reweight_classes_in_cost",
+    "save.feature_maps": "minMaxIndicesOfFmsToSaveFromEachLayerOf…Pathway",
+}
+"""The house's keys and values in texts where no dot shows what they are, in DeepMedic's words."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +103,27 @@ def in_deepmedic_words(problem: Problem, document: Document, kind: FileKind) -> 
     )
 
 
+def in_deepmedic_keys(problem: Problem, kind: FileKind) -> Problem:
+    """A problem of a session, with DeepMedic's keys in place of the house's.
+
+    >>> problem = Problem("model-not-given", "no model", "a model file", "add model: FILE")
+    >>> in_deepmedic_keys(problem, "test").fix
+    "add cnnModelFilePath = 'FILE'"
+    """
+    names = house_names(kind)
+    return replace(
+        problem,
+        got=_renamed(problem.got, names),
+        expected=_renamed(problem.expected, names),
+        fix=_renamed(problem.fix, names),
+    )
+
+
 def _renamed(text: str, names: Mapping[str, str]) -> str:
-    return HOUSE_KEY.sub(lambda match: names.get(match[0], match[0]), text)
+    renamed = HOUSE_KEY.sub(lambda match: names.get(match[0], match[0]), text)
+    for words, replacement in _PHRASES.items():
+        renamed = re.sub(rf"(?<![\w.]){re.escape(words)}(?!\w)", replacement, renamed)
+    return renamed
 
 
 def house_names(kind: FileKind) -> dict[str, str]:
@@ -117,6 +157,7 @@ class _Translator:
     def translation(self) -> Translation:
         """Everything in order; later steps see what earlier ones have renewed."""
         self._refuse_unknown_keys()
+        self._read_as_old_version()
         self._renew_old_keys()
         self._drop_extra_feature_maps()
         for name, rules in self._rules_by_name():
@@ -148,11 +189,31 @@ class _Translator:
     def _refuse_unknown_keys(self) -> None:
         names = {rule.name for rule in self.rules}
         for name in self.cfg:
-            if name not in names:
+            if name not in names | self.source.referenced:
                 self._refuse(name, DeepsegError(_unknown_key(name, self.kind, names)))
         for rule in self.rules:
             if isinstance(rule, RefusedKey) and rule.name in self.cfg:
                 self._refuse(rule.name, DeepsegError(_refused_key(rule)))
+
+    def _read_as_old_version(self) -> None:
+        """Give keys the values that they had in the version of the file."""
+        if self.kind != "train":
+            return
+        reason = evidence(self.cfg)
+        readings = list(old_readings(self.cfg))
+        for reading in readings:
+            self.cfg.pop(reading.name, None)
+            if reading.value is not None:
+                self.cfg[reading.name] = reading.value
+            if reading.origin and reading.name not in self.source.values:
+                self.written_as[reading.name] = reading.origin
+        notes = ", ".join(reading.note for reading in readings if reading.note)
+        if notes and reason:
+            self.warnings.append(
+                f"read as a file of DeepMedic 0.7.2 or before, as {reason}: {notes}"
+            )
+        elif notes:
+            self.warnings.append(f"not given, and read as in DeepMedic 0.7.1: {notes}")
 
     def _renew_old_keys(self) -> None:
         for rule in self.rules:
@@ -357,7 +418,11 @@ def _rising_learning_rate(cfg: CfgValues) -> Iterator[str]:
 def _affine_details(cfg: CfgValues) -> Iterator[str]:
     match cfg.get("augm_img_prms_tr"):
         case {"affine": dict() as affine}:
-            ignored = [key for key in affine if key in AFFINE_IGNORED]
+            ignored = [
+                key
+                for key, value in affine.items()
+                if key in AFFINE_IGNORED and value != AFFINE_IGNORED[key]
+            ]
             if ignored:
                 yield f"entries of augm_img_prms_tr that are ignored: {', '.join(ignored)}"
             match affine.get("max_rot_xyz"):

@@ -2,7 +2,8 @@
 
 A value is made of text, numbers, ``True``, ``False``, ``None``, lists, tuples and dicts. Numbers
 may be computed with ``+ - * / // **``; texts and lists may be joined with ``+``, lists repeated
-with ``*``. Nothing here knows what the keys mean.
+with ``*``. The name of an earlier key stands for its value, also in texts such as ``f"{root}/x"``;
+names that are only there for that are no keys. Nothing here knows what the keys mean.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import operator
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeGuard
 
@@ -33,10 +34,14 @@ Plain: TypeAlias = Number | str | list["Plain"] | dict[str | int, "Plain"] | Non
 LARGEST_FILE = 1_000_000
 LARGEST_BITS = 1024
 LARGEST_LIST = 10_000
+LARGEST_SHARE = 1_000_000
+"""Characters and entries that the names of a file may bring into its values, all together."""
 
 
 def read_cfg(file: Path) -> Document:
     """Read a ``.cfg`` file; tuples become lists, texts that stand alone are comments.
+
+    Keys that later values refer to are in `Document.referenced`.
 
     Raises:
         DeepsegError: ``config-syntax``, ``config-duplicate-key``, ``config-not-data``,
@@ -47,10 +52,11 @@ def read_cfg(file: Path) -> Document:
     values: dict[str, Plain] = {}
     lines: dict[str, int] = {}
     problems: list[Problem] = []
+    reader = _Reader(values)
     for statement in _statements(text, source, file):
         line = statement.lineno
         try:
-            key, value = _assignment(statement)
+            key, value = reader.assignment(statement)
         except _RefusedError as refused:
             problems.append(refused.problem(file, source))
             continue
@@ -60,7 +66,7 @@ def read_cfg(file: Path) -> Document:
         values[key], lines[key] = value, line
     raise_if_any(problems)
     places: dict[KeyPath, str] = {(key,): f"{file}:{line} {key}" for key, line in lines.items()}
-    return Document(file, values, places)
+    return Document(file, values, places, frozenset(reader.referenced))
 
 
 class _RefusedError(Exception):
@@ -128,41 +134,98 @@ def _is_comment(statement: ast.stmt) -> bool:
     return False
 
 
-def _assignment(statement: ast.stmt) -> tuple[str, Plain]:
-    match statement:
-        case ast.Assign(targets=[ast.Name(id=key)], value=value):
-            return key, _value(value, 0)
-    raise _not_data(statement)
+class _Reader:
+    """Reads the values of one file, of which later ones may refer to earlier ones.
+
+    Args:
+        values: Of the keys so far.
+    """
+
+    def __init__(self, values: Mapping[str, Plain]) -> None:
+        self.referenced: set[str] = set()
+        self._values = values
+        self._share = 0
+
+    def assignment(self, statement: ast.stmt) -> tuple[str, Plain]:
+        """Key and value of a line."""
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=key)], value=value):
+                return key, self._value(value, 0)
+        raise _not_data(statement)
+
+    def _value(self, node: ast.expr, depth: int) -> Plain:
+        if depth > LARGEST_DEPTH:
+            expected, fix = f"at most {LARGEST_DEPTH} levels of nesting", "write the value itself"
+            raise _RefusedError(node, "config-too-large", expected, fix)
+        match node:
+            case ast.Constant(value=None | bool() | int() | float() | str() as value):
+                return _bounded(value, node)
+            case ast.Name():
+                return self._referenced(node, depth)
+            case ast.JoinedStr(values=pieces):
+                return "".join(self._text(piece, node, depth) for piece in pieces)
+            case ast.List(elts=items) | ast.Tuple(elts=items):
+                return [self._value(item, depth + 1) for item in items]
+            case ast.Dict():
+                return self._dict(node, depth)
+            case ast.UnaryOp(op=ast.UAdd() | ast.USub() as sign, operand=operand):
+                number = self._value(operand, depth + 1)
+                if _is_number(number):
+                    return number if isinstance(sign, ast.UAdd) else -number
+            case ast.BinOp(left=left, right=right):
+                return _result(node, self._value(left, depth + 1), self._value(right, depth + 1))
+        raise _not_data(node)
+
+    def _dict(self, node: ast.Dict, depth: int) -> dict[str | int, Plain]:
+        values: dict[str | int, Plain] = {}
+        for key_node, value_node in zip(node.keys, node.values, strict=True):
+            key = None if key_node is None else self._value(key_node, depth + 1)
+            if isinstance(key, bool) or not isinstance(key, str | int) or key in values:
+                raise _not_data(value_node if key_node is None else key_node)
+            values[key] = self._value(value_node, depth + 1)
+        return values
+
+    def _referenced(self, name: ast.Name, depth: int) -> Plain:
+        """The value of an earlier key, as long as all of them together stay small."""
+        if name.id not in self._values:
+            expected = "a plain value, or the name of a key above this line"
+            fix = "correct the name, or write the value itself; nothing else has a name here"
+            raise _RefusedError(name, "config-not-data", expected, fix)
+        self.referenced.add(name.id)
+        value = self._values[name.id]
+        size, levels = _extent(value)
+        self._share += size
+        if self._share > LARGEST_SHARE or depth + levels > LARGEST_DEPTH:
+            expected = f"names for at most {LARGEST_SHARE} characters and entries altogether"
+            raise _RefusedError(name, "config-too-large", expected, "write the value itself")
+        return value
+
+    def _text(self, piece: ast.expr, whole: ast.JoinedStr, depth: int) -> str:
+        """A piece of an f-string: a text, or the name of a text or number in braces."""
+        match piece:
+            case ast.Constant(value=str(text)):
+                return text
+            case ast.FormattedValue(value=ast.Name() as name, conversion=-1, format_spec=None):
+                value = self._referenced(name, depth)
+                if isinstance(value, str) or _is_number(value):
+                    return str(value)
+        raise _not_data(whole)
 
 
-def _value(node: ast.expr, depth: int) -> Plain:
-    if depth > LARGEST_DEPTH:
-        expected, fix = f"at most {LARGEST_DEPTH} levels of nesting", "write the value itself"
-        raise _RefusedError(node, "config-too-large", expected, fix)
-    match node:
-        case ast.Constant(value=None | bool() | int() | float() | str() as value):
-            return _bounded(value, node)
-        case ast.List(elts=items) | ast.Tuple(elts=items):
-            return [_value(item, depth + 1) for item in items]
-        case ast.Dict():
-            return _dict(node, depth)
-        case ast.UnaryOp(op=ast.UAdd() | ast.USub() as sign, operand=operand):
-            number = _value(operand, depth + 1)
-            if _is_number(number):
-                return number if isinstance(sign, ast.UAdd) else -number
-        case ast.BinOp(left=left, right=right):
-            return _result(node, _value(left, depth + 1), _value(right, depth + 1))
-    raise _not_data(node)
-
-
-def _dict(node: ast.Dict, depth: int) -> dict[str | int, Plain]:
-    values: dict[str | int, Plain] = {}
-    for key_node, value_node in zip(node.keys, node.values, strict=True):
-        key = None if key_node is None else _value(key_node, depth + 1)
-        if isinstance(key, bool) or not isinstance(key, str | int) or key in values:
-            raise _not_data(value_node if key_node is None else key_node)
-        values[key] = _value(value_node, depth + 1)
-    return values
+def _extent(value: Plain) -> tuple[int, int]:
+    """Characters and entries of ``value``, and its levels of nesting."""
+    match value:
+        case str():
+            return 1 + len(value), 0
+        case list() | dict():
+            items = value if isinstance(value, list) else [*value, *value.values()]
+            extents = [_extent(item) for item in items]
+            return (
+                1 + sum(size for size, _ in extents),
+                1 + max((levels for _, levels in extents), default=0),
+            )
+        case _:
+            return 1, 0
 
 
 def _is_number(value: Plain) -> TypeGuard[Number]:
@@ -189,7 +252,7 @@ def _result(node: ast.BinOp, left: Plain, right: Plain) -> Plain:
 
 
 def _repeated(node: ast.BinOp, items: list[Plain], times: int) -> list[Plain]:
-    if times * _count(items) > LARGEST_LIST:
+    if times * _count(items) > LARGEST_LIST or times * _extent(items)[0] > LARGEST_SHARE:
         raise _out_of_bounds(node)
     return items * times
 

@@ -31,11 +31,13 @@ class Document:
         values: Keys of the file with plain values: text, numbers, booleans, None, lists, dicts.
         places: ``train.yml:31 optimiser.learning_rate`` for the path of every value that has a
             line of its own, in the order of the file.
+        referenced: Keys to which later values refer, as only ``.cfg`` files can.
     """
 
     file: Path
     values: dict[str, Any]
     places: Mapping[KeyPath, str]
+    referenced: frozenset[str] = frozenset()
 
     def place(self, path: KeyPath) -> str:
         """File, line and key of ``path``, or else of the nearest block around it."""

@@ -8,7 +8,7 @@ pathway, softmax. The architecture itself is not in its checkpoint; it is that o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,6 +76,15 @@ def _roles(layer: LayerPlan) -> Iterator[tuple[str, str]]:
         yield "W", f"{address}.conv.weight"
     if layer.is_head:
         yield "b", f"{address}.bias"
+
+
+def has_names(names: Iterable[str]) -> bool:
+    """True if these are DeepMedic's variables: its first kernel and first bias are among them.
+
+    >>> has_names(["W", "W_1", "b"]), has_names(["normal.1.conv.weight"])
+    (True, False)
+    """
+    return {"W", "b"} <= {_plain(name) for name in names}
 
 
 def epochs_trained(arrays: Mapping[str, NDArray[np.number[Any]]]) -> int:

@@ -12,14 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 from deepseg.storage.container import GARBLED, container_fault
 from deepseg.storage.readable import raise_if_unreadable
+from deepseg.transfer.sources.numpy_files import SUFFIX as NPZ
+from deepseg.transfer.sources.numpy_files import read_numpy
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", NPZ)
 
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DataParallel, torch.compile
 _ZIP = b"PK\x03\x04"
@@ -48,7 +52,16 @@ def read_tensors(file: Path) -> tuple[str, dict[str, Tensor]]:
         raise _missing(file)
     if file.suffix == ".safetensors":
         return "safetensors", _without_wrappers(_safetensors(file))
+    if file.suffix == NPZ:
+        return "numpy arrays", {name: _tensor(array) for name, array in read_numpy(file).items()}
     return "torch state dict", _without_wrappers(_state_dict(file))
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """The values in the machine's own order of bytes; fractions as float32."""
+    is_fraction = np.issubdtype(array.dtype, np.floating)
+    dtype = np.dtype(np.float32) if is_fraction else array.dtype.newbyteorder("=")
+    return torch.from_numpy(np.array(array, dtype=dtype))
 
 
 def _without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from deepseg.config.deepmedic.key_rules import Key, OldKey
 from deepseg.config.deepmedic.translate import KEYS, translate
 from deepseg.config.files.cfg_file import read_cfg
 from deepseg.config.load import load
-from deepseg.config.model import ModelConfig
+from deepseg.config.model import FanIn, ModelConfig, Normal
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
 from deepseg.config.validation.type_descriptions import SchemaType, schema_type_of_field
@@ -27,6 +27,7 @@ TRAIN = """\
 folderForOutput = "out"
 channelsTraining = ["flair.cfg", "t1.cfg"]
 gtLabelsTraining = "labels.cfg"
+batchsize_train = 8
 """
 VALIDATION = """\
 channelsValidation = ["v_flair.cfg", "v_t1.cfg"]
@@ -78,7 +79,8 @@ ALL_KEYS = {
         reweight_classes_in_cost L1_reg L2_reg layersToFreezeNormal layersToFreezeSubsampled
         layersToFreezeFC run_input_checks padInputImagesBool norm_verbosity_lvl norm_zscore_prms
         reflectImagesPerAxis performIntAugm sampleIntAugmShiftWithMuAndStd
-        sampleIntAugmMultiWithMuAndStd augm_params_tr useDefaultTrainingSamplingFromGtAndRoi
+        sampleIntAugmMultiWithMuAndStd augm_params_tr augmentation_sample augmentation_image
+        useDefaultTrainingSamplingFromGtAndRoi
         useDefaultUniformValidationSampling stable0orAuto1orPredefined2orExponential3LrSchedule
         minIncreaseInValidationAccuracyThatResetsWaiting exponentialSchedForLrAndMom
         saveAllFmsIn4DimImage saveAllFmsIn4DimImageVal percentOfSamplesToExtractPositiveTrain
@@ -320,13 +322,24 @@ def test_optimiser_and_batch_sizes_of_old_model_files_are_named_in_one_warning(w
     )
 
 
-def test_keys_that_say_what_the_first_layers_are_no_more_say_what_to_use(complaints):
-    assert complaints("model", MODEL + "relu0orPrelu1 = 1\ninitializeClassic0orDelving1 = 1") == [
-        "[config-old-key] some.cfg:6 relu0orPrelu1: got the key 'relu0orPrelu1' of an old version; "
-        "expected a key of DeepMedic 0.7 to 0.8.4; fix: use activationFunction, such as 'prelu'",
-        "[config-old-key] some.cfg:7 initializeClassic0orDelving1: got the key "
-        "'initializeClassic0orDelving1' of an old version; expected a key of DeepMedic 0.7 to "
-        "0.8.4; fix: use convWeightsInit, such as ['fanIn', 2]",
+@pytest.mark.parametrize(
+    ("old", "activation", "initialisation"),
+    [(0, "relu", Normal(method="normal", deviation=0.01)), (1, "prelu", FanIn(scale=2))],
+)
+def test_the_first_versions_numbered_activations_and_initialisations(
+    loaded, old, activation, initialisation
+):
+    more = f"relu0orPrelu1 = {old}\ninitializeClassic0orDelving1 = {old}"
+    config = loaded("model", more)
+    assert (config.activation, config.initialisation) == (activation, initialisation)
+
+
+def test_keys_without_a_translation_say_what_to_use(complaints):
+    key = "indicesOfLayersWithResidualConnectionsPerPathType"
+    assert complaints("model", MODEL + f"{key} = [[3]]") == [
+        f"[config-old-key] some.cfg:6 {key}: got the key {key!r} of an old version; expected a key "
+        "of DeepMedic 0.7 to 0.8.4; fix: use layersWithResidualConnNormal, …Subsampled and …FC, "
+        "which count from 1"
     ]
 
 
@@ -399,7 +412,10 @@ def test_a_minimal_train_file_has_deepmedics_own_defaults(write):
     assert document.values == {
         "name": "trainSession",
         "output": "out",
-        "training": {"cases": {"channels": ["flair.cfg", "t1.cfg"], "labels": "labels.cfg"}},
+        "training": {
+            "cases": {"channels": ["flair.cfg", "t1.cfg"], "labels": "labels.cfg"},
+            "batch_size": 8,
+        },
         "workers": 0,
         "schedule": {"type": "poly"},
         "optimiser": {"name": "rmsprop", "normalised_momentum": True},
@@ -431,7 +447,6 @@ performFullInferenceOnValidationImagesEveryFewEpochs = True
          "training.sampling.proportions", (1, 2, 3)),
         ("numberTrainingSegmentsLoadedOnGpuPerSubep = 77", "training.segments_per_subepoch", 77),
         ("numOfCasesLoadedPerSubepoch = 7", "training.cases_per_subepoch", 7),
-        ("batchsize_train = 3", "training.batch_size", 3),
         ("num_processes_sampling = -1", "workers", 0),
         ("num_processes_sampling = 3", "workers", 3),
         ("numberOfEpochs = 9", "epochs", 9),
@@ -609,24 +624,33 @@ def test_the_model_path_stays_as_it_is_but_counts_from_the_file(loaded, tmp_path
 
 def test_keys_that_mean_nothing_are_named_in_one_warning(warnings):
     more = """
-run_input_checks = True
+run_input_checks = False
 padInputImagesBool = False
 norm_verbosity_lvl = 1
-useDefaultUniformValidationSampling = True
-saveAllFmsIn4DimImageVal = False
+saveAllFmsIn4DimImageVal = True
 """
     assert warnings("train", more) == (
         "some.cfg: keys that mean nothing here and are ignored: "
         "run_input_checks (the input is always checked), "
         "padInputImagesBool (images are always padded, so that every voxel is predicted), "
         "norm_verbosity_lvl (the log has one level of detail), "
-        "useDefaultUniformValidationSampling (say typeOfSamplingForVal = 1 for True), "
         "saveAllFmsIn4DimImageVal (feature maps are written one by one)",
     )
 
 
-def test_padding_of_images_is_always_on_and_needs_no_warning(warnings):
-    assert warnings("train", "padInputImagesBool = True") == ()
+@pytest.mark.parametrize(
+    "line",
+    [
+        "padInputImagesBool = True",
+        "run_input_checks = True",
+        "norm_verbosity_lvl = 0",
+        "saveAllFmsIn4DimImageVal = False",
+        "augm_img_prms_tr = {'affine': {'prob': 1, 'interp_order_imgs': 1, 'interp_order_lbls': 0,"
+        " 'interp_order_roi': 0, 'interp_order_wmaps': 1, 'seed': None, 'cval': 0}}",
+    ],
+)
+def test_what_happens_anyway_needs_no_warning(warnings, line):
+    assert warnings("train", line) == ()
 
 
 def test_keys_of_another_choice_are_named_unless_they_say_nothing(warnings):
@@ -653,8 +677,8 @@ typeOfSamplingForTraining = 1
         ("typeOfLearningRateSchedule = 'expon'\nparamsForExpSchedForLrAndMom = [1./256., 0.9]",
          "the learning rate rises from 0.001 to 0.00390625: the first entry of "
          "paramsForExpSchedForLrAndMom is a rate, not a factor"),
-        ("augm_img_prms_tr = {'affine': {'prob': 1, 'seed': 5, 'cval': 0}}",
-         "entries of augm_img_prms_tr that are ignored: seed, cval"),
+        ("augm_img_prms_tr = {'affine': {'prob': 1, 'seed': 5, 'interp_order_imgs': 3}}",
+         "entries of augm_img_prms_tr that are ignored: seed, interp_order_imgs"),
         ("augm_img_prms_tr = {'affine': {'prob': 1, 'max_rot_xyz': [9, 8, 7]}}",
          "max_rot_xyz turns about X, Y and Z here, as named; DeepMedic turned about Z by the first "
          "angle and about X by the last"),
@@ -670,7 +694,7 @@ stable0orAuto1orPredefined2orExponential3LrSchedule = 3
 exponentialSchedForLrAndMom = [12, 'half', 0.9]
 """
     assert complaints("train", TRAIN + more) == [
-        "[config-value] some.cfg:5 exponentialSchedForLrAndMom: got [12, 'half', 0.9]; "
+        "[config-value] some.cfg:6 exponentialSchedForLrAndMom: got [12, 'half', 0.9]; "
         "expected a list of 3 numbers; fix: change this value"
     ]
 
@@ -678,7 +702,7 @@ exponentialSchedForLrAndMom = [12, 'half', 0.9]
 def test_two_settings_that_exclude_each_other_are_both_named(complaints):
     more = "norm_zscore_prms = {'apply_to_all_channels': True, 'apply_per_channel': [True, False]}"
     assert complaints("train", TRAIN + more) == [
-        "[config-value] some.cfg:4 norm_zscore_prms: got apply_to_all_channels True and "
+        "[config-value] some.cfg:5 norm_zscore_prms: got apply_to_all_channels True and "
         "apply_per_channel not None; expected only one of apply_to_all_channels and "
         "apply_per_channel; fix: remove one of the two"
     ]
@@ -692,14 +716,14 @@ segmentsDimTrain = [9,9,9]
 norm_zscore_prms = {'apply_to_all': True}
 """
     assert complaints("train", TRAIN + more) == [
-        "[config-unknown-key] some.cfg:4 batchsizetrain: got the unknown key 'batchsizetrain'; "
+        "[config-unknown-key] some.cfg:5 batchsizetrain: got the unknown key 'batchsizetrain'; "
         "expected a key of DeepMedic's train files; "
         "fix: correct or remove it; did you mean 'batchsize_train'?",
-        "[config-unknown-key] some.cfg:5 losses_and_weights: got the unknown entry 'xent'; "
+        "[config-unknown-key] some.cfg:6 losses_and_weights: got the unknown entry 'xent'; "
         "expected one of 'xentr', 'dsc', 'iou'; fix: correct or remove it; did you mean 'xentr'?",
-        "[config-unknown-key] some.cfg:6 segmentsDimTrain: got the unknown key 'segmentsDimTrain'; "
+        "[config-unknown-key] some.cfg:7 segmentsDimTrain: got the unknown key 'segmentsDimTrain'; "
         "expected a key of DeepMedic's train files; fix: move it to the model file",
-        "[config-unknown-key] some.cfg:7 norm_zscore_prms: got the unknown entry 'apply_to_all'; "
+        "[config-unknown-key] some.cfg:8 norm_zscore_prms: got the unknown entry 'apply_to_all'; "
         "expected one of 'apply_to_all_channels', 'apply_per_channel', 'cutoff_percents', "
         "'cutoff_times_std', 'cutoff_below_mean'; "
         "fix: correct or remove it; did you mean 'apply_to_all_channels'?",
@@ -707,7 +731,8 @@ norm_zscore_prms = {'apply_to_all': True}
 
 
 def test_problems_of_both_vocabularies_come_together_in_the_order_of_each(complaints):
-    problems = complaints("train", TRAIN + "batchsize_train = 0\nnumberOfEpoch = 3\nrhoRms = 2")
+    text = TRAIN.replace("batchsize_train = 8", "batchsize_train = 0")
+    problems = complaints("train", text + "numberOfEpoch = 3\nrhoRms = 2")
     assert [problem.split(": got")[0] for problem in problems] == [
         "[config-unknown-key] some.cfg:5 numberOfEpoch",
         "[config-value] some.cfg:4 batchsize_train",
@@ -720,10 +745,10 @@ def test_every_entry_of_a_joint_list_points_to_the_key_it_came_from(write):
     document = translate(read_cfg(write(TRAIN + more)), "train").document
     layers = document.values["freeze"]["layers"]
     assert {layer: document.place(("freeze", "layers", i)) for i, layer in enumerate(layers)} == {
-        "normal.2": "some.cfg:5 layersToFreezeNormal",
-        "normal.3": "some.cfg:5 layersToFreezeNormal",
-        "sub*.4": "some.cfg:6 layersToFreezeSubsampled",
-        "fc.1": "some.cfg:4 layersToFreezeFC",
+        "normal.2": "some.cfg:6 layersToFreezeNormal",
+        "normal.3": "some.cfg:6 layersToFreezeNormal",
+        "sub*.4": "some.cfg:7 layersToFreezeSubsampled",
+        "fc.1": "some.cfg:5 layersToFreezeFC",
     }
 
 
@@ -732,7 +757,166 @@ def test_of_two_keys_for_one_thing_the_later_of_the_table_wins_and_is_blamed(wri
     document = translate(read_cfg(write(TRAIN + more)), "train").document
     assert document.values["training"]["augmentation"] == {"reflect": [0.0, 0.5, 0.5]}
     place = document.place(("training", "augmentation", "reflect"))
-    assert place == "some.cfg:5 reflectImagesPerAxis"
+    assert place == "some.cfg:6 reflectImagesPerAxis"
+
+
+# Names of earlier keys
+
+
+def test_values_may_refer_to_names_that_are_no_keys(write, tmp_path):
+    more = """
+root = "/data"
+n = 3
+lists = root + "/lists"
+channelsValidation = [lists + "/flair.cfg", f"{root}/{n}.cfg"]
+"""
+    file = write(TRAIN + more)
+    translation = translate(read_cfg(file), "train")
+    assert translation.problems == ()
+    assert translation.document.values.get("root") is None
+    config = load(
+        TrainConfig,
+        write(
+            TRAIN.replace("labels.cfg", "x")
+            + """
+root = "/data"
+n = 3
+gtLabelsValidation = root + "/labels.cfg"
+channelsValidation = [root + "/flair.cfg", f"{root}/{n}.cfg"]
+performValidationOnSamplesThroughoutTraining = True
+"""
+        ),
+    ).config
+    assert [str(path) for path in config.validation.cases.channels] == [
+        "/data/flair.cfg",
+        "/data/3.cfg",
+    ]
+
+
+def test_a_name_that_nothing_refers_to_is_an_unknown_key(complaints):
+    (problem,) = complaints("train", TRAIN + "root = '/data'")
+    assert problem.startswith("[config-unknown-key] some.cfg:5 root: got the unknown key 'root';")
+
+
+# Versions before 0.7.3
+
+OLD_TRAIN = TRAIN.replace("batchsize_train = 8\n", "")
+NO_BATCH = "batchsize_train = 10: write here what the model config has as batchSizeTrain"
+AS_0_7_0 = "typeOfLearningRateSchedule = 'poly', the default of 0.7.0 (before it: 'expon')"
+TWO_SORTS = "typeOfSamplingForTraining = 0 (around foreground and background, equally often)"
+
+
+@pytest.fixture
+def old(write):
+    """Config and the one warning of an old train file."""
+
+    def old(more):
+        result = load(TrainConfig, write(OLD_TRAIN + more))
+        (warning,) = result.warnings
+        return result.config, warning.removeprefix("some.cfg: ")
+
+    return old
+
+
+def test_a_file_without_a_batch_size_is_old_and_samples_foreground_and_background(old):
+    config, warning = old("typeOfLearningRateSchedule = 'stable'")
+    assert config.training.sampling.type == "foreground_background"
+    assert warning == (
+        "read as a file of DeepMedic 0.7.2 or before, as it has no batchsize_train: "
+        f"{TWO_SORTS}, {NO_BATCH}"
+    )
+    _, warning = old("")
+    assert AS_0_7_0 in warning
+
+
+def test_a_later_file_samples_per_class(loaded):
+    assert loaded("train").training.sampling.type == "per_class"
+
+
+@pytest.mark.parametrize(
+    ("more", "sampling", "proportions"),
+    [
+        ("useDefaultTrainingSamplingFromGtAndRoi = True\ntypeOfSamplingForTraining = 3",
+         "foreground_background", None),
+        ("useDefaultTrainingSamplingFromGtAndRoi = False\ntypeOfSamplingForTraining = 3",
+         "per_class", None),
+        ("useDefaultTrainingSamplingFromGtAndRoi = False", "foreground_background", None),
+        ("useDefaultTrainingSamplingFromGtAndRoi = False\n"
+         "proportionOfSamplesToExtractPerCategoryTraining = [0.3, 0.7]",
+         "foreground_background", (0.3, 0.7)),
+        ("useDefaultTrainingSamplingFromGtAndRoi = True\n"
+         "proportionOfSamplesToExtractPerCategoryTraining = [0.3, 0.7]",
+         "foreground_background", None),
+        ("typeOfSamplingForTraining = 3", "per_class", None),
+    ],
+)  # fmt: skip
+def test_the_switch_of_old_versions_decides_if_further_keys_are_read(
+    old, more, sampling, proportions
+):
+    config, _ = old(more)
+    assert (config.training.sampling.type, config.training.sampling.proportions) == (
+        sampling,
+        proportions,
+    )
+
+
+def test_uniform_validation_was_a_switch_as_well(old):
+    switches = """
+performValidationOnSamplesThroughoutTraining = True
+typeOfSamplingForVal = 0
+"""
+    config, warning = old(VALIDATION + switches + "useDefaultUniformValidationSampling = True")
+    assert config.validation.samples.sampling.type == "uniform"
+    assert "typeOfSamplingForVal = 1 (uniform)" in warning
+    config, _ = old(VALIDATION + switches + "useDefaultUniformValidationSampling = False")
+    assert config.validation.samples.sampling.type == "foreground_background"
+
+
+def test_intensities_change_by_the_old_defaults_where_no_numbers_are_given(write):
+    result = load(TrainConfig, write(TRAIN + "performIntAugm = True"))
+    changes = result.config.training.augmentation.intensity
+    assert (changes.shift.mean, changes.shift.deviation) == (0.0, 0.05)
+    assert (changes.scale.mean, changes.scale.deviation) == (1.0, 0.01)
+    assert result.warnings == (
+        "some.cfg: not given, and read as in DeepMedic 0.7.1: sampleIntAugmShiftWithMuAndStd = "
+        "[0.0, 0.05], sampleIntAugmMultiWithMuAndStd = [1.0, 0.01]",
+    )
+
+
+def test_the_old_stable_schedule_lowered_the_rate_every_few_epochs(old):
+    schedule = "stable0orAuto1orPredefined2orExponential3LrSchedule = 0\nnumberOfEpochs = 10\n"
+    config, warning = old(schedule + "whenDecreasingDivideLrBy = 3.0")
+    assert (config.schedule.type, config.schedule.epochs) == ("predefined", (3, 6, 9))
+    assert config.schedule.divide_by == 3
+    assert "the learning rate is divided every 3 epochs, as 'stable' meant" in warning
+    config, _ = old(schedule + "numEpochsToWaitBeforeLoweringLr = 4")
+    assert config.schedule.epochs == (4, 8)
+    config, _ = old(schedule + "numEpochsToWaitBeforeLoweringLr = 0")
+    assert config.schedule.type == "constant"
+
+
+def test_the_old_automatic_schedule_had_defaults_of_its_own(old):
+    more = """
+stable0orAuto1orPredefined2orExponential3LrSchedule = 1
+performValidationOnSamplesThroughoutTraining = True
+"""
+    schedule = old(VALIDATION + more)[0].schedule
+    assert (schedule.patience, schedule.min_improvement) == (3, 0.0005)
+
+
+def test_the_old_exponential_schedule_had_defaults_of_its_own(old):
+    more = "stable0orAuto1orPredefined2orExponential3LrSchedule = 3\nnumberOfEpochs = 40"
+    schedule = old(more + "\nlearningRate = 0.001")[0].schedule
+    assert (schedule.wait, schedule.final_momentum) == (20, 0.9)
+    assert schedule.final_learning_rate == pytest.approx(0.001 / 256)
+
+
+@pytest.mark.parametrize("name", ["augm_params_tr", "augmentation_sample", "augmentation_image"])
+def test_augmentation_under_its_earlier_names(loaded, name):
+    value = "{'reflect': (0.5, 0, 0), 'affine': {'prob': 0.5}}"
+    augmentation = loaded("train", f"{name} = {value}").training.augmentation
+    assert augmentation.reflect == (0.5, 0, 0)
+    assert augmentation.affine.probability == 0.5
 
 
 # Test files

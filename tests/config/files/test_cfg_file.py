@@ -126,7 +126,6 @@ NOT_DATA = (
         ("del a", "del a"),
         ("print(1)", "print(1)"),
         ("3", "3"),
-        ("b = a", "a"),
         ("b = [1, a.c]", "a.c"),
         ("b = {'x': f(3)}", "f(3)"),
         ("b = {**a}", "a"),
@@ -139,7 +138,10 @@ NOT_DATA = (
         ("b = 1 if True else 2", "1 if True else 2"),
         ("b = (c := 3)", "c := 3"),
         ("b = 'abc'[0]", "'abc'[0]"),
-        ("b = f'x'", "f'x'"),
+        ("b = f'{a:3}'", "f'{a:3}'"),
+        ("b = f'{a!r}'", "f'{a!r}'"),
+        ("b = f'{[a]}'", "f'{[a]}'"),
+        ("b = f'x{f(a)}'", "f'x{f(a)}'"),
         ("b = b'x'", "b'x'"),
         ("b = ...", "..."),
         ("b = 1j", "1j"),
@@ -160,6 +162,40 @@ def test_what_is_not_data_is_refused(statement, got):
     assert refusal(f"a = 1\n{statement}\n") == (
         f"[config-not-data] model.cfg:2: got {got!r}; {NOT_DATA}"
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("root", "/data"),
+        ("root + '/x'", "/data/x"),
+        ("f'{root}/x{n}'", "/data/x3"),
+        ("[root] + more * 2", ["/data", 1, 1]),
+        ("n * 2 + 1", 7),
+        ("{'a': [root]}", {"a": ["/data"]}),
+    ],
+)
+def test_the_name_of_an_earlier_key_stands_for_its_value(value, expected):
+    read = document(f"root = '/data'\nn = 3\nmore = [1]\nb = {value}\n")
+    assert read.values["b"] == expected
+    assert read.referenced <= {"root", "n", "more"}
+    assert read.referenced
+
+
+@pytest.mark.parametrize("name", ["c", "b", "print", "__file__"])
+def test_only_keys_above_the_line_have_a_name(name):
+    assert refusal(f"a = 1\nb = {name}\nc = 2\n") == (
+        f"[config-not-data] model.cfg:2: got {name!r}; expected a plain value, or the name of a "
+        "key above this line; fix: correct the name, or write the value itself; nothing else has a "
+        "name here"
+    )
+
+
+@pytest.mark.parametrize("value", ["{0} + {0}", "[{0}, {0}]", "f'{{{0}}}{{{0}}}'"])
+def test_names_do_not_let_a_small_file_grow_without_bounds(value):
+    first = "['x']" if value.startswith("[") else "'x'"
+    lines = [f"a0 = {first}", *(f"a{n + 1} = {value.format(f'a{n}')}" for n in range(90))]
+    assert "[config-too-large] model.cfg:" in refusal("\n".join(lines))
 
 
 def test_every_offending_line_is_named_and_nothing_is_run():
