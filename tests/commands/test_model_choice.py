@@ -55,6 +55,8 @@ def deepmedic(place):
     place.write("M.cfg", CFG)
     place.write("T.cfg", TRAIN_CFG)
     place.write("E.cfg", TEST_CFG)
+    for table in ("data/train.csv", "data/test.csv"):
+        place.edit(table, "channel_T1,channel_FLAIR", "channel_channel1,channel_channel2")
     write_checkpoint(place / "X.model.ckpt", place / "M.cfg", epochs=7)
     return "X.model.ckpt"
 
