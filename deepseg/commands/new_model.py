@@ -112,7 +112,7 @@ def _free_path(model: Checkpoint) -> Path:
 
 def _not_there_yet(out: Path) -> Path:
     path = out if out.suffix == ".save" or not out.name else out.with_name(f"{out.name}.save")
-    for file in (out, path):
+    for file in (out, path, path.with_suffix(".transfer.json")):
         if file.exists():
             raise DeepsegError(
                 Problem(

@@ -29,6 +29,7 @@ from deepseg.sessions.result_names import result_endings
 from deepseg.sessions.segmentation.case_stages import CaseStages
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
 from deepseg.sessions.segmentation.pipeline import in_stages
+from deepseg.sessions.segmentation.result_files import warn_of_set_aside
 from deepseg.sessions.segmentation.score_table import ScoreTable
 from deepseg.sessions.training.epoch_log import announce
 
@@ -158,7 +159,9 @@ def _not_done(cases: Sequence[Case], work: CaseStages, console: Console) -> list
     done = len(cases) - len(todo)
     if done:
         console.say(f"{done} of {len(cases)} cases are done already")
-    deleted = sum(map(work.clear, todo))
+    cleared = [work.clear(case) for case in todo]
+    warn_of_set_aside([file for case in cleared for file in case.set_aside], console)
+    deleted = sum(case.deleted for case in cleared)
     if deleted:
         console.say(f"{deleted} result files of an older computation are deleted")
     return todo
@@ -200,7 +203,7 @@ def _gather(
             record = work.record(case)
             if record is not None:
                 results.add(case.name, record)
-        results.write(folder.path)
+        warn_of_set_aside(results.write(folder.path), folder.console)
     results.show(folder.console)
 
 

@@ -16,7 +16,12 @@ from deepseg.inference.predictor import Predictor
 from deepseg.inference.segmentation import Segmentation
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.segmentation.completed_cases import CompletedCases, ModelFingerprint, case_key
+from deepseg.sessions.segmentation.completed_cases import (
+    Cleared,
+    CompletedCases,
+    ModelFingerprint,
+    case_key,
+)
 from deepseg.sessions.segmentation.result_files import case_scores, write_results
 
 
@@ -68,8 +73,8 @@ class CaseStages:
         except OSError:
             return None
 
-    def clear(self, case: Case) -> int:
-        """Delete older results of a case; gives the number of files."""
+    def clear(self, case: Case) -> Cleared:
+        """Delete older results of a case; set aside those that others have changed."""
         return self._completed.clear(case.name)
 
     def read(self, case: Case) -> _CaseInWork:
@@ -102,7 +107,13 @@ class CaseStages:
         loaded, segmentation, model = case.loaded, case.segmentation, self._predictor.config
         predictions = self._folder.path / "predictions"
         files = write_results(
-            segmentation, loaded, predictions, model, self._config.save, self._folder.console
+            segmentation,
+            loaded,
+            predictions,
+            model,
+            self._config.save,
+            self._completed,
+            self._folder.console,
         )
         loaded.forget()
         scores = None

@@ -2,9 +2,11 @@
 
 ``cases/<name>.json`` in the session's folder is written when all results of a case are there. It
 holds a key that changes with the model, the settings and the files of the case, and counts only
-while the key is the same and all its result files exist; a picture that could not be drawn is
-missing only where it can be drawn by now. What does not count any more is deleted
-with its files before the case is done again. Several processes may write here at once.
+while the key is the same and all its result files are as they were written; a picture that could
+not be drawn is missing only where it can be drawn by now. What does not count any more is deleted
+with its files before the case is done again. A file that this session did not write, or that was
+changed by hand or cut since, is never deleted or written over: it is set aside. Several processes
+may write here at once.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from deepseg.geometry.boxes import Int3
 from deepseg.report.figure import is_possible
 from deepseg.sessions.folder_lock import waiting_lock
 from deepseg.storage.atomic import writable, write_json
+from deepseg.storage.content_stamp import content_stamp
 
 # What the result of a case, and the files that hold it, follow from; a test names all others.
 RESULT_SETTINGS = {"save", "groups", "postprocess"}
@@ -68,43 +71,102 @@ def case_key(
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Cleared:
+    """Result files of a case that were in the way.
+
+    Attributes:
+        deleted: The number of those that this session wrote.
+        set_aside: The new places of those that others have written or changed.
+    """
+
+    deleted: int = 0
+    set_aside: tuple[Path, ...] = ()
+
+
 class CompletedCases:
     """The records in a session's folder.
 
     Args:
         folder: The session's own.
+        kind: Name of the folder of records: ``cases``, or another one for other results.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: str = "cases") -> None:
         self._session = folder
-        self._folder = folder / "cases"
+        self._folder = folder / kind
 
     def record(self, name: str, key: str) -> dict[str, Any] | None:
-        """Record of a case; None if it has to be done."""
+        """Record of a case; None if it has to be done, or a file of it is not as it was written."""
         record = self._stored(name)
         if record.get("key") != key:
             return None
-        is_whole = all(file.is_file() for file in self._files(record))
+        stamps = record["stamps"]
+        is_whole = all(_stamp(file) == stamps.get(n) for n, file in self._files(record).items())
         lacks_picture = record["without_picture"] and is_possible()
         return record if is_whole and not lacks_picture else None
 
-    def clear(self, name: str) -> int:
+    def clear(self, name: str) -> Cleared:
         """Delete the result files that are noted for a case, then its record.
 
-        Returns:
-            How many result files there were.
+        Files that were changed since this session wrote them are set aside.
         """
-        present = [file for file in self._files(self._stored(name)) if file.is_file()]
-        for file in (*present, self._folder / f"{name}.json"):
-            with writable(file):
-                file.unlink(missing_ok=True)
-        return len(present)
+        record = self._stored(name)
+        deleted, set_aside = 0, []
+        for file_name, file in self._files(record).items():
+            if not file.is_file():
+                continue
+            if _is_as_written(file, record["stamps"].get(file_name)):
+                with writable(file):
+                    file.unlink()
+                deleted += 1
+            else:
+                set_aside.append(self._set_aside(file))
+        with writable(self._folder):
+            (self._folder / f"{name}.json").unlink(missing_ok=True)
+        return Cleared(deleted, tuple(set_aside))
+
+    def begin(self, name: str, files: Sequence[Path]) -> tuple[Path, ...]:
+        """Note that ``files`` are about to be written for a case.
+
+        What lies under their names and was not written by this session is set aside first.
+
+        Returns:
+            The new places of files that were set aside.
+        """
+        stamps: Mapping[str, str | None] = self._stored(name).get("stamps", {})
+        set_aside = []
+        for file_name, file in self._named(files).items():
+            is_noted = file_name in stamps and _is_as_written(file, stamps[file_name])
+            if file.is_file() and not is_noted:
+                set_aside.append(self._set_aside(file))
+        noted = list(self._named(files))
+        self._write(name, {"key": "", "files": noted, "stamps": dict.fromkeys(noted)})
+        return tuple(set_aside)
 
     def keep(self, name: str, key: str, record: Mapping[str, Any]) -> None:
-        """Note that a case is done."""
+        """Note that a case is done, and what its result files hold."""
+        stamps = {n: _stamp(file) for n, file in self._files(record).items()}
+        self._write(name, {"key": key, **record, "stamps": stamps})
+
+    def _write(self, name: str, record: Mapping[str, Any]) -> None:
         with writable(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._folder / f"{name}.json", {"key": key, **record})
+        write_json(self._folder / f"{name}.json", record)
+
+    def _set_aside(self, file: Path) -> Path:
+        """Move a file out of the way, to a new folder in the session's if it has to be."""
+        number, place = 1, self._session / "set_aside" / file.name
+        while place.exists():
+            number += 1
+            place = self._session / f"set_aside-{number}" / file.name
+        with writable(place):
+            place.parent.mkdir(exist_ok=True)
+            file.rename(place)
+        return place
+
+    def _named(self, files: Sequence[Path]) -> dict[str, Path]:
+        return {str(file.relative_to(self._session)): file for file in files}
 
     def _stored(self, name: str) -> dict[str, Any]:
         """The record of a case, whether it counts or not; empty if there is none to trust.
@@ -120,10 +182,12 @@ class CompletedCases:
         files = record.get("files") if isinstance(record, dict) else None
         if not isinstance(files, list) or not all(map(_is_inside, files)):
             return {}
+        if not isinstance(record.setdefault("stamps", {}), dict):
+            return {}
         return record
 
-    def _files(self, record: Mapping[str, Any]) -> list[Path]:
-        return [self._session / file for file in record.get("files", ())]
+    def _files(self, record: Mapping[str, Any]) -> dict[str, Path]:
+        return {file: self._session / file for file in record.get("files", ())}
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -132,6 +196,19 @@ class CompletedCases:
             with writable(self._session):
                 stack.enter_context(waiting_lock(self._session, "lock-cases"))
             yield
+
+
+def _stamp(file: Path) -> str | None:
+    """The stamp of a file's content; None if it is not there or cannot be read."""
+    try:
+        return content_stamp(file)
+    except OSError:
+        return None
+
+
+def _is_as_written(file: Path, noted: str | None) -> bool:
+    """True if a file has the noted stamp, or was being written when its session was killed."""
+    return noted is None or _stamp(file) == noted
 
 
 def _is_inside(file: object) -> bool:

@@ -21,6 +21,7 @@ from deepseg.model.layout import layout
 from deepseg.report.console import Console
 from deepseg.report.picture import write_picture
 from deepseg.sessions.result_names import result_name
+from deepseg.sessions.segmentation.completed_cases import CompletedCases
 from deepseg.storage.atomic import writable
 
 
@@ -30,25 +31,27 @@ def write_results(
     folder: Path,
     model: ModelConfig,
     settings: SavedResults,
+    records: CompletedCases,
     console: Console,
 ) -> list[Path]:
     """Write the results that ``settings`` ask for; return the files.
 
     They are ``<name>_Segm.nii.gz``, ``<name>_ProbMapClass<label>.nii.gz``,
     ``<name>_entropy.nii.gz``, ``<name>_variance.nii.gz``, ``<name>_<layer>_fm<map>.nii.gz`` and
-    ``<name>.png``.
+    ``<name>.png``. Files of these names that ``records`` do not know are set aside.
     """
     volumes = dict(_volumes(segmentation, model, settings))
     if not volumes and not settings.pictures:
         return []
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for ending, array in volumes.items():
-        files.append(folder / result_name(case.name, ending))
-        write_volume(files[-1], array, case.source)
+    files = [folder / result_name(case.name, ending) for ending in volumes]
+    picture = folder / f"{case.name}.png"
+    planned = [*files, picture] if settings.pictures else files
+    warn_of_set_aside(records.begin(case.name, planned), console)
+    for file, array in zip(files, volumes.values(), strict=True):
+        write_volume(file, array, case.source)
     if settings.pictures:
-        picture = folder / f"{case.name}.png"
         try:
             _write_picture(picture, segmentation, case, model)
             files.append(picture)
@@ -57,6 +60,16 @@ def write_results(
                 raise
             console.warn(str(error))
     return files
+
+
+def warn_of_set_aside(files: Sequence[Path], console: Console) -> None:
+    """Print one warning for files of the user's that were in the way of results."""
+    if files:
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        console.warn(
+            "[result-changed] files with names of results, which this session did not write as "
+            f"they are, are set aside: {', '.join(map(str, files[:3]))}{more}"
+        )
 
 
 def _volumes(

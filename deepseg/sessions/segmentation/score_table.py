@@ -12,8 +12,10 @@ from typing import Any
 from deepseg.errors import Problem
 from deepseg.inference.metrics import FOREGROUND, Scores, summary
 from deepseg.report.console import Console
+from deepseg.sessions.segmentation.completed_cases import CompletedCases
 from deepseg.storage.atomic import write_json, write_text
 
+INTERNAL = ("key", "stamps")  # entries of a record that mean nothing to users
 MEASURES = tuple(field.name for field in fields(Scores))
 
 
@@ -31,13 +33,20 @@ class ScoreTable:
 
     def add(self, name: str, record: Mapping[str, Any]) -> None:
         """Add the record of a case; its scores are None if the truth is not known."""
-        self._cases[name] = {key: value for key, value in record.items() if key != "key"}
+        self._cases[name] = {key: value for key, value in record.items() if key not in INTERNAL}
         if record["scores"] is not None:
             rows = record["scores"].items()
             self._scores[name] = {row: Scores(**values) for row, values in rows}
 
-    def write(self, folder: Path) -> None:
-        """Write ``cases.json`` and ``cases.csv``."""
+    def write(self, folder: Path) -> tuple[Path, ...]:
+        """Write ``cases.json`` and ``cases.csv``.
+
+        Returns:
+            The new places of tables that others have written or changed, and that are set aside.
+        """
+        names = ["cases.json", "cases.csv"]
+        records = CompletedCases(folder, "written")
+        set_aside = records.begin("tables", [folder / name for name in names])
         means = summary(self._scores) if self._scores else None
         write_json(folder / "cases.json", {"cases": self._cases, "summary": means})
         rows = [
@@ -48,6 +57,8 @@ class ScoreTable:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([["case", "class", *MEASURES], *rows])
         write_text(folder / "cases.csv", text.getvalue())
+        records.keep("tables", "", {"files": names})
+        return set_aside
 
     def _values(self, case: str) -> dict[str, list[float | None]]:
         """The measures of a case by class; without a truth, the volume of the prediction only."""

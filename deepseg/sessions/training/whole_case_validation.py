@@ -11,6 +11,7 @@ from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.network import Network
 from deepseg.sessions.checked_cases import CheckedCases
 from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.segmentation.completed_cases import CompletedCases
 from deepseg.sessions.segmentation.result_files import case_scores, write_results
 from deepseg.training.distributed import SINGLE_RANK, Ranks
 
@@ -40,6 +41,7 @@ def validate_on_volumes(
         listener=Listener(folder.console.warn, folder.console.progress),
     )
     save, predictions, per_case = settings.save, folder.path / "predictions", {}
+    records = CompletedCases(folder.path, "predicted")
     for listed in held_out.cases[ranks.rank :: ranks.world_size]:
         case = predictor.load(listed)
         segmentation = predictor.segment(
@@ -48,7 +50,12 @@ def validate_on_volumes(
             uncertainty=save.uncertainty,
             feature_maps=save.feature_maps,
         )
-        write_results(segmentation, case, predictions, network.config, save, folder.console)
+        files = write_results(
+            segmentation, case, predictions, network.config, save, records, folder.console
+        )
+        if files:
+            noted = [str(file.relative_to(folder.path)) for file in files]
+            records.keep(case.name, f"epoch {epoch + 1}", {"files": noted})
         assert case.truth is not None
         per_case[case.name] = case_scores(segmentation, case.truth, network.config, {})
     means = summary(dict(ranks.all_gather(list(per_case.items()))))

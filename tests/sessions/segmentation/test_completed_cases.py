@@ -1,5 +1,6 @@
 """Records of finished cases: what makes a case count as done, and what not."""
 
+import json
 import sys
 from dataclasses import replace
 
@@ -11,10 +12,12 @@ from deepseg.data.cases.case import Case
 from deepseg.sessions.segmentation.completed_cases import (
     RESULT_INFERENCE,
     RESULT_SETTINGS,
+    Cleared,
     CompletedCases,
     ModelFingerprint,
     case_key,
 )
+from deepseg.storage.content_stamp import PART, WHOLE, content_stamp
 
 RECORD = {"files": ["predictions/a.nii.gz"], "without_picture": False, "scores": None}
 
@@ -28,8 +31,9 @@ def records(tmp_path):
     return finished
 
 
-def test_a_record_is_given_back_while_its_key_is_the_same(records):
-    assert records.record("a", "key") == {"key": "key", **RECORD}
+def test_a_record_is_given_back_while_its_key_is_the_same(records, tmp_path):
+    stamps = {"predictions/a.nii.gz": content_stamp(tmp_path / "predictions/a.nii.gz")}
+    assert records.record("a", "key") == {"key": "key", **RECORD, "stamps": stamps}
     assert records.record("a", "another key") is None
     assert records.record("b", "key") is None
 
@@ -55,9 +59,48 @@ def test_what_is_noted_of_a_case_is_deleted_with_its_record_and_nothing_else(rec
     (tmp_path / "predictions/b.nii.gz").write_text("voxels")
     records.keep("b", "key", {"files": ["predictions/b.nii.gz", "predictions/b.png"]})
     (tmp_path / "predictions/b.txt").write_text("not noted")
-    assert (records.clear("b"), records.clear("b"), records.clear("c")) == (1, 0, 0)
+    assert [records.clear(name) for name in "bbc"] == [Cleared(1), Cleared(), Cleared()]
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"cases/a.json", "predictions/a.nii.gz", "predictions/b.txt"}
+
+
+@pytest.mark.parametrize("content", ["voxelS", "vox", "voxels and more"])
+def test_a_result_that_was_changed_is_set_aside_and_does_not_count(records, tmp_path, content):
+    result = tmp_path / "predictions/a.nii.gz"
+    result.write_text(content)
+    assert records.record("a", "key") is None
+    assert records.clear("a") == Cleared(0, (tmp_path / "set_aside/a.nii.gz",))
+    assert not result.exists()
+    result.write_text("the next one")
+    assert records.begin("a", [result]) == (tmp_path / "set_aside-2/a.nii.gz",)
+    assert (tmp_path / "set_aside/a.nii.gz").read_text() == content
+    assert (tmp_path / "set_aside-2/a.nii.gz").read_text() == "the next one"
+
+
+def test_what_this_session_was_writing_when_it_was_killed_is_no_file_of_the_user(records, tmp_path):
+    half = tmp_path / "predictions/b.nii.gz"
+    assert records.begin("b", [half]) == ()
+    half.write_text("half of it")
+    assert records.begin("b", [half]) == ()
+    assert records.clear("b") == Cleared(1)
+
+
+def test_a_result_as_it_was_written_is_written_over(records, tmp_path):
+    result = tmp_path / "predictions/a.nii.gz"
+    assert records.begin("a", [result]) == ()
+    assert result.read_text() == "voxels"
+
+
+def test_a_stamp_of_a_large_file_changes_with_its_ends_and_its_size(tmp_path):
+    file = tmp_path / "large"
+    content = bytearray(WHOLE + 3 * PART)
+    stamps = set()
+    for place in (0, len(content) // 2, len(content) - 1):
+        content[place] = 1
+        file.write_bytes(content)
+        stamps.add(content_stamp(file))
+    file.write_bytes(bytes(len(content) + 1))
+    assert len(stamps | {content_stamp(file)}) == 4
 
 
 @pytest.mark.parametrize(
@@ -77,9 +120,11 @@ def test_no_record_makes_anything_outside_the_session_be_deleted(tmp_path, files
     session = tmp_path / "session"
     paths = [f.format(folder=tmp_path) if isinstance(f, str) else f for f in files]
     completed = CompletedCases(session)
-    completed.keep("a", "key", {**RECORD, "files": files if isinstance(files, str) else paths})
+    record = {"key": "key", **RECORD, "files": files if isinstance(files, str) else paths}
+    (session / "cases").mkdir(parents=True)
+    (session / "cases/a.json").write_text(json.dumps(record))
     assert completed.record("a", "key") is None
-    assert completed.clear("a") == 0
+    assert completed.clear("a") == Cleared()
     assert letter.read_text() == "dear"
     assert not (session / "cases/a.json").exists()
 
@@ -88,7 +133,7 @@ def test_no_record_makes_anything_outside_the_session_be_deleted(tmp_path, files
 def test_a_record_of_another_form_does_not_count(records, tmp_path, text):
     (tmp_path / "cases/a.json").write_text(text)
     assert records.record("a", "key") is None
-    assert records.clear("a") == 0
+    assert records.clear("a") == Cleared()
 
 
 @pytest.fixture
