@@ -20,6 +20,7 @@ from deepseg.sessions.training.cohort import training_cohort
 from deepseg.sessions.training.epoch_log import BEFORE, announce
 from deepseg.sessions.training.run import TrainingRun
 from deepseg.sessions.training.segment_datasets import training_dataset, validation_dataset
+from deepseg.sessions.training.session_cases import session_cases
 from deepseg.sessions.training.starting_point import print_start, starting_model, varied
 from deepseg.sessions.training.whole_case_validation import validate_on_volumes
 from deepseg.training.model_selection import best_metric, lower_is_better
@@ -93,7 +94,8 @@ def train(
             lambda: training_and_held_out(config, start.config, console, cache=cache)
         )
         start = _with_preparation(start, config, training)
-        run = TrainingRun(folder, config, start, computer, ranks)
+        cases = ranks.broadcast(lambda: session_cases(training, held_out, start.config.channels))
+        run = TrainingRun(folder, config, start, computer, ranks, cases)
         print_start(run)
         if run.is_finished:
             console.say(_why_finished(run))

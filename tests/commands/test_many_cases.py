@@ -289,7 +289,7 @@ def test_a_case_that_is_being_written_is_whole_before_the_session_ends(command, 
 
     def leaving(*arguments):
         records = sorted((three / "cases").iterdir())
-        ends.append([r.name for r in records if json.loads(r.read_text())["key"]])
+        ends.append([record.name for record in records if record.suffix == ".json"])
         return leave(*arguments)
 
     monkeypatch.setattr("deepseg.sessions.segmentation.case_stages.write_results", slowly)

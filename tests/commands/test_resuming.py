@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -126,6 +127,54 @@ def test_a_finished_session_says_so_and_changes_no_model(command, trained_here, 
     assert changed <= {
         f"runs/training/{name}" for name in ("log.txt", "outcome.json", "events.jsonl")
     }
+
+
+def left_out(place):
+    table = (place / "data/train.csv").read_text()
+    place.write("data/train.csv", re.sub(r"\nb,.*", "", table))
+    return "training cases changed since the last epoch: left out: b"
+
+
+def added(place):
+    place.write("data/validation.csv", (place / "data/validation.csv").read_text() + "d" + TRUTH)
+    return "validation cases changed since the last epoch: added: d"
+
+
+TRUTH = ",d/T1.nii.gz,d/FLAIR.nii.gz,d/labels.nii.gz,d/roi.nii.gz\n"
+
+
+def another_image(place):
+    place.store("a/FLAIR.nii.gz", place.array("a/FLAIR.nii.gz") + 1)
+    return "training cases changed since the last epoch: other files: a (FLAIR)"
+
+
+def exchanged_labels(place):
+    place.edit("data/train.csv", "a/labels.nii.gz", "x")
+    place.edit("data/train.csv", "b/labels.nii.gz", "a/labels.nii.gz")
+    place.edit("data/train.csv", "x", "b/labels.nii.gz")
+    return "training cases changed since the last epoch: other files: a (labels), b (labels)"
+
+
+@pytest.mark.parametrize("change", [left_out, added, another_image, exchanged_labels])
+def test_cases_that_changed_are_named_when_a_session_goes_on(command, place, trained_here, change):
+    place.edit("train.yaml", "\nepochs: 2", "\nepochs: 3")
+    warning = f"WARNING {change(place)}\n"
+    again = command(*TRAIN)
+    assert again.returncode == 0
+    assert again.stderr.startswith("WARNING epochs changed since the last epoch: 2 → 3\n")
+    assert again.stderr.endswith(warning)
+    place.edit("train.yaml", "\nepochs: 3", "\nepochs: 4")
+    assert "cases changed" not in command(*TRAIN).stderr
+
+
+def test_a_session_goes_on_silently_with_the_same_files_elsewhere(command, place, trained_here):
+    (place / "data").rename(place / "moved")
+    (place / "data").mkdir()
+    for name in ("train.csv", "validation.csv"):
+        table = (place / "moved" / name).read_text()
+        place.write(f"data/{name}", re.sub(r",(\w/)", r",../moved/\1", table))
+    again = command(*TRAIN)
+    assert (again.returncode, again.stderr) == (0, "")
 
 
 def test_a_damaged_newest_model_is_replaced_by_the_one_before_it(

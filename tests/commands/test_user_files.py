@@ -12,8 +12,9 @@ RESULT = "predictions/d_Segm.nii.gz"
 
 def aside(*files):
     return (
-        "WARNING [result-changed] files with names of results, which this session did not write as "
-        f"they are, are set aside: {', '.join(f'HERE/runs/results/{file}' for file in files)}\n"
+        "WARNING [result-changed] got files with names of results that this session did not write "
+        "as they are; expected its own results; fix: look at them where they are kept: "
+        f"{', '.join(f'HERE/runs/results/{file}' for file in files)}\n"
     )
 
 
@@ -80,7 +81,7 @@ def test_a_volume_of_the_user_is_not_lost_to_validation(command, place):
     result = command("-train", "train.yaml")
     (warning,) = result.warnings
     assert result.returncode == 0
-    assert warning.endswith("are set aside: HERE/runs/training/set_aside/c_Segm.nii.gz")
+    assert warning.endswith("are kept: HERE/runs/training/set_aside/c_Segm.nii.gz")
     assert (place / "runs/training/set_aside/c_Segm.nii.gz").read_text() == "mine"
 
 

@@ -111,12 +111,12 @@ class CompletedCases:
 
         Files that were changed since this session wrote them are set aside.
         """
-        record = self._stored(name)
         deleted, set_aside = 0, []
-        for file_name, file in self._files(record).items():
+        for file_name, stamp in self._noted(name).items():
+            file = self._session / file_name
             if not file.is_file():
                 continue
-            if _is_as_written(file, record["stamps"].get(file_name)):
+            if _is_as_written(file, stamp):
                 with writable(file):
                     file.unlink()
                 deleted += 1
@@ -124,6 +124,7 @@ class CompletedCases:
                 set_aside.append(self._set_aside(file))
         with writable(self._folder):
             (self._folder / f"{name}.json").unlink(missing_ok=True)
+            self._journal(name).unlink(missing_ok=True)
         return Cleared(deleted, tuple(set_aside))
 
     def begin(self, name: str, files: Sequence[Path]) -> tuple[Path, ...]:
@@ -134,25 +135,36 @@ class CompletedCases:
         Returns:
             The new places of files that were set aside.
         """
-        stamps: Mapping[str, str | None] = self._stored(name).get("stamps", {})
+        stamps = self._noted(name)
         set_aside = []
         for file_name, file in self._named(files).items():
             is_noted = file_name in stamps and _is_as_written(file, stamps[file_name])
             if file.is_file() and not is_noted:
                 set_aside.append(self._set_aside(file))
-        noted = list(self._named(files))
-        self._write(name, {"key": "", "files": noted, "stamps": dict.fromkeys(noted)})
+        self._write(self._journal(name), {"files": [*self._named(files)]})
         return tuple(set_aside)
 
     def keep(self, name: str, key: str, record: Mapping[str, Any]) -> None:
         """Note that a case is done, and what its result files hold."""
         stamps = {n: _stamp(file) for n, file in self._files(record).items()}
-        self._write(name, {"key": key, **record, "stamps": stamps})
+        self._write(self._folder / f"{name}.json", {"key": key, **record, "stamps": stamps})
+        with writable(self._folder):
+            self._journal(name).unlink(missing_ok=True)
 
-    def _write(self, name: str, record: Mapping[str, Any]) -> None:
+    def _write(self, path: Path, record: Mapping[str, Any]) -> None:
         with writable(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._folder / f"{name}.json", record)
+        write_json(path, record)
+
+    def _journal(self, name: str) -> Path:
+        """File that names the results of a case while they are being written."""
+        return self._folder / f".{name}.writing"
+
+    def _noted(self, name: str) -> dict[str, str | None]:
+        """Stamps of all result files that are noted for a case; None for one being written."""
+        record = self._stored(name)
+        stamps = {file: record["stamps"].get(file) for file in self._files(record)}
+        return stamps | dict.fromkeys(self._files(_record_in(self._journal(name))))
 
     def _set_aside(self, file: Path) -> Path:
         """Move a file out of the way, to a new folder in the session's if it has to be."""
@@ -174,17 +186,7 @@ class CompletedCases:
         Anybody may have written there: a record of another form, or with files outside the
         session's folder, is none.
         """
-        try:
-            text = (self._folder / f"{name}.json").read_text("utf-8")
-            record: dict[str, Any] = json.loads(text)
-        except (FileNotFoundError, ValueError, RecursionError):
-            return {}
-        files = record.get("files") if isinstance(record, dict) else None
-        if not isinstance(files, list) or not all(map(_is_inside, files)):
-            return {}
-        if not isinstance(record.setdefault("stamps", {}), dict):
-            return {}
-        return record
+        return _record_in(self._folder / f"{name}.json")
 
     def _files(self, record: Mapping[str, Any]) -> dict[str, Path]:
         return {file: self._session / file for file in record.get("files", ())}
@@ -196,6 +198,19 @@ class CompletedCases:
             with writable(self._session):
                 stack.enter_context(waiting_lock(self._session, "lock-cases"))
             yield
+
+
+def _record_in(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    files = record.get("files") if isinstance(record, dict) else None
+    if not isinstance(files, list) or not all(map(_is_inside, files)):
+        return {}
+    if not isinstance(record.setdefault("stamps", {}), dict):
+        return {}
+    return record
 
 
 def _stamp(file: Path) -> str | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.model import ModelConfig
 from deepseg.data.images.volumes import write_volume
-from deepseg.errors import DeepsegError
+from deepseg.errors import DeepsegError, Problem
 from deepseg.inference.loaded_case import LoadedCase
 from deepseg.inference.metrics import Scores, class_scores
 from deepseg.inference.requests import feature_map_slices
@@ -66,10 +66,13 @@ def warn_of_set_aside(files: Sequence[Path], console: Console) -> None:
     """Print one warning for files of the user's that were in the way of results."""
     if files:
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-        console.warn(
-            "[result-changed] files with names of results, which this session did not write as "
-            f"they are, are set aside: {', '.join(map(str, files[:3]))}{more}"
+        problem = Problem(
+            code="result-changed",
+            got="files with names of results that this session did not write as they are",
+            expected="its own results",
+            fix=f"look at them where they are kept: {', '.join(map(str, files[:3]))}{more}",
         )
+        console.warn(str(problem))
 
 
 def _volumes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class Progress:
         end: Why training ended before its last epoch; empty while it goes on.
         slowing: Factor of the learning rates of the schedule.
         start: The file with which the session began; None where that is not known.
+        cases: Stamps of its cases, as `session_cases` gives them.
     """
 
     epoch: int = 0
@@ -71,6 +72,7 @@ class Progress:
     end: str = ""
     slowing: float = 1.0
     start: StartFile | None = None
+    cases: Mapping[str, Any] = field(default_factory=dict)
 
     def after(
         self, score: float | None, candidate: float | None, watched: float | None = None
@@ -101,6 +103,7 @@ class Progress:
             "end": self.end,
             "slowing": self.slowing,
             "start": None if self.start is None else vars(self.start),
+            "cases": self.cases,
             "optimizer": optimizer.state_dict(),
             "machine": machine_facts(next(iter(optimizer.weights.values())).device),
         }
@@ -143,6 +146,7 @@ def restored(
         end=training.get("end", "") if same_end else "",
         slowing=training.get("slowing", 1.0) if same_rates else 1.0,
         start=None if training.get("start") is None else StartFile(**training["start"]),
+        cases=training.get("cases", {}),
     )
 
 

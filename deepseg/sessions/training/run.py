@@ -31,6 +31,7 @@ from deepseg.sessions.training.epoch_log import (
     validation_record,
 )
 from deepseg.sessions.training.progress import restored, start_file
+from deepseg.sessions.training.session_cases import CaseStamps, case_changes
 from deepseg.sessions.training.timer import EpochTimer
 from deepseg.sessions.training.trainer_setup import session_trainer
 from deepseg.training.distributed import SINGLE_RANK, Ranks
@@ -58,6 +59,7 @@ class TrainingRun:
         model: The one with which it begins, or its last one.
         device: That computes.
         ranks: Those that train together.
+        cases: Stamps of its cases, which are compared with those that it has learnt from.
 
     Attributes:
         trainer: The network that learns, its optimiser and its average.
@@ -73,6 +75,7 @@ class TrainingRun:
         model: Checkpoint,
         device: torch.device,
         ranks: Ranks = SINGLE_RANK,
+        cases: Mapping[str, CaseStamps] | None = None,
     ) -> None:
         self.folder = folder
         self.config = config
@@ -82,6 +85,10 @@ class TrainingRun:
         self.progress = restored(model.training, config, self.trainer.optimizer, folder.console)
         if model.training is None and ranks.is_main:
             self.progress = replace(self.progress, start=start_file(model.origin.file))
+        if cases is not None:
+            for change in case_changes(self.progress.cases, cases):
+                folder.console.warn(change)
+            self.progress = replace(self.progress, cases=cases)
         self.frozen = self._frozen_layers()
         unfinished = {} if model.training is None else model.training.get("unfinished", {})
         self.tally = Tally.from_state(unfinished["tally"]) if unfinished else self._empty_tally()

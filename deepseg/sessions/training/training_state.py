@@ -33,6 +33,8 @@ OPTIONAL_PARTS: dict[str, tuple[type, ...]] = {
     "weights": (dict,),
     "anchors": (dict,),
     "unfinished": (dict,),
+    "start": (dict, NoneType),
+    "cases": (dict,),
 }
 
 
