@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,7 +13,10 @@ from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.geometry.boxes import text
 from deepseg.model.layout import LayerPlan, Layout, layout
 from deepseg.transfer.by_name import plan_by_name
+from deepseg.transfer.context_phase import context_places, moved_context
+from deepseg.transfer.differences import Difference, network_differences
 from deepseg.transfer.layer_mapping import LayerMapping, layer_mappings
+from deepseg.transfer.left_behind import left_behind
 from deepseg.transfer.map_selection import overlap
 from deepseg.transfer.matching import Match, Matching, match_layers
 from deepseg.transfer.net2net import identity
@@ -22,7 +25,7 @@ from deepseg.transfer.preparation import carried_preparation
 from deepseg.transfer.rules import TransferRules
 from deepseg.transfer.source import Source
 
-WINDOW = ("norm.window_mean", "norm.window_var")
+WINDOW = {"norm.window_mean": "mean", "norm.window_var": "variance", "norm.steps": ""}
 
 
 def make_plan(
@@ -45,34 +48,42 @@ def make_plan(
     old, new = layout(source.config), layout(config)
     matching = match_layers(old, new, rules, source.spacing_mm)
     raise_if_any(_misfits(matching, rules))
-    differences = tuple(_differences(source.config, config))
-    raise_if_any(_function_problems(differences, rules))
+    differences = list(network_differences(source.config, config))
+    if rules.keeps_function:
+        raise_if_any(_function_problems(differences))
+        places = context_places(source.config, old), context_places(config, new)
+        raise_if_any(moved_context(*places, matching.blocks))
+    else:
+        differences += matching.differences()
     mappings = layer_mappings(source.config, config, old, new, matching, rules)
-    values = {**source.tensors, **_windows(source.tensors, config.batch_norm)}
     tensors = {
         tensor.name: tensor
         for match in matching.layers
         for tensor in _layer_tensors(
-            LayerTransfer(match, mappings.get(match.target.address), config, rules), weights, values
+            LayerTransfer(match, mappings.get(match.target.address), config, rules),
+            weights,
+            source.tensors,
         )
     }
     _raise_if_empty(tensors, matching)
     used = {tensor.copy.source for tensor in tensors.values() if tensor.copy is not None}
+    source_only = tuple(name for name in source.tensors if name not in used)
     preparation = carried_preparation(source, config, matching, rules)
     return Plan(
-        source=replace(source, tensors=values),
+        source=source,
         rules=rules,
         tensors=tuple(tensors[name] for name in weights),
         layers=tuple(
             _summary(match, mappings.get(match.target.address)) for match in matching.layers
         ),
-        source_only=tuple(name for name in source.tensors if name not in used),
+        source_only=source_only,
         notes=(
             *_overrides(source),
             _pathway_note(old, new, matching, rules),
-            *differences,
+            *map(str, differences),
             *_function_notes(matching, mappings, rules),
             *preparation.notes,
+            *left_behind(source_only, source.tensors),
         ),
         preparation=preparation,
     )
@@ -106,13 +117,20 @@ class LayerTransfer:
         if source is None or mapping is None:
             return TensorPlan(name, shape, reason=self.match.reason)
         role = name.removeprefix(f"{self.match.target.address}.")
-        if f"{source.address}.{role}" not in values:
-            return TensorPlan(name, shape, reason=f"the source has no {source.address}.{role}")
-        copy = self._copy(role, shape, source, mapping)
+        copy, remark = self._copy(role, shape, source, mapping), ""
+        if role in WINDOW and not _has_window(values, source.address, self.config.batch_norm):
+            if role == "norm.steps":
+                steps = torch.zeros((), dtype=torch.int64)
+                return TensorPlan(name, shape, constant=steps, reason="the window begins anew")
+            running = f"{source.address}.norm.running_{role.removeprefix('norm.window_')}"
+            copy = Copy(running, (mapping.incoming.carried(),), rows=shape[0])
+            remark = f"every step holds the {WINDOW[role]} of all in the source"
+        if copy.source not in values:
+            return TensorPlan(name, shape, reason=f"the source has no {copy.source}")
         if not mapping.incoming.filled or any(not axis.filled for axis in copy.selections):
             return TensorPlan(name, shape, reason="; ".join(mapping.incoming.notes))
         notes = [note for selection in copy.selections for note in selection.notes]
-        return TensorPlan(name, shape, copy, reason="; ".join(notes))
+        return TensorPlan(name, shape, copy, reason="; ".join((*notes, *filter(None, [remark]))))
 
     def _copy(
         self, role: str, shape: tuple[int, ...], source: LayerPlan, mapping: LayerMapping
@@ -217,49 +235,23 @@ def _raise_if_empty(tensors: Mapping[str, TensorPlan], matching: Matching) -> No
     )
 
 
-def _differences(old: ModelConfig, new: ModelConfig) -> Iterator[str]:
-    """Settings without weights of their own that make the same weights compute something else."""
-    pairs = [
-        ("context_alignment", old.context_alignment, new.context_alignment),
-        ("activation", old.activation, new.activation),
-        ("batch_norm", _kind(old.batch_norm), _kind(new.batch_norm)),
-    ]
-    for key, before, now in pairs:
-        if before != now:
-            yield f"{key} is {before} in the older model and {now} in the new one"
-
-
-def _kind(batch_norm: BatchNorm | str) -> str:
-    if isinstance(batch_norm, str):
-        return batch_norm
-    return f"on with epsilon {batch_norm.epsilon:g}"
-
-
-def _function_problems(differences: tuple[str, ...], rules: TransferRules) -> Iterator[Problem]:
-    for difference in differences if rules.keeps_function else ():
+def _function_problems(differences: Iterable[Difference]) -> Iterator[Problem]:
+    for difference in differences:
         yield Problem(
             "function-not-kept",
-            got=difference,
+            got=str(difference),
             expected="the same in both",
             fix="write the older model's value, which -show tells, under this key of the new file",
         )
 
 
-def _windows(tensors: Mapping[str, Tensor], batch_norm: BatchNorm | str) -> dict[str, Tensor]:
-    """Statistics for a window of another length: every row holds their mean.
+def _has_window(values: Mapping[str, Tensor], address: str, norm: BatchNorm | str) -> bool:
+    """The older model's layer has statistics of as many steps as the new model keeps.
 
-    The rows of an older model can only be taken over where both windows have one length.
+    Those of another number of steps cannot be taken over, but their mean can.
     """
-    windows: dict[str, Tensor] = {}
-    if not isinstance(batch_norm, BatchNorm) or batch_norm.statistics != "window":
-        return windows
-    for name, tensor in tensors.items():
-        norm, _, moment = name.partition(".running_")
-        rows = tensors.get(f"{norm}.window_{moment}")
-        if moment and (rows is None or len(rows) != batch_norm.length):
-            windows[f"{norm}.window_{moment}"] = tensor.expand(batch_norm.length, -1).clone()
-            windows[f"{norm}.steps"] = torch.zeros((), dtype=torch.int64)
-    return windows
+    rows = values.get(f"{address}.norm.window_mean")
+    return rows is not None and isinstance(norm, BatchNorm) and len(rows) == norm.length
 
 
 def _summary(match: Match, mapping: LayerMapping | None) -> LayerSummary:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
-from deepseg.geometry.boxes import text
 from deepseg.model.layout import LayerPlan, Layout, PathwayLayout
+from deepseg.transfer.differences import COMPUTED, Difference, layer_differences
 from deepseg.transfer.rules import TransferRules
 
 SAME_RESOLUTION = 0.01  # relative difference below which two voxel sizes count as one
@@ -64,6 +64,18 @@ class Matching:
     def sources(self) -> set[str]:
         """Addresses of the older model's layers that fill something."""
         return {match.source.address for match in self.layers if match.source is not None}
+
+    def differences(self) -> Iterator[Difference]:
+        """Settings that make filled layers compute something else; layers alike together."""
+        addresses: dict[Difference, list[str]] = {}
+        for match in self.layers:
+            if match.source is not None:
+                for difference in layer_differences(match.source, match.target):
+                    if difference.setting in COMPUTED:
+                        addresses.setdefault(difference, []).append(match.target.address)
+        for difference, layers in addresses.items():
+            setting = f"{difference.setting} of {', '.join(ranges(layers))}"
+            yield replace(difference, setting=setting)
 
 
 def match_layers(
@@ -303,41 +315,11 @@ def _stop(match: Match) -> str:
     """Why a walk along a pathway ends at this layer; nothing if it goes on."""
     if match.source is None:
         return "only in the new model"
-    return difference(match.source, match.target)
-
-
-def difference(source: LayerPlan, target: LayerPlan) -> str:
-    """The differences of two layers, type first, then shape; nothing if they are of one kind.
-
-    Channels and classes have names and may differ; so may what the first FC layer reads.
-    """
-    facts = [
-        ("kernels", _rank(source), _rank(target)),
-        ("activation", source.activation, target.activation),
-        ("normalisation", _norm(source), _norm(target)),
-        ("kernel", text(source.kernel), text(target.kernel)),
-        ("padding", source.padding, target.padding),
-        ("residual", _yes(source.adds_earlier_input), _yes(target.adds_earlier_input)),
-    ]
-    if not target.is_head:
-        facts.append(("feature maps", str(source.outputs), str(target.outputs)))
-    if not (target.reads_image or target.address == "fc.1"):
-        facts.append(("inputs", str(source.inputs), str(target.inputs)))
     return "; ".join(
-        f"{name} {old} in the source, {new} in the model" for name, old, new in facts if old != new
+        f"{difference.setting} {difference.old} in the source, {difference.new} in the model"
+        for difference in layer_differences(match.source, match.target)
+        if difference.setting != "dropout"
     )
-
-
-def _rank(layer: LayerPlan) -> str:
-    return "low rank" if layer.is_low_rank else "whole"
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
-
-
-def _norm(layer: LayerPlan) -> str:
-    return "batch norm" if layer.normalises else "bias"
 
 
 def _too_short(matching: Matching, rules: TransferRules) -> Iterator[Problem]:

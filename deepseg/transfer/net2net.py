@@ -19,6 +19,7 @@ from torch import Tensor
 from deepseg.errors import Problem
 from deepseg.geometry.boxes import text
 from deepseg.model.layout import LayerPlan, Layout
+from deepseg.transfer.differences import layer_differences
 from deepseg.transfer.map_selection import MapSelection, repeated
 from deepseg.transfer.matching import Match, Matching, ranges
 from deepseg.transfer.rules import TransferRules
@@ -165,20 +166,15 @@ class Growth:
         return GrownLayers(incoming, outputs, (*[None] * len(brought), *passes))
 
     def _check(self, match: Match, source: LayerPlan) -> None:
-        """Layers that correspond must compute alike."""
+        """Layers that correspond must compute alike; another dropout is made up for."""
         target = match.target
-        for setting, old, new in (
-            ("activation", source.activation, target.activation),
-            ("batch norm", source.normalises, target.normalises),
-            ("padding", source.padding, target.padding),
-            ("residual", source.adds_earlier_input, target.adds_earlier_input),
-            ("low rank", source.is_low_rank, target.is_low_rank),
-        ):
-            if old != new:
+        for difference in layer_differences(source, target):
+            setting = difference.setting
+            if setting in ("padding", "residual"):
                 self._refuse(
                     target,
-                    f"{setting} {_word(new)}",
-                    f"{_word(old)}, as in the source",
+                    f"{setting} {difference.new}",
+                    f"{difference.old}, as in the source",
                     f"give {target.address} the {setting} of the source",
                 )
 
@@ -301,10 +297,6 @@ def _adds_same_maps(outputs: Maps, earlier: Maps, count: int) -> bool:
         for index, addend in zip(outputs, added, strict=False)
         if index is not None
     )
-
-
-def _word(value: bool | str) -> str:
-    return value if isinstance(value, str) else ("on" if value else "off")
 
 
 def identity(layer: LayerPlan, passes: Sequence[int | None], epsilon: float) -> dict[str, Tensor]:

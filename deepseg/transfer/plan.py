@@ -33,11 +33,13 @@ class Copy:
         selections: Along each of the first axes: outputs and inputs of a kernel, or the maps that a
             statistic belongs to. Further axes are those of the kernel itself.
         scale: Factor on all values.
+        rows: The tensor has so many rows, each of which is filled alike; 0 if it has none.
     """
 
     source: str
     selections: tuple[MapSelection, ...]
     scale: float = 1.0
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class TensorPlan:
         if self.copy is None:
             return 0
         maps = [len(selection.filled) for selection in self.copy.selections]
-        return prod((*maps, *self.shape[len(maps) :]))
+        rows = self.shape[:1] if self.copy.rows else ()
+        return prod((*rows, *maps, *self.shape[len(rows) + len(maps) :]))
 
     def record(self) -> dict[str, Any]:
         """The plan of this tensor as a file holds it."""
@@ -239,14 +242,20 @@ def _applied(plan: TensorPlan, initial: Tensor, sources: Mapping[str, Tensor]) -
     if plan.copy is None:
         return initial
     values = sources[plan.copy.source].to(initial.dtype)
-    if plan.copy.scale != 1:
-        values = values * plan.copy.scale
-    for axis, selection in enumerate(plan.copy.selections):
+    if plan.copy.rows:
+        return torch.stack([_copied(plan.copy, row, values) for row in initial])
+    return _copied(plan.copy, initial, values)
+
+
+def _copied(copy: Copy, initial: Tensor, values: Tensor) -> Tensor:
+    if copy.scale != 1:
+        values = values * copy.scale
+    for axis, selection in enumerate(copy.selections):
         values = _combined(values, axis, selection)
-    kernel = initial.shape[len(plan.copy.selections) :]
+    kernel = initial.shape[len(copy.selections) :]
     values = _centred(values, tuple(kernel))
     result = initial.clone()
-    result[_index(plan.copy.selections)] = values
+    result[_index(copy.selections)] = values
     return result
 
 
