@@ -231,6 +231,7 @@ def test_fine_tuning_a_filled_model_begins_where_the_older_one_stands(command, p
     fill = ("-newModel", wider, "-pretrained", model, "-layers", "all", "-width", "net2net")
     assert command(*fill, "-out", "B.save").returncode == 0
     text = (place / "train.yaml").read_text().replace("\nepochs: 2", "\nepochs: 1")
+    text = text.replace("model: model.yaml\n", "")
     for name, start in (("old", model), ("new", "B.save")):
         place.write(f"{name}.yaml", text.replace("name: training", f"name: {name}"))
         place.edit(f"{name}.yaml", "every: 2", "every: 1")

@@ -377,6 +377,7 @@ def test_the_table_says_what_became_of_every_layer():
     assert plan.notes == (
         "pathways: normal from normal, sub1 from sub1, sub2 from sub1 (factor 5 x 5 x 5, in the "
         "source 3 x 3 x 3)",
+        "left behind in the source: normal.3-4, sub1.3-4, fc.2-3",
     )
 
 
