@@ -150,7 +150,7 @@ def checked_cases(
     Raises:
         DeepsegError: All problems of all cases.
     """
-    listed = case_list(settings, model.channels)
+    listed = case_list(settings, model.channels, classes=model.classes)
     for warning in listed.warnings:
         console.warn(warning)
     cases = list(listed.cases)

@@ -19,7 +19,7 @@ from deepseg.data.cases.case_names import (
     names_from_paths,
     without_ending,
 )
-from deepseg.data.cases.dataset import dataset_cases
+from deepseg.data.cases.dataset import DatasetUse, dataset_cases
 from deepseg.data.cases.list_files import channel_files, list_file_cases
 from deepseg.data.cases.listing import ListedCase, Listing, missing_files
 from deepseg.data.cases.table import table_cases
@@ -79,22 +79,26 @@ def list_cases(config: CasesConfig, channels: Sequence[str]) -> list[Case]:
     return list(case_list(config, channels).cases)
 
 
-def case_list(config: CasesConfig, channels: Sequence[str]) -> CaseList:
+def case_list(
+    config: CasesConfig, channels: Sequence[str], *, classes: Sequence[str] = ()
+) -> CaseList:
     """The cases that ``config`` lists, with warnings.
 
     A file that is missing is a problem of its case, and raised only together with others.
 
     Args:
         channels: Names of the model's channels.
+        classes: Names of the model's classes, the background first, with which those of a dataset
+            are compared; empty to leave that out.
 
     Raises:
         DeepsegError: everything that is wrong with the lists, and then every file that is missing.
     """
-    listing = _listing(config, channels)
+    listing = _listing(config, channels, classes)
     listed = listing.cases
     problems = [*_no_cases(config, listed), *_name_problems(listed), *_missing_weights(listed)]
     missing = missing_files(file for case in listed for file in case.files)
-    label_map = _label_map(config)
+    label_map = _label_map(config, listing)
     if problems:
         raise DeepsegError(*problems, *missing.values())
     cases = (
@@ -116,16 +120,19 @@ def case_list(config: CasesConfig, channels: Sequence[str]) -> CaseList:
     return CaseList(tuple(cases), listing.warnings)
 
 
-def _listing(config: CasesConfig, channels: Sequence[str]) -> Listing:
+def _listing(config: CasesConfig, channels: Sequence[str], classes: Sequence[str]) -> Listing:
     if config.table is not None:
         return table_cases(config.table, channels)
     if config.dataset is not None:
-        return dataset_cases(config.dataset, config.part, channels)
+        use = DatasetUse(config.part, channels, classes, config.label_map)
+        return dataset_cases(config.dataset, use)
     return list_file_cases(config, channels)
 
 
-def _label_map(config: CasesConfig) -> tuple[tuple[int, int], ...]:
-    targets = {old: UNKNOWN if new == "ignore" else new for old, new in config.label_map.items()}
+def _label_map(config: CasesConfig, listing: Listing) -> tuple[tuple[int, int], ...]:
+    """The map of the settings, which come before what the listing says."""
+    targets = dict.fromkeys(listing.ignored, UNKNOWN)
+    targets |= {old: UNKNOWN if new == "ignore" else new for old, new in config.label_map.items()}
     return tuple(sorted(targets.items()))
 
 

@@ -2,8 +2,8 @@
 
 Three layouts are known. The Decathlon lists its images under ``training`` and ``test``; an image
 of several channels is 4D, one volume per channel. nnU-Net 1 lists them too, but keeps every channel
-in a file of its own, NAME_0000, NAME_0001, … nnU-Net 2 lists nothing: the files in ``imagesTr`` or
-``imagesTs`` are the list.
+in a file of its own, NAME_0000, NAME_0001, … nnU-Net 2 lists its training cases under ``dataset``,
+or nothing: then the files in ``imagesTr`` or ``imagesTs`` are the list.
 """
 
 from __future__ import annotations
@@ -11,13 +11,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import AliasChoices, BaseModel, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, StrictInt, ValidationError, field_validator
 
 from deepseg.data.cases.case_names import without_ending
+from deepseg.data.cases.dataset_labels import (
+    LabelMap,
+    class_mix_ups,
+    ignored_labels,
+    labels_by_name,
+    unknown_classes,
+)
 from deepseg.data.cases.listing import (
     ListedCase,
     ListEntry,
@@ -45,6 +52,13 @@ class _JsonCase(BaseModel):
     label: str | None = None
 
 
+class _NnunetCase(BaseModel):
+    """A case under nnU-Net 2's key ``dataset``."""
+
+    images: list[str]
+    label: str | None = None
+
+
 class _Content(BaseModel):
     """The keys of a dataset.json that are used; everything else in it is left alone."""
 
@@ -54,6 +68,37 @@ class _Content(BaseModel):
     file_ending: str = ".nii.gz"
     training: list[_JsonCase] = []
     test: list[_JsonCase | str] = []
+    dataset: dict[str, _NnunetCase] = {}
+    labels: dict[str, StrictInt | str | list[int]] = {}
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _name_classes(cls, labels: object) -> object:
+        return labels if isinstance(labels, dict) else {}
+
+    @field_validator("channel_names")
+    @classmethod
+    def _are_counted_from_0(cls, names: dict[int, str]) -> dict[int, str]:
+        if sorted(names) != list(range(len(names))):
+            raise ValueError(f"Channels should be numbered 0 to {len(names) - 1}")
+        return names
+
+
+@dataclass(frozen=True)
+class DatasetUse:
+    """What a session takes of a dataset, and for which model.
+
+    Attributes:
+        split: Which of its cases.
+        channels: Names of the model's channels.
+        classes: Names of the model's classes, the background first; empty if they do not matter.
+        label_map: The user's.
+    """
+
+    split: DatasetSplit
+    channels: Sequence[str]
+    classes: Sequence[str] = ()
+    label_map: LabelMap = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,11 +111,12 @@ class _DatasetCase:
     label: str | None
 
 
-def dataset_cases(folder: Path, split: DatasetSplit, channels: Sequence[str]) -> Listing:
+def dataset_cases(folder: Path, use: DatasetUse) -> Listing:
     """The cases in one split of the dataset.
 
     Args:
         folder: The folder, or the ``dataset.json`` in it.
+        use: What is taken of it.
 
     Raises:
         DeepsegError: everything that is wrong with dataset.json, and then every file that is
@@ -80,15 +126,15 @@ def dataset_cases(folder: Path, split: DatasetSplit, channels: Sequence[str]) ->
     text = text_of(file)
     content = _content(text, file)
     names = [name for _, name in sorted(content.channel_names.items())]
-    listed = content.training if split == "training" else content.test
-    if listed:
-        cases = [_json_case(case, text, file, len(names)) for case in listed]
-    else:
-        cases = _cases_in_folder(file.parent, split, len(names), content.file_ending)
+    cases = _dataset_cases(content, use.split, text, file)
     problems = _file_counts(cases, names, file) or _volume_counts(cases, names, file)
+    named = labels_by_name(content.labels)
+    is_judged = bool(use.classes) and any(case.label is not None for case in cases)
+    if is_judged:
+        problems += class_mix_ups(named, use.classes, use.label_map, f"{file} labels")
     order: list[int] = []
     try:
-        order = channel_order(names, channels, where=str(file))
+        order = channel_order(names, use.channels, where=str(file))
     except DeepsegError as refusal:
         problems += refusal.problems
     if problems:
@@ -98,7 +144,33 @@ def dataset_cases(folder: Path, split: DatasetSplit, channels: Sequence[str]) ->
             for path in (*case.images, case.label)
         ]
         raise DeepsegError(*problems, *missing_files(files).values())
-    return Listing(tuple(_listed_case(case, order, file.parent) for case in cases))
+    unknown = unknown_classes(named, use.classes) if is_judged else None
+    return Listing(
+        tuple(_listed_case(case, order, file.parent) for case in cases),
+        warnings=() if unknown is None else (f"{file}: {unknown}",),
+        ignored=ignored_labels(named),
+    )
+
+
+def _dataset_cases(
+    content: _Content, split: DatasetSplit, text: str, file: Path
+) -> list[_DatasetCase]:
+    """The cases of a split, as the layout of the dataset has them."""
+    channel_count = len(content.channel_names)
+    listed = content.training if split == "training" else content.test
+    if split == "training" and content.dataset:
+        return [
+            _DatasetCase(_place(name, text, file), name, tuple(case.images), case.label)
+            for name, case in content.dataset.items()
+        ]
+    if listed:
+        return [_json_case(case, text, file, channel_count) for case in listed]
+    return _cases_in_folder(file.parent, split, channel_count, content.file_ending)
+
+
+def _place(entry: str, text: str, file: Path) -> str:
+    """File and line of an entry; the text is searched, because a JSON reader tells no lines."""
+    return f"{file}:{text[: max(text.find(json.dumps(entry)), 0)].count(chr(10)) + 1}"
 
 
 def _content(text: str, file: Path) -> _Content:
@@ -135,8 +207,6 @@ def _content_problems(error: ValidationError, file: Path) -> list[Problem]:
 def _json_case(case: _JsonCase | str, text: str, file: Path, channel_count: int) -> _DatasetCase:
     image = case if isinstance(case, str) else case.image
     first = image if isinstance(image, str) else (image or [""])[0]
-    # The text is searched for the entry, because a JSON reader does not tell lines.
-    line = text[: max(text.find(json.dumps(first)), 0)].count("\n") + 1
     stem = without_ending(Path(first).name)
     ending = Path(first).name[len(stem) :]
     if isinstance(image, list):
@@ -147,7 +217,8 @@ def _json_case(case: _JsonCase | str, text: str, file: Path, channel_count: int)
         )
         images = per_channel if first and (file.parent / per_channel[0]).exists() else (image,)
     label = None if isinstance(case, str) else case.label
-    return _DatasetCase(f"{file}:{line}", re.sub("_0000$", "", stem), images, label)
+    name = re.sub("_0000$", "", stem)
+    return _DatasetCase(_place(first, text, file), name, images, label)
 
 
 def _cases_in_folder(

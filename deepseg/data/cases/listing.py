@@ -78,10 +78,12 @@ class Listing:
     Attributes:
         cases: In their order.
         warnings: What the user should know, one sentence each.
+        ignored: Labels of voxels that nobody has labelled, where the listing itself says so.
     """
 
     cases: tuple[ListedCase, ...]
     warnings: tuple[str, ...] = ()
+    ignored: tuple[int, ...] = ()
 
 
 def entry(text: str, where: str, folder: Path) -> ListEntry:

@@ -727,6 +727,142 @@ def test_a_folder_of_nnunet_2_has_the_cases_that_lie_there(tmp_path, channels, o
     assert (case.name, case.where) == ("b", str(tmp_path / "imagesTr"))
 
 
+def test_the_cases_that_nnunet_2_lists_are_those_that_are_taken(tmp_path):
+    more = {
+        "dataset": {
+            "x": {"images": ["imagesTr/b_0000.nii", "imagesTr/b_0001.nii"], "label": "l/b.nii"},
+            "y": {"images": ["imagesTs/b_0000.nii", str(tmp_path / "imagesTs/b_0001.nii")]},
+        }
+    }
+    config = dataset(tmp_path, NNUNET_2 | more, *FOUR_FILES, "l/b.nii", "imagesTr/c_0000.nii")
+    first, second = list_cases(config, CHANNELS)
+    assert (first.name, second.name) == ("x", "y")
+    assert files([first, second]) == [
+        (
+            tuple(tmp_path / f"imagesTr/b_000{i}.nii" for i in range(2)),
+            tmp_path / "l/b.nii",
+            None,
+            (),
+        ),
+        (tuple(tmp_path / f"imagesTs/b_000{i}.nii" for i in range(2)), None, None, ()),
+    ]
+    line = int(second.where.split(":")[-1])
+    assert '"y"' in (tmp_path / "dataset.json").read_text().splitlines()[line - 1]
+    tests = list_cases(CasesConfig(dataset=tmp_path, part="test"), CHANNELS)
+    assert [case.name for case in tests] == ["b"]
+
+
+SWAPPED = {"background": 0, "core": 1, "Rim tissue": 2}
+CLASSES = ["background", "rim_tissue", "core"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "label_map", "got", "fix"),
+    [
+        pytest.param(
+            SWAPPED, {}, "1 is core, 2 is rim_tissue", "{1: 2, 2: 1}", id="names and their numbers"
+        ),
+        pytest.param(
+            {"0": "background", "1": "core", "2": "rim tissue"},
+            {7: 0},
+            "1 is core, 2 is rim_tissue",
+            "{1: 2, 2: 1, 7: 0}",
+            id="numbers and their names",
+        ),
+        pytest.param(SWAPPED, {1: 2}, "2 is rim_tissue", "{1: 2, 2: 1}", id="half a map"),
+        pytest.param(
+            {"background": 0, "necrosis": 1, "core": 2, "rim_tissue": 4},
+            {},
+            "4 is rim_tissue",
+            "{4: 1}",
+            id="a gap",
+        ),
+        pytest.param(
+            {"background": 0, "rim tissue": [1, 3], "core": [2]},
+            {},
+            "3 is rim_tissue",
+            "{3: 1}",
+            id="a region of two labels",
+        ),
+    ],
+)
+def test_labels_that_mean_other_classes_are_refused_with_the_map(
+    tmp_path, labels, label_map, got, fix
+):
+    dataset(tmp_path, NNUNET_2 | {"labels": labels}, *FOUR_FILES, "labelsTr/b.nii")
+    config = CasesConfig(dataset=tmp_path, label_map=label_map)
+    with pytest.raises(DeepsegError) as refusal:
+        case_list(config, CHANNELS, classes=CLASSES)
+    assert str(refusal.value) == (
+        f"[dataset-labels] {tmp_path / 'dataset.json'} labels: got labels of which {got}; expected "
+        "the numbers of the model's classes: 0 background, 1 rim_tissue, 2 core; "
+        f"fix: set 'label_map: {fix}'"
+    )
+
+
+def test_regions_that_overlap_are_no_classes(tmp_path):
+    labels = {"background": 0, "rim tissue": [1, 2], "core": 2}
+    dataset(tmp_path, NNUNET_2 | {"labels": labels}, *FOUR_FILES, "labelsTr/b.nii")
+    with pytest.raises(DeepsegError) as refusal:
+        case_list(CasesConfig(dataset=tmp_path), CHANNELS, classes=CLASSES)
+    assert str(refusal.value) == (
+        f"[dataset-labels] {tmp_path / 'dataset.json'} labels: got label 2 in the regions rim "
+        "tissue and core; expected one class for every label, because the classes of a model "
+        "exclude each other; fix: use a model with a class for every label, and score regions as "
+        "groups; or say in label_map which class each label is"
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "label_map", "classes"),
+    [
+        pytest.param(SWAPPED, {1: 2, 2: 1}, CLASSES, id="the map that was proposed"),
+        pytest.param(SWAPPED, {1: 1, 2: 2}, CLASSES, id="a map that says that names are wrong"),
+        pytest.param(SWAPPED, {}, ["background", "class1", "class2"], id="a model without names"),
+        pytest.param({"background": 0, "Rim-Tissue": 1, "core": 2}, {}, CLASSES, id="alike"),
+        pytest.param(["rim", "core"], {}, CLASSES, id="a list"),
+    ],
+)
+def test_labels_that_mean_the_classes_of_their_numbers_are_taken(
+    tmp_path, labels, label_map, classes
+):
+    dataset(tmp_path, NNUNET_2 | {"labels": labels}, *FOUR_FILES, "labelsTr/b.nii")
+    config = CasesConfig(dataset=tmp_path, label_map=label_map)
+    listed = case_list(config, CHANNELS, classes=classes)
+    assert listed.warnings == ()
+    assert [case.label_map for case in listed.cases] == [tuple(sorted(label_map.items()))]
+
+
+def test_names_of_labels_that_the_model_does_not_know_are_told(tmp_path):
+    labels = {"background": 0, "liver": 1, "tumour": 2, "ignore": 3}
+    dataset(tmp_path, NNUNET_2 | {"labels": labels}, *FOUR_FILES, "labelsTr/b.nii")
+    listed = case_list(CasesConfig(dataset=tmp_path), CHANNELS, classes=CLASSES)
+    assert listed.warnings == (
+        f"{tmp_path / 'dataset.json'}: its labels have other names than the model's classes: 1 is "
+        "'liver' there and 'rim_tissue' in the model, 2 is 'tumour' there and 'core' in the model",
+    )
+
+
+def test_the_label_that_nnunet_ignores_is_ignored(tmp_path):
+    labels = {"background": 0, "rim_tissue": 1, "core": 2, "ignore": 3}
+    dataset(tmp_path, NNUNET_2 | {"labels": labels}, *FOUR_FILES, "labelsTr/b.nii")
+    (case,) = case_list(CasesConfig(dataset=tmp_path), CHANNELS, classes=CLASSES).cases
+    assert case.label_map == ((3, -1),)
+    config = CasesConfig(dataset=tmp_path, label_map={3: 0, 255: "ignore"})
+    assert case_list(config, CHANNELS, classes=CLASSES).cases[0].label_map == ((3, 0), (255, -1))
+
+
+def test_channels_are_numbered_without_a_gap(tmp_path):
+    config = dataset(
+        tmp_path, NNUNET_2 | {"channel_names": {"0": "T1c", "2": "FLAIR"}}, *FOUR_FILES
+    )
+    (complaint,) = complaints(config)
+    assert complaint.startswith(
+        f"[dataset-content] {tmp_path / 'dataset.json'}: got Value error, Channels should be "
+        "numbered 0 to 1 at channel_names; "
+    )
+
+
 def test_labels_of_the_test_part_are_taken_where_there_are_some(tmp_path):
     more = ["imagesTs/c_0000.nii", "imagesTs/c_0001.nii", "labelsTs/c.nii"]
     dataset(tmp_path, NNUNET_2, *FOUR_FILES, *more)
