@@ -86,7 +86,7 @@ class _Content(BaseModel):
 
 @dataclass(frozen=True)
 class DatasetUse:
-    """What a session takes of a dataset, and for which model.
+    """Part of a dataset that a session takes, and the model for which it does.
 
     Attributes:
         split: Which of its cases.

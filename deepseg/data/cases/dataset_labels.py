@@ -62,11 +62,11 @@ def class_mix_ups(
         number = numbers.get(_letters(name))
         for label in labels if number is not None and name != IGNORE else ():
             targets.setdefault(label, set()).add(number or 0)
-    judged = {label: found for label, found in targets.items() if label not in label_map}
-    mixed = {label: found for label, found in judged.items() if found != {label}}
+    judged = {label: numbers_of for label, numbers_of in targets.items() if label not in label_map}
+    mixed = {label: numbers_of for label, numbers_of in judged.items() if numbers_of != {label}}
     if not mixed:
         return []
-    overlapping = sorted(label for label, found in mixed.items() if len(found) > 1)
+    overlapping = sorted(label for label, numbers_of in mixed.items() if len(numbers_of) > 1)
     if overlapping:
         regions = [n for n, labels in named.items() if overlapping[0] in labels]
         return [
@@ -80,13 +80,13 @@ def class_mix_ups(
                 where=where,
             )
         ]
-    meant = ", ".join(f"{label} is {classes[min(mixed[label])]}" for label in sorted(mixed))
+    meanings = ", ".join(f"{label} is {classes[min(mixed[label])]}" for label in sorted(mixed))
     entries: dict[int, int | str] = {**label_map, **{k: min(v) for k, v in mixed.items()}}
     pasted = ", ".join(f"{label}: {entries[label]}" for label in sorted(entries))
     return [
         Problem(
             code="dataset-labels",
-            got=f"labels of which {meant}",
+            got=f"labels of which {meanings}",
             expected="the numbers of the model's classes: "
             + ", ".join(f"{number} {name}" for number, name in enumerate(classes)),
             fix=f"set 'label_map: {{{pasted}}}'",
@@ -101,9 +101,9 @@ def unknown_classes(named: Mapping[str, Sequence[int]], classes: Sequence[str]) 
     Models whose classes are called class1, class2, … say nothing about them.
     """
     foreground = [name for name, labels in named.items() if 0 not in labels and name != IGNORE]
-    known = {_letters(name) for name in classes}
+    model_names = {_letters(name) for name in classes}
     is_named = any(not re.fullmatch(r"class_?\d+", name) for name in classes[1:])
-    if not foreground or not is_named or any(_letters(name) in known for name in foreground):
+    if not foreground or not is_named or any(_letters(name) in model_names for name in foreground):
         return None
     meanings = ", ".join(
         f"{label} is {name!r} there and {classes[label]!r} in the model"
