@@ -25,7 +25,7 @@ from deepseg.errors import (
     raise_if_any,
 )
 from deepseg.parent_process import end_with_starter
-from deepseg.report.streams import LenientStream, show, visible
+from deepseg.report.streams import LenientStream, rich_terminal, show, visible
 from deepseg.sessions.outcome import exit_code, problems
 
 SHOWN_PROBLEMS = 20
@@ -122,7 +122,8 @@ def _line(text: str) -> str:
 
 
 def _say(text: str) -> None:
-    show(LenientStream(sys.stderr), None, Text(text))
+    stream = LenientStream(sys.stderr)
+    show(stream, rich_terminal(stream), Text(text))
 
 
 def _trace_file() -> str:

@@ -46,7 +46,7 @@ def show(file: Path | str) -> str:
         file: The file, or the folder of a session, whose best model is shown, or else its last.
 
     Returns:
-        Tables as plain text, at most 80 characters wide.
+        Tables as plain text, 80 characters wide unless words need more.
 
     Raises:
         DeepsegError: The file is missing, damaged or wrong.

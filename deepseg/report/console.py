@@ -112,7 +112,10 @@ class Console:
             self._show(Text(visible(plain)))
         else:
             self._terminal.print(Text(visible(title), style="bold"))
-            self._terminal.print(rich_table(columns, rows))
+            table = rich_table(columns, rows, width=self._terminal.width)
+            self._terminal.print(
+                table, width=max(table.width or 0, self._terminal.width), crop=False
+            )
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Advance]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import textwrap
 from io import StringIO
 from typing import IO, TextIO, cast
 
@@ -68,7 +69,15 @@ def show(stream: LenientStream, terminal: RichConsole | None, text: Text) -> Non
         stream.write(f"{text.plain}\n")
         stream.flush()
     else:
-        terminal.print(text, soft_wrap=True)
+        for line in text.plain.split("\n"):
+            for part in _between_words(line, terminal.width):
+                terminal.print(Text(part, style=text.style), soft_wrap=True)
+
+
+def _between_words(line: str, width: int) -> list[str]:
+    """Pieces of ``line`` of at most ``width`` characters, but for words that are longer."""
+    pieces = textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
+    return pieces or [""]
 
 
 def visible(text: str) -> str:

@@ -33,6 +33,8 @@ from deepseg.storage.content_stamp import content_stamp
 RESULT_SETTINGS = {"save", "groups", "postprocess"}
 RESULT_INFERENCE = {"precision", "mirror", "overlap"}
 
+FIELDS = {"files", "without_picture", "scores"}  # without which a record counts for nothing
+
 
 @dataclass(frozen=True)
 class ModelFingerprint:
@@ -99,7 +101,7 @@ class CompletedCases:
     def record(self, name: str, key: str) -> dict[str, Any] | None:
         """Record of a case; None if it has to be done, or a file of it is not as it was written."""
         record = self._stored(name)
-        if record.get("key") != key:
+        if record.get("key") != key or not record.keys() >= FIELDS:
             return None
         stamps = record["stamps"]
         is_whole = all(_stamp(file) == stamps.get(n) for n, file in self._files(record).items())
