@@ -18,6 +18,7 @@ NAMES = (
     "depth",
     "channels",
     "classes",
+    "map",
     "minMatch",
     "dryRun",
 )
@@ -33,7 +34,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="layers of the older model: depths (1 2 5), names (normal.1-3 sub1.2 fc.1), head, "
         "or all (all but the head)",
     )
-    options.add_argument("-pathways", nargs="+", metavar="NEW=OLD", help="such as sub2=sub1")
+    options.add_argument(
+        "-pathways", nargs="+", metavar="NEW=OLD", help="such as sub2=sub1, or sub1=new (left new)"
+    )
+    options.add_argument(
+        "-map",
+        nargs="+",
+        metavar="NEW=OLD",
+        help="layer by layer, such as normal.3=normal.2, or fc.1=new (left new)",
+    )
     options.add_argument(
         "-spacing",
         nargs="+",
@@ -46,7 +55,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NEW=OLD",
         help="such as DWI=copy:FLAIR, or =zero, =mean, =random (by name, others zero)",
     )
-    options.add_argument("-classes", nargs="+", metavar="NEW=OLD", help="such as oedema=lesion")
+    options.add_argument(
+        "-classes", nargs="+", metavar="NEW=OLD", help="such as oedema=lesion, or =new"
+    )
     options.add_argument(
         "-width",
         choices=["overlap", "net2net"],
@@ -90,6 +101,7 @@ def transfer_rules(options: argparse.Namespace) -> TransferRules:
         depth=options.depth or default.depth,
         channels=_pairs("channels", options.channels),
         classes=_pairs("classes", options.classes),
+        layer_map=_pairs("map", options.map),
         min_match=default.min_match if options.minMatch is None else options.minMatch,
     )
 

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from deepseg.config.model import ModelConfig
-from deepseg.errors import DeepsegError, Problem, did_you_mean
+from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
 from deepseg.model.layout import Layout, layout
 from deepseg.transfer.map_selection import overlap
+from deepseg.transfer.matching import ranges
 from deepseg.transfer.plan import Copy, LayerSummary, Plan, TensorPlan
-from deepseg.transfer.rules import TransferRules, in_options
+from deepseg.transfer.rules import LEFT_NEW, NEW, TransferRules, in_options
 from deepseg.transfer.source import Source
 
-MEANINGFUL = ("layers", "min_match")  # rules that need no layers in the source
+MEANINGFUL = ("layers", "min_match", "layer_map")  # rules that need no layers in the source
 
 
 def plan_by_name(
@@ -30,9 +31,9 @@ def plan_by_name(
     plan = layout(config)
     chosen = _chosen(plan, rules)
     tensors = {
-        name: _tensor_plan(name, tensor, source.tensors.get(name))
+        name: _tensor_plan(name, tensor, *_counterpart(name, source, rules))
         if _layer_of(name) in chosen
-        else TensorPlan(name, tuple(tensor.shape), reason=_reason_to_stay(name, plan))
+        else TensorPlan(name, tuple(tensor.shape), reason=_reason_to_stay(name, plan, rules))
         for name, tensor in weights.items()
     }
     candidates = [tensor for name, tensor in tensors.items() if _layer_of(name) in chosen]
@@ -58,9 +59,24 @@ def _layer_of(name: str) -> str:
 
 def _chosen(plan: Layout, rules: TransferRules) -> set[str]:
     addresses = [layer.address for layer in plan]
+    raise_if_any(_unknown_layers(addresses, rules.layer_map))
     if rules.layers is None:
-        return set(addresses[:-1])
-    return set(addresses if "all" in rules.layers else plan.addresses(rules.layers))
+        chosen = set(addresses[:-1])
+    else:
+        chosen = set(addresses if "all" in rules.layers else plan.addresses(rules.layers))
+    asked = rules.layer_map
+    return (chosen | asked.keys()) - {address for address, old in asked.items() if old == NEW}
+
+
+def _unknown_layers(addresses: list[str], wishes: Mapping[str, str]) -> Iterator[Problem]:
+    for address, wish in wishes.items():
+        if address not in addresses:
+            yield Problem(
+                "layer-unknown",
+                got=f"-map {address}={wish}",
+                expected=f"a layer of the new model: {', '.join(ranges(addresses))}",
+                fix="write new=older, such as fc.2=decoder.last" + did_you_mean(address, addresses),
+            )
 
 
 def _check_rules(source: Source, rules: TransferRules) -> None:
@@ -79,12 +95,26 @@ def _check_rules(source: Source, rules: TransferRules) -> None:
         )
 
 
-def _reason_to_stay(name: str, plan: Layout) -> str:
+def _reason_to_stay(name: str, plan: Layout, rules: TransferRules) -> str:
+    if rules.layer_map.get(_layer_of(name)) == NEW:
+        return LEFT_NEW
     is_head = _layer_of(name) == plan.fc.layers[-1].address
     return "new classification layer" if is_head else "not asked for"
 
 
-def _tensor_plan(name: str, new: Tensor, old: Tensor | None) -> TensorPlan:
+def _counterpart(name: str, source: Source, rules: TransferRules) -> tuple[str, Tensor | None]:
+    """Name and values of the tensor that fills another; a kernel of others is ``weight`` alone."""
+    address = _layer_of(name)
+    role = name.removeprefix(f"{address}.")
+    old = rules.layer_map.get(address)
+    if old is None:
+        return name, source.tensors.get(name)
+    names = [f"{old}.{role}", f"{old}.{role.removeprefix('conv.')}"]
+    found = next((entry for entry in names if entry in source.tensors), names[0])
+    return found, source.tensors.get(found)
+
+
+def _tensor_plan(name: str, new: Tensor, source: str, old: Tensor | None) -> TensorPlan:
     shape = tuple(new.shape)
     if old is None:
         return TensorPlan(name, shape, reason="not in the source")
@@ -93,7 +123,7 @@ def _tensor_plan(name: str, new: Tensor, old: Tensor | None) -> TensorPlan:
             name, shape, reason=f"of shape {_text(old)} in the source, {_text(new)} here"
         )
     selections = tuple(overlap(size, size) for size in shape[:2])
-    return TensorPlan(name, shape, Copy(name, selections))
+    return TensorPlan(name, shape, Copy(source, selections))
 
 
 def _check_share(
@@ -123,9 +153,10 @@ def _summary(address: str, tensors: list[TensorPlan]) -> LayerSummary:
     tensors = [tensor for tensor in tensors if _layer_of(tensor.name) == address]
     copied = [tensor for tensor in tensors if tensor.copy is not None]
     reasons = {tensor.reason for tensor in tensors if tensor.reason}
+    sources = {_layer_of(tensor.copy.source) for tensor in copied if tensor.copy is not None}
     return LayerSummary(
         layer=address,
-        source=address if copied else "",
+        source=", ".join(sorted(sources)),
         outputs=f"{len(copied)}/{len(tensors)} tensors" if copied else "",
         inputs="",
         new="; ".join(sorted(reasons)),
@@ -135,8 +166,9 @@ def _summary(address: str, tensors: list[TensorPlan]) -> LayerSummary:
 def _skipped(
     source: Source, tensors: Mapping[str, TensorPlan], candidates: list[TensorPlan]
 ) -> Iterator[str]:
+    used = {tensor.copy.source for tensor in tensors.values() if tensor.copy is not None}
     for name in source.tensors:
-        if name not in tensors:
+        if name not in tensors and name not in used:
             yield f"Skipping {name}: in the source only"
     for tensor in candidates:
         if tensor.copy is None:

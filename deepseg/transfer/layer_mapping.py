@@ -6,6 +6,7 @@ computes what the old one did.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deepseg.config.model import ModelConfig
@@ -66,7 +67,7 @@ def layer_mappings(
     by_channel = channels(config.channels, source_config.channels, rules.channels)
     by_class = classes(config.classes, source_config.classes, rules.classes)
     if not rules.keeps_function:
-        return _overlapping(source, target, matching, by_channel, by_class)
+        return _overlapping(source, target, matching, (by_channel, by_class), rules.layer_map)
     growth = Growth(source, target, matching, rules, by_channel, by_class)
     if growth.problems:
         raise DeepsegError(*growth.problems)
@@ -88,9 +89,10 @@ def _overlapping(
     source: Layout,
     target: Layout,
     matching: Matching,
-    by_channel: MapSelection,
-    by_class: MapSelection,
+    named: tuple[MapSelection, MapSelection],
+    asked: Mapping[str, str],
 ) -> dict[str, LayerMapping]:
+    by_channel, by_class = named
     first = target.fc.layers[0].address
     mappings = {}
     for match in matching.layers:
@@ -101,7 +103,8 @@ def _overlapping(
             incoming = by_channel
         elif new.address == old.address == first:
             incoming = _joined(source, target, matching)
-        elif new.is_head and new.address != old.address:  # another number of hidden layers
+        elif new.is_head and new.address not in asked and new.address != old.address:
+            # another number of hidden layers
             incoming = MapSelection(
                 (None,) * new.inputs, ("its inputs are other maps in the source",)
             )

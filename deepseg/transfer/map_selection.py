@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
+from deepseg.transfer.rules import NEW
 
 MapFactors: TypeAlias = Mapping[int, float] | None
 
@@ -225,14 +226,18 @@ def classes(
 
     >>> classes(["background", "core", "lesion"], ["background", "lesion"], {}).maps
     ({0: 1.0}, None, {1: 1.0})
+    >>> classes(["background", "lesion"], ["background", "lesion"], {"lesion": "new"}).maps
+    ({0: 1.0}, None)
     """
-    raise_if_any(_unknown("class", wishes, target, source, ()))
+    raise_if_any(_unknown("class", wishes, target, source, (NEW,)))
     defaults, notes = _defaults("classes", target, source)
     defaults[0] = 0 if defaults[0] is None else defaults[0]
+    left_new = [name for name, wish in wishes.items() if wish == NEW and NEW not in source]
     maps: list[MapFactors] = []
     for name, default in zip(target, defaults, strict=True):
-        old = wishes.get(name)
+        old = None if name in left_new else wishes.get(name)
         index = default if old is None else list(source).index(old)
+        index = None if name in left_new else index
         maps.append(None if index is None else {index: 1.0})
         notes += [f"class {name} is new"] if index is None else []
         notes += [f"class {name} is a copy of {old}"] if old is not None else []

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
 from deepseg.model.layout import LayerPlan, Layout, PathwayLayout
 from deepseg.transfer.differences import COMPUTED, Difference, layer_differences
-from deepseg.transfer.rules import TransferRules
+from deepseg.transfer.rules import LEFT_NEW, NEW, TransferRules
 
 SAME_RESOLUTION = 0.01  # relative difference below which two voxel sizes count as one
 
@@ -98,7 +98,8 @@ def match_layers(
     """
     pathways = _pathways(source, target, rules, source_spacing_mm)
     chosen = _chosen(source, rules)
-    layers = tuple(_layers(source, target, rules, pathways, chosen))
+    matches = _layers(source, target, rules, pathways, chosen)
+    layers = tuple(_mapped(matches, source, target, rules.layer_map))
     matching = Matching(pathways, _blocks(pathways, rules), layers)
     raise_if_any(
         (
@@ -123,13 +124,15 @@ def _pathways(
         pathways = _by_resolution(source, target, rules.spacing_mm, source_spacing_mm)
     else:
         pathways = {name: name if name in old else old[-1] for name in new}
-    return {**pathways, **rules.pathways}
+    asked = {name: None if old == NEW else old for name, old in rules.pathways.items()}
+    return {**pathways, **asked}
 
 
 def _unknown_pathways(
     wishes: Mapping[str, str], new: Sequence[str], old: Sequence[str]
 ) -> Iterator[Problem]:
-    sides = (("new model", new, wishes), ("older model", old, wishes.values()))
+    sources = [name for name in wishes.values() if name != NEW]
+    sides = (("new model", new, wishes), ("older model", old, sources))
     for side, names, words in sides:
         for name in words:
             if name not in names:
@@ -197,7 +200,7 @@ def _blocks(pathways: Mapping[str, str | None], rules: TransferRules) -> dict[st
     if rules.spacing_mm is not None:
         wishes += [(new, old) for new, old in pathways.items() if old is not None]
     for new, old in wishes:
-        if pathways[new] == old:
+        if old is not None and pathways[new] == old:
             owner.setdefault(old, new)
     return {new: old if old and owner.get(old) == new else None for new, old in pathways.items()}
 
@@ -252,13 +255,65 @@ def _layers(
     for pathway in target.pathways:
         old = pathways[pathway.name]
         if old is None:
-            reason = "no pathway of the source sees at this resolution"
+            is_asked = pathway.name in rules.pathways
+            reason = LEFT_NEW if is_asked else "no pathway of the source sees at this resolution"
             yield from (_new(layer, reason) for layer in pathway.layers)
             continue
         matches = _walked(_pairs(pathway.layers, by_name[old], rules), rules)
         stops += [match.target.address for match in matches if match.status == "stop"]
         yield from _chosen_only(matches, rules, chosen)
     yield from _chosen_only(_fc(source, target, rules, stops), rules, chosen)
+
+
+def _mapped(
+    matches: Iterable[Match], source: Layout, target: Layout, wishes: Mapping[str, str]
+) -> Iterator[Match]:
+    """The matches, with the source of those layers for which the user names one.
+
+    Raises:
+        DeepsegError: ``layer-unknown``, or ``layer-map`` for layers of two kinds.
+    """
+    old = {layer.address: layer for layer in source}
+    raise_if_any(_wrong_map(old, {layer.address: layer for layer in target}, wishes))
+    for match in matches:
+        wish = wishes.get(match.target.address)
+        if wish is None:
+            yield match
+        elif wish == NEW:
+            yield _new(match.target, LEFT_NEW)
+        else:
+            yield Match(match.target, old[wish])
+
+
+def _wrong_map(
+    old: Mapping[str, LayerPlan], new: Mapping[str, LayerPlan], wishes: Mapping[str, str]
+) -> Iterator[Problem]:
+    for address, wish in wishes.items():
+        sides = [("new", address, new)] + ([("older", wish, old)] if wish != NEW else [])
+        unknown = [(side, name, layers) for side, name, layers in sides if name not in layers]
+        for side, name, layers in unknown:
+            yield Problem(
+                "layer-unknown",
+                got=f"-map {address}={wish}",
+                expected=f"a layer of the {side} model: {', '.join(ranges(layers))}",
+                fix="write new=older, such as normal.3=normal.2" + did_you_mean(name, layers),
+            )
+        if wish == NEW or unknown:
+            continue
+        kinds = _kind(old[wish]), _kind(new[address])
+        if kinds[0] != kinds[1]:
+            yield Problem(
+                "layer-map",
+                got=f"-map {address}={wish}, {kinds[0]} for {kinds[1]}",
+                expected="layers of one kind: their inputs or outputs are of one kind too",
+                fix="name another layer",
+            )
+
+
+def _kind(layer: LayerPlan) -> str:
+    if layer.reads_image:
+        return "a layer that reads the image"
+    return "a classification layer" if layer.is_head else "a layer between maps"
 
 
 def _fc(source: Layout, target: Layout, rules: TransferRules, stops: Sequence[str]) -> list[Match]:

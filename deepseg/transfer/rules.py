@@ -16,9 +16,15 @@ Width: TypeAlias = Literal["overlap", "net2net"]
 Kernels: TypeAlias = Literal["same", "centre"]
 Depth: TypeAlias = Literal["by-name", "first-common", "identity"]
 
-_OPTIONS = {"spacing_mm": "-spacing", "min_match": "-minMatch"}  # whose names differ
+NEW = "new"  # instead of the name of a pathway, layer or class: it is left as initialised
+LEFT_NEW = "left new, as asked"
+_OPTIONS = {
+    "spacing_mm": "-spacing",
+    "min_match": "-minMatch",
+    "layer_map": "-map",
+}  # whose names differ
 _CHOICES = {"width": get_args(Width), "kernels": get_args(Kernels), "depth": get_args(Depth)}
-_PAIRS = ("pathways", "channels", "classes")
+_PAIRS = ("pathways", "channels", "classes", "layer_map")
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,8 @@ class TransferRules:
         layers: Of the source: depths such as ``5``, addresses and ranges such as ``normal.1-3``,
             ``head``, or ``all``; None for all but the classification layer.
         pathways: Source pathway of a target pathway: ``{"sub2": "sub1"}``. By default the one of
-            the same name, and for further ones the last parallel pathway of the source.
+            the same name, and for further ones the last parallel pathway of the source. ``new``
+            leaves it as initialised.
         spacing_mm: Voxel size that the target is made for; pathways then correspond where they see
             at the same resolution in mm.
         width: ``overlap`` copies the maps that both have; ``net2net`` repeats those of the source
@@ -41,7 +48,10 @@ class TransferRules:
             the function is kept.
         channels: Source of a target channel: a source channel, ``copy:`` and a source channel,
             ``zero``, ``mean`` or ``random``. By default the channel of the same name, else zero.
-        classes: Source class of a target class. By default the class of the same name.
+        classes: Source class of a target class, or ``new``. By default the class of the same name.
+        layer_map: Source layer of a target layer, or ``new``, by address, whatever the other rules
+            say: ``{"normal.3": "normal.2"}``. In a file without addresses, the beginning of the
+            names of the layer's tensors.
         min_match: Share of the target's tensors that a file without addresses must fill.
 
     Raises:
@@ -64,6 +74,7 @@ first-common or identity; fix: correct the word; did you mean 'first-common'?
     depth: Depth = "by-name"
     channels: Mapping[str, str] = field(default_factory=dict)
     classes: Mapping[str, str] = field(default_factory=dict)
+    layer_map: Mapping[str, str] = field(default_factory=dict)
     min_match: float = 0.5
 
     def __post_init__(self) -> None:
@@ -76,6 +87,8 @@ first-common or identity; fix: correct the word; did you mean 'first-common'?
             return
         if self.depth == "first-common":
             raise _conflict("-depth first-common with -width net2net", "one of the two")
+        if self.layer_map:
+            raise _conflict("-map where the function has to be kept", "one of the two")
         if self.layers not in (None, ("all",)):
             option = "-width net2net" if self.width == "net2net" else "-depth identity"
             raise _conflict(

@@ -117,6 +117,9 @@ def test_every_option_reaches_the_plan(command, place, old):
             "overlap",
             "-depth",
             "by-name",
+            "-map",
+            "sub1.3=normal.3",
+            "sub1.2=new",
         )
     )
     assert (result.returncode, result.stderr) == (0, "")
@@ -126,6 +129,7 @@ def test_every_option_reaches_the_plan(command, place, old):
         "kernels": "centre",
         "channels": {"DWI": "copy:T1", "FLAIR": "mean"},
         "classes": {"rim": "core"},
+        "layer_map": {"sub1.3": "normal.3", "sub1.2": "new"},
     }
     found = read_save(place / "B.save").weights
     first = old["normal.1.conv.weight"]
@@ -329,6 +333,7 @@ def test_words_that_make_no_sense_are_refused(refused, old, options, problem):
         ("depth", ("identity",)),
         ("channels", ("a=b",)),
         ("classes", ("a=b",)),
+        ("map", ("a=b",)),
         ("minMatch", ("0.5",)),
         ("dryRun", ()),
     ],

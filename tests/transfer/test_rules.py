@@ -29,6 +29,7 @@ MM = "three numbers of mm, above 0"
         ({"layers": 5}, f"got layers 5; expected {WORDS}; fix: correct it"),
         ({"pathways": ["a=b"]}, f"got pathways ['a=b']; expected {PAIRS}; fix: correct it"),
         ({"channels": {"T1": 1}}, f"got channels {{'T1': 1}}; expected {PAIRS}; fix: correct it"),
+        ({"layer_map": "a=b"}, f"got layer_map 'a=b'; expected {PAIRS}; fix: correct it"),
         ({"classes": None}, f"got classes None; expected {PAIRS}; fix: correct it"),
         ({"spacing_mm": 2.0}, f"got spacing_mm 2.0; expected {MM}; fix: correct it"),
         ({"spacing_mm": (1, 2)}, f"got spacing_mm (1, 2); expected {MM}; fix: correct it"),
