@@ -21,7 +21,7 @@ from deepseg.report.console import Console
 from deepseg.sessions.checked_cases import (
     CheckedCases,
     CheckRules,
-    checked_cases,
+    checked_test_cases,
     training_and_held_out,
 )
 from deepseg.sessions.compatibility import testing_incompatibilities
@@ -127,9 +127,12 @@ def _examined_training(config_file: Path, files: NamedFiles, console: Console) -
     model = session_models(files, seed=0, warn=console.warn)[0]
     _say_origins(console, [model])
     network_table(console, model.config)
-    training, held_out = training_and_held_out(loaded.config, model.config, console)
-    cases = {"training cases": training}
-    return model.config, cases if held_out is None else {**cases, "validation cases": held_out}
+    begun = replace(model, training=None)  # as a session of its own
+    cases = training_and_held_out(loaded.config, begun, console)
+    groups = {"training cases": cases.training}
+    if cases.held_out is not None:
+        groups["validation cases"] = cases.held_out
+    return model.config, groups
 
 
 def _examined_testing(config_file: Path, files: NamedFiles, console: Console) -> _Network:
@@ -146,7 +149,7 @@ def _examined_testing(config_file: Path, files: NamedFiles, console: Console) ->
         needs_labels=False,
         endings=result_endings(loaded.config.save, network),
     )
-    cases = checked_cases(loaded.config.cases, network, console, rules)
+    cases = checked_test_cases(loaded.config, models, console, rules)
     return network, {"cases": cases}
 
 

@@ -20,7 +20,12 @@ from deepseg.inference.predictor import Listener, Predictor, Tiles
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.devices import chosen_device, slowness
 from deepseg.report.console import Console
-from deepseg.sessions.checked_cases import THREADS, CheckedCases, CheckRules, checked_cases
+from deepseg.sessions.checked_cases import (
+    THREADS,
+    CheckedCases,
+    CheckRules,
+    checked_test_cases,
+)
 from deepseg.sessions.compatibility import preparation_for, testing_incompatibilities
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.model_files import NamedFiles, named_files, session_models
@@ -33,7 +38,10 @@ from deepseg.sessions.segmentation.result_files import warn_of_set_aside
 from deepseg.sessions.segmentation.score_table import ScoreTable
 from deepseg.sessions.training.epoch_log import announce
 
-SAME_SPACING = 1.05  # ratio up to which voxel sizes count as the same
+UNKNOWN_PREPARATION = (
+    "the model does not say how its cases were prepared: they are used as they are; say otherwise "
+    "with preparation in the test file"
+)
 
 
 def segment(
@@ -123,8 +131,10 @@ def _predictor(
     config: TestConfig, models: Sequence[Checkpoint], computer: torch.device, console: Console
 ) -> Predictor:
     """The models, ready to segment cases as the test file asks for."""
+    if config.preparation is None and any(model.preparation is None for model in models):
+        console.warn(UNKNOWN_PREPARATION)
     return Predictor(
-        [replace(model, preparation=preparation_for(config, model, console)) for model in models],
+        [replace(model, preparation=preparation_for(config, model)) for model in models],
         config.inference,
         device=computer,
         postprocess=config.postprocess,
@@ -147,10 +157,7 @@ def _checked(
         # A limit is kept by reading one case at a time.
         threads=THREADS if config.inference.memory is None else 1,
     )
-    checked = checked_cases(config.cases, models[0].config, folder.console, rules)
-    for model in models:
-        _warn_of_spacing(checked, model, folder.console)
-    return checked
+    return checked_test_cases(config, models, folder.console, rules)
 
 
 def _not_done(cases: Sequence[Case], work: CaseStages, console: Console) -> list[Case]:
@@ -216,25 +223,3 @@ def _say_memory(config: TestConfig, console: Console) -> None:
             f"{used / 1e9:.2f} GB of memory were used, more than the {allowed:.3g} GB that "
             "inference.memory allows this process"
         )
-
-
-def _warn_of_spacing(checked: CheckedCases, model: Checkpoint, console: Console) -> None:
-    """Cases of another voxel size than the model learnt with, where nothing is resampled."""
-    resampled = model.preparation is not None and model.preparation.resample is not None
-    if resampled or model.spacing_mm is None:
-        return
-    for summary in checked.summaries:
-        if summary.spacing_mm is None:
-            continue
-        pairs = zip(summary.spacing_mm, model.spacing_mm, strict=True)
-        ratio = max(max(a / b, b / a) for a, b in pairs)
-        if ratio > SAME_SPACING:
-            console.warn(
-                f"{summary.name} has voxels of {_mm(summary.spacing_mm)}, the model learnt with "
-                f"{_mm(model.spacing_mm)}: expect a worse segmentation, or train with the key "
-                "'resample'"
-            )
-
-
-def _mm(spacing: tuple[float, float, float]) -> str:
-    return " x ".join(f"{mm:.3g}" for mm in spacing) + " mm"

@@ -22,7 +22,7 @@ from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, read_ch
 from deepseg.model.cost import multiply_adds, multiply_adds_in_inference
 from deepseg.model.layout import LayerPlan, Layout, layout
 from deepseg.report.console import Console
-from deepseg.sessions.tables import PLAN_COLUMNS, network_table
+from deepseg.sessions.tables import PLAN_COLUMNS, cohort_rows, network_table
 from deepseg.transfer.rules import in_options
 from deepseg.transfer.source import Source, read_named_tensors
 from deepseg.transfer.sources.onnx_file import is_onnx_file
@@ -102,6 +102,8 @@ def _show_model(model: Checkpoint, console: Console) -> None:
     rows = [["file or origin", str(model.origin.file)], ["context", model.config.context_alignment]]
     if model.spacing_mm is not None:
         rows.append(["trained at (mm)", " x ".join(f"{mm:.3g}" for mm in model.spacing_mm)])
+    if model.cohort is not None:
+        rows += cohort_rows(model.cohort)
     if model.preparation is not None:
         rows.append(["preparation", _short(model.preparation.model_dump(mode="json"))])
     if model.training is not None:

@@ -10,13 +10,11 @@ from deepseg.config.load import load as load_config
 from deepseg.config.settings import Precision
 from deepseg.config.training import TrainConfig
 from deepseg.data.segments.loader import BatchShard, SegmentLoader
-from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.devices import chosen_device, slowness
-from deepseg.sessions.checked_cases import CheckedCases, training_and_held_out
+from deepseg.sessions.checked_cases import training_and_held_out
 from deepseg.sessions.model_files import named_files
 from deepseg.sessions.processes.rank_session import session_of_ranks
 from deepseg.sessions.tables import network_table
-from deepseg.sessions.training.cohort import training_cohort
 from deepseg.sessions.training.epoch_log import BEFORE, announce
 from deepseg.sessions.training.run import TrainingRun
 from deepseg.sessions.training.segment_datasets import training_dataset, validation_dataset
@@ -90,10 +88,12 @@ def train(
         )
         network_table(console, start.config)
         cache = folder.path / "cache" if config.cache is None else config.cache
-        training, held_out = ranks.broadcast(
-            lambda: training_and_held_out(config, start.config, console, cache=cache)
+        checked = ranks.broadcast(
+            lambda: training_and_held_out(config, start, console, cache=cache)
         )
-        start = _with_preparation(start, config, training)
+        training, held_out = checked.training, checked.held_out
+        start = replace(start, preparation=checked.preparation, cohort=checked.cohort)
+        config = config.model_copy(update={"preparation": checked.preparation})
         cases = ranks.broadcast(lambda: session_cases(training, held_out, start.config.channels))
         run = TrainingRun(folder, config, start, computer, ranks, cases)
         print_start(run)
@@ -131,12 +131,6 @@ def train(
                 run.end_epoch(scores, samples, volumes)
         _print_end(run)
         return folder.models / "last.save"
-
-
-def _with_preparation(model: Checkpoint, config: TrainConfig, training: CheckedCases) -> Checkpoint:
-    """The model with the preparation and the cases that it learns with from now on."""
-    cohort = training_cohort(training.summaries, config.preparation, model.config.channels)
-    return replace(model, preparation=config.preparation, cohort=cohort)
 
 
 def _why_finished(run: TrainingRun) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from deepseg.config.settings import ConfigPath, Name, Settings
 from deepseg.config.validation.validator_error import invalid
+
+AcceptedDifference: TypeAlias = Literal["roi", "channels", "preparation"]
+"""Between cases and those that a model has learnt from."""
 
 
 class CasesConfig(Settings):
@@ -108,6 +111,22 @@ class ZScore(Settings):
     )
 
 
+_SIDES = ("RL", "AP", "SI")  # of the patient
+
+
+def _orientation(letters: str) -> str:
+    sides = {pair for pair in _SIDES for letter in letters if letter in pair}
+    if len(letters) != 3 or len(sides) != 3:
+        raise invalid(
+            "orientation-unknown",
+            got=repr(letters),
+            expected="three letters that say where X, Y, Z grow to: one of R and L, one of A and "
+            "P, one of S and I, such as RAS",
+            fix="correct the letters, or leave the key out",
+        )
+    return letters
+
+
 class Preparation(Settings):
     """Preparation of a case before it is cut into segments; stored in the model."""
 
@@ -127,6 +146,16 @@ class Preparation(Settings):
         description="Voxel size in mm to which every case is resampled; results are written in "
         "the case's own space.",
     )
+    roi: Literal["nonzero"] | None = Field(
+        None,
+        description="Region of interest of cases that list none: `nonzero` is where any channel is "
+        "not 0, with its holes. Default: the whole image.",
+    )
+    orientation: Annotated[str, AfterValidator(_orientation)] | None = Field(
+        None,
+        description="Where X, Y, Z of all cases grow to, such as `RAS`: cases with other axes are "
+        "turned, and results turned back. Default: the model's, or as in most training cases.",
+    )
 
     @property
     def summary(self) -> str:
@@ -134,18 +163,32 @@ class Preparation(Settings):
 
         >>> Preparation(z_score=ZScore(channels=("T1", "FLAIR")), resample=2).summary
         'z_score (channels T1 FLAIR), resample 2 x 2 x 2 mm'
-        >>> Preparation(z_score="none").summary
-        'z_score none'
+        >>> Preparation(z_score="none", orientation="LPS").summary
+        'z_score none, orientation LPS'
         """
         if isinstance(self.z_score, ZScore):
             options = self.z_score.model_dump(exclude_defaults=True).items()
-            words = ", ".join(f"{key} {_words(value)}" for key, value in options)
-            z_score = f"z_score ({words})" if words else "z_score"
+            text = ", ".join(f"{key} {_words(value)}" for key, value in options)
+            z_score = f"z_score ({text})" if text else "z_score"
         else:
             z_score = f"z_score {self.z_score}"
-        if self.spacing_mm is None:
-            return z_score
-        return f"{z_score}, resample {' x '.join(f'{mm:g}' for mm in self.spacing_mm)} mm"
+        words = [z_score]
+        if self.spacing_mm is not None:
+            words.append(f"resample {' x '.join(f'{mm:g}' for mm in self.spacing_mm)} mm")
+        if self.roi is not None:
+            words.append(f"roi {self.roi}")
+        if self.orientation is not None:
+            words.append(f"orientation {self.orientation}")
+        return ", ".join(words)
+
+    def normalises(self, channel: str) -> bool:
+        """The z-score is taken of this channel.
+
+        >>> Preparation(z_score=ZScore(channels=("T1",))).normalises("FLAIR")
+        False
+        """
+        z_score = self.z_score
+        return z_score != "none" and (z_score.channels is None or channel in z_score.channels)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from deepseg.config.blocks.saved_results import SavedResults
-from deepseg.config.cases import CasesConfig, Preparation
+from deepseg.config.cases import AcceptedDifference, CasesConfig, Preparation
 from deepseg.config.settings import ConfigPath, Count, CubeOrBox, Name, Precision, Settings, cube
 from deepseg.config.validation.validator_error import invalid
 from deepseg.geometry.boxes import Int3
@@ -53,6 +53,12 @@ class Inference(Settings):
         description="Where models predict tile by tile: tiles share this part of their edge with "
         "the next, and voxels in the middle of a tile weigh more. For networks with padding in "
         "their pathways.",
+    )
+
+    accept: tuple[AcceptedDifference, ...] = Field(
+        (),
+        description="Differences from the model's training cases that are accepted: `roi`, cases "
+        "without one; `channels`, cases that lack one; `preparation`, cases prepared otherwise.",
     )
 
     @model_validator(mode="after")
@@ -124,8 +130,8 @@ class TestConfig(Settings):
     )
     preparation: Preparation | None = Field(
         None,
-        description="Only for models that do not store how their cases were prepared, such as "
-        "imported ones.",
+        description="For models that do not store how their cases were prepared, such as imported "
+        "ones; and `roi: nonzero`, for cases without the ROI that training cases had.",
     )
     keep_going: bool = Field(
         False, description="Go on with the other cases when one fails; the exit code is then 3."

@@ -15,7 +15,7 @@ from deepseg.config.blocks.optimisers import Optimiser, Rmsprop, Steps
 from deepseg.config.blocks.sampling import Sampling
 from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.blocks.schedules import Cosine, Exponential, Plateau, Poly, Schedule
-from deepseg.config.cases import CasesConfig, Preparation
+from deepseg.config.cases import AcceptedDifference, CasesConfig, Preparation
 from deepseg.config.settings import ConfigPath, Count, Name, Precision, Settings
 from deepseg.config.validation.validator_error import invalid
 
@@ -77,6 +77,11 @@ class TrainConfig(Settings):
     validation: ValidationSettings | None = Field(None, description="How progress is judged.")
     preparation: Preparation = Field(
         Preparation(), description="What happens to a case before it is cut into segments."
+    )
+    accept: tuple[AcceptedDifference, ...] = Field(
+        (),
+        description="Differences from the cases that the model has learnt from that are accepted: "
+        "`preparation`; `roi`, cases without one; `channels`, cases that lack one.",
     )
     epochs: Count = Field(35, description="Epochs in all, those of a continued session included.")
     subepochs: Count = Field(20, description="Sub-epochs of an epoch.")

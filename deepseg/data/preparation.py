@@ -1,4 +1,4 @@
-"""Preparation of a case: its files are read, resampled to one voxel size and normalised.
+"""Preparation of a case: its files are read, turned, resampled to one voxel size and normalised.
 
 Everything that a network sees of a case is made here. Where prepared cases lie on the disk, and how
 they are sampled, is not known here.
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from deepseg.config.cases import Preparation
 from deepseg.data.cases.case import Case
+from deepseg.data.images.masks import nonzero_roi
+from deepseg.data.images.orientation import KEPT_AXES, Reorientation
 from deepseg.data.images.resampling import resample, resampled_geometry
 from deepseg.data.images.volumes import (
     Geometry,
@@ -54,6 +56,7 @@ class PreparedCase:
             ``channels`` too, it is held once, normalised; else it is as in its file. The two differ
             by an offset and a scale, so that pictures are the same. None for a case opened from
             the cache.
+        turn: From the axes of the case's files to those of these arrays.
         mappings: The files that arrays lie in; none in memory.
         to_compute: ``(X, Y, Z)`` bool, the voxels to be predicted; None for all.
     """
@@ -65,6 +68,7 @@ class PreparedCase:
     weights: NDArray[np.float32] | None
     geometry: Geometry
     reference: Volume | None = None
+    turn: Reorientation = KEPT_AXES
     mappings: tuple[mmap.mmap, ...] = ()
     to_compute: NDArray[np.bool_] | None = None
 
@@ -90,6 +94,7 @@ class CaseImages:
         labels: ``(X, Y, Z)`` integers, or None.
         roi: ``(X, Y, Z)`` bool, or None where the whole image counts.
         weight_maps: Sampling weights, one per category.
+        is_oriented: It is known where their axes grow to.
     """
 
     name: str
@@ -98,25 +103,41 @@ class CaseImages:
     labels: Volume | None = None
     roi: Volume | None = None
     weight_maps: tuple[Volume, ...] = ()
+    is_oriented: bool = True
 
 
 @dataclass(frozen=True)
 class _GridChange:
-    """From the grid of a case's images to the grid of the prepared case."""
+    """From the grid of a case's images to the grid of the prepared case.
 
+    Attributes:
+        turn: Of the axes; comes first.
+        before: The grid of the images, turned.
+        after: The grid of the prepared case.
+    """
+
+    turn: Reorientation
     before: Geometry
     after: Geometry
 
+    @classmethod
+    def of(cls, geometry: Geometry, preparation: Preparation) -> _GridChange:
+        """The change of images with the grid ``geometry``."""
+        turn = Reorientation.of(geometry, preparation.orientation)
+        before, spacing_mm = turn.geometry(geometry), preparation.spacing_mm
+        after = before if spacing_mm is None else resampled_geometry(before, spacing_mm)
+        return cls(turn, before, after)
+
     @property
-    def is_none(self) -> bool:
-        """Both grids are the same."""
+    def keeps_voxels(self) -> bool:
+        """No voxel is interpolated."""
         return self.before == self.after
 
     def apply(self, volume: Volume, *, order: Literal[0, 1]) -> NDArray[Any]:
         """The voxels of ``volume`` on the grid of the prepared case."""
         # The images of one case share their voxels; the checks have judged their geometry.
-        array = volume.array
-        return array if self.is_none else resample(array, self.before, self.after, order=order)
+        array = self.turn.copied(volume.array)
+        return array if self.keeps_voxels else resample(array, self.before, self.after, order=order)
 
 
 def prepare(
@@ -126,11 +147,16 @@ def prepare(
 
     Args:
         case: Its files.
-        preparation: Voxel size and normalisation.
+        preparation: Axes, voxel size, region of interest and normalisation.
         channels: The model's channel names.
         scratch: Folder for a nameless file that holds the channels; None for memory.
     """
-    images = CaseImages(
+    return prepare_images(images_of(case), preparation, channels, scratch=scratch)
+
+
+def images_of(case: Case) -> CaseImages:
+    """The images of ``case``, whose channels are read when they are needed."""
+    return CaseImages(
         name=case.name,
         first=next(i for i, (path, _) in enumerate(case.images) if path is not None),
         channel=partial(_channel, case),
@@ -138,7 +164,14 @@ def prepare(
         labels=None if case.labels is None else read_labels(case.labels, dict(case.label_map)),
         weight_maps=tuple(read_image(path) for path in case.weight_maps),
     )
-    return prepare_images(images, preparation, channels, scratch=scratch)
+
+
+def with_roi(images: CaseImages, preparation: Preparation, channels: Sequence[str]) -> CaseImages:
+    """The images with a region of interest, if they have none and ``preparation`` makes one."""
+    if images.roi is not None or preparation.roi is None:
+        return images
+    present = (images.channel(number) for number in range(len(channels)))
+    return replace(images, roi=nonzero_roi(volume for volume in present if volume is not None))
 
 
 def prepare_images(
@@ -152,15 +185,18 @@ def prepare_images(
 
     Args:
         images: On one grid.
-        preparation: Voxel size and normalisation.
+        preparation: Axes, voxel size, region of interest and normalisation.
         channels: The model's channel names.
         scratch: Folder for a nameless file that holds the channels; None for memory.
     """
+    if not images.is_oriented:
+        preparation = preparation.model_copy(update={"orientation": None})
+    images = with_roi(images, preparation, channels)
     first = images.channel(images.first)
     assert first is not None
-    grids = _GridChange(first.geometry, prepared_geometry(first.geometry, preparation))
+    grids = _GridChange.of(first.geometry, preparation)
     mask = None if images.roi is None else grids.apply(images.roi, order=0).astype(bool, copy=False)
-    reference = replace(first, array=np.empty(0)) if grids.is_none else first
+    reference = replace(first, array=np.empty(0)) if grids.keeps_voxels else first
     waiting = [first]
     del first  # so that its voxels are free once they are in the stack
 
@@ -173,6 +209,8 @@ def prepare_images(
         return image
 
     stack, mapping = _stack(channel, (len(channels), *grids.after.shape), scratch)
+    if grids.keeps_voxels:
+        reference = replace(reference, array=grids.turn.inverse.array(stack[images.first]))
     weights = [grids.apply(weight_map, order=1) for weight_map in images.weight_maps]
     return PreparedCase(
         name=images.name,
@@ -181,15 +219,15 @@ def prepare_images(
         roi=mask,
         weights=np.stack(weights).astype(np.float32) if weights else None,
         geometry=grids.after,
-        reference=replace(reference, array=stack[images.first]) if grids.is_none else reference,
+        reference=reference,
+        turn=grids.turn,
         mappings=() if mapping is None else (mapping,),
     )
 
 
 def prepared_geometry(geometry: Geometry, preparation: Preparation) -> Geometry:
     """The grid of a prepared case whose files have the grid ``geometry``."""
-    spacing_mm = preparation.spacing_mm
-    return geometry if spacing_mm is None else resampled_geometry(geometry, spacing_mm)
+    return _GridChange.of(geometry, preparation).after
 
 
 def channel_bytes(case: Case, preparation: Preparation, channels: Sequence[str]) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepseg.config.cases import Preparation
+from deepseg.data.images.orientation import KEPT_AXES, Reorientation
 from deepseg.data.images.resampling import box_read, cropped_geometry, resample
 from deepseg.data.images.volumes import Geometry
 from deepseg.data.preparation import PreparedCase
@@ -69,8 +70,9 @@ class View:
         member: The model.
         case: Prepared as the model's training cases were, and mirrored.
         axes: Along which it is mirrored.
-        grid: The case's own.
+        grid: The voxels of the case, with the axes of the view.
         overlap: Share of a tile's edge that it has in common with the next.
+        turn: From the axes of the first view to those of this one.
     """
 
     member: Member
@@ -78,6 +80,7 @@ class View:
     axes: tuple[int, ...]
     grid: Geometry
     overlap: float
+    turn: Reorientation = KEPT_AXES
 
     @property
     def classes(self) -> int:
@@ -92,7 +95,7 @@ class View:
     @property
     def is_direct(self) -> bool:
         """Boxes of the view are boxes of the case, and final."""
-        return self.is_on_case_grid and not self.axes and not self.overlap
+        return self.is_on_case_grid and not self.axes and not self.overlap and self.turn.is_identity
 
     @property
     def maps_held(self) -> float:
@@ -104,7 +107,7 @@ class View:
         """The work by which a block of the case is predicted.
 
         Args:
-            block: On the case's own grid.
+            block: With the axes of the first view.
             memory: Bytes for boxes and context; a GPU has its own.
         """
         device = self.member.boxwise.device
@@ -114,7 +117,7 @@ class View:
             memory=left_on(device) if device.type == "cuda" else memory,
             tile=self.member.tile,
             overlap=self.overlap,
-            within=self._mirrored(self._source_box(block)),
+            within=self._mirrored(self._source_box(self._turned(block))),
             limits=self.member.limits,
         )
 
@@ -146,20 +149,26 @@ class View:
         Outside the region of interest, they may be anything.
 
         Args:
-            block: On the case's own grid.
+            block: With the axes of the first view.
             work: Of `work_units`.
             on_boxes: Called with the number of boxes just done.
         """
+        block = self._turned(block)
         source = self._source_box(block)
         box = self._mirrored(source)
         pieces = self.box_predictions(work, range(self.classes), on_boxes)
         maps = self._weighted(box, pieces) if self.overlap else self._stitched(box, pieces)
         maps.reverse()
         while maps:  # from the last to the first, and each is gone before the next
-            yield self._on_case_grid(mirrored(maps.pop(), self.axes), source, block)
+            values = self._on_case_grid(mirrored(maps.pop(), self.axes), source, block)
+            yield self.turn.inverse.array(values)
+
+    def _turned(self, block: Box) -> Box:
+        """A block of the case with the axes of this view."""
+        return self.turn.box(block, self.turn.inverse.triple(self.grid.shape))
 
     def _source_box(self, block: Box) -> Box:
-        """The voxels of the view's grid, not mirrored, that a block of the case follows from."""
+        """The voxels of the view's grid, not mirrored, that a turned block follows from."""
         if self.is_on_case_grid:
             return block
         return box_read(block, self.case.geometry, self.grid)
@@ -211,10 +220,11 @@ def views(
     Args:
         members: The models.
         cases: The case, prepared for each of the models.
-        grid: The case's own.
+        grid: The voxels of the case, with the axes of the first model's cases.
         mirror: Axes along which it is mirrored, in every combination.
         overlap: Share of a tile's edge that it has in common with the next.
     """
+    turns = [cases[0].turn.inverse.then(case.turn) for case in cases]
     return [
         View(
             member=member,
@@ -224,10 +234,11 @@ def views(
                 to_compute=None if case.to_compute is None else mirrored(case.to_compute, axes),
             ),
             axes=axes,
-            grid=grid,
+            grid=turn.geometry(grid),
             overlap=overlap,
+            turn=turn,
         )
-        for member, case in zip(members, cases, strict=True)
+        for member, case, turn in zip(members, cases, turns, strict=True)
         for axes in mirrorings(mirror)
     ]
 

@@ -15,13 +15,15 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from deepseg.data.cases.checks import SILENT_VOXELS, TOLERATED_VOXELS
+from deepseg.data.cases.checks import SILENT_VOXELS, TOLERATED_VOXELS, channel_intensity
+from deepseg.data.cases.summary import Intensity
 from deepseg.data.images.grid import invertible
 from deepseg.data.images.raw_voxels import first_place, voxel_phrase
 from deepseg.data.images.volumes import Geometry, Volume, new_volume, read_image, read_mask
 from deepseg.data.preparation import CaseImages
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 from deepseg.geometry.boxes import text
+from deepseg.inference.cohort_differences import CaseTraits
 
 Image: TypeAlias = Any
 """``(X, Y, Z)`` array, nibabel image, or name of a file."""
@@ -152,7 +154,36 @@ def case_images(
         array = np.array(volume.array, dtype=np.float32, order="C")  # a copy: it is normalised
         return Volume(array, volume.geometry, volume.header)
 
-    return CaseImages("case", list(channels).index(first), channel, roi=mask)
+    # Sides of voxels do not tell where axes grow to: those are the model's then.
+    is_oriented = placement.spacing_mm is None
+    return CaseImages(
+        "case", list(channels).index(first), channel, roi=mask, is_oriented=is_oriented
+    )
+
+
+def image_traits(images: CaseImages, channels: Sequence[str]) -> CaseTraits:
+    """Properties of images that are compared with those of a model's training cases.
+
+    Args:
+        images: Of a case.
+        channels: Names of the model's channels.
+    """
+    roi = None if images.roi is None else images.roi.array
+    present: dict[str, Intensity] = {}
+    geometry = None
+    for number, name in enumerate(channels):
+        volume = images.channel(number)
+        if volume is not None:
+            geometry = volume.geometry
+            present[name] = channel_intensity(volume.array, roi)
+    return CaseTraits(
+        name=images.name,
+        has_mask=roi is not None,
+        missing_channels=tuple(name for name in channels if name not in present),
+        spacing_mm=None if geometry is None else geometry.spacing_mm,
+        orientation=geometry.orientation if geometry is not None and images.is_oriented else None,
+        intensity=present,
+    )
 
 
 @contextmanager

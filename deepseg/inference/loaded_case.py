@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,16 @@ from numpy.typing import NDArray
 
 from deepseg.config.cases import Preparation
 from deepseg.data.cases.case import Case
+from deepseg.data.images.orientation import Reorientation
 from deepseg.data.images.resampling import voxels_read
-from deepseg.data.images.volumes import Volume, read_labels, read_mask
-from deepseg.data.preparation import CaseImages, PreparedCase, prepare, prepare_images
+from deepseg.data.images.volumes import Geometry, Volume, read_labels
+from deepseg.data.preparation import (
+    CaseImages,
+    PreparedCase,
+    images_of,
+    prepare_images,
+    with_roi,
+)
 
 Mask = NDArray[np.bool_]
 
@@ -26,10 +33,10 @@ class LoadedCase:
     Attributes:
         name: Of the case.
         prepared: For each model, without labels and weight maps; one and the same for models whose
-            cases are prepared alike. On another grid than the case's own, every voxel has to be
-            computed that a result inside the region of interest is interpolated from.
-        roi: ``(X, Y, Z)``, the case's own region of interest, or None where the whole image counts.
-        truth: ``(X, Y, Z)`` labels, or None.
+            cases are prepared alike. On another grid than `grid`, every voxel has to be computed
+            that a result inside the region of interest is interpolated from.
+        roi: ``(X, Y, Z)`` on `grid`, the region of interest, or None where the whole image counts.
+        truth: ``(X, Y, Z)`` labels on the grid of the source, or None.
     """
 
     name: str
@@ -43,6 +50,16 @@ class LoadedCase:
         source = self.prepared[0].reference
         assert source is not None
         return source
+
+    @property
+    def turn(self) -> Reorientation:
+        """From the axes of the source to those of the first model's cases."""
+        return self.prepared[0].turn
+
+    @property
+    def grid(self) -> Geometry:
+        """The voxels of the source with their axes turned to those of the first model's cases."""
+        return self.turn.geometry(self.source.geometry)
 
     def forget(self) -> None:
         """Give back the memory of voxels that can be read from files again."""
@@ -65,42 +82,32 @@ def load_case(
         channels: Names of the models' channels.
         scratch: Folder for channels that stay on the disk; None to hold all in memory.
     """
-    images = replace(case, labels=None, weight_maps=())  # nothing that no network reads
-    loaded = _loaded(
-        case.name,
-        preparations,
-        prepared_by=lambda preparation: prepare(images, preparation, channels, scratch=scratch),
-        read_roi=lambda: None if case.roi is None else read_mask(case.roi).array,
-    )
+    images = images_of(replace(case, labels=None, weight_maps=()))  # nothing that no network reads
+    loaded = prepare_case(images, preparations, channels, scratch=scratch)
     labels = None if case.labels is None else read_labels(case.labels, dict(case.label_map))
     return loaded if labels is None else replace(loaded, truth=labels.array)
 
 
 def prepare_case(
-    images: CaseImages, preparations: Sequence[Preparation], channels: Sequence[str]
+    images: CaseImages,
+    preparations: Sequence[Preparation],
+    channels: Sequence[str],
+    *,
+    scratch: Path | None = None,
 ) -> LoadedCase:
     """Prepare images, wherever they come from; for the arguments see `load_case`."""
-    return _loaded(
-        images.name,
-        preparations,
-        prepared_by=lambda preparation: prepare_images(images, preparation, channels),
-        read_roi=lambda: None if images.roi is None else images.roi.array,
-    )
-
-
-def _loaded(
-    name: str,
-    preparations: Sequence[Preparation],
-    *,
-    prepared_by: Callable[[Preparation], PreparedCase],
-    read_roi: Callable[[], Mask | None],
-) -> LoadedCase:
     different = unique(preparations)
-    cases = [prepared_by(preparation) for preparation in different]
-    roi = _roi_on_case_grid(cases, read_roi)
-    cases = [replace(case, to_compute=_to_compute(roi, case)) for case in cases]
+    cases, rois = [], []
+    for preparation in different:
+        complete = with_roi(images, preparation, channels)
+        cases.append(prepare_images(complete, preparation, channels, scratch=scratch))
+        rois.append(None if complete.roi is None else complete.roi.array)
+    # A model that has seen whole images predicts everywhere.
+    roi = None if any(mask is None for mask in rois) else rois[0]
+    turned = None if roi is None else cases[0].turn.copied(roi)
+    cases = [replace(case, to_compute=_to_compute(turned, case, cases[0])) for case in cases]
     per_model = tuple(cases[different.index(preparation)] for preparation in preparations)
-    return LoadedCase(name, per_model, roi)
+    return LoadedCase(images.name, per_model, turned)
 
 
 def unique(preparations: Sequence[Preparation]) -> list[Preparation]:
@@ -117,20 +124,17 @@ def unique(preparations: Sequence[Preparation]) -> list[Preparation]:
     return result
 
 
-def _roi_on_case_grid(
-    cases: Sequence[PreparedCase], read_roi: Callable[[], Mask | None]
-) -> Mask | None:
-    """The region of interest on the case's own grid; the file is read again only if need be."""
-    for case in cases:
-        if case.reference is not None and case.geometry == case.reference.geometry:
-            return case.roi
-    return read_roi()
+def _to_compute(roi: Mask | None, case: PreparedCase, first: PreparedCase) -> Mask | None:
+    """Voxels, on the grid of ``case``, that results inside ``roi`` follow from.
 
-
-def _to_compute(roi: Mask | None, case: PreparedCase) -> Mask | None:
-    """Voxels, on the grid of ``case``, that results inside the case's own ``roi`` follow from."""
+    Args:
+        roi: ``(X, Y, Z)`` with the axes of ``first``.
+        case: For some model.
+        first: For the first model.
+    """
+    if roi is None:
+        return None
     assert case.reference is not None
-    grid = case.reference.geometry
-    if roi is None or case.geometry == grid:
-        return roi
-    return voxels_read(roi, case.geometry, grid)
+    inside = first.turn.inverse.then(case.turn).copied(roi)
+    grid = case.turn.geometry(case.reference.geometry)
+    return inside if case.geometry == grid else voxels_read(inside, case.geometry, grid)

@@ -35,6 +35,13 @@ from deepseg.inference import memory
 from deepseg.inference.averaging import mirrorings
 from deepseg.inference.boxwise.boxes import bounding_box
 from deepseg.inference.boxwise.network import BoxwiseNetwork
+from deepseg.inference.cohort_differences import (
+    CaseTraits,
+    Comparison,
+    applied_preparation,
+    listed_traits,
+    preparation_problems,
+)
 from deepseg.inference.components import Cleaning, cleaned
 from deepseg.inference.ensemble import Member, predict_mean, views
 from deepseg.inference.image_input import (
@@ -43,6 +50,7 @@ from deepseg.inference.image_input import (
     Placement,
     case_images,
     collected,
+    image_traits,
     placed_twice,
 )
 from deepseg.inference.limits import DEFAULT_LIMITS, Limits
@@ -116,7 +124,8 @@ class Predictor:
         settings: The block ``inference`` of a test file, as an object or as a mapping with its
             keys, such as ``{"mirror": ["x"], "memory": "4 GB"}``.
         device: ``cpu``, ``cuda``, ``cudaN`` or ``auto``, or a device of torch.
-        preparation: Of cases, for models that do not say how theirs were prepared.
+        preparation: Of cases, for models that do not say how theirs were prepared; and
+            ``{"roi": "nonzero"}``, for cases without the ROI that training cases had.
         postprocess: Rules for components by name of the class, such as
             ``{"lesion": {"min_ml": 0.1}}``.
         tiles: Their size, where there are any.
@@ -149,7 +158,10 @@ class Predictor:
             for name, rule in (postprocess or {}).items()
         }
         checkpoints = _checkpoints(models)
-        raise_if_any(_setting_problems(checkpoints, self._settings, tiles, rules))
+        configured = (
+            None if preparation is None else _validated(Preparation, preparation, "preparation")
+        )
+        raise_if_any(_setting_problems(checkpoints, self._settings, tiles, rules, configured))
         self.config: ModelConfig = checkpoints[0].config
         self._rules = {
             self.config.classes.index(name): Cleaning(**rule.model_dump())
@@ -157,9 +169,19 @@ class Predictor:
         }
         self._device = chosen_device(device) if isinstance(device, str) else device
         self.members = tuple(
-            self._member(checkpoint, self._preparation(checkpoint, preparation))
+            self._member(checkpoint, self._preparation(checkpoint, configured))
             for checkpoint in checkpoints
         )
+        self._comparisons = [
+            Comparison(
+                model=str(checkpoint.origin),
+                cohort=checkpoint.cohort,
+                preparation=member.preparation,
+                accepted=self._settings.accept,
+                key="accept",
+            )
+            for checkpoint, member in zip(checkpoints, self.members, strict=True)
+        ]
 
     def segment(
         self,
@@ -250,46 +272,67 @@ class Predictor:
             limits=self._limits,
         )
 
-    def _preparation(
-        self, checkpoint: Checkpoint, fallback: Preparation | Mapping[str, Any] | None
-    ) -> Preparation:
-        """The preparation of a model's training cases; ``fallback`` where it does not tell."""
-        if checkpoint.preparation is not None:
-            return checkpoint.preparation
-        if fallback is not None:
-            return _validated(Preparation, fallback, "preparation")
+    def _preparation(self, checkpoint: Checkpoint, configured: Preparation | None) -> Preparation:
+        """Preparation of cases for a model, with a warning if nobody tells."""
+        accepted = self._settings.accept
+        preparation = applied_preparation(configured, checkpoint.preparation, accepted)
+        if preparation is not None:
+            return preparation
         self._listener.warn(UNKNOWN_PREPARATION.format(checkpoint.origin))
         return Preparation(z_score="none")
 
     def _loaded(
         self, images: Images | Case | LoadedCase, placement: Placement, roi: Image | None
     ) -> LoadedCase:
+        channels = self.config.channels
         if isinstance(images, Case | LoadedCase):
             if roi is not None or not placement.is_empty:
                 raise DeepsegError(placed_twice("a place or a roi beside a case that has its own"))
-            return images if isinstance(images, LoadedCase) else self.load(images)
-        channels = self.config.channels
+            if isinstance(images, LoadedCase):
+                return images
+            self._compare(listed_traits(images, channels))
+            return self.load(images)
         source = case_images(
             images, channels, placement=placement, roi=roi, warn=self._listener.warn
         )
+        self._compare(image_traits(source, channels))
         return prepare_case(source, self._preparations, channels)
+
+    def _compare(self, case: CaseTraits) -> None:
+        """Refuse a case that is not like the training cases, or warn of it.
+
+        Raises:
+            DeepsegError: ``roi-missing`` or ``channel-lacking``.
+        """
+        problems = [p for comparison in self._comparisons for p in comparison.problems([case])]
+        raise_if_any(dict.fromkeys(problems))
+        warnings = [w for comparison in self._comparisons for w in comparison.warnings([case])]
+        for warning in dict.fromkeys(warnings):
+            self._listener.warn(warning)
 
     def _segmentation(self, case: LoadedCase, requested: RequestedMaps) -> Segmentation:
         prediction = self._prediction(case, requested)
-        grid, classes = case.source.geometry, self.config.classes
+        grid, classes, back = case.source.geometry, self.config.classes, case.turn.inverse
+        labels = cleaned(prediction.labels, self._rules, voxel_ml=grid.voxel_ml, roi=case.roi)
         return Segmentation(
-            labels=cleaned(prediction.labels, self._rules, voxel_ml=grid.voxel_ml, roi=case.roi),
+            labels=back.copied(labels),
             probabilities={
-                classes[label]: values for label, values in prediction.probabilities.items()
+                classes[label]: back.copied(values)
+                for label, values in prediction.probabilities.items()
             },
-            uncertainty=prediction.uncertainty,
-            feature_maps=self._feature_maps(case, requested),
+            uncertainty={
+                name: back.copied(values) for name, values in prediction.uncertainty.items()
+            },
+            feature_maps={
+                address: back.copied(maps)
+                for address, maps in self._feature_maps(case, requested).items()
+            },
             geometry=grid,
             header=case.source.header,
         )
 
     def _prediction(self, case: LoadedCase, requested: RequestedMaps) -> Prediction:
-        grid = case.source.geometry
+        grid = case.grid
         prediction = Prediction(grid.shape, len(self.config.classes), requested)
         region = bounding_box(case.roi, Box.whole(grid.shape))
         if region is None:
@@ -323,10 +366,10 @@ class Predictor:
     def _feature_maps(
         self, case: LoadedCase, requested: RequestedMaps
     ) -> dict[str, NDArray[np.float32]]:
-        """``(maps, X, Y, Z)`` by address, of the first model and on the case's own grid."""
+        """``(maps, X, Y, Z)`` by address, of the first model and with the axes of its cases."""
         if not requested.feature_maps:
             return {}
-        member, prepared, grid = self.members[0], case.prepared[0], case.source.geometry
+        member, prepared, grid = self.members[0], case.prepared[0], case.grid
         result = predict(
             member.network,
             prepared,
@@ -369,9 +412,18 @@ def _setting_problems(
     settings: Inference,
     tiles: Tiles,
     rules: Mapping[str, ComponentRule],
+    preparation: Preparation | None,
 ) -> Iterator[Problem]:
     yield from model_differences(checkpoints)
     for checkpoint in checkpoints:
+        yield from preparation_problems(
+            preparation,
+            checkpoint.preparation,
+            settings.accept,
+            model=str(checkpoint.origin),
+            fix="leave out preparation, for the model applies its own; or accept the difference "
+            "with the setting 'accept: [preparation]'",
+        )
         yield from tile_problems(tiles.size, checkpoint.config)
         yield from overlap_problems(settings, checkpoint.config, str(checkpoint.origin))
     yield from component_problems(rules, checkpoints[0].config.classes)

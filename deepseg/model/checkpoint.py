@@ -29,6 +29,25 @@ Spacing: TypeAlias = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
+class IntensityRange:
+    """Intensities of a channel before normalisation, over several cases.
+
+    Attributes:
+        minimum: Of all voxels.
+        low: Of nearly all voxels.
+        high: Of nearly all voxels.
+        mean: The mean of the cases' means.
+        deviation: The mean of the cases' standard deviations.
+    """
+
+    minimum: float
+    low: float
+    high: float
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True)
 class TrainingCohort:
     """The cases that a model was trained on; None where a file does not tell.
 
@@ -39,6 +58,9 @@ class TrainingCohort:
         has_roi: Every case has a mask of the region of interest.
         missing_channels: Channels that some of the cases lack.
         foreground_share: Voxels that are not background, of all voxels.
+        roi_share: Cases with a mask of the region of interest, of all cases.
+        class_shares: Voxels of every class by its name, of all voxels.
+        intensity: By name of the channel.
     """
 
     spacing_mm: Spacing | None = None
@@ -46,6 +68,9 @@ class TrainingCohort:
     has_roi: bool | None = None
     missing_channels: tuple[str, ...] | None = None
     foreground_share: float | None = None
+    roi_share: float | None = None
+    class_shares: Mapping[str, float] | None = None
+    intensity: Mapping[str, IntensityRange] | None = None
 
 
 @dataclass(frozen=True)

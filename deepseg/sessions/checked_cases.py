@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from deepseg.config.cases import CasesConfig, Preparation
 from deepseg.config.model import ModelConfig
+from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
 from deepseg.data.case_cache import prepared_folder
 from deepseg.data.cases.case import Case, case_list
@@ -25,8 +26,26 @@ from deepseg.errors import (
     is_out_of_memory,
     raise_if_any,
 )
+from deepseg.inference.cohort_differences import (
+    CaseTraits,
+    Comparison,
+    case_traits,
+    turned_note,
+)
+from deepseg.model.checkpoint import Checkpoint, TrainingCohort
 from deepseg.report.console import Console
-from deepseg.sessions.compatibility import training_incompatibilities, training_warnings
+from deepseg.sessions.cohort import (
+    decides_orientation,
+    session_preparation,
+    training_cohort,
+    training_comparison,
+)
+from deepseg.sessions.compatibility import (
+    mirrored_sides,
+    testing_comparison,
+    training_incompatibilities,
+    training_warnings,
+)
 from deepseg.sessions.processes.shard import Shard
 from deepseg.sessions.result_names import result_endings, result_name_problems
 from deepseg.sessions.summary_cache import SummaryCache
@@ -47,7 +66,8 @@ class CheckRules:
         title: Name of these cases for people: ``training cases``.
         needs_labels: A case without labels is a problem.
         allow_missing_classes: A class that no case has is only a warning.
-        resampled: All cases are brought to one voxel size.
+        is_turned: All cases are turned to one orientation.
+        comparisons: With the cases that the models have learnt from, one for each model.
         skip_faulty: Leave out cases with problems, as long as there may be one without.
         shard: Check these cases only; what is wrong with all of them together may be right with
             those of the other shards.
@@ -59,12 +79,33 @@ class CheckRules:
     title: str
     needs_labels: bool
     allow_missing_classes: bool = False
-    resampled: bool = False
+    is_turned: bool = False
+    comparisons: tuple[Comparison, ...] = ()
     skip_faulty: bool = False
     shard: Shard | None = None
     endings: tuple[str, ...] = ()
     cache: Path | None = None
     threads: int = THREADS
+
+    @property
+    def computes_roi(self) -> bool:
+        """A model makes the region of interest of the images of cases without a mask."""
+        return any(comparison.preparation.roi is not None for comparison in self.comparisons)
+
+    @property
+    def compares_channels(self) -> bool:
+        """It is known which channels cases of all models may lack."""
+        cohorts = [comparison.cohort for comparison in self.comparisons]
+        is_known = [
+            cohort is not None and cohort.missing_channels is not None for cohort in cohorts
+        ]
+        return bool(is_known) and all(is_known) and not self.needs_labels
+
+    @property
+    def spacings_mm(self) -> tuple[tuple[float, float, float], ...]:
+        """Voxel sizes to which all models have cases resampled; none if a model has not."""
+        sizes = [comparison.preparation.spacing_mm for comparison in self.comparisons]
+        return tuple(size for size in sizes if size is not None) if all(sizes) else ()
 
 
 @dataclass(frozen=True)
@@ -81,15 +122,48 @@ class CheckedCases:
     summaries: tuple[CaseSummary, ...]
     left_out: tuple[Problem, ...] = ()
 
+    def traits(self, channels: Sequence[str]) -> list[CaseTraits]:
+        """Properties of every case that are compared with those of other cases.
+
+        Args:
+            channels: Names of the model's channels.
+        """
+        pairs = zip(self.cases, self.summaries, strict=True)
+        return [case_traits(case, summary, channels) for case, summary in pairs]
+
+
+@dataclass(frozen=True)
+class TrainingCases:
+    """Cases of a training session, and what follows from them.
+
+    Attributes:
+        training: To learn from.
+        held_out: To validate on; None without validation.
+        preparation: Of both.
+        cohort: The record of those to learn from, as the model keeps it.
+    """
+
+    training: CheckedCases
+    held_out: CheckedCases | None
+    preparation: Preparation
+    cohort: TrainingCohort
+
 
 def training_and_held_out(
-    config: TrainConfig, model: ModelConfig, console: Console, *, cache: Path | None = None
-) -> tuple[CheckedCases, CheckedCases | None]:
-    """The checked cases of a training session, those held out second.
+    config: TrainConfig, model: Checkpoint, console: Console, *, cache: Path | None = None
+) -> TrainingCases:
+    """The checked cases of a training session.
+
+    Args:
+        config: Of the session.
+        model: With which it begins, or from which it goes on.
+        console: Shows progress, warnings and tables.
+        cache: Folder that remembers summaries.
 
     Raises:
         DeepsegError: All problems of all cases, and of settings that do not fit the model.
     """
+    network = model.config
     problems = list(training_incompatibilities(config, model))
     for warning in training_warnings(config):
         console.warn(warning)
@@ -97,33 +171,105 @@ def training_and_held_out(
         title="training cases",
         needs_labels=True,
         allow_missing_classes=config.training.cases.allow_missing_classes,
-        resampled=config.preparation.resample is not None,
+        is_turned=decides_orientation(config.preparation, model),
+        comparisons=(training_comparison(config, model),),
         cache=cache,
     )
-    groups = [(config.training.cases, rules)]
+    training = _unless_faulty(
+        lambda: checked_cases(config.training.cases, network, console, rules), problems
+    )
+    preparation, cohort = config.preparation, TrainingCohort()
+    if training is not None:
+        preparation = session_preparation(config.preparation, model, training.summaries)
+        cohort = training_cohort(training.summaries, preparation, network)
+    held_out = None
     if config.validation is not None:
-        # Few cases are held out: a rare class may be in none of them.
         volumes = None if problems else config.validation.volumes
+        comparison = replace(
+            training_comparison(config, replace(model, cohort=cohort)),
+            model="this session",
+            preparation=preparation,
+        )
         held_out_rules = replace(
             rules,
             title="validation cases",
+            # Few cases are held out: a rare class may be in none of them.
             allow_missing_classes=True,
-            endings=() if volumes is None else result_endings(volumes.save, model),
+            endings=() if volumes is None else result_endings(volumes.save, network),
+            comparisons=(comparison,),
         )
-        groups.append((config.validation.cases, held_out_rules))
-    checked = []
-    for settings, group_rules in groups:
-        try:
-            checked.append(checked_cases(settings, model, console, group_rules))
-        except DeepsegError as error:
-            if error.exit_code != DeepsegError.exit_code:
-                raise
-            problems += error.problems
+        settings = config.validation.cases
+        held_out = _unless_faulty(
+            lambda: checked_cases(settings, network, console, held_out_rules), problems
+        )
     raise_if_any(dict.fromkeys(problems))
-    training, held_out = checked[0], checked[1] if len(checked) > 1 else None
+    assert training is not None
+    _say_turned(training, "training cases", preparation, network, console)
     if held_out is not None:
         _warn_of_shared_cases(training, held_out, console)
-    return training, held_out
+        _say_turned(held_out, "validation cases", preparation, network, console)
+    reflect, key = config.training.augmentation.reflect, "training.augmentation.reflect"
+    for warning in mirrored_sides(reflect, key, network.classes, preparation.orientation):
+        console.warn(warning)
+    return TrainingCases(training, held_out, preparation, cohort)
+
+
+def checked_test_cases(
+    config: TestConfig, models: Sequence[Checkpoint], console: Console, rules: CheckRules
+) -> CheckedCases:
+    """The checked cases of a testing session.
+
+    Args:
+        config: Of the session.
+        models: With the same channels and classes.
+        console: Shows progress, warnings and the table.
+        rules: To which the models are added.
+
+    Raises:
+        DeepsegError: All problems of all cases.
+    """
+    comparisons = tuple(testing_comparison(config, model) for model in models)
+    preparations = [comparison.preparation for comparison in comparisons]
+    is_turned = all(preparation.orientation is not None for preparation in preparations)
+    network = models[0].config
+    checked = checked_cases(
+        config.cases,
+        network,
+        console,
+        replace(rules, comparisons=comparisons, is_turned=is_turned),
+    )
+    for preparation in dict.fromkeys(preparations):
+        _say_turned(checked, "cases", preparation, network, console)
+    mirror = [float(axis in config.inference.mirror) for axis in "xyz"]
+    for warning in mirrored_sides(
+        mirror, "inference.mirror", network.classes, preparations[0].orientation
+    ):
+        console.warn(warning)
+    return checked
+
+
+def _say_turned(
+    checked: CheckedCases,
+    title: str,
+    preparation: Preparation,
+    network: ModelConfig,
+    console: Console,
+) -> None:
+    for note in turned_note(title, checked.traits(network.channels), preparation):
+        console.say(note)
+
+
+def _unless_faulty(
+    check: Callable[[], CheckedCases], problems: list[Problem]
+) -> CheckedCases | None:
+    """The checked cases; None after adding their problems to ``problems``."""
+    try:
+        return check()
+    except DeepsegError as error:
+        if error.exit_code != DeepsegError.exit_code:
+            raise
+        problems += error.problems
+        return None
 
 
 def _warn_of_shared_cases(training: CheckedCases, held_out: CheckedCases, console: Console) -> None:
@@ -164,18 +310,25 @@ def checked_cases(
     problems, warnings = find_problems(
         checked.summaries,
         CohortRules(
+            channels=model.channels,
             classes=model.classes,
             needs_labels=rules.needs_labels,
             allow_missing_classes=rules.allow_missing_classes,
-            resampled=rules.resampled,
+            may_lack_channels=rules.compares_channels,
+            is_turned=rules.is_turned,
+            spacings_mm=rules.spacings_mm,
             title=rules.title,
         ),
     )
     if rules.shard is not None:
         problems = _problems(checked.summaries)
-    for warning in warnings:
+    traits = checked.traits(model.channels)
+    for comparison in rules.comparisons:
+        problems += comparison.problems(traits)
+        warnings += comparison.warnings(traits)
+    for warning in dict.fromkeys(warnings):
         console.warn(warning)
-    raise_if_any([*name_problems, *problems])
+    raise_if_any(dict.fromkeys([*name_problems, *problems]))
     cases_table(console, rules.title, checked.summaries, model.classes)
     return checked
 
@@ -185,8 +338,15 @@ def _summaries(
 ) -> list[CaseSummary]:
     """A summary of every case; only those are read whose summary is not remembered."""
     class_count = len(model.classes)
-    cache = SummaryCache(rules.cache, model.channels, class_count, rules.needs_labels)
-    read = partial(_examined, class_count=class_count, needs_labels=rules.needs_labels)
+    cache = SummaryCache(
+        rules.cache, model.channels, class_count, rules.needs_labels, rules.computes_roi
+    )
+    read = partial(
+        _examined,
+        class_count=class_count,
+        needs_labels=rules.needs_labels,
+        computes_roi=rules.computes_roi,
+    )
     stamps = [cache.stamp(case) for case in cases]
     remembered = [cache.load(stamp) for stamp in stamps]
     unread = [case for case, entry in zip(cases, remembered, strict=True) if entry is None]
@@ -199,10 +359,14 @@ def _summaries(
     return summaries
 
 
-def _examined(case: Case, *, class_count: int, needs_labels: bool) -> CaseSummary | None:
+def _examined(
+    case: Case, *, class_count: int, needs_labels: bool, computes_roi: bool
+) -> CaseSummary | None:
     """The summary of a case; None if memory runs out."""
     try:
-        return examine(case, class_count=class_count, needs_labels=needs_labels)
+        return examine(
+            case, class_count=class_count, needs_labels=needs_labels, computes_roi=computes_roi
+        )
     except Exception as error:
         if not is_out_of_memory(error):
             raise

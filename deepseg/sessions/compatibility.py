@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 from deepseg.config.blocks.freezing import Freeze
@@ -11,6 +12,12 @@ from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
 from deepseg.errors import DeepsegError, Problem, did_you_mean
+from deepseg.inference.cohort_differences import (
+    Comparison,
+    applied_preparation,
+    preparation_differs,
+    preparation_problems,
+)
 from deepseg.inference.metrics import FOREGROUND
 from deepseg.inference.requests import (
     class_problems,
@@ -22,15 +29,19 @@ from deepseg.inference.requests import (
 )
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.layout import layout
-from deepseg.report.console import Console
+from deepseg.sessions.cohort import inherited_orientation
 from deepseg.training.batch_statistics import single_value_problems
 from deepseg.training.freezing import frozen_layers
 from deepseg.training.model_selection import metric_incompatibilities
 from deepseg.training.parameter_groups import absent_types
 
+SIDES = {"left": "right", "l": "r", "lh": "rh", "lt": "rt"}
+SIDES |= {right: left for left, right in SIDES.items()}
 
-def training_incompatibilities(config: TrainConfig, model: ModelConfig) -> Iterator[Problem]:
+
+def training_incompatibilities(config: TrainConfig, checkpoint: Checkpoint) -> Iterator[Problem]:
     """Settings of a train file that do not fit the model."""
+    model = checkpoint.config
     sampling, weights = config.training.sampling, config.loss.class_weights
     per_class = {
         "training.sampling.proportions": sampling.proportions
@@ -47,6 +58,7 @@ def training_incompatibilities(config: TrainConfig, model: ModelConfig) -> Itera
                 fix="give one entry per class of the model, the background first",
             )
     yield from _channel_problems(config.preparation, model)
+    yield from _training_preparation_problems(config, checkpoint)
     plan = layout(model)
     yield from _problems(lambda: frozen_layers(plan, config.freeze, epoch=0))
     yield from _problems(lambda: plan.addresses(config.optimiser.by_layer))
@@ -81,7 +93,14 @@ def testing_incompatibilities(
     for checkpoint in models:
         yield from tile_problems(config.tile_size, checkpoint.config)
         yield from overlap_problems(config.inference, checkpoint.config, str(checkpoint.origin))
-        yield from _preparation_problems(config.preparation, checkpoint.preparation)
+        yield from preparation_problems(
+            config.preparation,
+            checkpoint.preparation,
+            config.inference.accept,
+            model=str(checkpoint.origin),
+            fix="remove preparation from the test file, for the model applies its own; or accept "
+            "the difference with 'inference.accept: [preparation]'",
+        )
     if len(models) == 1 and not config.inference.mirror:
         fix = "give several models or inference.mirror, or ask for entropy only"
         yield from variance_problems(config.save.uncertainty, key="save.uncertainty", fix=fix)
@@ -104,30 +123,69 @@ def testing_incompatibilities(
         )
 
 
-def preparation_for(config: TestConfig, model: Checkpoint, console: Console) -> Preparation:
+def preparation_for(config: TestConfig, model: Checkpoint) -> Preparation:
     """Preparation of cases: the model's; the test file decides only where the model has none."""
-    if model.preparation is not None:
-        return model.preparation
-    if config.preparation is not None:
-        return config.preparation
-    console.warn(
-        "the model does not say how its cases were prepared: they are used as they are; say "
-        "otherwise with preparation in the test file"
+    preparation = applied_preparation(
+        config.preparation, model.preparation, config.inference.accept
     )
-    return Preparation(z_score="none")
+    return Preparation(z_score="none") if preparation is None else preparation
 
 
-def _preparation_problems(
-    configured: Preparation | None, trained: Preparation | None
-) -> Iterator[Problem]:
-    """Problems of a preparation that differs from that of a model's training cases."""
-    if configured is not None and trained is not None and configured != trained:
-        yield Problem(
-            code="preparation-differs",
-            got=f"preparation {configured.model_dump(mode='json')}",
-            expected=f"what the model learnt with, {trained.model_dump(mode='json')}",
-            fix="remove preparation from the test file: the model applies its own",
-        )
+def testing_comparison(config: TestConfig, model: Checkpoint) -> Comparison:
+    """Compares cases of a test with those that the model has learnt from."""
+    return Comparison(
+        model=str(model.origin),
+        cohort=model.cohort,
+        preparation=preparation_for(config, model),
+        accepted=config.inference.accept,
+    )
+
+
+def mirrored_sides(
+    mirrored: Sequence[float], key: str, classes: Sequence[str], orientation: str | None
+) -> Iterator[str]:
+    """A warning about mirror images along left and right, where classes are sides.
+
+    Args:
+        mirrored: Above 0 along those of X, Y, Z that are mirrored.
+        key: That asks for it.
+        classes: Names of the classes.
+        orientation: Where X, Y, Z grow to; None if that is unknown.
+
+    >>> list(mirrored_sides((0.5, 0, 0), "reflect", ("background", "left", "right"), "ARS"))
+    []
+    >>> list(mirrored_sides((0, 1, 0), "reflect", ("air", "left", "right"), "ARS"))
+    ['reflect mirrors y, from side to side, but left and right are on one side each: leave y out']
+    """
+    names = {name.lower() for name in classes}
+    sides = [name for name in classes if _other_side(name) in names]
+    for axis, share, letter in zip("xyz", mirrored, orientation or "RAS", strict=True):
+        if sides and share > 0 and letter in "LR":
+            yield (
+                f"{key} mirrors {axis}, from side to side, but {' and '.join(sides)} are on one "
+                f"side each: leave {axis} out"
+            )
+
+
+def _other_side(name: str) -> str | None:
+    """``right_kidney`` for ``left_kidney``; None for a name without a side."""
+    words = re.split(r"([^a-z]+)", name.lower())
+    sides = [SIDES[word] for word in words if word in SIDES]
+    return "".join(SIDES.get(word, word) for word in words) if sides else None
+
+
+def _training_preparation_problems(config: TrainConfig, model: Checkpoint) -> Iterator[Problem]:
+    """Cases that would be prepared otherwise than those from which the weights have learnt."""
+    applied = inherited_orientation(config.preparation, model)
+    if model.preparation is None or applied == model.preparation or "preparation" in config.accept:
+        return
+    yield preparation_differs(
+        applied,
+        model.preparation,
+        model=str(model.origin),
+        fix="write the same preparation into the train file; or accept the difference with "
+        "'accept: [preparation]'",
+    )
 
 
 def _channel_problems(preparation: Preparation, model: ModelConfig) -> Iterator[Problem]:

@@ -24,18 +24,21 @@ class SummaryCache:
         channels: The model's channel names.
         class_count: The model's classes.
         needs_labels: Cases without labels are judged as faulty.
+        computes_roi: Regions of interest are made of the images where there is no mask.
     """
 
     folder: Path | None
     channels: Sequence[str]
     class_count: int
     needs_labels: bool
+    computes_roi: bool = False
 
     def stamp(self, case: Case) -> str | None:
         """Text that changes with everything a summary depends on; None if a file is missing."""
         if case.missing:
             return None
-        files_and_channels = fingerprint(case, Preparation(), self.channels)
+        preparation = Preparation(roi="nonzero" if self.computes_roi else None)
+        files_and_channels = fingerprint(case, preparation, self.channels)
         rest = (case.name, case.where, self.class_count, self.needs_labels, case.trust_arrays)
         return f"{files_and_channels}-{hashlib.sha256(repr(rest).encode()).hexdigest()[:16]}"
 

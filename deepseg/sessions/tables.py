@@ -9,6 +9,7 @@ from deepseg.config.model import ModelConfig
 from deepseg.data.cases.summary import CaseSummary
 from deepseg.geometry.boxes import Int3, add, ceil_div, mul, sub, text, volume
 from deepseg.geometry.receptive_field import shrinkage
+from deepseg.model.checkpoint import TrainingCohort
 from deepseg.model.layout import Layout, PathwayLayout, layout
 from deepseg.report.console import Console
 from deepseg.transfer.plan import Plan
@@ -106,6 +107,31 @@ def cases_table(
         share = f"{voxels:,} voxels ({voxels / total:.2%}) in {cases} cases"
         rows.append([f"class {label} {name}", share])
     console.table(title, ["", ""], rows)
+
+
+def cohort_rows(cohort: TrainingCohort) -> list[list[str]]:
+    """Rows about the cases that a model has learnt from.
+
+    >>> cohort_rows(TrainingCohort(orientations=("LPS", "RAS"), missing_channels=()))
+    [['axes of its cases', 'LPS RAS'], ['channels that some lacked', 'none']]
+    """
+    rows = []
+    if cohort.orientations is not None:
+        rows.append(["axes of its cases", " ".join(cohort.orientations)])
+    if cohort.roi_share is not None:
+        rows.append(["cases with a ROI", f"{cohort.roi_share:.0%}"])
+    elif cohort.has_roi is not None:
+        rows.append(["every case with a ROI", "yes" if cohort.has_roi else "no"])
+    if cohort.missing_channels is not None:
+        rows.append(["channels that some lacked", " ".join(cohort.missing_channels) or "none"])
+    if cohort.foreground_share is not None:
+        rows.append(["foreground", f"{cohort.foreground_share:.2%} of the voxels"])
+    for name, share in (cohort.class_shares or {}).items():
+        rows.append([f"voxels of {name}", f"{share:.2%}"])
+    for name, values in (cohort.intensity or {}).items():
+        words = f"{values.low:.5g} to {values.high:.5g}, mean {values.mean:.5g}"
+        rows.append([f"intensities of {name}", words])
+    return rows
 
 
 def _most_common(counts: Counter[str]) -> str:

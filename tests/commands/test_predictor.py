@@ -79,7 +79,7 @@ def test_arrays_and_files_have_the_labels_and_maps_of_the_command(
 
 
 def test_a_saved_segmentation_lies_where_its_images_do(place, model):
-    predictor = deepseg.Predictor(place / "M.save", device="cpu")
+    predictor = deepseg.Predictor(place / "M.save", {"accept": ["roi"]}, device="cpu")
     images = [place.image(f"d/{name}.nii.gz") for name in ("T1", "FLAIR")]
     result = predictor.segment(images, probabilities=["core"])
     assert list(result.probabilities) == ["core"]
@@ -94,7 +94,9 @@ def test_a_saved_segmentation_lies_where_its_images_do(place, model):
 def test_the_process_of_the_caller_is_as_before(place, model):
     generator, numpy_state = torch.get_rng_state(), np.random.get_state()
     threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
-    predictor = deepseg.Predictor(place / "M.save", {"mirror": ["y"]}, device="cpu")
+    predictor = deepseg.Predictor(
+        place / "M.save", {"mirror": ["y"], "accept": ["roi"]}, device="cpu"
+    )
     images = np.stack([place.array(f"d/{name}.nii.gz") for name in ("T1", "FLAIR")])
     before = images.copy()
     predictor.segment(images, spacing_mm=(1, 2, 1.5))

@@ -74,13 +74,22 @@ def test_a_folder_of_a_session_means_its_best_model(command, place, model):
     assert " tensors from runs/training/models/last.save; epoch 0 of 1; " in result.stdout
 
 
-def test_cases_that_are_prepared_otherwise_than_before_are_named(command, place, model):
+def test_cases_that_are_prepared_otherwise_than_before_are_refused_or_accepted(
+    command, refused, place, model
+):
     tuning(place)
-    place.write("tune.yaml", (place / "tune.yaml").read_text() + "preparation: {z_score: none}\n")
+    settings = (place / "tune.yaml").read_text() + "preparation: {z_score: none}\n"
+    place.write("tune.yaml", settings)
+    assert refused(*TRAIN, "-resetOptimizer", session="tuned") == [
+        "[preparation-differs] tune.yaml: got cases prepared with z_score none, orientation LSA; "
+        "expected what M.save has learnt with, z_score, orientation LSA; fix: write the same "
+        "preparation into the train file; or accept the difference with 'accept: [preparation]'"
+    ]
+    place.write("tune.yaml", settings + "accept: [preparation]\n")
     result = command(*TRAIN, "-resetOptimizer")
     warning = (
-        "WARNING M.save has learnt from cases prepared with z_score; this session prepares them "
-        "with z_score none"
+        "WARNING M.save has learnt from cases prepared with z_score, orientation LSA; this session "
+        "prepares them with z_score none, orientation LSA"
     )
     assert (result.returncode, result.warnings) == (0, [warning])
     place.edit("tune.yaml", "\nepochs: 1", "\nepochs: 2")

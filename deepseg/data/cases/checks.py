@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +22,7 @@ from deepseg.data.cases.case import UNKNOWN, Case
 from deepseg.data.cases.label_values import strange_labels, value_counts
 from deepseg.data.cases.listing import is_there
 from deepseg.data.cases.summary import CaseSummary, Intensity
+from deepseg.data.images.masks import nonzero_roi
 from deepseg.data.images.volumes import (
     Geometry,
     Volume,
@@ -37,10 +37,10 @@ from deepseg.geometry.boxes import text
 
 Array: TypeAlias = NDArray[Any]
 
-AXIS_LETTERS: Callable[..., tuple[str, ...]] = nib.aff2axcodes  # nibabel has no types
-
 SILENT_VOXELS = 0.01  # files of one case may lie so far apart without a word
 TOLERATED_VOXELS = 0.5  # and so far with a warning
+NEARLY_ALL = (0.1, 99.9)  # percentiles
+PERCENTILE_VOXELS = 1 << 18  # that are enough for percentiles
 SMALL_ROI = 10  # voxels, up to which a region of interest is suspicious
 
 # Other remedies than for an image, by the code of the problem.
@@ -52,16 +52,27 @@ ONE_MASK = {"image-not-3d": "save the mask as one volume, 1 inside and 0 outside
 NO_FIXES: Mapping[str, str] = {}
 
 
-def examine(case: Case, *, class_count: int, needs_labels: bool) -> CaseSummary:
-    """Read every file of ``case`` to its end and sum it up; bad data raises nothing."""
+def examine(
+    case: Case, *, class_count: int, needs_labels: bool, computes_roi: bool = False
+) -> CaseSummary:
+    """Read every file of ``case`` to its end and sum it up; bad data raises nothing.
+
+    Args:
+        case: Its files.
+        class_count: Classes of the model.
+        needs_labels: A case without labels is a problem.
+        computes_roi: The region of interest of a case without a mask is made of its images.
+    """
     reader = _Reader(case)
     roi = reader.array(case.roi, read_mask, fixes=ONE_MASK)
+    if case.roi is None and computes_roi:
+        roi = _computed_roi(case)
     read = partial(read_labels, label_map=dict(case.label_map))
     labels = reader.array(case.labels, read, fixes=ONE_LABEL)
     intensity, digests = [], []
     for path, volume in case.images:
         image = reader.array(path, partial(read_image, nan=case.nan, volume=volume))
-        intensity.append(None if image is None else _intensity(image, roi))
+        intensity.append(None if image is None else channel_intensity(image, roi))
         digests.append("" if path is None else None if image is None else _digest(image))
         del image  # before the next one is read
         reader.note_constant(path, volume, intensity[-1])
@@ -77,7 +88,7 @@ def examine(case: Case, *, class_count: int, needs_labels: bool) -> CaseSummary:
         where=case.where,
         shape=None if grid is None else grid.shape,
         spacing_mm=None if grid is None else grid.spacing_mm,
-        orientation=None if grid is None else "".join(AXIS_LETTERS(grid.affine)),
+        orientation=None if grid is None else grid.orientation,
         missing_channels=tuple(i for i, path in enumerate(case.channels) if path is None),
         intensity=tuple(intensity),
         images=None if None in digests else " ".join(d for d in digests if d is not None),
@@ -234,21 +245,21 @@ class _Reader:
         """A region of interest should be there and hold the foreground."""
         if roi is None:
             return
+        place = f"{self.case.where}: {self.case.name}" if self.case.roi is None else self.case.roi
         voxels = int(np.count_nonzero(roi))
         if voxels == 0:
             consequence = f"nothing is learnt from {self.case.name}, and " if is_learnt else ""
             self.warnings.append(
-                f"{self.case.roi}: the region of interest is empty; {consequence}its result is all "
+                f"{place}: the region of interest is empty; {consequence}its result is all "
                 "background"
             )
         elif voxels <= SMALL_ROI:
             self.warnings.append(
-                f"{self.case.roi}: the region of interest has only {voxels} "
-                f"voxel{'s' * (voxels > 1)}"
+                f"{place}: the region of interest has only {voxels} voxel{'s' * (voxels > 1)}"
             )
         if outside == 1.0:
             self.warnings.append(
-                f"{self.case.roi}: 100 % of the foreground of {self.case.labels} lies outside the "
+                f"{place}: 100 % of the foreground of {self.case.labels} lies outside the "
                 "region of interest"
             )
 
@@ -270,15 +281,43 @@ def _grid(case: Case) -> tuple[Geometry | None, Path | None]:
     return None, None
 
 
-def _intensity(image: Array, roi: Array | None) -> Intensity:
+def channel_intensity(image: Array, roi: Array | None) -> Intensity:
+    """The intensities of a channel before it is normalised.
+
+    Args:
+        image: ``(X, Y, Z)``.
+        roi: ``(X, Y, Z)`` bool; None, empty or of another shape where all voxels count.
+    """
     inside = image[roi] if roi is not None and roi.shape == image.shape and roi.any() else image
     mean, deviation = mean_and_deviation(inside)
+    minimum = inside.min()
+    above = inside[inside > minimum]
+    few = above[:: above.size // PERCENTILE_VOXELS + 1].astype(np.float64)
+    low, high = np.percentile(few, NEARLY_ALL) if few.size else (minimum, minimum)
     return Intensity(
         mean=mean,
         deviation=deviation,
-        minimum=float(inside.min()),
+        minimum=float(minimum),
         maximum=float(inside.max()),
+        minimum_share=1 - above.size / inside.size,
+        second=float(above.min() if above.size else minimum),
+        low=float(low),
+        high=float(high),
     )
+
+
+def _computed_roi(case: Case) -> Array | None:
+    """The region of interest made of the images; None if that is impossible."""
+    try:
+        present = [image for image in case.images if image[0] and not _is_missing(case, image[0])]
+        volumes = (
+            read_image(path, nan=case.nan, volume=volume)
+            for path, volume in present
+            if path is not None
+        )
+        return nonzero_roi(volumes).array if present else None
+    except (DeepsegError, ValueError):  # which shapes that differ cause; both are told elsewhere
+        return None
 
 
 def _digest(image: Array) -> str:

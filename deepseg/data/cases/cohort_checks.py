@@ -13,7 +13,10 @@ import numpy as np
 
 from deepseg.data.cases.summary import CaseSummary
 from deepseg.errors import Problem
+from deepseg.geometry.boxes import text
 
+IMPLAUSIBLE = 100  # ratio of voxel sides before and after resampling
+OUTSIDE_ROI = 0.05  # share of the foreground of a case, from which a warning is worth it
 SAME_SPACING = 0.01  # share by which voxel sizes may differ and still count as the same
 
 
@@ -22,17 +25,23 @@ class CohortRules:
     """Purpose of the cases that are used together.
 
     Attributes:
+        channels: Names of the model's channels.
         classes: Names of the model's classes, the background first.
         needs_labels: The cases are for training, not for testing.
         allow_missing_classes: A class without a voxel in any case is only a warning.
-        resampled: All cases are brought to one voxel size.
+        may_lack_channels: A channel that no case has is judged elsewhere.
+        is_turned: All cases are brought to one orientation.
+        spacings_mm: Voxel sizes to which all cases are resampled; none if they keep their own.
         title: Name of these cases for people: ``training cases``.
     """
 
+    channels: Sequence[str]
     classes: Sequence[str]
     needs_labels: bool
     allow_missing_classes: bool = False
-    resampled: bool = False
+    may_lack_channels: bool = False
+    is_turned: bool = False
+    spacings_mm: Sequence[tuple[float, float, float]] = ()
     title: str = "cases"
 
 
@@ -47,7 +56,10 @@ def find_problems(
     """
     problems = [problem for summary in summaries for problem in summary.problems]
     warnings = [warning for summary in summaries for warning in summary.warnings]
-    problems += _channels_in_no_case(summaries)
+    if not rules.may_lack_channels:
+        problems += _channels_in_no_case(summaries, rules.channels)
+    for spacing_mm in dict.fromkeys(rules.spacings_mm):
+        problems += _implausible_spacings(summaries, spacing_mm)
     if rules.needs_labels:
         problems += _useless_rois(summaries)
         absent = _absent_classes(summaries, rules)
@@ -56,12 +68,16 @@ def find_problems(
         else:
             problems += absent
     warnings += _same_images(summaries)
-    warnings += _mixed_grids(summaries, resampled=rules.resampled)
+    warnings += _foreground_outside_rois(summaries)
+    warnings += _mixed_spacings(summaries) if not rules.spacings_mm else []
+    warnings += _mixed_orientations(summaries) if not rules.is_turned else []
     # A mask that many cases share has its faults once.
     return list(dict.fromkeys(problems)), list(dict.fromkeys(warnings))
 
 
-def _channels_in_no_case(summaries: Sequence[CaseSummary]) -> list[Problem]:
+def _channels_in_no_case(
+    summaries: Sequence[CaseSummary], channels: Sequence[str]
+) -> list[Problem]:
     missing = (
         set.intersection(*(set(summary.missing_channels) for summary in summaries))
         if summaries
@@ -70,7 +86,7 @@ def _channels_in_no_case(summaries: Sequence[CaseSummary]) -> list[Problem]:
     return [
         Problem(
             code="channel-in-no-case",
-            got=f"no image of channel {channel + 1} in any case",
+            got=f"no image of channel {channels[channel]} in any case",
             expected="every channel of the model in at least one case",
             fix="give the images, or use a model without this channel",
         )
@@ -122,24 +138,76 @@ def _same_images(summaries: Sequence[CaseSummary]) -> list[str]:
     return warnings
 
 
-def _mixed_grids(summaries: Sequence[CaseSummary], *, resampled: bool) -> list[str]:
-    """Warnings about voxel sizes and orientations that are not the same in all cases."""
-    warnings = []
+def _foreground_outside_rois(summaries: Sequence[CaseSummary]) -> list[str]:
+    """A warning about foreground that is neither learnt nor found; all of it is told elsewhere."""
+    shares = {
+        summary.name: summary.foreground_outside_roi
+        for summary in summaries
+        if OUTSIDE_ROI <= summary.foreground_outside_roi < 1
+    }
+    if not shares:
+        return []
+    worst = max(shares, key=lambda name: shares[name])
+    number = f"of {worst}" if len(shares) == 1 else f"of {worst}, less of {len(shares) - 1} others,"
+    return [
+        f"{shares[worst]:.0%} of the foreground {number} lies outside the region of interest, "
+        "where nothing is learnt and all is background"
+    ]
+
+
+def _implausible_spacings(
+    summaries: Sequence[CaseSummary], spacing_mm: tuple[float, float, float]
+) -> list[Problem]:
+    """Problems of voxels so much smaller or larger than the new ones that the unit is wrong."""
+    return [
+        Problem(
+            code="spacing-implausible",
+            got=f"{text(summary.shape)} voxels of {_mm(summary.spacing_mm)} mm",
+            expected=f"voxels that can be resampled to {_mm(spacing_mm)} mm: sides that are less "
+            f"than {IMPLAUSIBLE} times larger or smaller",
+            fix="correct the sides in the header, whose unit may be wrong (metres, micrometres); "
+            "or change preparation.resample",
+            where=f"{summary.where}: {summary.name}" if summary.where else summary.name,
+        )
+        for summary in summaries
+        if summary.shape is not None
+        and summary.spacing_mm is not None
+        and _ratio(summary.spacing_mm, spacing_mm) >= IMPLAUSIBLE
+    ]
+
+
+def _ratio(sides: Sequence[float], other: Sequence[float]) -> float:
+    """The largest ratio of two sides, in any order of the axes."""
+    pairs = zip(sorted(sides), sorted(other), strict=True)
+    return max(max(a / b, b / a) for a, b in pairs)
+
+
+def _mm(sides: Sequence[float]) -> str:
+    return " x ".join(f"{mm:.3g}" for mm in sides)
+
+
+def _mixed_spacings(summaries: Sequence[CaseSummary]) -> list[str]:
+    """A warning about voxel sizes that are not the same in all cases."""
     spacings = np.array(
         [summary.spacing_mm for summary in summaries if summary.spacing_mm is not None]
     )
-    if len(spacings) and not resampled:
-        low, high = spacings.min(axis=0), spacings.max(axis=0)
-        if (high > low * (1 + SAME_SPACING)).any():
-            smallest, largest = (" x ".join(f"{mm:.3g}" for mm in end) for end in (low, high))
-            warnings.append(
-                f"the voxels of the cases are from {smallest} to {largest} mm large; "
-                "consider the key 'resample'"
-            )
+    if not len(spacings):
+        return []
+    low, high = spacings.min(axis=0), spacings.max(axis=0)
+    if not (high > low * (1 + SAME_SPACING)).any():
+        return []
+    return [
+        f"the voxels of the cases are from {_mm(low)} to {_mm(high)} mm large; "
+        "consider the key 'resample'"
+    ]
+
+
+def _mixed_orientations(summaries: Sequence[CaseSummary]) -> list[str]:
+    """A warning about orientations that are not the same in all cases."""
     counts = Counter(
         summary.orientation for summary in summaries if summary.orientation is not None
     )
-    if len(counts) > 1:
-        listed = ", ".join(f"{n} {letters}" for letters, n in counts.most_common())
-        warnings.append(f"the axes of the cases do not point the same way: {listed}")
-    return warnings
+    if len(counts) < 2:
+        return []
+    listed = ", ".join(f"{n} {letters}" for letters, n in counts.most_common())
+    return [f"the axes of the cases do not point the same way: {listed}"]

@@ -18,12 +18,27 @@ from deepseg.geometry.boxes import Int3
 
 @dataclass(frozen=True)
 class Intensity:
-    """The intensities of one channel, inside the region of interest if there is one."""
+    """The intensities of one channel, inside the region of interest if there is one.
+
+    Attributes:
+        mean: Of all voxels.
+        deviation: Of all voxels.
+        minimum: Of all voxels.
+        maximum: Of all voxels.
+        minimum_share: Voxels of the minimum, of all voxels.
+        second: The lowest value above the minimum; the minimum, if there is no other.
+        low: The 0.1st percentile of the voxels above the minimum.
+        high: Their 99.9th percentile.
+    """
 
     mean: float
     deviation: float
     minimum: float
     maximum: float
+    minimum_share: float
+    second: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)

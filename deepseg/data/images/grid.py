@@ -5,12 +5,13 @@ The convention is that of `deepseg.data.images.volumes`. Formats of files are no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
@@ -20,6 +21,8 @@ from deepseg.geometry.boxes import Int3
 
 Array: TypeAlias = npt.NDArray[Any]
 Affine: TypeAlias = npt.NDArray[np.float64]
+
+AXIS_LETTERS: Callable[..., tuple[str, ...]] = nib.aff2axcodes  # nibabel has no types
 
 _FLAT = 1e-4  # volume of a voxel over the product of its sides, below which it counts as flat
 
@@ -33,8 +36,8 @@ class Geometry:
         affine: Voxel index to RAS millimetres, ``(4, 4)`` float64; copied and read-only.
 
     >>> geometry = Geometry((10, 20, 5), np.diag([1.0, 1.0, 2.0, 1.0]))
-    >>> geometry.spacing_mm, geometry.voxel_ml
-    ((1.0, 1.0, 2.0), 0.002)
+    >>> geometry.spacing_mm, geometry.voxel_ml, geometry.orientation
+    ((1.0, 1.0, 2.0), 0.002, 'RAS')
     """
 
     shape: Int3
@@ -58,6 +61,11 @@ class Geometry:
         """Distance between neighbouring voxels along X, Y, Z."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
+
+    @property
+    def orientation(self) -> str:
+        """Where X, Y, Z grow to, or nearly so: ``RAS`` is right, anterior, superior."""
+        return "".join(AXIS_LETTERS(self.affine))
 
     @property
     def voxel_ml(self) -> float:

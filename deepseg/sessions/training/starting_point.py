@@ -15,6 +15,7 @@ from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.geometry.boxes import text
 from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, read_checkpoint
 from deepseg.report.console import Console
+from deepseg.sessions.cohort import inherited_orientation
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.model_files import (
     IMPORTED_SETTINGS,
@@ -83,7 +84,8 @@ def starting_model(
         origin = Origin(model.origin.file, "architecture")
         model = new_checkpoint(model.config, seed=config.seed, origin=origin)
     else:
-        _warn_of_preparation(model, config, folder.console)
+        if "preparation" in config.accept:
+            _warn_of_preparation(model, config, folder.console)
         if not reset_optimizer:
             raise_if_any(_undecided(model, choice))
     folder.console.say(
@@ -199,10 +201,11 @@ def _returned(
 
 def _warn_of_preparation(model: Checkpoint, config: TrainConfig, console: Console) -> None:
     """Cases that are prepared otherwise than those from which the weights have learnt."""
-    if model.preparation is not None and model.preparation != config.preparation:
+    applied = inherited_orientation(config.preparation, model)
+    if model.preparation is not None and model.preparation != applied:
         console.warn(
             f"{model.origin} has learnt from cases prepared with {model.preparation.summary}; this "
-            f"session prepares them with {config.preparation.summary}"
+            f"session prepares them with {applied.summary}"
         )
 
 

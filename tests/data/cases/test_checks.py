@@ -94,7 +94,14 @@ def test_intensities_are_those_inside_the_roi(case):
     save(case.labels, labels_of(10, 1, 1, 1))
     first = found(case).intensity[0]
     assert first == Intensity(
-        mean=11, deviation=pytest.approx((2 / 3) ** 0.5), minimum=10, maximum=12
+        mean=11,
+        deviation=pytest.approx((2 / 3) ** 0.5),
+        minimum=10,
+        maximum=12,
+        minimum_share=pytest.approx(1 / 3),
+        second=11,
+        low=pytest.approx(11.001),
+        high=pytest.approx(11.999),
     )
     whole = found(replace(case, roi=None)).intensity[0]
     assert (whole.mean, whole.minimum, whole.maximum) == (52, 0, 104)
@@ -553,7 +560,9 @@ def summary(case):
 
 def judged(*summaries, **more):
     """Problems and warnings of all cases together, as text."""
-    rules = CohortRules(**{"classes": CLASSES, "needs_labels": True, **more})
+    rules = CohortRules(
+        **{"channels": ("T1", "FLAIR"), "classes": CLASSES, "needs_labels": True, **more}
+    )
     problems, warnings = find_problems(summaries, rules)
     return [str(problem) for problem in problems], warnings
 
@@ -613,8 +622,8 @@ def test_a_channel_in_no_case_is_refused(summary):
     without = replace(summary, missing_channels=(1,))
     assert judged(without, other(summary)) == ([], [])
     assert judged(without, other(without), needs_labels=False)[0] == [
-        "[channel-in-no-case] got no image of channel 2 in any case; expected every channel of the "
-        "model in at least one case; fix: give the images, or use a model without this channel"
+        "[channel-in-no-case] got no image of channel FLAIR in any case; expected every channel of "
+        "the model in at least one case; fix: give the images, or use a model without this channel"
     ]
 
 
@@ -663,7 +672,7 @@ def test_voxels_of_different_sizes_give_a_warning_unless_they_are_resampled(summ
         "consider the key 'resample'"
     )
     assert judged(summary, coarse) == ([], [text])
-    assert judged(summary, coarse, resampled=True) == ([], [])
+    assert judged(summary, coarse, spacings_mm=[(1.0, 1.0, 1.0)]) == ([], [])
     assert judged(summary, other(summary, spacing_mm=(2.001, 1.0, 1.5))) == ([], [])
 
 

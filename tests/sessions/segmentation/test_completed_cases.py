@@ -193,7 +193,7 @@ def test_every_setting_is_known_to_count_or_not():
     without = {"name", "output", "model", "cases", "keep_going", "batch_size"}
     in_models = {"tile", "preparation", "inference"}
     assert set(TestConfig.model_fields) == RESULT_SETTINGS | without | in_models
-    assert set(Inference.model_fields) == RESULT_INFERENCE | {"memory", "tiling"}
+    assert set(Inference.model_fields) == RESULT_INFERENCE | {"memory", "tiling", "accept"}
 
 
 def test_weights_preparation_tile_and_number_of_models_count(case):
