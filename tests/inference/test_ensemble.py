@@ -42,11 +42,11 @@ def planes(monkeypatch):
         size = (1, *within.size[1:])
         return [SimpleNamespace(boxes=[Box((x, *within.start[1:]), size)]) for x in starts]
 
-    def pieces(network, case, work, *, wanted, on_boxes, room, limits):
+    def pieces(network, case, work, *, labels, on_boxes, splitter, limits):
         for unit in work:
             (box,) = unit.boxes
-            share = np.full(box.size, 1 / len(wanted), np.float32)
-            yield unit, BoxPrediction(box, share, {label: share.copy() for label in wanted})
+            share = np.full(box.size, 1 / len(labels), np.float32)
+            yield unit, BoxPrediction(box, share, {label: share.copy() for label in labels})
             on_boxes(1)
 
     monkeypatch.setattr(ensemble, "work_units", units)
