@@ -11,6 +11,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+BEGINNING = b"PK\x03\x04"
+
 # What torch's reader and zipfile raise at content that no torch.save has written.
 GARBLED = (
     RuntimeError,
@@ -41,6 +43,9 @@ class Fault:
 def container_fault(path: Path) -> Fault | None:
     """The fault of the container in a file that exists; None if there is none."""
     try:
+        with path.open("rb") as file:  # zipfile skips what stands before, torch takes it for pickle
+            if file.read(len(BEGINNING)) != BEGINNING:
+                return Fault("no complete zip container", True)
         with zipfile.ZipFile(path) as container:
             for entry in container.infolist():
                 if ".." in PurePosixPath(entry.filename).parts:

@@ -249,6 +249,13 @@ def test_containers_of_models(folder, save, steps):
         read_save(file)
 
 
+@pytest.mark.parametrize("first", [b"\x80", b"\x80P", PICKLE])
+def test_a_container_behind_other_bytes_is_no_model(folder, save, first):
+    (folder / "a.save").write_bytes(first + save)
+    with pytest.raises(DeepsegError, match="no complete zip container"):
+        read_save(folder / "a.save")
+
+
 @few
 @given(content=st.binary(max_size=300), pickled=st.booleans())
 def test_any_bytes_as_a_model(folder, content, pickled):
