@@ -69,6 +69,12 @@ def open_prepared(folder: Path) -> PreparedCase:
     )
 
 
+def prepared_labels(folder: Path) -> frozenset[int] | None:
+    """Labels that a prepared case has; None if it has none, or was prepared by an older version."""
+    labels = json.loads((folder / "case.json").read_text("utf-8")).get("labels")
+    return None if labels is None else frozenset(labels)
+
+
 def mappings_of(arrays: Iterable[NDArray[Any] | None]) -> tuple[mmap.mmap, ...]:
     """The file mappings in which ``arrays`` lie, as far as `numpy.load` has mapped them."""
     bases: list[object] = [None if array is None else array.base for array in arrays]
@@ -108,6 +114,7 @@ def _write(case: PreparedCase, folder: Path) -> None:
         "name": case.name,
         "shape": list(case.shape),
         "affine": case.geometry.affine.tolist(),
+        "labels": None if case.labels is None else np.unique(case.labels).tolist(),
         "checksums": {path.name: _checksum(path) for path in sorted(folder.glob("*.npy"))},
     }
     write_json(folder / "case.json", record)

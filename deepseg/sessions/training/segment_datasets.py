@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deepseg.config.training import TrainConfig
+from deepseg.data.case_cache import prepared_labels
+from deepseg.data.cases.summary import CaseSummary
 from deepseg.data.segments.segment_dataset import SegmentDataset, SegmentRules
 from deepseg.errors import DeepsegError, Problem
 from deepseg.model.checkpoint import Checkpoint
@@ -36,7 +39,41 @@ def training_dataset(
     folders = prepared_cases(
         cases, config.preparation, model.config.channels, cache, console, title=title
     )
+    if config.preparation.resample is not None:
+        for warning in vanished_classes(folders, cases.summaries, model.config.classes):
+            console.warn(warning)
     return _dataset(folders, rules, console, title)
+
+
+def vanished_classes(
+    folders: Sequence[Path], summaries: Sequence[CaseSummary], classes: Sequence[str]
+) -> Iterator[str]:
+    """A warning for every class of which resampling leaves no voxel in some cases.
+
+    Args:
+        folders: Of the prepared cases.
+        summaries: Of the same cases before.
+        classes: Names of the model's classes.
+    """
+    labels = [prepared_labels(folder) for folder in folders]
+    for label, name in enumerate(classes):
+        before = [
+            index
+            for index, summary in enumerate(summaries)
+            if summary.class_voxels is not None and summary.class_voxels[label] > 0
+        ]
+        gone = [
+            summaries[index].name
+            for index in before
+            if (left := labels[index]) is not None and label not in left
+        ]
+        if gone:
+            yield (
+                f"resampling leaves no voxel of {name} in {len(gone)} of the {len(before)} "
+                f"training cases that have it ({', '.join(gone[:5])}"
+                + (f" and {len(gone) - 5} more" if len(gone) > 5 else "")
+                + "): lower preparation.resample"
+            )
 
 
 def validation_dataset(

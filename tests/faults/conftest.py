@@ -1,0 +1,11 @@
+"""The places and commands of `tests/commands`."""
+
+from tests.commands.conftest import (  # noqa: F401
+    begin,
+    command,
+    model,
+    place,
+    refused,
+    template,
+    trained,
+)
