@@ -19,8 +19,10 @@ from deepseg.sessions.processes.shard import Shard, shard
 from deepseg.transfer.rules import TransferRules
 from deepseg.version import VERSION
 
-Command = Literal["newModel", "train", "test", "check", "show", "compare", "demo"]
-COMMANDS: tuple[Command, ...] = ("newModel", "train", "test", "check", "show", "compare", "demo")
+Command = Literal["newModel", "train", "test", "check", "show", "convert", "compare", "demo"]
+COMMANDS: tuple[Command, ...] = (
+    *("newModel", "train", "test", "check", "show", "convert", "compare", "demo"),
+)
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
@@ -29,7 +31,7 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 OPTIONS: dict[str, tuple[Command, ...]] = {
     "model": ("train", "test", "check"),
     "load": ("train", "test", "check"),
-    "out": ("newModel", "compare", "demo"),
+    "out": ("newModel", "convert", "compare", "demo"),
     "seed": ("newModel", "train"),
     "pretrained": ("newModel",),
     "resetOptimizer": ("train",),
@@ -173,6 +175,7 @@ def _add_commands(parser: _Parser) -> None:
     commands.add_argument(
         "-show", metavar="FILE", help="contents of a model, weights or config file"
     )
+    commands.add_argument("-convert", metavar="CFG", help="a .cfg file of DeepMedic as YAML")
     commands.add_argument("-demo", action="store_true", help="the whole story on generated brains")
 
 

@@ -12,6 +12,7 @@ from deepseg.cli.arguments import Arguments
 from deepseg.cli.process import keep_freed_memory
 from deepseg.commands.check import check as check_config
 from deepseg.commands.compare import compare as compare_runs
+from deepseg.commands.convert import convert as convert_config
 from deepseg.commands.demo import demo as run_demo
 from deepseg.commands.json_records import check_record, show_record
 from deepseg.commands.new_model import new_model as build_model
@@ -150,6 +151,11 @@ def show(arguments: Arguments) -> None:
         _print_json(show_record(_file(arguments)))
         return
     show_contents(_file(arguments), Console(quiet=arguments.quiet))
+
+
+def convert(arguments: Arguments) -> None:
+    """``-convert``."""
+    convert_config(_file(arguments), out=arguments.out, quiet=arguments.quiet)
 
 
 def compare(arguments: Arguments) -> None:

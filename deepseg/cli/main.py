@@ -9,12 +9,12 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.text import Text
 
-from deepseg.cli.arguments import Arguments, parsed, short_help
+from deepseg.cli.arguments import Arguments, Command, parsed, short_help
 from deepseg.cli.dependencies import broken_dependency, old_dependencies
 from deepseg.cli.process import TERMINATED, end_in_order_on_sigterm
 from deepseg.errors import (
@@ -53,11 +53,11 @@ def main(arguments: Sequence[str] | None = None, *, program: str = "deepseg") ->
         _show(error)
         return error.exit_code
     except KeyboardInterrupt:
-        _say("ERROR [interrupted] stopped by Ctrl-C; the same command goes on")
+        _say(f"ERROR [interrupted] stopped by Ctrl-C; {_way_on(words)}")
         return 130
     except SystemExit as stop:
         if stop.code == TERMINATED:
-            _say("ERROR [terminated] stopped by SIGTERM; the same command goes on")
+            _say(f"ERROR [terminated] stopped by SIGTERM; {_way_on(words)}")
         return exit_code(stop)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,6 +66,15 @@ def main(arguments: Sequence[str] | None = None, *, program: str = "deepseg") ->
         _say(_line(f"ERROR [bug] {type(error).__name__}: {error}; {_trace_file()}"))
         return exit_code(error)
     return 0
+
+
+def _way_on(words: Sequence[str]) -> str:
+    """The command that goes on where one of ``words`` was for the beginning of a session only."""
+    typed = {word.lstrip("-").split("=")[0] for word in words if word.startswith("-")}
+    for option in ("resetOptimizer", "resetopt", "load"):
+        if "train" in typed and option in typed:
+            return f"the same command goes on, without -{option} once an epoch is saved"
+    return "the same command goes on"
 
 
 def _run(arguments: Arguments) -> None:
@@ -91,21 +100,17 @@ def _call(arguments: Arguments) -> None:
             raise
         raise broken_dependency(error) from error
 
-    match arguments.command:
-        case "newModel":
-            commands.new_model(arguments)
-        case "train":
-            commands.train(arguments)
-        case "test":
-            commands.test(arguments)
-        case "check":
-            commands.check(arguments)
-        case "show":
-            commands.show(arguments)
-        case "compare":
-            commands.compare(arguments)
-        case "demo":
-            commands.demo(arguments)
+    functions: dict[Command, Callable[[Arguments], None]] = {
+        "newModel": commands.new_model,
+        "train": commands.train,
+        "test": commands.test,
+        "check": commands.check,
+        "show": commands.show,
+        "convert": commands.convert,
+        "compare": commands.compare,
+        "demo": commands.demo,
+    }
+    functions[arguments.command](arguments)
 
 
 def _show(error: DeepsegError) -> None:

@@ -36,7 +36,7 @@ from deepseg.sessions.segmentation.completed_cases import CompletedCases
 from deepseg.sessions.segmentation.pipeline import in_stages
 from deepseg.sessions.segmentation.result_files import warn_of_set_aside
 from deepseg.sessions.segmentation.score_table import ScoreTable
-from deepseg.sessions.training.epoch_log import announce
+from deepseg.sessions.training.epoch_log import announce, log_settings
 
 UNKNOWN_PREPARATION = (
     "the model does not say how its cases were prepared: they are used as they are; say otherwise "
@@ -85,6 +85,7 @@ def segment(
         console = folder.console
         warnings = [*loaded.warnings, *slowness(config.inference.precision, computer)]
         announce(console, f"test {config.name}", warnings, computer)
+        log_settings(console, config)
         models = _models(named_files(model, load, config.models), console)
         raise_if_any(testing_incompatibilities(config, models))
         predictor = _predictor(config, models, computer, console)

@@ -108,6 +108,7 @@ def _show_model(model: Checkpoint, console: Console) -> None:
         rows.append(["preparation", _short(model.preparation.model_dump(mode="json"))])
     if model.training is not None:
         rows += _training_rows(model.training)
+        _show_settings(model.training.get("settings", {}), console)
     words, source = model.provenance.words(), model.provenance.filled_from
     rows += [[key, _short(text)] for key, text in words.items() if key not in ("layers", "rules")]
     rules = {} if source is None else source.rules

@@ -15,7 +15,7 @@ from deepseg.sessions.checked_cases import training_and_held_out
 from deepseg.sessions.model_files import named_files
 from deepseg.sessions.processes.rank_session import session_of_ranks
 from deepseg.sessions.tables import network_table
-from deepseg.sessions.training.epoch_log import BEFORE, announce
+from deepseg.sessions.training.epoch_log import BEFORE, announce, log_settings
 from deepseg.sessions.training.run import TrainingRun
 from deepseg.sessions.training.segment_datasets import training_dataset, validation_dataset
 from deepseg.sessions.training.session_cases import session_cases
@@ -77,6 +77,7 @@ def train(
         console = folder.console
         warnings = [*loaded.warnings, *slowness(config.precision, computer)]
         announce(console, f"train {config.name}", warnings, computer, ranks.world_size)
+        log_settings(console, config)
         start = ranks.broadcast(
             lambda: starting_model(
                 folder,

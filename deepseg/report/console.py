@@ -91,6 +91,10 @@ class Console:
         if not self._quiet:
             self._show(Text(visible(text)))
 
+    def log(self, text: str) -> None:
+        """Write a line, or several, to the log file only."""
+        self._keep(text)
+
     def warn(self, text: str) -> None:
         """Print a warning: something is odd but the run goes on. Equal texts are printed once."""
         if text not in self.warnings:

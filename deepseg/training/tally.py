@@ -82,6 +82,21 @@ class Tally:
             "voxels": [list(vars(counts).values()) for counts in self.confusion.classes],
         }
 
+    def since(self, state: Mapping[str, Any]) -> Tally:
+        """Tally of the batches that were added after `state_dict` gave ``state``."""
+        tally = Tally(self.classes)
+        tally.losses = self.losses[len(state["losses"]) :]
+        tally.parts = {
+            name: value - state["parts"].get(name, 0.0) for name, value in self.parts.items()
+        }
+        tally.confusion = Confusion(
+            tuple(
+                Counts(*(new - old for new, old in zip(vars(counts).values(), before, strict=True)))
+                for counts, before in zip(self.confusion.classes, state["voxels"], strict=True)
+            )
+        )
+        return tally
+
     def add(
         self,
         total: float,

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import platform
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from deepseg.config.model import ModelConfig
+from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
 from deepseg.errors import DeepsegError
-from deepseg.inference.metrics import FOREGROUND
+from deepseg.inference.metrics import FOREGROUND, Scores
 from deepseg.report.console import Console
 from deepseg.report.curves import write_curves
 from deepseg.report.tensorboard import write_events
 from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.training.progress import flattened
 from deepseg.sessions.training.timer import EpochTimer
 from deepseg.training.optimization import Optimizer
 from deepseg.training.tally import SegmentScores
@@ -38,6 +42,42 @@ def announce(
     )
     for warning in warnings:
         console.warn(warning)
+
+
+def log_settings(console: Console, config: TrainConfig | TestConfig) -> None:
+    """Write the command line and every setting to the log file."""
+    console.log(f"command: {shlex.join(sys.argv)}")
+    settings = flattened(config.model_dump(mode="json"))
+    console.log("\n".join(["settings:", *(f"  {key}: {value}" for key, value in settings.items())]))
+
+
+def subepoch_text(
+    scores: SegmentScores, classes: tuple[str, ...], *, epoch: int, number: int, of: int
+) -> str:
+    """Line of the log for one sub-epoch of training; epochs and sub-epochs count from 1."""
+    record = scores.record(classes)
+    parts = [
+        f"epoch {epoch}, sub-epoch {number} of {of}: loss {scores.loss:.4f}",
+        f"accuracy {record['accuracy']:.4f}",
+        *(
+            f"{measure} " + _values(record[measure])
+            for measure in ("dice", "sensitivity", "precision", "specificity")
+        ),
+    ]
+    return ", ".join(parts)
+
+
+def case_text(case: str, scores: Mapping[str, Scores], *, epoch: int) -> str:
+    """Line of the log for a case that was segmented between two epochs."""
+    return f"epoch {epoch + 1}, {case}: dice " + _values(
+        {name: score.dice for name, score in scores.items()}
+    )
+
+
+def _values(values: Mapping[str, float | None]) -> str:
+    return " ".join(
+        f"{name} {'-' if v is None else format(v, '.4f')}" for name, v in values.items()
+    )
 
 
 def epoch_record(

@@ -28,6 +28,7 @@ from deepseg.sessions.training.epoch_log import (
     schedule_score,
     show_before,
     show_progress,
+    subepoch_text,
     validation_record,
 )
 from deepseg.sessions.training.progress import restored, start_file
@@ -197,6 +198,7 @@ class TrainingRun:
     def _try_subepoch(self, loader: SegmentLoader, on_step: Callable[[float], None]) -> None:
         """Train one sub-epoch; undo it, if it fails and may be tried again."""
         snapshot, tally = self.trainer.snapshot(), self.tally.state_dict()
+        number = self.progress.subepoch + 1
         try:
             self._train_subepoch(loader, on_step)
         except NumericalFailure as failure:
@@ -205,8 +207,19 @@ class TrainingRun:
             self.tally = Tally.from_state(tally)
             loader.rewind(self.next_subepoch)
         else:
-            self.progress = replace(self.progress, subepoch=self.progress.subepoch + 1)
+            self._log_subepoch(self.tally.since(tally).scores(), number)
+            self.progress = replace(self.progress, subepoch=number)
             self._save_running()
+
+    def _log_subepoch(self, scores: SegmentScores, number: int) -> None:
+        line = subepoch_text(
+            scores,
+            self.model.config.classes,
+            epoch=self.progress.epoch + 1,
+            number=number,
+            of=self.config.subepochs,
+        )
+        self.folder.console.log(line)
 
     def _train_subepoch(self, loader: SegmentLoader, on_step: Callable[[float], None]) -> None:
         self._set_rates()

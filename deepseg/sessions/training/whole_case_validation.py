@@ -13,6 +13,7 @@ from deepseg.sessions.checked_cases import CheckedCases
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
 from deepseg.sessions.segmentation.result_files import case_scores, write_results
+from deepseg.sessions.training.epoch_log import case_text
 from deepseg.training.distributed import SINGLE_RANK, Ranks
 
 
@@ -57,7 +58,9 @@ def validate_on_volumes(
             noted = [str(file.relative_to(folder.path)) for file in files]
             records.keep(case.name, f"epoch {epoch + 1}", {"files": noted})
         assert case.truth is not None
-        per_case[case.name] = case_scores(segmentation, case.truth, network.config, {})
+        scores = case_scores(segmentation, case.truth, network.config, {})
+        folder.console.log(case_text(case.name, scores, epoch=epoch))
+        per_case[case.name] = scores
     means = summary(dict(ranks.all_gather(list(per_case.items()))))
     return {
         measure: {row: values[measure]["mean"] for row, values in means.items()}
