@@ -124,6 +124,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
+_PROCESS_LIMITS = (errno.EAGAIN, errno.EMFILE, errno.ENFILE)
+_NO_THREAD = ("can't start new thread", "Too many open files", "ancdata")
+
+
+def is_process_limit(error: BaseException) -> bool:
+    """True if the system allows this user no more processes, threads or open files.
+
+    >>> is_process_limit(OSError(errno.EMFILE, "Too many open files"))
+    True
+    """
+    if isinstance(error, OSError):
+        return error.errno in _PROCESS_LIMITS
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_THREAD)
+
+
 def raise_if_any(problems: Iterable[Problem]) -> None:
     """Raise all ``problems`` as one `DeepsegError`; return silently if there are none."""
     collected = tuple(problems)

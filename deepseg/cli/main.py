@@ -16,12 +16,18 @@ from rich.text import Text
 
 from deepseg.cli.arguments import Arguments, Command, parsed, short_help
 from deepseg.cli.dependencies import broken_dependency, old_dependencies
-from deepseg.cli.process import TERMINATED, end_in_order_on_sigterm
+from deepseg.cli.process import (
+    TERMINATED,
+    end_in_order_on_signals,
+    open_many_files,
+    terminating_signal,
+)
 from deepseg.errors import (
     DeepsegError,
     OutOfMemory,
     ReportedByPeer,
     is_out_of_memory,
+    is_process_limit,
     raise_if_any,
 )
 from deepseg.parent_process import end_with_starter
@@ -39,7 +45,8 @@ def main(arguments: Sequence[str] | None = None, *, program: str = "deepseg") ->
         program: The name by which its user calls it.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    end_in_order_on_sigterm()
+    end_in_order_on_signals()
+    open_many_files()
     end_with_starter()
     _leave_removed_folder()
     try:
@@ -57,7 +64,7 @@ def main(arguments: Sequence[str] | None = None, *, program: str = "deepseg") ->
         return 130
     except SystemExit as stop:
         if stop.code == TERMINATED:
-            _say(f"ERROR [terminated] stopped by SIGTERM; {_way_on(words)}")
+            _say(f"ERROR [terminated] stopped by {terminating_signal()}; {_way_on(words)}")
         return exit_code(stop)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -87,6 +94,8 @@ def _run(arguments: Arguments) -> None:
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfMemory(*problems(error)).at(place) from error
+        if is_process_limit(error):
+            raise DeepsegError(*problems(error)).at(place) from error
         raise
 
 

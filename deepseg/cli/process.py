@@ -6,7 +6,9 @@ end in order, is for the process that deepseg owns.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import resource
 import signal
 import sys
 from types import FrameType
@@ -14,11 +16,34 @@ from types import FrameType
 TERMINATED = 143  # the exit code after SIGTERM
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
+FILES = 4096  # open at a time; a limit that is higher already stays
 
 
-def end_in_order_on_sigterm() -> None:
-    """Let SIGTERM raise SystemExit, so that a session writes its outcome before it ends."""
-    signal.signal(signal.SIGTERM, _terminate)
+_received: list[str] = []
+
+
+def end_in_order_on_signals() -> None:
+    """Let SIGTERM and SIGUSR1 raise SystemExit, so that a session writes its outcome and ends.
+
+    Schedulers such as Slurm send SIGUSR1 to warn of the end of a job's time.
+    """
+    _received.clear()
+    for number in (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
+        signal.signal(number, _terminate)
+
+
+def terminating_signal() -> str:
+    """Name of the signal by which this process was told to end."""
+    return _received[0] if _received else signal.SIGTERM.name
+
+
+def open_many_files() -> None:
+    """Raise the limit of open files as far as this user may; it is 256 on macOS."""
+    with contextlib.suppress(OSError, ValueError):
+        limit, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+        enough = FILES if highest == resource.RLIM_INFINITY else min(FILES, highest)
+        if limit != resource.RLIM_INFINITY and limit < enough:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (enough, highest))
 
 
 def keep_freed_memory() -> None:
@@ -35,5 +60,6 @@ def keep_freed_memory() -> None:
         set_option(M_TRIM_THRESHOLD, -1)
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    _received.append(signal.Signals(number).name)
     raise SystemExit(TERMINATED)

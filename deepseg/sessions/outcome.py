@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from deepseg.errors import DeepsegError, OutOfMemory, Problem, is_out_of_memory
+from deepseg.errors import DeepsegError, OutOfMemory, Problem, is_out_of_memory, is_process_limit
 from deepseg.parent_process import is_alive
 from deepseg.storage.atomic import write_json
 from deepseg.version import VERSION
@@ -35,14 +35,28 @@ def exit_code(error: BaseException | None) -> int:
             return 130
         case SystemExit(code=int(code)):
             return code
+        case _ if is_process_limit(error):
+            return DeepsegError.exit_code
         case _:
             return OutOfMemory.exit_code if is_out_of_memory(error) else 1
+
+
+def process_limit(error: BaseException) -> Problem:
+    """The problem of a system that allows no more processes, threads or open files."""
+    return Problem(
+        code="process-limit",
+        got=f"'{error}' from the system",
+        expected="as many processes, threads and open files as the session needs",
+        fix="raise the limit (ulimit -u, ulimit -n), or lower workers",
+    )
 
 
 def problems(error: BaseException | None) -> tuple[Problem, ...]:
     """Problems that ``error`` tells the user; none for an interruption or a bug."""
     if isinstance(error, DeepsegError):
         return error.problems
+    if error is not None and is_process_limit(error):
+        return (process_limit(error),)
     if error is None or not is_out_of_memory(error):
         return ()
     memory = Problem(

@@ -190,14 +190,16 @@ def begin():
     """Run a command in this process, on one thread of the CPU; gives the exit code."""
 
     def run(*arguments):
-        handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+        numbers, threads = (signal.SIGTERM, signal.SIGUSR1), torch.get_num_threads()
+        handlers = [signal.getsignal(number) for number in numbers]
         torch.set_num_threads(1)  # bits are the same only with the same number of threads
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("torch.cuda.is_available", lambda: False)
                 return main(arguments)
         finally:
-            signal.signal(signal.SIGTERM, handler)
+            for number, handler in zip(numbers, handlers, strict=True):
+                signal.signal(number, handler)
             torch.set_num_threads(threads)
 
     return run

@@ -66,6 +66,13 @@ def wait_for_an_epoch(folder, process):
             "ERROR [terminated] stopped by SIGTERM; the same command goes on\n",
             id="SIGTERM",
         ),
+        pytest.param(
+            signal.SIGUSR1,
+            0,
+            143,
+            "ERROR [terminated] stopped by SIGUSR1; the same command goes on\n",
+            id="SIGUSR1",
+        ),
         pytest.param(signal.SIGKILL, 0, -signal.SIGKILL, "", id="SIGKILL"),
     ],
 )

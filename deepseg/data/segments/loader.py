@@ -15,16 +15,28 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from deepseg.data.segments.segment import Segment
 from deepseg.data.segments.segment_dataset import SegmentDataset
-from deepseg.data.segments.workers import death, end_with
-from deepseg.errors import OutOfMemory, Problem
+from deepseg.data.segments.workers import (
+    death,
+    end_stopped,
+    end_with,
+    open_files_limit,
+    shared_memory_free,
+)
+from deepseg.errors import OutOfMemory, Problem, is_process_limit
+
+FILES = 1024  # open at a time, below which batches come through pipes
+PREFETCHED = 8  # batches that each worker cuts ahead
+CHECK_INTERVAL_S = 2.0  # between two looks at workers that may have been stopped
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,25 @@ def collate(samples: Sequence[tuple[Segment, str]]) -> Batch:
     )
 
 
+@dataclass(frozen=True)
+class _PipedBatch:
+    """A batch as arrays, which travel through a pipe and need no shared memory."""
+
+    inputs: tuple[NDArray[np.float32], ...]
+    labels: NDArray[np.int64]
+    cases: tuple[str, ...]
+
+    def tensors(self) -> Batch:
+        """The batch itself, without a copy."""
+        inputs = tuple(torch.from_numpy(array) for array in self.inputs)
+        return Batch(inputs, torch.from_numpy(self.labels), self.cases)
+
+
+def _collate_for_pipe(samples: Sequence[tuple[Segment, str]]) -> _PipedBatch:
+    batch = collate(samples)
+    return _PipedBatch(tuple(x.numpy() for x in batch.inputs), batch.labels.numpy(), batch.cases)
+
+
 class _PlaceSampler(Sampler[list[tuple[int, int]]]):
     """Places of a rank's samples, batch after batch from ``first`` on, without end.
 
@@ -121,8 +152,10 @@ class SegmentLoader:
     """Hands out the batches of one sub-epoch after the other.
 
     Workers run ahead over the end of a sub-epoch, so the network does not wait for the next one.
-    If one is killed, new ones go on with the batch that is missing. Use it as a context manager:
-    leaving it ends the workers and lets go of the cases that the dataset has mapped.
+    If one is killed or stopped, new ones go on with the batch that is missing; where the system
+    allows no more processes, this one cuts by itself. Batches come through shared memory, or by
+    pipes where there is too little of it. Use it as a context manager: leaving it ends the workers
+    and lets go of the cases that the dataset has mapped.
 
     Args:
         dataset: Cuts the segments.
@@ -155,20 +188,45 @@ class SegmentLoader:
         self._samples = batch_samples(dataset.rules.segments, batch_size)
         self._next = first * self.steps  # batch
         self._sampler = _PlaceSampler(self._next, self._samples, shard)
-        self._loader = DataLoader(
-            dataset,
+        self._pin = pin
+        self._through_pipes = workers > 0 and self._lacks_shared_memory(workers)
+        self._loader = self._new_loader(workers)
+        self._batches: Iterator[Batch | _PipedBatch] | None = None
+        self._workers: list[BaseProcess] = []
+
+    def _new_loader(self, workers: int) -> DataLoader[Any]:
+        return DataLoader(
+            self.dataset,
             batch_sampler=self._sampler,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=_collate_for_pipe if self._through_pipes else collate,
             worker_init_fn=partial(end_with, os.getpid()),
-            pin_memory=pin,
-            prefetch_factor=8 if workers else None,
+            pin_memory=self._pin and not self._through_pipes,
+            prefetch_factor=PREFETCHED if workers else None,
             # Without its own generator, the loader would draw a number from the one that dropout
             # masks come from, once per process, and a continued session would differ.
             generator=torch.Generator(),
         )
-        self._batches: Iterator[Batch] | None = None
-        self._workers: list[BaseProcess] = []
+
+    def _lacks_shared_memory(self, workers: int) -> bool:
+        """True if batches that are cut ahead could fill the shared memory."""
+        if open_files_limit() < FILES:  # every tensor in shared memory is an open file
+            return True
+        free = shared_memory_free()
+        if free is None:
+            return False
+        sample = collate([self.dataset[self._next // self.steps, 0]])
+        tensors = (*sample.inputs, sample.labels)
+        size = sum(x.nbytes for x in tensors) * len(self._samples[0])
+        needed = workers * PREFETCHED * size
+        if needed <= free / 2:
+            return False
+        self._warn(
+            f"/dev/shm has {free / 1e6:.0f} MB free, and {workers} workers would fill "
+            f"{needed / 1e6:.0f} MB of it: batches come through pipes, which is slower; give the "
+            "container more (--shm-size), or lower workers"
+        )
+        return True
 
     def __enter__(self) -> SegmentLoader:
         return self
@@ -205,14 +263,32 @@ class SegmentLoader:
                 attempt += 1
                 continue
             self._next += 1
+            if isinstance(batch, _PipedBatch):
+                batch = batch.tensors()
+                return batch.pin_memory() if self._pin else batch
             return batch
 
-    def _start_workers(self) -> Iterator[Batch]:
-        """All batches from the next one on, cut by new workers."""
+    def _start_workers(self) -> Iterator[Batch | _PipedBatch]:
+        """All batches from the next one on, cut by new workers, or by this process without any."""
         self._sampler.first = self._next
         older, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
-        batches = iter(self._loader)
+        try:
+            batches = iter(self._loader)
+        except (RuntimeError, OSError) as error:
+            if self._loader.num_workers == 0 or not is_process_limit(error):
+                raise
+            for child in multiprocessing.active_children():
+                if child not in older:
+                    child.kill()
+            self._warn(
+                f"the system allows no more processes or open files ({error}): segments are cut by "
+                "the session itself, which is slower; lower workers, or raise ulimit -u or -n"
+            )
+            self._loader = self._new_loader(0)
+            batches = iter(self._loader)
         self._workers = [child for child in multiprocessing.active_children() if child not in older]
+        if self._workers:
+            end_stopped(self._workers, every_s=CHECK_INTERVAL_S)
         if threading.current_thread() is threading.main_thread():
             # The loader's own would raise wherever this process is when a worker dies. Without it,
             # waiting for a batch finds out, within seconds.

@@ -1,9 +1,15 @@
 """The loader: the same samples whoever cuts them, whenever, and however many processes."""
 
+import errno
+import multiprocessing
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
 
+import deepseg.data.segments.loader as module
 from deepseg.config.blocks.augmentation import Augmentation
 from deepseg.config.blocks.sampling import Sampling
 from deepseg.data.case_cache import open_prepared
@@ -146,3 +152,76 @@ def test_ranks_share_every_batch_and_stand_ins_have_no_known_voxels(folders):
     assert second[2].cases == ()
     assert second[2].labels.shape == whole[2].labels.shape
     assert bool((second[2].labels == -1).all())
+
+
+def all_batches(loader, subepochs=6):
+    with loader:
+        return [list(loader.subepoch()) for _ in range(subepochs)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_is_stopped_is_replaced_within_seconds(folders, monkeypatch, workers):
+    monkeypatch.setattr(module, "CHECK_INTERVAL_S", 0.5)
+    warnings = []
+    stream = SegmentLoader(
+        SegmentDataset(folders, rules()), batch_size=4, workers=workers, first=0,
+        warn=warnings.append,
+    )  # fmt: skip
+    with stream:
+        found = [list(stream.subepoch())]
+        child = multiprocessing.active_children()[0]
+        os.kill(child.pid, signal.SIGSTOP)
+        found += [list(stream.subepoch()) for _ in range(9)]
+    (warning,) = warnings
+    assert warning == (
+        f"[worker-killed] process {child.pid} was ended by SIGKILL; new workers go on"
+    )
+    alone = all_batches(
+        SegmentLoader(SegmentDataset(folders, rules()), batch_size=4, workers=0, first=0), 10
+    )
+    assert all(same(one, other) for one, other in zip(found, alone, strict=True))
+
+
+@pytest.mark.parametrize("free", [0, 64_000])
+def test_with_little_shared_memory_batches_come_through_pipes(folders, monkeypatch, free):
+    monkeypatch.setattr(module, "shared_memory_free", lambda: free)
+    warnings = []
+    found = all_batches(
+        SegmentLoader(
+            SegmentDataset(folders, rules()),
+            batch_size=4,
+            workers=2,
+            first=0,
+            warn=warnings.append,
+        )
+    )
+    (warning,) = warnings
+    assert warning.startswith("/dev/shm has 0 MB free, and 2 workers would fill ")
+    alone = SegmentLoader(SegmentDataset(folders, rules()), batch_size=4, workers=0, first=0)
+    assert all(same(*pair) for pair in zip(found, all_batches(alone), strict=True))
+
+
+def refused_by_the_system():
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def test_without_processes_the_session_cuts_by_itself(folders, monkeypatch):
+    monkeypatch.setattr(os, "fork", refused_by_the_system)
+    warnings = []
+    found = all_batches(
+        SegmentLoader(
+            SegmentDataset(folders, rules()),
+            batch_size=4,
+            workers=2,
+            first=0,
+            warn=warnings.append,
+        )
+    )
+    (warning,) = warnings
+    assert warning == (
+        "the system allows no more processes or open files ([Errno 11] Resource temporarily "
+        "unavailable): segments are cut by the session itself, which is slower; lower workers, or "
+        "raise ulimit -u or -n"
+    )
+    alone = SegmentLoader(SegmentDataset(folders, rules()), batch_size=4, workers=0, first=0)
+    assert all(same(*pair) for pair in zip(found, all_batches(alone), strict=True))
