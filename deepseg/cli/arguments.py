@@ -114,7 +114,7 @@ class Arguments:
     device: str
     quiet: bool
     json: bool
-    pretrained: Path | None
+    pretrained: tuple[Path, ...] | None
     rules: TransferRules | None
     dry_run: bool
     reset_optimizer: bool
@@ -193,7 +193,12 @@ def _add_options(parser: _Parser) -> None:
         help="weights for the network of -model: a .save, or a checkpoint of DeepMedic; "
         "of a session that has begun, an older model to go back to",
     )
-    options.add_argument("-pretrained", metavar="FILE", help="older model that fills the new one")
+    options.add_argument(
+        "-pretrained",
+        nargs="+",
+        metavar="FILE",
+        help="older model that fills the new one; of several, each fills what the ones before left",
+    )
     options.add_argument(
         "-out", metavar="PATH", help="file of -newModel, folder of -compare, -demo"
     )
@@ -299,7 +304,9 @@ def parsed(words: Sequence[str], *, program: str = "deepseg") -> Arguments:
         device=options.dev,
         quiet=options.quiet,
         json=options.json is not None,
-        pretrained=_path(options.pretrained),
+        pretrained=None
+        if options.pretrained is None
+        else tuple(user_path(word) for word in options.pretrained),
         rules=None if options.pretrained is None else transfer_options.transfer_rules(options),
         dry_run=options.dryRun is True,
         reset_optimizer=options.resetOptimizer is not None,

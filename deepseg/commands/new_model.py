@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from deepseg.config.load import load
@@ -19,7 +20,7 @@ from deepseg.transfer.rules import TransferRules
 def new_model(
     config_file: Path | str,
     *,
-    pretrained: Path | str | None = None,
+    pretrained: Path | str | Sequence[Path | str] | None = None,
     rules: TransferRules | None = None,
     out: Path | str | None = None,
     seed: int = 0,
@@ -32,7 +33,8 @@ def new_model(
     Args:
         config_file: A model file, YAML or DeepMedic's.
         pretrained: An older model: a `.save`, a session's folder, a TensorFlow checkpoint of
-            DeepMedic, or a file of named tensors.
+            DeepMedic, or a file of named tensors. Of several, each fills what those before left
+            new.
         rules: Which weights are taken over and how. Default: all layers but the classification
             layer, by name.
         out: Where to write. Default: ``<output>/models/<name>.save``, or the next free name.
@@ -50,7 +52,7 @@ def new_model(
     planned = None
     if pretrained is not None:
         rules = TransferRules() if rules is None else rules
-        planned = planned_transfer(model, Path(pretrained), rules, seed=seed)
+        planned = planned_transfer(model, _files(pretrained), rules, seed=seed)
         transfer_table(console, planned.plan)
         model = planned.filled()
     path = _free_path(model) if out is None else _not_there_yet(Path(out))
@@ -63,7 +65,7 @@ def new_model(
 
 def plan_transfer(
     config_file: Path | str,
-    pretrained: Path | str,
+    pretrained: Path | str | Sequence[Path | str],
     *,
     rules: TransferRules | None = None,
     seed: int = 0,
@@ -88,9 +90,13 @@ def plan_transfer(
     console = Console(quiet=quiet)
     model = _described(Path(config_file), seed=seed, console=console)
     rules = TransferRules() if rules is None else rules
-    plan = planned_transfer(model, Path(pretrained), rules, seed=seed).plan
+    plan = planned_transfer(model, _files(pretrained), rules, seed=seed).plan
     transfer_table(console, plan)
     return plan
+
+
+def _files(pretrained: Path | str | Sequence[Path | str]) -> list[Path]:
+    return list(map(Path, [pretrained] if isinstance(pretrained, (str, Path)) else pretrained))
 
 
 def _described(config_file: Path, *, seed: int, console: Console) -> Checkpoint:

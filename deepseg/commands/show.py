@@ -110,12 +110,16 @@ def _show_model(model: Checkpoint, console: Console) -> None:
         rows += _training_rows(model.training)
         _show_settings(model.training.get("settings", {}), console)
     words, source = model.provenance.words(), model.provenance.filled_from
-    rows += [[key, _short(text)] for key, text in words.items() if key not in ("layers", "rules")]
-    rules = {} if source is None else source.rules
-    rows += [[f"rule {option}", words] for option, words in in_options(rules)]
+    apart = ("layers", "rules")  # in tables of their own
+    rows += [[key, _short(text)] for key, text in words.items() if key.split()[0] not in apart]
+    older = () if source is None else source.all
+    for filled in older:
+        place = f" ({filled.file})" if len(older) > 1 else ""
+        rows += [[f"rule {o}{place}", typed] for o, typed in in_options(filled.rules)]
     console.table("about it", ["", ""], rows)
-    if source is not None and source.layers:
-        console.table(f"taken from {source.file}", PLAN_COLUMNS, source.layers)
+    for filled in older:
+        if filled.layers:
+            console.table(f"taken from {filled.file}", PLAN_COLUMNS, filled.layers)
 
 
 def _training_rows(training: Mapping[str, Any]) -> list[list[str]]:

@@ -27,6 +27,7 @@ class FilledFrom:
         tensors: Such as ``20 of 25``: tensors of the new model that were filled, of all.
         layers: Rows of the transfer's table.
         is_random: The older model had learnt nothing either.
+        earlier: Other older models, whose weights were taken over before.
     """
 
     file: str
@@ -35,6 +36,12 @@ class FilledFrom:
     tensors: str = ""
     layers: tuple[tuple[str, ...], ...] = ()
     is_random: bool = False
+    earlier: tuple[FilledFrom, ...] = ()
+
+    @property
+    def all(self) -> tuple[FilledFrom, ...]:
+        """All older models in the order in which their weights were taken over."""
+        return (*self.earlier, self)
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class Provenance:
         """
         if self.trained_by or self.seed is None:
             return False
-        return self.filled_from is None or self.filled_from.is_random
+        return self.filled_from is None or all(old.is_random for old in self.filled_from.all)
 
     def trained(self, session: str, *, epochs: int) -> Provenance:
         """The provenance after ``epochs`` epochs of ``session``, counted from its beginning."""
@@ -99,13 +106,15 @@ class Provenance:
         words: dict[str, Any] = {}
         if self.seed is not None:
             words["initialised"] = f"seed {self.seed}"
-        if self.filled_from is not None:
+        older = () if self.filled_from is None else self.filled_from.all
+        for number, source in enumerate(older, start=1):
+            mark = f" ({number})" if number < len(older) else ""
             words |= {
-                "weights from": self.filled_from.file,
-                "sha256": self.filled_from.sha256,
-                "rules": dict(self.filled_from.rules),
-                "tensors": self.filled_from.tensors,
-                "layers": [list(row) for row in self.filled_from.layers],
+                f"weights from{mark}": source.file,
+                f"sha256{mark}": source.sha256,
+                f"rules{mark}": dict(source.rules),
+                f"tensors{mark}": source.tensors,
+                f"layers{mark}": [list(row) for row in source.layers],
             }
         for entry in self.trained_by:
             words[_TRAINED_BY + entry.session] = f"{entry.epochs} epochs"

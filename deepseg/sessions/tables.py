@@ -76,6 +76,8 @@ def _megabytes(plan: Layout, segment: Int3) -> float:
 
 def transfer_table(console: Console, plan: Plan) -> None:
     """Show the origin of every layer's weights, and the notes on the model as a whole."""
+    for earlier in plan.earlier:
+        transfer_table(console, earlier)
     console.table(
         f"weights from {plan.source.file} ({plan.source.kind})", PLAN_COLUMNS, plan.table()
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -28,6 +29,8 @@ def plan_by_name(
             ``layer-unknown``; ``weights-unmatched`` if too few tensors match.
     """
     _check_rules(source, rules)
+    prefix = common_prefix(source.tensors, weights)
+    source, rules = _without_prefix(source, rules, prefix)
     plan = layout(config)
     chosen = _chosen(plan, rules)
     tensors = {
@@ -47,9 +50,42 @@ def plan_by_name(
         source_only=tuple(name for name in source.tensors if name not in used),
         notes=(
             "channels and classes go by position: the file does not name them",
+            *([f"names are compared without {prefix!r} in front"] if prefix else []),
             *_skipped(source, tensors, candidates),
         ),
     )
+
+
+def common_prefix(tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """The words in front of the names of ``tensors`` without which most fit ``weights``.
+
+    Programs around a network leave them, such as ``model.`` of Lightning.
+
+    >>> import torch
+    >>> ones = torch.ones(2)
+    >>> common_prefix({"model.fc.1.bias": ones, "loss.weight": ones}, {"fc.1.bias": ones})
+    'model.'
+    """
+    prefixes = {"": 0}
+    for name, tensor in tensors.items():
+        words = name.split(".")
+        for count in range(min(len(words), 6)):
+            prefix = "".join(f"{word}." for word in words[:count])
+            new = weights.get(name.removeprefix(prefix))
+            fits = new is not None and new.shape == tensor.shape
+            prefixes[prefix] = prefixes.get(prefix, 0) + fits
+    return max(prefixes, key=lambda prefix: (prefixes[prefix], -len(prefix)))
+
+
+def _without_prefix(
+    source: Source, rules: TransferRules, prefix: str
+) -> tuple[Source, TransferRules]:
+    """The file and the rules in the names without what stands in front of them."""
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in source.tensors.items()}
+    if not prefix or len(tensors) < len(source.tensors):
+        return source, rules
+    names = {new: old.removeprefix(prefix) for new, old in rules.layer_map.items()}
+    return replace(source, tensors=tensors), replace(rules, layer_map=names)
 
 
 def _layer_of(name: str) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepseg.errors import DeepsegError, raise_if_any
+from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.model.checkpoint import Checkpoint, new_checkpoint, non_finite_weights
 from deepseg.transfer.make_plan import make_plan
 from deepseg.transfer.plan import Plan, filled_checkpoint
 from deepseg.transfer.rules import TransferRules
 from deepseg.transfer.source import read_source, settings_for
+from deepseg.transfer.succession import succession
 
 
 @dataclass(frozen=True)
@@ -26,26 +28,44 @@ class PlannedTransfer:
 
 
 def planned_transfer(
-    model: Checkpoint, pretrained: Path, rules: TransferRules, *, seed: int
+    model: Checkpoint, pretrained: Path | Sequence[Path], rules: TransferRules, *, seed: int
 ) -> PlannedTransfer:
     """Plan how the older model in ``pretrained`` fills ``model``.
 
     Args:
         model: New; it gets the settings that belong to the older model's weights.
-        pretrained: File of the older model.
+        pretrained: File of the older model; of several, each fills what those before left new.
         rules: Which weights are taken over, and how.
         seed: Of the weights that stay random.
 
     Raises:
-        DeepsegError: The older model cannot be read, does not fit, or has weights that are not
+        DeepsegError: An older model cannot be read, does not fit, or has weights that are not
             finite where they are taken over.
     """
-    source = read_source(pretrained, model.config)
-    config = settings_for(source, model.config)
+    files = [pretrained] if isinstance(pretrained, Path) else list(pretrained)
+    if len(files) > 1 and rules.keeps_function:
+        raise DeepsegError(_two_functions())
+    config, sources = model.config, []
+    for file in files:
+        sources.append(read_source(file, config))
+        config = settings_for(sources[-1], config)
     model = new_checkpoint(config, seed=seed, origin=model.origin)
-    try:
-        plan = make_plan(source, config, model.weights, rules)
-        raise_if_any(non_finite_weights(plan.source_tensors))
-        return PlannedTransfer(model, plan)
-    except DeepsegError as error:
-        raise error.at(str(source.file)) from error
+    plans = []
+    for number, source in enumerate(sources, start=1):
+        chosen = rules if len(files) == 1 else rules.of_source(number)
+        try:
+            plan = make_plan(source, config, model.weights, chosen)
+            raise_if_any(non_finite_weights(plan.source_tensors))
+        except DeepsegError as error:
+            raise error.at(str(source.file)) from error
+        plans.append(plan)
+    return PlannedTransfer(model, succession(plans))
+
+
+def _two_functions() -> Problem:
+    return Problem(
+        "transfer-rules",
+        got="several older models where the function has to be kept",
+        expected="one older model, whose function is kept",
+        fix="leave out -width net2net and -depth identity, or all older models but one",
+    )

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Iterator
 
 from deepseg.transfer.matching import ranges
 
+NOTE = "left behind in the source: "  # how the line begins
+
 
 def left_behind(unused: Collection[str], names: Iterable[str]) -> Iterator[str]:
     """A line that names the layers, and the weights of other layers, that fill nothing.
@@ -34,7 +36,7 @@ def left_behind(unused: Collection[str], names: Iterable[str]) -> Iterator[str]:
     words = [", ".join(ranges(whole))] if whole else []
     words += [f"{part} of {', '.join(ranges(layers))}" for part, layers in in_parts.items()]
     if words:
-        yield f"left behind in the source: {'; '.join(words)}"
+        yield f"{NOTE}{'; '.join(words)}"
 
 
 def _parts(name: str) -> tuple[str, str]:

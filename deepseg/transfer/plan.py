@@ -6,7 +6,7 @@ the rest is not. Making one changes nothing; `applied` gives the weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -52,6 +52,7 @@ class TensorPlan:
         copy: The part that comes from the older model, or None.
         constant: All values, where the plan makes them itself.
         reason: What stays as initialised and why, or what was made; empty if all was copied.
+        free: Values that earlier older models left new, of the tensor's shape; None for all.
     """
 
     name: str
@@ -59,6 +60,7 @@ class TensorPlan:
     copy: Copy | None = None
     constant: Tensor | None = None
     reason: str = ""
+    free: Tensor | None = None
 
     @property
     def values(self) -> int:
@@ -68,6 +70,8 @@ class TensorPlan:
     @property
     def filled(self) -> int:
         """The number of values that do not stay as initialised."""
+        if self.free is not None:
+            return int((self.taken() & self.free).sum())
         if self.constant is not None:
             return self.values
         if self.copy is None:
@@ -75,6 +79,25 @@ class TensorPlan:
         maps = [len(selection.filled) for selection in self.copy.selections]
         rows = self.shape[:1] if self.copy.rows else ()
         return prod((*rows, *maps, *self.shape[len(rows) + len(maps) :]))
+
+    def taken(self) -> Tensor:
+        """True for values that come from the older model or the plan itself; not for mere zeros."""
+        if self.copy is None:
+            return torch.full(self.shape, self.constant is not None)
+        rows = (slice(None),) if self.copy.rows else ()
+        mask = torch.zeros(self.shape, dtype=torch.bool)
+        if all(selection.copied for selection in self.copy.selections):
+            mask[(*rows, *_index([selection.taken for selection in self.copy.selections]))] = True
+        return mask
+
+    def after(self, earlier: TensorPlan, file: str) -> TensorPlan:
+        """The plan for what an earlier older model, read from ``file``, left new."""
+        free = ~earlier.taken() if earlier.free is None else earlier.free & ~earlier.taken()
+        if self.copy is None and self.constant is None:
+            return replace(self, free=free)
+        reason = f"filled from {file}" if not free.any() else self.reason
+        plan = replace(self, free=free, reason=reason)
+        return plan if plan.filled else replace(plan, copy=None, constant=None)
 
     def record(self) -> dict[str, Any]:
         """The plan of this tensor as a file holds it."""
@@ -124,6 +147,8 @@ class Plan:
         source_only: Tensors of the older model that feed nothing.
         notes: What holds for the model as a whole.
         preparation: How its cases are prepared, where the older model decides that.
+        earlier: Plans of other older models, applied before this one, which fills what they left
+            new.
     """
 
     source: Source
@@ -133,6 +158,7 @@ class Plan:
     source_only: tuple[str, ...]
     notes: tuple[str, ...] = ()
     preparation: CarriedPreparation = field(default_factory=CarriedPreparation)
+    earlier: tuple[Plan, ...] = ()
 
     @property
     def filled(self) -> list[TensorPlan]:
@@ -187,6 +213,7 @@ class Plan:
             "tensors": [tensor.record() for tensor in self.tensors],
             "source_only": list(self.source_only),
             "target_only": list(self.target_only),
+            **({"earlier": [plan.record() for plan in self.earlier]} if self.earlier else {}),
         }
 
     def provenance(self) -> FilledFrom:
@@ -198,6 +225,7 @@ class Plan:
             tensors=f"{len(self.filled)} of {len(self.tensors)}",
             layers=tuple(tuple(row) for row in self.table()),
             is_random=self.source.is_random,
+            earlier=tuple(plan.provenance() for plan in self.earlier),
         )
 
 
@@ -230,6 +258,8 @@ def applied(plan: Plan, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         plan: Made for a model of these weights.
         weights: As initialised; they are not changed.
     """
+    for earlier in plan.earlier:
+        weights = applied(earlier, weights)
     return {
         tensor.name: _applied(tensor, weights[tensor.name], plan.source.tensors)
         for tensor in plan.tensors
@@ -237,6 +267,11 @@ def applied(plan: Plan, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _applied(plan: TensorPlan, initial: Tensor, sources: Mapping[str, Tensor]) -> Tensor:
+    filled = _filled(plan, initial, sources)
+    return filled if plan.free is None else torch.where(plan.free, filled, initial)
+
+
+def _filled(plan: TensorPlan, initial: Tensor, sources: Mapping[str, Tensor]) -> Tensor:
     if plan.constant is not None:
         return plan.constant.to(initial.dtype)
     if plan.copy is None:
@@ -255,7 +290,7 @@ def _copied(copy: Copy, initial: Tensor, values: Tensor) -> Tensor:
     kernel = initial.shape[len(copy.selections) :]
     values = _centred(values, tuple(kernel))
     result = initial.clone()
-    result[_index(copy.selections)] = values
+    result[_index([selection.filled for selection in copy.selections])] = values
     return result
 
 
@@ -285,9 +320,9 @@ def _centred(values: Tensor, kernel: tuple[int, ...]) -> Tensor:
     return F.pad(values, margins)
 
 
-def _index(selections: tuple[MapSelection, ...]) -> tuple[Tensor, ...]:
-    """Index of the filled maps along all axes at once."""
-    filled = [torch.tensor(selection.filled) for selection in selections]
+def _index(maps: Sequence[list[int]]) -> tuple[Tensor, ...]:
+    """Index of maps along all axes at once."""
+    filled = [torch.tensor(numbers) for numbers in maps]
     return tuple(
         index.view(*[-1 if other == axis else 1 for other in range(len(filled))])
         for axis, index in enumerate(filled)

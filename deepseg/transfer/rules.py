@@ -6,8 +6,9 @@ The rules are names only; `matching` and `map_selection` find out what they mean
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
@@ -105,6 +106,30 @@ first-common or identity; fix: correct the word; did you mean 'first-common'?
         """
         return self.width == "net2net" or self.depth == "identity"
 
+    def of_source(self, number: int) -> TransferRules:
+        """The rules for one of several older models.
+
+        Words such as ``2:sub1`` are about the second one; the others leave that part new.
+
+        >>> rules = TransferRules(layers=("1", "2:head"), pathways={"sub1": "2:normal"})
+        >>> rules.of_source(1).chosen()
+        {'layers': ['1'], 'pathways': {'sub1': 'new'}}
+        >>> rules.of_source(2).chosen()
+        {'layers': ['1', 'head'], 'pathways': {'sub1': 'normal'}}
+        """
+        layers = self.layers
+        if layers is not None:
+            words = [_of_source(word, number, "") for word in layers]
+            layers = tuple(word for word in words if word)
+        return replace(
+            self,
+            layers=layers,
+            pathways=_pairs_of_source(self.pathways, number, NEW),
+            channels=_pairs_of_source(self.channels, number, "zero"),
+            classes=_pairs_of_source(self.classes, number, NEW),
+            layer_map=_pairs_of_source(self.layer_map, number, NEW),
+        )
+
     def chosen(self) -> dict[str, Any]:
         """The rules that are not the default, for people and for files."""
         default = TransferRules()
@@ -122,6 +147,18 @@ def in_options(chosen: Mapping[str, Any]) -> list[tuple[str, str]]:
     [('-pathways', 'sub2=sub1'), ('-spacing', '1 1 2.5')]
     """
     return [(_OPTIONS.get(name, f"-{name}"), _typed(value)) for name, value in chosen.items()]
+
+
+def _pairs_of_source(pairs: Mapping[str, str], number: int, otherwise: str) -> dict[str, str]:
+    return {new: _of_source(old, number, otherwise) for new, old in pairs.items()}
+
+
+def _of_source(word: str, number: int, otherwise: str) -> str:
+    """A word without the number of the older model it is about; ``otherwise`` for another one."""
+    numbered = re.fullmatch(r"(\d+):(.+)", word)
+    if numbered is None:
+        return word
+    return numbered[2] if int(numbered[1]) == number else otherwise
 
 
 def _problems(rules: Mapping[str, Any]) -> Iterator[Problem]:

@@ -138,6 +138,21 @@ def test_every_option_reaches_the_plan(command, place, old):
     assert torch.equal(found["fc.3.bias"][1], old["fc.2.bias"][2])
 
 
+def test_two_older_models_fill_one(command, place, old):
+    assert command("-newModel", "A.yaml", "-out", "C.save", "-seed", "7").returncode == 0
+    two = ("-newModel", "B.yaml", "-pretrained", "A.save", "C.save", "-layers", "1", "2")
+    result = command(*two, "-pathways", "sub2=2:sub1", "-out", "B.save")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "weights from A.save (deepseg model)\n" in result.stdout
+    assert "weights from C.save (deepseg model)\n" in result.stdout
+    new, other = (read_save(place / name).weights for name in ("B.save", "C.save"))
+    name = "1.conv.weight"
+    assert torch.equal(new[f"normal.{name}"][:3, 0], old[f"normal.{name}"][:, 1])
+    assert torch.equal(new[f"sub2.{name}"][:2, 0], other[f"sub1.{name}"][:, 1])
+    record = json.loads((place / "B.transfer.json").read_text("utf-8"))
+    assert [plan["source"]["file"] for plan in (*record["earlier"], record)] == ["A.save", "C.save"]
+
+
 def test_a_spacing_is_one_number_or_three(command, place, old):
     record = torch.load(place / "A.save", weights_only=True)
     torch.save({**record, "spacing_mm": [3.0, 3.0, 3.0]}, place / "A.save")

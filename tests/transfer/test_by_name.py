@@ -69,6 +69,19 @@ def test_tensors_of_our_names_are_taken_all_but_the_head(tmp_path, prefix, write
         assert torch.equal(tensor, (NEW if name.startswith(HEAD) else OLD)[name]), name
 
 
+@pytest.mark.parametrize("prefix", ["model.", "net.", "model.module._orig_mod.", "a.b.c.d."])
+def test_what_programs_leave_in_front_of_names_is_found(tmp_path, prefix):
+    others = {"loss.weight": torch.ones(2), "teacher.fc.1.norm.weight": torch.ones(3)}
+    tensors = {prefix + name: tensor for name, tensor in OLD.items()}
+    made = plan(state_dict(tmp_path, {"epoch": 3, "state_dict": others | tensors}))
+    found = applied(made, NEW)
+    for name, tensor in found.items():
+        assert torch.equal(tensor, (NEW if name.startswith(HEAD) else OLD)[name]), name
+    assert made.notes[1] == f"names are compared without {prefix!r} in front"
+    assert "Skipping loss.weight: in the source only" in made.notes
+    assert made.source.kind == "torch state dict, entry state_dict"
+
+
 @pytest.mark.parametrize(
     ("words", "taken"),
     [

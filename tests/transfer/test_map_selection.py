@@ -290,8 +290,8 @@ def test_all_classes_that_nobody_knows_are_named_with_the_nearest_ones():
     assert found.splitlines() == [
         "[class-unknown] got -classes oedem=lesion; expected one of background, oedema, core, rim; "
         "fix: write new=older with a class of the new model; did you mean 'oedema'?",
-        "[class-unknown] got -classes core=lesoin; expected one of background, lesion, new; fix: name "
-        "a class of the older model; did you mean 'lesion'?",
-        "[class-unknown] got -classes rim=copy:lesion; expected one of background, lesion, new; fix: "
+        "[class-unknown] got -classes core=lesoin; expected one of background, lesion, new; fix: "
         "name a class of the older model; did you mean 'lesion'?",
+        "[class-unknown] got -classes rim=copy:lesion; expected one of background, lesion, new; "
+        "fix: name a class of the older model; did you mean 'lesion'?",
     ]

@@ -7,6 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -117,6 +118,9 @@ def test_two_tensors_never_become_one(folder):
         ("m.pth", True),
         ("m.bin", True),
         ("m.ckpt", True),
+        ("m.ts", True),
+        ("m.pth.tar", True),
+        ("m.tar", False),
         ("m.save", False),
         ("m.yaml", False),
         ("m", False),
@@ -149,8 +153,10 @@ def test_a_file_that_is_not_there_is_named_with_the_nearest_one(folder):
 )
 def test_code_in_a_file_is_refused_and_not_run(folder, write):
     write(folder / "m.pt")
-    assert refusal(folder / "m.pt") == (
-        f"[tensors-refused] m.pt: got objects that are not plain data; {PLAIN}"
+    found = refusal(folder / "m.pt")
+    assert found == (
+        f"[tensors-refused] m.pt: got no named tensors, but objects of {os.system.__module__}"
+        f".system; {PLAIN}"
     )
     assert not (folder / "PWNED").exists()
 
@@ -182,7 +188,7 @@ def test_files_that_torch_did_not_write_are_damaged(folder, content, got):
 )
 def test_a_file_without_named_tensors_is_refused(folder, content):
     torch.save(content, folder / "m.pt")
-    assert refusal(folder / "m.pt") == f"[tensors-damaged] m.pt: got no named tensors; {AGAIN}"
+    assert refusal(folder / "m.pt") == f"[tensors-refused] m.pt: got no named tensors; {PLAIN}"
 
 
 def test_damaged_safetensors_say_what_their_reader_says(folder):
@@ -242,4 +248,168 @@ def test_a_missing_package_is_named(folder, monkeypatch):
     assert refusal(folder / "m.safetensors") == (
         "[safetensors-extra-missing] m.safetensors: got no package safetensors; expected the "
         "package, to read this file; fix: pip install 'deepseg-pathways[safetensors]'"
+    )
+
+
+# ---- Files of other programs ----
+
+
+class Settings:
+    """Hyper-parameters of a class that the reader does not have."""
+
+    def __init__(self):
+        self.rate = 0.1
+        self.itself = self
+
+
+def state(prefix=""):
+    return {prefix + name: tensor for name, tensor in TENSORS.items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "entry"),
+    [
+        pytest.param({"network": state()}, "network", id="MONAI"),
+        pytest.param({"ema": {"state_dict": state()}}, "ema.state_dict", id="averaged"),
+        pytest.param(
+            {
+                "epoch": 3,
+                "global_step": np.int64(7),
+                "state_dict": state(),
+                "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}}],
+                "callbacks": {"best": torch.tensor(0.5)},
+                "hyper_parameters": {"settings": Settings(), "folder": Path("runs")},
+            },
+            "state_dict",
+            id="Lightning",
+        ),
+        pytest.param(
+            {
+                "network_weights": state(),
+                "optimizer_state": {"state": {}, "param_groups": [{"lr": np.float64(0.01)}]},
+                "grad_scaler_state": None,
+                "logging": {"mean_fg_dice": [np.float32(0.5)], "shape": np.arange(3)},
+                "_best_ema": np.float64(0.8),
+                "init_args": {"plans": {}, "device": torch.device("cpu")},
+                "trainer_name": "nnUNetTrainer",
+            },
+            "network_weights",
+            id="nnU-Net",
+        ),
+        pytest.param({"state_dict": state(), "bomb": Bomb()}, "state_dict", id="a bomb beside"),
+    ],
+)
+@pytest.mark.parametrize("write", [as_state_dict, as_old_torch])
+def test_checkpoints_of_other_programs_are_read_and_their_objects_are_not_made(
+    folder, write, content, entry
+):
+    write(folder / "m.pth.tar", content)
+    kind, found = read_tensors(folder / "m.pth.tar")
+    assert kind == f"torch state dict, entry {entry}"
+    assert are_same(found)
+    assert not (folder / "PWNED").exists()
+
+
+class Net(torch.nn.Module):
+    """A network that was pickled whole, or compiled."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = torch.nn.Conv3d(1, 2, (3, 2, 1))
+        self.norm = torch.nn.BatchNorm3d(2)
+        self.tied = self.stem
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.tied(self.stem(x)))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
+@pytest.mark.parametrize("form", ["module", "script"])
+def test_modules_that_were_saved_whole_give_their_weights(folder, form):
+    with torch.random.fork_rng():
+        net = Net()
+    if form == "module":
+        torch.save({"model": net, "epoch": 3}, folder / "m.pt")
+    else:
+        torch.jit.save(torch.jit.script(net), folder / "m.ts")
+    kind, found = read_tensors(folder / ("m.pt" if form == "module" else "m.ts"))
+    expected = {name: tensor.detach() for name, tensor in net.state_dict().items()}
+    assert are_same(found, expected)
+    assert kind == (
+        "torch state dict, entry model"
+        if form == "module"
+        else "TorchScript, of which the weights are read"
+    )
+
+
+def test_views_and_tied_and_half_tensors_are_as_they_were(folder):
+    whole = torch.arange(24.0).reshape(4, 6)
+    tensors = {
+        "a": whole[1:, ::2],
+        "b": whole.T,
+        "c": whole,
+        "half": whole.bfloat16(),
+        "wide": torch.ones(1).expand(5),
+        "none": torch.empty(0, 3),
+        "yes": torch.tensor([True, False]),
+        "small": whole.to(torch.float8_e4m3fn),
+        "unsigned": torch.tensor([1, 2, 3], dtype=torch.uint16),
+    }
+    for write in (as_state_dict, as_old_torch):
+        if write is as_old_torch:
+            del tensors["small"], tensors["unsigned"]
+        write(folder / "m.pt", tensors)
+        assert are_same(read_tensors(folder / "m.pt")[1], tensors)
+
+
+@pytest.mark.parametrize(
+    ("content", "got", "fix"),
+    [
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes", "save its weights by name, as "
+         "safetensors"),
+        (b"<!DOCTYPE html><p>", "a web page", "download the file itself"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS", "fetch the file "
+         "itself: git lfs pull"),
+        (b"\x1f\x8b\x08", "a gzip archive", "unpack it, and name the file of weights in it"),
+        (b"\0" * 257 + b"ustar" + b"\0" * 250, "a tar archive", "unpack it, and name the file of "
+         "weights in it"),
+    ],
+)  # fmt: skip
+def test_other_files_are_refused_with_what_they_are(folder, content, got, fix):
+    (folder / "m.pth").write_bytes(content)
+    assert refusal(folder / "m.pth") == (
+        f"[tensors-refused] m.pth: got {got}; expected a state dict: named tensors only; fix: {fix}"
+    )
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        b"cposix\nsystem\n(S'touch PWNED'\ntR.",
+        b"\x80\x02cbuiltins\neval\n(X\x16\0\0\0open('PWNED','w').flushtR.",
+        b"\x80\x02(S'touch PWNED'\nios\nsystem\n.",
+        b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x0btouch PWNED\x85\x81.",
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x08\0\0\0__code__K\x01sbK\x01.",
+        b"\x80\x02r\xff\xff\xff\xff.",
+        b"\x80\x02K\x01r\xff\xff\xff\xff.",
+    ],
+)
+def test_pickles_that_want_to_act_do_nothing(folder, steps):
+    with zipfile.ZipFile(folder / "m.pt", "w") as container:
+        container.writestr("archive/data.pkl", steps)
+    assert refusal(folder / "m.pt").startswith("[tensors-")
+    assert not (folder / "PWNED").exists()
+
+
+def test_a_tensor_that_claims_more_values_than_there_are_is_refused(folder):
+    torch.save({"a": torch.ones(2)}, folder / "n.pt")
+    with zipfile.ZipFile(folder / "n.pt") as old, zipfile.ZipFile(folder / "m.pt", "w") as new:
+        for entry in old.namelist():
+            content = old.read(entry)
+            if entry.endswith("data.pkl"):
+                assert content.count(b"K\x02\x85") == 1
+                content = content.replace(b"K\x02\x85", b"J\xff\xff\xff\x7f\x85")
+            new.writestr(entry, content)
+    assert refusal(folder / "m.pt") == (
+        f"[tensors-damaged] m.pt: got content that cannot be read; {AGAIN}"
     )

@@ -1,13 +1,13 @@
-"""Files of named tensors: safetensors, and state dicts that torch has written.
+"""Files of named tensors: safetensors, and whatever torch has written.
 
 They know names and shapes only. Wrappers of torch leave their names in front; these are taken off.
+A file that is neither is refused with what it is.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
-import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,22 @@ from deepseg.storage.container import GARBLED, container_fault
 from deepseg.storage.readable import raise_if_unreadable
 from deepseg.transfer.sources.numpy_files import SUFFIX as NPZ
 from deepseg.transfer.sources.numpy_files import read_numpy
+from deepseg.transfer.sources.torch_files import UNREAD, read_container, read_old_file
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", NPZ)
+_TAR = (".pth.tar", ".pt.tar", ".ckpt.tar")  # of torch too, in spite of their names
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".ts", NPZ, *_TAR)
 
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DataParallel, torch.compile
 _ZIP = b"PK\x03\x04"
-_PICKLE = b"\x80"  # how torch.save began before its 1.6
-_HOLDERS = ("state_dict", "model_state_dict", "network_weights", "model")
+_PICKLE = b"\x80"  # how a pickle begins, and torch.save before its 1.6
+_OTHER_FILES = (  # how they begin, in small letters; what they are; what to do
+    (b"\x89hdf", "an HDF5 file, as Keras writes", "save its weights by name, as safetensors"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it, and name the file of weights in it"),
+    (b"\x93numpy", "an array of numpy", "save the weights by name, as safetensors"),
+    (b"version https://git-lfs", "a pointer of Git LFS", "fetch the file itself: git lfs pull"),
+    (b"<!doctype html", "a web page", "download the file itself"),
+    (b"<html", "a web page", "download the file itself"),
+)
 
 
 def is_tensor_file(file: Path) -> bool:
@@ -37,7 +46,7 @@ def is_tensor_file(file: Path) -> bool:
     >>> is_tensor_file(Path("unet.pth")), is_tensor_file(Path("unet.save"))
     (True, False)
     """
-    return file.suffix in SUFFIXES
+    return file.name.endswith(SUFFIXES)
 
 
 def read_tensors(file: Path) -> tuple[str, dict[str, Tensor]]:
@@ -54,7 +63,8 @@ def read_tensors(file: Path) -> tuple[str, dict[str, Tensor]]:
         return "safetensors", _without_wrappers(_safetensors(file))
     if file.suffix == NPZ:
         return "numpy arrays", {name: _tensor(array) for name, array in read_numpy(file).items()}
-    return "torch state dict", _without_wrappers(_state_dict(file))
+    kind, tensors = _of_torch(file)
+    return kind, _without_wrappers(tensors)
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
@@ -91,46 +101,44 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _state_dict(file: Path) -> dict[str, Tensor]:
+def _of_torch(file: Path) -> tuple[str, dict[str, Tensor]]:
     _raise_if_not_of_torch(file)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch cannot read is refused below
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _refused(file, "objects that are not plain data") from error
-    except (OSError, *GARBLED) as error:
+        with file.open("rb") as stream:
+            is_container = stream.read(len(_ZIP)) == _ZIP
+        content = read_container(file) if is_container else read_old_file(file)
+        if content is None:
+            raise _refused(file, "an archive that torch has not written", fix="unpack it")
+        entry, tensors = content.tensors()
+    except (OSError, zipfile.BadZipFile, OverflowError, MemoryError, *GARBLED) as error:
         raise _damaged(file, "content that cannot be read") from error
-    tensors = _tensors_in(content)
     if not tensors:
-        raise _damaged(file, "no named tensors")
-    return tensors
+        objects = content.foreign()
+        besides = f", but objects of {', '.join(objects[:3])}" if objects else ""
+        raise _refused(file, f"no named tensors{besides}")
+    if content.is_script:
+        return "TorchScript, of which the weights are read", tensors
+    return "torch state dict" + (f", entry {entry}" if entry else ""), tensors
 
 
 def _raise_if_not_of_torch(file: Path) -> None:
     with file.open("rb") as stream:
-        start = stream.read(len(_ZIP))
-    if start == _ZIP:
-        fault = container_fault(file)
+        start = stream.read(512)
+    for signature, kind, fix in _OTHER_FILES:
+        if start.lower().startswith(signature):
+            raise _refused(file, kind, fix=fix)
+    if start[257:262] == b"ustar":
+        raise _refused(file, "a tar archive", fix="unpack it, and name the file of weights in it")
+    if start.startswith(_ZIP):
+        fault = container_fault(file, unread=UNREAD)
         if fault is not None:
             raise _damaged(file, fault.got) if fault.is_damage else _refused(file, fault.got)
     elif not start.startswith(_PICKLE):
         raise _damaged(file, "content that torch did not write")
 
 
-def _tensors_in(content: Any) -> dict[str, Tensor]:
-    """The tensors of a state dict, or of the first entry that is one."""
-    if not isinstance(content, Mapping):
-        return {}
-    for holder in _HOLDERS:
-        if isinstance(content.get(holder), Mapping):
-            content = content[holder]
-            break
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-
-
 def _missing(file: Path) -> DeepsegError:
-    near = sorted(path.name for path in file.parent.glob("*") if path.suffix in SUFFIXES)
+    near = sorted(path.name for path in file.parent.glob("*") if is_tensor_file(path))
     return DeepsegError(
         Problem(
             code="tensors-missing",
@@ -142,13 +150,16 @@ def _missing(file: Path) -> DeepsegError:
     )
 
 
-def _refused(file: Path, got: str) -> DeepsegError:
+_SAVE_AGAIN = "save it again with torch.save(model.state_dict(), FILE), or as safetensors"
+
+
+def _refused(file: Path, got: str, *, fix: str = _SAVE_AGAIN) -> DeepsegError:
     return DeepsegError(
         Problem(
             code="tensors-refused",
             got=got,
             expected="a state dict: named tensors only",
-            fix="save it again with torch.save(model.state_dict(), FILE), or as safetensors",
+            fix=fix,
             where=str(file),
         )
     )
