@@ -100,8 +100,10 @@ def _chosen(plan: Layout, rules: TransferRules) -> set[str]:
         chosen = set(addresses[:-1])
     else:
         chosen = set(addresses if "all" in rules.layers else plan.addresses(rules.layers))
-    asked = rules.layer_map
-    return (chosen | asked.keys()) - {address for address, old in asked.items() if old == NEW}
+    layer_map = rules.layer_map
+    return (chosen | layer_map.keys()) - {
+        address for address, old in layer_map.items() if old == NEW
+    }
 
 
 def _unknown_layers(addresses: list[str], wishes: Mapping[str, str]) -> Iterator[Problem]:
@@ -146,8 +148,8 @@ def _counterpart(name: str, source: Source, rules: TransferRules) -> tuple[str, 
     if old is None:
         return name, source.tensors.get(name)
     names = [f"{old}.{role}", f"{old}.{role.removeprefix('conv.')}"]
-    found = next((entry for entry in names if entry in source.tensors), names[0])
-    return found, source.tensors.get(found)
+    origin = next((entry for entry in names if entry in source.tensors), names[0])
+    return origin, source.tensors.get(origin)
 
 
 def _tensor_plan(name: str, new: Tensor, source: str, old: Tensor | None) -> TensorPlan:

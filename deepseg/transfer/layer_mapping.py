@@ -90,7 +90,7 @@ def _overlapping(
     target: Layout,
     matching: Matching,
     named: tuple[MapSelection, MapSelection],
-    asked: Mapping[str, str],
+    layer_map: Mapping[str, str],
 ) -> dict[str, LayerMapping]:
     by_channel, by_class = named
     first = target.fc.layers[0].address
@@ -103,7 +103,7 @@ def _overlapping(
             incoming = by_channel
         elif new.address == old.address == first:
             incoming = _joined(source, target, matching)
-        elif new.is_head and new.address not in asked and new.address != old.address:
+        elif new.is_head and new.address not in layer_map and new.address != old.address:
             # another number of hidden layers
             incoming = MapSelection(
                 (None,) * new.inputs, ("its inputs are other maps in the source",)

@@ -46,14 +46,14 @@ class MapSelection:
         return [index for index, row in enumerate(self.maps) if row is not None]
 
     @property
-    def taken(self) -> list[int]:
+    def copies(self) -> list[int]:
         """Maps that come from maps of the older model."""
         return [index for index, row in enumerate(self.maps) if row]
 
     @property
     def copied(self) -> int:
         """The number of maps that come from maps of the older model."""
-        return len(self.taken)
+        return len(self.copies)
 
     def carried(self) -> MapSelection:
         """The selection for values that belong to a map itself, such as its norm.

@@ -124,8 +124,8 @@ def _pathways(
         pathways = _by_resolution(source, target, rules.spacing_mm, source_spacing_mm)
     else:
         pathways = {name: name if name in old else old[-1] for name in new}
-    asked = {name: None if old == NEW else old for name, old in rules.pathways.items()}
-    return {**pathways, **asked}
+    wishes = {name: None if old == NEW else old for name, old in rules.pathways.items()}
+    return {**pathways, **wishes}
 
 
 def _unknown_pathways(

@@ -71,7 +71,7 @@ class TensorPlan:
     def filled(self) -> int:
         """The number of values that do not stay as initialised."""
         if self.free is not None:
-            return int((self.taken() & self.free).sum())
+            return int((self.origin_mask() & self.free).sum())
         if self.constant is not None:
             return self.values
         if self.copy is None:
@@ -80,19 +80,23 @@ class TensorPlan:
         rows = self.shape[:1] if self.copy.rows else ()
         return prod((*rows, *maps, *self.shape[len(rows) + len(maps) :]))
 
-    def taken(self) -> Tensor:
+    def origin_mask(self) -> Tensor:
         """True for values that come from the older model or the plan itself; not for mere zeros."""
         if self.copy is None:
             return torch.full(self.shape, self.constant is not None)
         rows = (slice(None),) if self.copy.rows else ()
         mask = torch.zeros(self.shape, dtype=torch.bool)
         if all(selection.copied for selection in self.copy.selections):
-            mask[(*rows, *_index([selection.taken for selection in self.copy.selections]))] = True
+            mask[(*rows, *_index([selection.copies for selection in self.copy.selections]))] = True
         return mask
 
     def after(self, earlier: TensorPlan, file: str) -> TensorPlan:
         """The plan for what an earlier older model, read from ``file``, left new."""
-        free = ~earlier.taken() if earlier.free is None else earlier.free & ~earlier.taken()
+        free = (
+            ~earlier.origin_mask()
+            if earlier.free is None
+            else earlier.free & ~earlier.origin_mask()
+        )
         if self.copy is None and self.constant is None:
             return replace(self, free=free)
         reason = f"filled from {file}" if not free.any() else self.reason

@@ -16,9 +16,9 @@ def succession(plans: Sequence[Plan]) -> Plan:
     Raises:
         DeepsegError: ``nothing-taken``, if one of them fills nothing that those before left new.
     """
-    first, *others = plans
+    first, *later = plans
     done = [first]
-    for plan in others:
+    for plan in later:
         done.append(_after(plan, done))
     *earlier, last = done
     return replace(last, earlier=tuple(earlier))

@@ -203,9 +203,9 @@ class _Machine:
     def call(self, kind: Any, arguments: Any) -> None:
         """Push what a class or function would make."""
         name = str(kind) if isinstance(kind, Name) else "an object"
-        known = _KNOWN.get(name)
+        rebuilder = _REBUILDERS.get(name)
         values = arguments if isinstance(arguments, tuple) else ()
-        self.stack.append(Foreign(name) if known is None else known(values))
+        self.stack.append(Foreign(name) if rebuilder is None else rebuilder(values))
 
     def persistent(self, identity: Any) -> None:
         """Push a storage; they are named by tuples outside the pickle itself."""
@@ -266,7 +266,7 @@ def _rebuilt(values: Arguments) -> Any:
     return _tensor(arguments) if is_tensor else Foreign(str(function))
 
 
-_KNOWN: dict[str, Callable[[Arguments], Any]] = {
+_REBUILDERS: dict[str, Callable[[Arguments], Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _typed_tensor,

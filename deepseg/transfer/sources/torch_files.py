@@ -59,7 +59,17 @@ _HOLDERS = (
     "model_ema",
     "ema_state_dict",
 )
-_OTHERS = ("optim", "sched", "lr_", "callback", "loop", "hyper_param", "scaler", "logging", "amp")
+_TRAINING_STATE = (
+    "optim",
+    "sched",
+    "lr_",
+    "callback",
+    "loop",
+    "hyper_param",
+    "scaler",
+    "logging",
+    "amp",
+)
 
 
 class GarbledFile(ValueError):
@@ -68,7 +78,7 @@ class GarbledFile(ValueError):
 
 @dataclass(frozen=True)
 class TorchFile:
-    """What a file of torch holds.
+    """The content of a file of torch.
 
     Attributes:
         value: What it describes.
@@ -178,7 +188,7 @@ def _named(value: Any, name: str, *, depth: int) -> Iterator[tuple[str, StoredTe
     if not isinstance(entries, dict) or depth > 50:
         return
     for key, entry in entries.items():
-        if isinstance(key, str) and not (depth == 0 and key.startswith(_OTHERS)):
+        if isinstance(key, str) and not (depth == 0 and key.startswith(_TRAINING_STATE)):
             yield from _named(entry, f"{name}.{key}".strip("."), depth=depth + 1)
 
 
