@@ -25,9 +25,9 @@ from deepseg.sessions.checked_cases import (
     training_and_held_out,
 )
 from deepseg.sessions.compatibility import testing_incompatibilities
-from deepseg.sessions.model_files import NamedFiles, named_files, session_models
+from deepseg.sessions.model_files import NamedFiles, described, named_files, session_models
 from deepseg.sessions.result_names import result_endings
-from deepseg.sessions.tables import cases_table, network_table
+from deepseg.sessions.tables import cases_table, imported_table, network_table
 
 _Network: TypeAlias = tuple[ModelConfig, Mapping[str, CheckedCases]]
 
@@ -108,10 +108,10 @@ def _examined(config_file: Path, files: NamedFiles, console: Console) -> _Networ
     """The network and, by title, the groups of cases in which nothing is wrong."""
     match kind_of_file(config_file):
         case "model":
-            loaded = load_config(ModelConfig, config_file)
-            _warn(console, loaded.warnings)
-            network_table(console, loaded.config)
-            return loaded.config, {}
+            imported = described(config_file, console.warn).imported()
+            network_table(console, imported.config)
+            imported_table(console, imported)
+            return imported.config, {}
         case "train":
             with in_words_of(config_file, TrainConfig):
                 return _examined_training(config_file, files, console)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepseg.config.load import load
-from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError, Problem
 from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint
 from deepseg.report.console import Console
-from deepseg.sessions.tables import network_table, transfer_table
+from deepseg.sessions.model_files import described
+from deepseg.sessions.tables import imported_table, network_table, transfer_table
 from deepseg.storage.atomic import write_json
 from deepseg.transfer.filling import planned_transfer
 from deepseg.transfer.plan import Plan
@@ -100,11 +99,12 @@ def _files(pretrained: Path | str | Sequence[Path | str]) -> list[Path]:
 
 
 def _described(config_file: Path, *, seed: int, console: Console) -> Checkpoint:
-    loaded = load(ModelConfig, config_file)
-    for warning in loaded.warnings:
-        console.warn(warning)
-    network_table(console, loaded.config)
-    return new_checkpoint(loaded.config, seed=seed, origin=Origin(config_file))
+    imported = described(config_file, console.warn).imported()
+    network_table(console, imported.config)
+    imported_table(console, imported)
+    return new_checkpoint(
+        imported.config, seed=seed, origin=Origin(config_file), imported=imported.weights
+    )
 
 
 def _free_path(model: Checkpoint) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,18 @@ from typing import Any
 from torch import Tensor
 
 from deepseg.commands.show_graph import show_graph
+from deepseg.config.blocks.imported import ImportedPathway
 from deepseg.config.files.kind_of_file import kind_of_file
 from deepseg.config.load import load
-from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
 from deepseg.errors import DeepsegError
 from deepseg.geometry.boxes import text
-from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, read_checkpoint
+from deepseg.model.checkpoint import Checkpoint, read_checkpoint
 from deepseg.model.cost import multiply_adds, multiply_adds_in_inference
 from deepseg.model.layout import LayerPlan, Layout, layout
 from deepseg.report.console import Console
+from deepseg.sessions.model_files import described
 from deepseg.sessions.tables import PLAN_COLUMNS, cohort_rows, network_table
 from deepseg.transfer.rules import in_options
 from deepseg.transfer.source import Source, read_named_tensors
@@ -76,9 +77,8 @@ def show_contents(file: Path, console: Console) -> None:
         return
     match kind_of_file(file):
         case "model":
-            loaded = load(ModelConfig, file)
-            _show_model(new_checkpoint(loaded.config, seed=0, origin=Origin(file)), console)
-            warnings = loaded.warnings
+            _show_model(described(file, console.warn).new(seed=0), console)
+            warnings: tuple[str, ...] = ()
         case "train":
             trained = load(TrainConfig, file)
             _show_settings(trained.config.model_dump(mode="json"), console)
@@ -98,6 +98,7 @@ def _show_model(model: Checkpoint, console: Console) -> None:
         ["layer", "depth", "maps", "kernel", "before it", "with", "weights"],
         [_layer_row(layer) for layer in layout(model.config)],
     )
+    _show_imported(layout(model.config), model.config.imported, console)
     _show_costs(layout(model.config), console)
     rows = [["file or origin", str(model.origin.file)], ["context", model.config.context_alignment]]
     if model.spacing_mm is not None:
@@ -136,6 +137,43 @@ def _training_rows(training: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def _show_imported(plan: Layout, blocks: Sequence[ImportedPathway], console: Console) -> None:
+    """The layers of imported networks, and where their images and results lie."""
+    pathways = [pathway for pathway in plan.pathways if pathway.network is not None]
+    for pathway, block in zip(pathways, blocks, strict=True):
+        network = block.content
+        console.table(
+            pathway.name,
+            ["layer", "depth", "operators", "weights"],
+            [
+                [
+                    layer.address,
+                    str(layer.depth),
+                    " ".join(layer.operators),
+                    f"{layer.parameters:,}",
+                ]
+                for layer in pathway.imported_layers
+            ],
+        )
+        rows = [
+            ["file", str(block.file)],
+            ["sha256", network.sha256],
+            ["weights", "new" if block.random else "of the file"],
+            ["smallest image", text(network.smallest)],
+            ["in steps of", text(network.step)],
+            ["thrown away", text(pathway.geometry.shrink)],
+        ]
+        for point in network.outputs:
+            field = point.receptive_field
+            rows += [
+                ["output", point.output],
+                ["maps", str(point.maps)],
+                ["stride", text(point.stride)],
+                ["receptive field", "whole image" if field is None else text(field)],
+            ]
+        console.table(f"images of {pathway.name}", ["", ""], rows)
+
+
 def _show_tensors(source: Source, console: Console) -> None:
     console.table(
         "tensors",
@@ -169,7 +207,8 @@ def _show_costs(plan: Layout, console: Console) -> None:
     ]
     rows.append(["all", f"{whole:,.0f}", f"{sum(quick.values()):,.0f}", "100.0%"])
     console.table(
-        "multiply-adds per predicted voxel, borders aside",
+        "multiply-adds per predicted voxel, borders aside"
+        + (", without imported networks" if plan.is_imported else ""),
         ["layer", "plain", "as segmented", "share of plain"],
         rows,
     )

@@ -7,12 +7,20 @@ is computed.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from deepseg.config.blocks.imported import ImportedPathway
 from deepseg.config.blocks.pathways import (
     FcPathway,
     NormalPathway,
@@ -24,7 +32,8 @@ from deepseg.config.blocks.pathways import (
 )
 from deepseg.config.settings import ConfigPath, Count, CubeOrBox, Name, Settings, cube
 from deepseg.config.validation.validator_error import invalid
-from deepseg.geometry.boxes import Int3, text
+from deepseg.errors import did_you_mean
+from deepseg.geometry.boxes import Int3, add, text
 from deepseg.geometry.context import Alignment
 from deepseg.geometry.receptive_field import receptive_field
 
@@ -105,9 +114,16 @@ class ModelConfig(Settings):
     classes: Annotated[tuple[Name, ...], Field(min_length=2), _unique("class")] = Field(
         description="Names of the classes; the first is the background, label 0."
     )
-    normal: NormalPathway = Field(description="The pathway at full resolution.")
+    normal: NormalPathway | None = Field(
+        None,
+        description="The pathway at full resolution. It may be left out where there are imported "
+        "ones.",
+    )
     subsampled: SubsampledPathways | None = Field(
         None, description="Pathways at lower resolution; leave out for a single-scale network."
+    )
+    imported: tuple[ImportedPathway, ...] = Field(
+        (), description="Networks from files of other programs, such as encoders, as pathways."
     )
     fc: FcPathway = Field(FcPathway(), description="The final classification pathway.")
     segments: Segments = Field(description="Sizes of the boxes cut from the images.")
@@ -126,11 +142,18 @@ class ModelConfig(Settings):
 
     @cached_property
     def pathways(self) -> tuple[PathwayPlan, ...]:
-        """Parallel pathways, the normal one first."""
+        """Parallel pathways of layers of our own, the normal one first; none without it."""
+        if self.normal is None:
+            return ()
         normal = normal_plan(self.normal)
         if self.subsampled is None:
             return (normal,)
         return (normal, *subsampled_plans(self.subsampled, normal))
+
+    @property
+    def is_resolved(self) -> bool:
+        """All files of imported pathways were read."""
+        return all(pathway.network is not None for pathway in self.imported)
 
     @cached_property
     def fc_pathway(self) -> PathwayPlan:
@@ -140,8 +163,33 @@ class ModelConfig(Settings):
     @cached_property
     def smallest_segment(self) -> Int3:
         """Smallest segment for which the network predicts one voxel."""
-        return receptive_field(
-            (*self.pathways[0].unpadded_kernels, *self.fc_pathway.unpadded_kernels)
+        fc = receptive_field(self.fc_pathway.unpadded_kernels)
+        if self.pathways:
+            return receptive_field(
+                (*self.pathways[0].unpadded_kernels, *self.fc_pathway.unpadded_kernels)
+            )
+        geometry = self.imported[0].geometry
+        least = add(fc, geometry.shrink)
+        return least if geometry.sizes is None else geometry.sizes.at_least(least)
+
+    def segment_size_problem(self, size: Int3) -> SizeProblem | None:
+        """The reason why a segment cannot have this size, if there is one."""
+        smallest = self.smallest_segment
+        short = [a for a, n, m in zip("XYZ", size, smallest, strict=True) if n < m]
+        if short:
+            return SizeProblem(
+                code="segment-too-small",
+                expected=f"at least {text(smallest)}, the receptive field",
+                fix=f"enlarge the segment along {', '.join(short)} or use fewer or smaller kernels",
+            )
+        sizes = None if self.pathways else self.imported[0].geometry.sizes
+        if sizes is None or sizes.fits(size):
+            return None
+        return SizeProblem(
+            code="segment-size",
+            expected=f"{text(smallest)} and steps of {text(sizes.step)} from there, which the "
+            "network of imported1 computes",
+            fix=f"take {text(sizes.at_least(size))}",
         )
 
     @property
@@ -155,17 +203,72 @@ class ModelConfig(Settings):
             "inference": train if inference is None else cube(inference),
         }
 
+    @model_serializer(mode="wrap")
+    def _without_imported(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Models without imported pathways are written as by earlier versions, which read them."""
+        values: dict[str, Any] = dump(self)
+        if not values.get("imported", True):
+            del values["imported"]
+        return values
+
+    @model_validator(mode="after")
+    def _has_pathways(self) -> ModelConfig:
+        if self.normal is None and not self.imported:
+            raise invalid(
+                "pathway-missing",
+                got="no pathway that reads the image",
+                expected="normal or imported",
+                fix="add the block normal, such as normal: {feature_maps: [30, 40]}",
+            )
+        if self.normal is None and self.subsampled is not None:
+            raise invalid(
+                "pathway-missing",
+                got="subsampled without normal",
+                expected="the block normal, of which subsampled pathways are mirror images",
+                fix="add normal, or remove subsampled",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _channels_are_known(self) -> ModelConfig:
+        for number, pathway in enumerate(self.imported, start=1):
+            for name in pathway.channels:
+                if name not in self.channels:
+                    raise invalid(
+                        "channel-unknown",
+                        got=f"channel {name!r} in channels of imported{number}",
+                        expected=f"channels of the model: {', '.join(self.channels)}",
+                        fix="correct the name" + did_you_mean(name, self.channels),
+                    )
+        return self
+
     @model_validator(mode="after")
     def _layers_fit_together(self) -> ModelConfig:
-        smallest = self.smallest_segment  # resolving the plans checks every list
+        _ = self.pathways, self.fc_pathway  # resolving the plans checks every list
+        if not self.pathways and not self.is_resolved:
+            return self
         for use, size in self.segment_sizes.items():
-            short = [a for a, n, m in zip("XYZ", size, smallest, strict=True) if n < m]
-            if short:
+            problem = self.segment_size_problem(size)
+            if problem is not None:
                 raise invalid(
-                    "segment-too-small",
+                    problem.code,
                     got=f"segments.{use} of {text(size)} voxels",
-                    expected=f"at least {text(smallest)}, the receptive field",
-                    fix=f"enlarge the segment along {', '.join(short)} or use fewer or smaller "
-                    "kernels",
+                    expected=problem.expected,
+                    fix=problem.fix,
                 )
         return self
+
+
+@dataclass(frozen=True)
+class SizeProblem:
+    """The reason why a segment cannot have a size.
+
+    Attributes:
+        code: ``segment-too-small`` or ``segment-size``.
+        expected: What would have been right.
+        fix: What the user should change.
+    """
+
+    code: str
+    expected: str
+    fix: str

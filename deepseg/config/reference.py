@@ -130,6 +130,11 @@ def _keys_of(
         defaults: The block that stands for a missing one, if there is one.
     """
     for name, field in model.model_fields.items():
+        if (
+            isinstance(field.json_schema_extra, dict)
+            and "is_stored_only" in field.json_schema_extra
+        ):
+            continue
         default = field.default if defaults is None else getattr(defaults, name)
         is_required = defaults is None and field.is_required()
         yield _key_of_field(

@@ -1,9 +1,11 @@
 """Image voxels that the pathways of a network read for one segment.
 
-A segment is a box of the image that the normal pathway reads. A subsampled pathway with factor f
-reads a coarser lattice of single voxels, f apart, that reaches further than the segment; its output
-voxels are repeated f times until they cover the output of the normal pathway. Sizes, starts and
-factors are whole voxels along X, Y, Z, and nothing here imports torch.
+A segment is a box of the image that the first pathway reads: the normal one, or an imported one
+where there is no normal one. What this pathway predicts of it is its core. A subsampled pathway
+with factor f reads a coarser lattice of single voxels, f apart, that reaches further than the
+segment; its output voxels are repeated f times until they cover the core. An imported pathway reads
+the voxels around the core, as many as its network can compute. Sizes, starts and factors are whole
+voxels along X, Y, Z, and nothing here imports torch.
 
 Two alignments exist. ``centred`` puts every lattice point into the middle of the f voxels for which
 its output is repeated (half a voxel low where f is even). ``deepmedic`` follows DeepMedic's own
@@ -13,12 +15,26 @@ with it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from deepseg.geometry.boxes import Box, Int3, add, ceil_div, floor_div, mul, negate, per_axis, sub
+from deepseg.geometry.boxes import (
+    Box,
+    Int3,
+    add,
+    ceil_div,
+    floor_div,
+    minimum,
+    mul,
+    negate,
+    per_axis,
+    sub,
+)
+from deepseg.geometry.size_rule import SizeRule
 
 Alignment: TypeAlias = Literal["centred", "deepmedic"]
+EVERYWHERE = (1 << 40, 1 << 40, 1 << 40)  # further out than any voxel that is read
 
 
 @dataclass(frozen=True)
@@ -56,10 +72,12 @@ class PathwayGeometry:
     Attributes:
         factor: Subsampling along each axis; 1 for the normal pathway.
         shrink: Voxels that the pathway's unpadded convolutions take off its input.
+        sizes: Of the images that an imported pathway computes; None where every size is.
     """
 
     factor: Int3
     shrink: Int3
+    sizes: SizeRule | None = None
 
 
 def margin(shrink: Int3) -> tuple[Int3, Int3]:
@@ -97,15 +115,19 @@ def lattice(
     """Points that ``pathway`` reads so that its output covers the core of ``segment``.
 
     Args:
-        segment: Box that the normal pathway reads; in DeepMedic's alignment its start counts from
+        segment: Box that the first pathway reads; in DeepMedic's alignment its start counts from
             the corner of the padded image, because the arithmetic depends on it there.
-        normal: The normal pathway, which decides where the core lies.
-        pathway: The pathway that asks; the normal one gets the segment itself.
+        normal: The first pathway, which decides where the core lies.
+        pathway: The pathway that asks; the first one gets the segment itself.
         alignment: See the head of this module.
     """
     if pathway == normal:
         return Lattice(segment.start, (1, 1, 1), segment.size)
     target = core(segment, normal.shrink)
+    if pathway.sizes is not None:
+        low, _ = margin(pathway.shrink)
+        size = pathway.sizes.at_least(add(target.size, pathway.shrink))
+        return Lattice(sub(target.start, low), (1, 1, 1), size)
     count = add(coarse_size(target.size, pathway.factor), pathway.shrink)
     if alignment == "deepmedic":
         extent = add(pathway.shrink, 1)
@@ -134,7 +156,7 @@ class NetworkGeometry:
     """Sight of a whole network.
 
     Attributes:
-        pathways: The parallel pathways, the normal one first.
+        pathways: The parallel pathways; the first one reads the segment itself.
         fc_shrink: Voxels that the final classification pathway takes off.
         alignment: Where context lies; see the head of this module.
     """
@@ -152,6 +174,41 @@ class NetworkGeometry:
     def margin(self) -> tuple[Int3, Int3]:
         """Voxels of a segment before and after its prediction."""
         return margin(self.shrink)
+
+    @property
+    def mirrored(self) -> tuple[Int3, Int3]:
+        """Voxels before and after an image that are mirrored; all, where a network is imported.
+
+        Imported networks read what fits them, which may be more than the margin.
+        """
+        if self.sizes is None and all(pathway.sizes is None for pathway in self.pathways):
+            return self.margin
+        return EVERYWHERE, EVERYWHERE
+
+    @property
+    def sizes(self) -> SizeRule | None:
+        """Sizes that a segment may have; None if every one from the receptive field on."""
+        return self.pathways[0].sizes
+
+    @property
+    def step(self) -> Int3:
+        """Voxels from one place of a segment to the next at which imported pathways are in phase.
+
+        A network with strides computes something else of an image that is moved by less.
+        """
+        steps = [pathway.sizes.step for pathway in self.pathways if pathway.sizes is not None]
+        return per_axis(math.lcm, (1, 1, 1), *steps)
+
+    def tile(self, shape: Int3, size: Int3) -> Int3:
+        """Size of the segments by which an image of ``shape`` is predicted.
+
+        Args:
+            shape: Of the image.
+            size: That is wanted; larger ones are cut down to the image with its margin, as far as
+                the network computes such images.
+        """
+        tile = minimum(size, add(shape, self.shrink))
+        return tile if self.sizes is None else self.sizes.at_least(tile)
 
     def prediction(self, segment: Box) -> Box:
         """Voxels of ``segment`` that are predicted."""

@@ -12,8 +12,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import chain, groupby, pairwise
 from operator import itemgetter
+from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from deepseg.config.cases import Preparation
@@ -32,9 +34,11 @@ from deepseg.inference.out_of_memory import SplitOnOutOfMemory
 from deepseg.inference.overlap import WeightedSum, predicted_size, window
 from deepseg.inference.postprocess import most_probable
 from deepseg.inference.prediction import FLOAT_BYTES, BoxPrediction, RequestedMaps
+from deepseg.inference.tilewise import TileUnit, tile_predictions, tile_units
 from deepseg.model.network import Network
 
 Map = NDArray[np.float32]
+Work: TypeAlias = WorkUnit | TileUnit
 OnBoxes = Callable[[int], None]
 Progress = Callable[[int], AbstractContextManager[OnBoxes]]  # number of boxes → what counts them
 
@@ -45,21 +49,27 @@ class Member:
 
     Attributes:
         network: As it was trained; feature maps are computed by it.
-        boxwise: The same function for labels and probabilities, box by box.
+        boxwise: The same function for labels and probabilities, box by box; None for networks
+            that are computed tile by tile.
         preparation: How its training cases were prepared.
-        tile: Size of a segment in DeepMedic's tiling; None for the whole image as one.
+        tile: Size of a segment in DeepMedic's tiling, or of an imported network; None for the
+            whole image as one.
         feature_map_tile: Size of a segment for feature maps.
         splitter: Halves boxes where memory is exhausted.
+        overlap: Share of a tile's edge in common with the next.
+        dtype: Of the feature maps.
         limits: Where boxes and blocks begin and end.
     """
 
     network: Network
-    boxwise: BoxwiseNetwork
+    boxwise: BoxwiseNetwork | None
     preparation: Preparation
     tile: Int3 | None
     feature_map_tile: Int3
     splitter: SplitOnOutOfMemory
     limits: Limits = DEFAULT_LIMITS
+    overlap: float = 0.0
+    dtype: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,6 @@ class View:
         case: Prepared as the model's training cases were, and mirrored.
         axes: Along which it is mirrored.
         grid: The voxels of the case, with the axes of the view.
-        overlap: Share of a tile's edge that it has in common with the next.
         turn: From the axes of the first view to those of this one.
     """
 
@@ -79,13 +88,17 @@ class View:
     case: PreparedCase
     axes: tuple[int, ...]
     grid: Geometry
-    overlap: float
     turn: Reorientation = KEPT_AXES
+
+    @property
+    def overlap(self) -> float:
+        """Share of a tile's edge that it has in common with the next."""
+        return self.member.overlap
 
     @property
     def classes(self) -> int:
         """Number K of classes."""
-        return self.member.boxwise.layout.fc.outputs
+        return self.member.network.layout.fc.outputs
 
     @property
     def is_on_case_grid(self) -> bool:
@@ -103,27 +116,37 @@ class View:
         per_voxel = volume(self.case.shape) / volume(self.grid.shape)
         return (self.classes + (self.overlap > 0)) * per_voxel + 1
 
-    def work_units(self, block: Box, memory: int) -> list[WorkUnit]:
+    def work_units(self, block: Box, memory: int) -> list[Work]:
         """The work by which a block of the case is predicted.
 
         Args:
             block: With the axes of the first view.
             memory: Bytes for boxes and context; a GPU has its own.
         """
-        device = self.member.boxwise.device
-        return work_units(
-            self.member.boxwise,
-            self.case,
-            memory=left_on(device) if device.type == "cuda" else memory,
-            tile=self.member.tile,
-            overlap=self.overlap,
-            within=self._mirrored(self._source_box(self._turned(block))),
-            limits=self.member.limits,
-        )
+        member, within = self.member, self._mirrored(self._source_box(self._turned(block)))
+        if member.boxwise is None:
+            assert member.tile is not None
+            return [
+                *tile_units(
+                    member.network, self.case, tile=member.tile, overlap=self.overlap, within=within
+                )
+            ]
+        device = member.boxwise.device
+        return [
+            *work_units(
+                member.boxwise,
+                self.case,
+                memory=left_on(device) if device.type == "cuda" else memory,
+                tile=member.tile,
+                overlap=self.overlap,
+                within=within,
+                limits=member.limits,
+            )
+        ]
 
     def box_predictions(
-        self, work: Sequence[WorkUnit], labels: Sequence[int], on_boxes: OnBoxes
-    ) -> Iterator[tuple[WorkUnit, BoxPrediction]]:
+        self, work: Sequence[Work], labels: Sequence[int], on_boxes: OnBoxes
+    ) -> Iterator[tuple[Work, BoxPrediction]]:
         """Predictions on the view's own grid, in the order of ``work``.
 
         Args:
@@ -131,19 +154,26 @@ class View:
             labels: Of the classes whose probabilities are predicted.
             on_boxes: Called with the number of boxes just done.
         """
+        if self.member.boxwise is None:
+            return tile_predictions(
+                self.member.network,
+                self.case,
+                [unit for unit in work if isinstance(unit, TileUnit)],
+                labels=labels,
+                dtype=self.member.dtype,
+                on_boxes=on_boxes,
+            )
         return box_predictions(
             self.member.boxwise,
             self.case,
-            work,
+            [unit for unit in work if isinstance(unit, WorkUnit)],
             labels=labels,
             on_boxes=on_boxes,
             splitter=self.member.splitter,
             limits=self.member.limits,
         )
 
-    def probabilities(
-        self, block: Box, work: Sequence[WorkUnit], on_boxes: OnBoxes
-    ) -> Iterator[Map]:
+    def probabilities(self, block: Box, work: Sequence[Work], on_boxes: OnBoxes) -> Iterator[Map]:
         """``(X, Y, Z)`` probabilities of class after class in a block of the case.
 
         Outside the region of interest, they may be anything.
@@ -178,17 +208,17 @@ class View:
         x, y, z = (after[axis] if axis in self.axes else box.start[axis] for axis in range(3))
         return Box((x, y, z), box.size)
 
-    def _stitched(self, box: Box, pieces: Iterator[tuple[WorkUnit, BoxPrediction]]) -> list[Map]:
+    def _stitched(self, box: Box, pieces: Iterator[tuple[Work, BoxPrediction]]) -> list[Map]:
         maps = [np.zeros(box.size, np.float32) for _ in range(self.classes)]
         for _, piece in pieces:
             for label, values in piece.probabilities.items():
                 maps[label][piece.box.relative_to(box.start).slices] = values
         return maps
 
-    def _weighted(self, box: Box, pieces: Iterator[tuple[WorkUnit, BoxPrediction]]) -> list[Map]:
+    def _weighted(self, box: Box, pieces: Iterator[tuple[Work, BoxPrediction]]) -> list[Map]:
         assert self.member.tile is not None
         total = WeightedSum(self.classes, box.size)
-        geometry = self.member.boxwise.geometry
+        geometry = self.member.network.geometry
         weights = window(predicted_size(self.case.shape, self.member.tile, geometry))
         for unit, pairs in groupby(pieces, key=itemgetter(0)):
             waiting = weights.copy()  # pieces of a tile may overlap; each voxel counts once
@@ -213,7 +243,6 @@ def views(
     grid: Geometry,
     *,
     mirror: Sequence[int],
-    overlap: float,
 ) -> list[View]:
     """Views of every model, at a case and at each of its mirror images.
 
@@ -222,7 +251,6 @@ def views(
         cases: The case, prepared for each of the models.
         grid: The voxels of the case, with the axes of the first model's cases.
         mirror: Axes along which it is mirrored, in every combination.
-        overlap: Share of a tile's edge that it has in common with the next.
     """
     turns = [cases[0].turn.inverse.then(case.turn) for case in cases]
     return [
@@ -235,7 +263,6 @@ def views(
             ),
             axes=axes,
             grid=turn.geometry(grid),
-            overlap=overlap,
             turn=turn,
         )
         for member, case, turn in zip(members, cases, turns, strict=True)
@@ -323,5 +350,5 @@ def blocks(region: Box, most: int, ensemble: Sequence[View]) -> list[Box]:
     return [Box((a, *region.start[1:]), (b - a, *region.size[1:])) for a, b in pairwise(cuts)]
 
 
-def _count(work: Sequence[WorkUnit]) -> int:
+def _count(work: Sequence[Work]) -> int:
     return sum(len(unit.boxes) for unit in work)

@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from deepseg.geometry.boxes import Box, Int3, add, minimum, per_axis
+from deepseg.geometry.boxes import Box, Int3, add, per_axis
 from deepseg.geometry.context import NetworkGeometry
 from deepseg.geometry.tiles import starts
 
@@ -33,7 +33,7 @@ def overlapping_tiles(
     """
     low, _ = geometry.margin
     padded = add(shape, geometry.shrink)
-    size = minimum(tile, padded)
+    size = geometry.tile(shape, tile)
     predicted = geometry.prediction(Box((0, 0, 0), size)).size
     stride = per_axis(lambda n: max(1, int(n * (1 - overlap))), predicted)
     x, y, z = (starts(n, t, s) for n, t, s in zip(padded, size, stride, strict=True))
@@ -42,7 +42,7 @@ def overlapping_tiles(
 
 def predicted_size(shape: Int3, tile: Int3, geometry: NetworkGeometry) -> Int3:
     """Voxels that a tile predicts of an image that may be smaller than the tile."""
-    size = minimum(tile, add(shape, geometry.shrink))
+    size = geometry.tile(shape, tile)
     return geometry.prediction(Box((0, 0, 0), size)).size
 
 

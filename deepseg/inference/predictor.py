@@ -70,12 +70,14 @@ from deepseg.inference.segmentation import Segmentation
 from deepseg.inference.tilewise import predict
 from deepseg.model.checkpoint import Checkpoint, read_checkpoint
 from deepseg.model.devices import PRECISIONS, chosen_device
+from deepseg.model.layout import Layout
 
 TOO_LITTLE = "{} memory is not enough: the smallest boxes are taken, and more memory is used"
 UNKNOWN_PREPARATION = (
     "{}: the model does not say how its cases were prepared: they are used as they are; say "
     "otherwise with preparation"
 )
+WINDOW_OVERLAP = 0.5  # of imported networks whose margin is smaller than their receptive field
 NO_FEATURE_MAPS: FeatureMaps = MappingProxyType({})
 
 Model: TypeAlias = Path | str | Checkpoint
@@ -259,10 +261,13 @@ class Predictor:
         network = checkpoint.network().to(self._device).eval()
         config, tiling = checkpoint.config, self._settings.tiling
         size = config.segment_sizes["inference"] if self._tiles.size is None else self._tiles.size
-        is_tiled = (config.context_alignment if tiling is None else tiling) == "deepmedic"
+        is_imported = network.layout.is_imported
+        is_deepmedic = (config.context_alignment if tiling is None else tiling) == "deepmedic"
+        is_tiled = is_imported or is_deepmedic
+        dtype = PRECISIONS[self._settings.precision]
         return Member(
             network=network,
-            boxwise=BoxwiseNetwork(network, PRECISIONS[self._settings.precision]),
+            boxwise=None if is_imported else BoxwiseNetwork(network, dtype),
             preparation=preparation,
             tile=size if is_tiled else None,
             feature_map_tile=size,
@@ -270,7 +275,14 @@ class Predictor:
                 self._listener.warn, smallest_edge=self._limits.smallest_edge
             ),
             limits=self._limits,
+            overlap=self._overlap(network.layout),
+            dtype=dtype,
         )
+
+    def _overlap(self, layout: Layout) -> float:
+        """Of the settings or, where voxels near the border of a tile see less, half of a tile."""
+        is_chosen = "overlap" in self._settings.model_fields_set
+        return self._settings.overlap if is_chosen or layout.sees_whole else WINDOW_OVERLAP
 
     def _preparation(self, checkpoint: Checkpoint, configured: Preparation | None) -> Preparation:
         """Preparation of cases for a model, with a warning if nobody tells."""
@@ -343,7 +355,6 @@ class Predictor:
                 case.prepared,
                 grid,
                 mirror=self._mirror,
-                overlap=self._settings.overlap,
             ),
             region,
             requested,

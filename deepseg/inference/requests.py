@@ -6,7 +6,6 @@ The same problems are found whether a test file or a call from Python asks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import sub
 from typing import Literal, TypeAlias
 
 from deepseg.config.model import ModelConfig
@@ -116,10 +115,20 @@ def feature_map_slices(plan: Layout, feature_maps: FeatureMaps) -> dict[str, sli
 def layer_problems(plan: Layout, feature_maps: FeatureMaps) -> tuple[Problem, ...]:
     """Problems of layers that the model does not have."""
     try:
-        plan.addresses(list(feature_maps))
+        addresses = plan.addresses(list(feature_maps))
     except DeepsegError as error:
         return error.problems
-    return ()
+    imported = [layer.address for layer in plan.imported_layers if layer.address in addresses]
+    if not imported:
+        return ()
+    return (
+        Problem(
+            code="feature-maps-imported",
+            got=f"feature maps of {imported[0]}, a layer of an imported network",
+            expected="layers of normal, subsampled and fc pathways",
+            fix="leave it out, or cut a network of its own there with imported.output",
+        ),
+    )
 
 
 def uncertainty_problems(uncertainty: Iterable[str]) -> Iterator[Problem]:
@@ -173,13 +182,14 @@ def model_differences(models: Sequence[Checkpoint]) -> Iterator[Problem]:
 
 def tile_problems(tile: Int3 | None, model: ModelConfig) -> Iterator[Problem]:
     """Problems of a tile that is smaller than the receptive field."""
-    smallest = model.smallest_segment
-    if tile is not None and min(map(sub, tile, smallest)) < 0:
+    problem = None if tile is None else model.segment_size_problem(tile)
+    if tile is not None and problem is not None:
+        is_small = problem.code == "segment-too-small"
         yield Problem(
-            code="segment-too-small",
+            code=problem.code,
             got=f"tile of {text(tile)} voxels",
-            expected=f"at least {text(smallest)}, the receptive field",
-            fix="enlarge the tile, or leave it out",
+            expected=problem.expected,
+            fix=f"{'enlarge the tile' if is_small else problem.fix}, or leave it out",
         )
 
 
@@ -191,7 +201,8 @@ def overlap_problems(settings: Inference, model: ModelConfig, origin: str) -> It
         model: That predicts.
         origin: Of the model, for people.
     """
-    if settings.overlap and settings.tiling is None and model.context_alignment != "deepmedic":
+    has_tiles = bool(model.imported) or settings.tiling or model.context_alignment == "deepmedic"
+    if settings.overlap and not has_tiles:
         yield Problem(
             code="overlap-without-tiles",
             got=f"overlap {settings.overlap:g} with {origin}, for which nothing depends on tiles",

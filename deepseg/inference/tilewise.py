@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.segments.lattice_reading import mirrored
 from deepseg.data.segments.segment import inputs
-from deepseg.geometry.boxes import Box, Int3
+from deepseg.geometry.boxes import Box, Int3, volume
 from deepseg.geometry.context import NetworkGeometry, coarse_size
 from deepseg.geometry.tiles import tiles
+from deepseg.inference.boxwise.boxes import bounding_box
+from deepseg.inference.overlap import overlapping_tiles
+from deepseg.inference.prediction import BoxPrediction
 from deepseg.model.feature_maps import repeated
 from deepseg.model.network import Network
 
@@ -82,6 +85,82 @@ def predict(
                     _place(maps[address], values[requested[address]], geometry.prediction(box))
             on_tiles(len(boxes))
     return TilewisePrediction(probabilities, maps)
+
+
+@dataclass(frozen=True)
+class TileUnit:
+    """A tile that is predicted by the network as it is.
+
+    Attributes:
+        segment: That the network reads, in the image; it may reach beyond it.
+        origin: The first predicted voxel, in the image.
+        boxes: To be predicted, in the image: a single one.
+    """
+
+    segment: Box
+    origin: Int3
+    boxes: tuple[Box, ...]
+
+
+def tile_units(
+    network: Network, case: PreparedCase, *, tile: Int3, overlap: float, within: Box
+) -> list[TileUnit]:
+    """The tiles by which a part of a case is predicted.
+
+    Args:
+        network: That computes.
+        case: Prepared as the network's training cases were.
+        tile: Size of a segment.
+        overlap: Share of a tile's edge that it has in common with the next.
+        within: The part of the image.
+    """
+    geometry = network.geometry
+    segments = (
+        overlapping_tiles(case.shape, tile, geometry, overlap)
+        if overlap
+        else tiles(case.shape, tile, geometry)
+    )
+    units = []
+    for segment in segments:
+        prediction = geometry.prediction(segment)
+        box = bounding_box(case.to_compute, prediction.intersection(within))
+        if box is not None and volume(box.size) > 0:
+            units.append(TileUnit(segment, prediction.start, (box,)))
+    return units
+
+
+def tile_predictions(
+    network: Network,
+    case: PreparedCase,
+    units: Sequence[TileUnit],
+    *,
+    labels: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    on_boxes: Callable[[int], None] = lambda _: None,
+) -> Iterator[tuple[TileUnit, BoxPrediction]]:
+    """Predictions of tiles, one after the other.
+
+    Args:
+        network: In evaluation mode, on the device that computes.
+        case: Prepared as the network's training cases were.
+        units: Of `tile_units`.
+        labels: Of the classes whose probability maps are computed.
+        dtype: Of the feature maps.
+        on_boxes: Called with the number of boxes just done.
+    """
+    device = next(network.parameters()).device
+    for unit in units:
+        images = inputs(case, unit.segment, network.geometry)
+        with torch.inference_mode():
+            batch = [torch.from_numpy(image)[None].to(device, dtype) for image in images]
+            logits = network(batch)[0].float()
+            best = logits.argmax(0).to(torch.int16).cpu().numpy()
+            shares = logits.softmax(0)[list(labels)].cpu().numpy()
+        for box in unit.boxes:
+            inside = box.relative_to(unit.origin).slices
+            maps = {label: shares[n][inside].copy() for n, label in enumerate(labels)}
+            yield unit, BoxPrediction(box, best[inside], maps)
+        on_boxes(1)
 
 
 def tiles_to_compute(
@@ -153,8 +232,11 @@ def _sees_any(case: PreparedCase, segment: Box, _vision: NetworkGeometry) -> boo
     return bool(case.to_compute[np.ix_(x, y, z)].any())
 
 
-def _place(volume: NDArray[np.float32], part: NDArray[np.float32], box: Box) -> None:
-    volume[(slice(None), *box.slices)] = part
+def _place(target: NDArray[np.float32], part: NDArray[np.float32], box: Box) -> None:
+    """Write the part of a tile that lies in the volume; it may end beyond it."""
+    inside = box.within((target.shape[1], target.shape[2], target.shape[3]))
+    source = inside.relative_to(box.start)
+    target[(slice(None), *inside.slices)] = part[(slice(None), *source.slices)]
 
 
 def _grouped(boxes: Sequence[Box], size: int) -> Iterator[Sequence[Box]]:

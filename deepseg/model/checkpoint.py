@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -26,6 +27,7 @@ from deepseg.randomness import Purpose, torch_seed
 from deepseg.storage.save_file import SaveFile, read_save, write_save
 
 Spacing: TypeAlias = tuple[float, float, float]
+NO_WEIGHTS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -179,12 +181,25 @@ class Checkpoint:
 _COHORT = TypeAdapter(TrainingCohort)
 
 
-def new_checkpoint(config: ModelConfig, *, seed: int, origin: Origin | None = None) -> Checkpoint:
-    """A model that has learnt nothing yet, its weights drawn with ``seed``."""
+def new_checkpoint(
+    config: ModelConfig,
+    *,
+    seed: int,
+    origin: Origin | None = None,
+    imported: Mapping[str, Tensor] = NO_WEIGHTS,
+) -> Checkpoint:
+    """A model that has learnt nothing yet, its weights drawn with ``seed``.
+
+    Args:
+        config: Its settings; files of imported pathways were read before.
+        seed: Of the weights.
+        origin: The file that it comes from.
+        imported: Weights of imported networks that are in their files, by name.
+    """
     rng = torch.Generator().manual_seed(torch_seed(seed, Purpose.INITIALISATION))
     return Checkpoint(
         config=config,
-        weights=dict(Network(config, rng=rng).state_dict()),
+        weights={**Network(config, rng=rng).state_dict(), **imported},
         provenance=Provenance(seed=seed),
         origin=Origin() if origin is None else origin,
     )

@@ -11,7 +11,10 @@ import fnmatch
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 
+from deepseg.config.blocks.imported import ImportedNetwork, ImportedPathway, ImportedWeight
 from deepseg.config.blocks.pathways import Padding, PathwayPlan
 from deepseg.config.model import Activation, ModelConfig
 from deepseg.errors import DeepsegError, Problem, did_you_mean
@@ -86,21 +89,79 @@ class LayerPlan:
 
 
 @dataclass(frozen=True)
+class ImportedLayerPlan:
+    """A layer of an imported network: nodes that share the name of their weights.
+
+    Attributes:
+        address: ``imported1.encoder.conv1``.
+        depth: Position among the layers of its pathway.
+        operators: Such as ``Conv``.
+        nodes: First outputs of its nodes.
+        weights: By the names that they have within the pathway.
+        below: Addresses of the layers whose results it reads.
+    """
+
+    address: str
+    depth: int
+    operators: tuple[str, ...]
+    nodes: tuple[str, ...]
+    weights: tuple[ImportedWeight, ...]
+    below: tuple[str, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers of the layer."""
+        return sum(prod(weight.shape) for weight in self.weights if weight.learns)
+
+
+@dataclass(frozen=True)
 class PathwayLayout:
     """The layers of one pathway in their order.
 
     Attributes:
         geometry: Its factor and its shrink.
+        layers: Of a pathway of our own.
+        network: Of an imported pathway, or None.
+        imported_layers: Of an imported pathway.
     """
 
     name: str
     geometry: PathwayGeometry
     layers: tuple[LayerPlan, ...]
+    network: ImportedNetwork | None = None
+    imported_layers: tuple[ImportedLayerPlan, ...] = ()
 
     @property
     def outputs(self) -> int:
-        """Feature maps of the last layer."""
-        return self.layers[-1].outputs
+        """Feature maps of the last layer, or of all attach points of an imported network."""
+        return self.layers[-1].outputs if self.network is None else self.network.maps
+
+    @property
+    def addresses(self) -> list[str]:
+        """Addresses of all layers."""
+        chain = [layer.address for layer in self.layers]
+        return [*chain, *(layer.address for layer in self.imported_layers)]
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers of the pathway."""
+        imported = sum(layer.parameters for layer in self.imported_layers)
+        return imported + sum(layer.parameters for layer in self.layers)
+
+    def below(self, address: str) -> set[str]:
+        """Addresses of the layers of this pathway through which the image comes to a layer."""
+        if self.network is None:
+            chain = self.addresses
+            return set(chain[: chain.index(address)])
+        by_address = {layer.address: layer for layer in self.imported_layers}
+        result: set[str] = set()
+        pending = list(by_address[address].below)
+        while pending:
+            lower = pending.pop()
+            if lower not in result:
+                result.add(lower)
+                pending += by_address[lower].below
+        return result
 
 
 @dataclass(frozen=True)
@@ -108,7 +169,7 @@ class Layout:
     """All layers of a network.
 
     Attributes:
-        pathways: The parallel pathways, the normal one first.
+        pathways: The parallel pathways: the normal one, subsampled ones, imported ones.
         fc: The final classification pathway.
     """
 
@@ -116,8 +177,47 @@ class Layout:
     fc: PathwayLayout
 
     def __iter__(self) -> Iterator[LayerPlan]:
+        """The layers of our own, without those of imported networks."""
         for pathway in (*self.pathways, self.fc):
             yield from pathway.layers
+
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """Addresses of all layers, imported ones included, the head as the last."""
+        return tuple(a for pathway in (*self.pathways, self.fc) for a in pathway.addresses)
+
+    @cached_property
+    def imported_layers(self) -> tuple[ImportedLayerPlan, ...]:
+        """The layers of all imported networks."""
+        return tuple(layer for pathway in self.pathways for layer in pathway.imported_layers)
+
+    @cached_property
+    def imported_weights(self) -> dict[str, tuple[str, ImportedWeight]]:
+        """Address of the layer and description of every weight of imported networks, by name."""
+        return {
+            f"{pathway.name}.{weight.name}": (layer.address, weight)
+            for pathway in self.pathways
+            for layer in pathway.imported_layers
+            for weight in layer.weights
+        }
+
+    def address_of(self, weight: str) -> str:
+        """Address of the layer that a weight belongs to."""
+        imported = self.imported_weights.get(weight)
+        return ".".join(weight.split(".")[:2]) if imported is None else imported[0]
+
+    @property
+    def sees_whole(self) -> bool:
+        """True if imported networks compute in a tile what they compute in the whole image."""
+        return all(
+            pathway.network is None or pathway.network.sees_whole(pathway.geometry.shrink)
+            for pathway in self.pathways
+        )
+
+    @property
+    def is_imported(self) -> bool:
+        """Any pathway is an imported network."""
+        return any(pathway.network is not None for pathway in self.pathways)
 
     @property
     def blocks(self) -> dict[str, int]:
@@ -131,7 +231,7 @@ class Layout:
     @property
     def parameters(self) -> int:
         """Trainable numbers of the network."""
-        return sum(layer.parameters for layer in self)
+        return sum(pathway.parameters for pathway in (*self.pathways, self.fc))
 
     @property
     def shrink(self) -> Int3:
@@ -151,22 +251,24 @@ class Layout:
     def addresses(self, patterns: Iterable[str]) -> tuple[str, ...]:
         """Layers named by ``normal.1``, ranges ``normal.1-3``, wildcards ``sub*.1-2``, ``head``.
 
-        A rule for all subsampled pathways (``sub*``) holds also where there are none.
+        The name of a module within an imported network names all layers below it. A rule for all
+        subsampled pathways (``sub*``) holds also where there are none.
 
         Raises:
             DeepsegError: ``layer-unknown``, if any other pattern names no layer.
         """
-        addresses = [layer.address for layer in self]
+        addresses = self.order
+        imported = {layer.address for layer in self.imported_layers}
         chosen: set[str] = set()
         problems = []
         for pattern in patterns:
-            names = set(_expanded(pattern, head=addresses[-1]))
+            names = {pattern, *_expanded(pattern, head=addresses[-1])}
             matches = [
                 address
                 for address in addresses
-                if any(fnmatch.fnmatchcase(address, name) for name in names)
+                if any(_names(name, address, address in imported) for name in names)
             ]
-            if not matches and not (pattern.startswith("sub*") and len(self.pathways) == 1):
+            if not matches and not (pattern.startswith("sub*") and not self._is_subsampled):
                 problems.append(
                     Problem(
                         code="layer-unknown",
@@ -181,9 +283,26 @@ class Layout:
             raise DeepsegError(*problems)
         return tuple(address for address in addresses if address in chosen)
 
+    @property
+    def _is_subsampled(self) -> bool:
+        return any(pathway.name.startswith("sub") for pathway in self.pathways)
+
     def _ranges(self) -> list[str]:
-        counts = {pathway.name: len(pathway.layers) for pathway in (*self.pathways, self.fc)}
-        return [f"{name}.1-{n}" if n > 1 else f"{name}.1" for name, n in counts.items()]
+        names = []
+        for pathway in (*self.pathways, self.fc):
+            n = len(pathway.layers)
+            if pathway.network is not None:
+                names.append(f"{pathway.name}.* ({len(pathway.imported_layers)} layers)")
+            else:
+                names.append(f"{pathway.name}.1-{n}" if n > 1 else f"{pathway.name}.1")
+        return names
+
+
+def _names(pattern: str, address: str, is_imported: bool) -> bool:
+    """True if a name or pattern names the layer, or the module that it is in."""
+    if pattern == address or fnmatch.fnmatchcase(address, pattern):
+        return True
+    return is_imported and address.startswith(f"{pattern}.")
 
 
 def _expanded(pattern: str, *, head: str) -> list[str]:
@@ -202,18 +321,44 @@ def _expanded(pattern: str, *, head: str) -> list[str]:
 
 
 def layout(config: ModelConfig) -> Layout:
-    """The layers that ``config`` describes."""
-    parallel = tuple(
+    """The layers that ``config`` describes; files of imported networks were read before."""
+    chains = tuple(
         _pathway(plan, config, inputs=len(config.channels), first_depth=1)
         for plan in config.pathways
     )
+    imported = (
+        _imported_pathway(f"imported{number}", block)
+        for number, block in enumerate(config.imported, start=1)
+    )
+    parallel = (*chains, *imported)
     return Layout(
         pathways=parallel,
         fc=_pathway(
             config.fc_pathway,
             config,
             inputs=sum(pathway.outputs for pathway in parallel),
-            first_depth=1 + max(len(pathway.layers) for pathway in parallel),
+            first_depth=1 + max(len(pathway.addresses) for pathway in parallel),
+        ),
+    )
+
+
+def _imported_pathway(name: str, block: ImportedPathway) -> PathwayLayout:
+    network = block.content
+    return PathwayLayout(
+        name,
+        block.geometry,
+        layers=(),
+        network=network,
+        imported_layers=tuple(
+            ImportedLayerPlan(
+                address=f"{name}.{layer.name}",
+                depth=depth,
+                operators=layer.operators,
+                nodes=layer.nodes,
+                weights=layer.weights,
+                below=tuple(f"{name}.{lower}" for lower in layer.below),
+            )
+            for depth, layer in enumerate(network.layers, start=1)
         ),
     )
 

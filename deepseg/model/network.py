@@ -16,6 +16,9 @@ from deepseg.config.model import ModelConfig
 from deepseg.geometry.context import NetworkGeometry
 from deepseg.model import kernels
 from deepseg.model.feature_maps import cropped, map_size, repeated
+from deepseg.model.graph.initialisation import initialised
+from deepseg.model.graph.network import GraphNetwork
+from deepseg.model.imported import graph_network, graph_of, imported_maps
 from deepseg.model.kernels import MultiScaleMaps
 from deepseg.model.layers import Convolution, Layer, initialise
 from deepseg.model.layout import Layout, PathwayLayout, layout
@@ -29,29 +32,46 @@ class Network(nn.Module):
         self.config = config
         self.layout: Layout = layout(config)
         for pathway in (*self.layout.pathways, self.layout.fc):
-            self.add_module(pathway.name, Pathway(pathway, config))
+            self.add_module(
+                pathway.name,
+                Pathway(pathway, config)
+                if pathway.network is None
+                else graph_network(pathway.network),
+            )
         for layer in self.layers():
             initialise(layer, config, rng=rng)
+        self._initialise_imported(rng)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Logits ``(N, K, X', Y', Z')`` from a tensor ``(N, C, X, Y, Z)`` per parallel pathway."""
-        *parallel, fc = self.pathways()
         outputs = [
-            pathway(kernels.arranged(x)) for pathway, x in zip(parallel, inputs, strict=True)
+            self._parallel(pathway, x)
+            for pathway, x in zip(self.layout.pathways, inputs, strict=True)
         ]
+        fc = self._chain(self.layout.fc.name)
         *_, head = fc.layers()
         y = fc(self._joined(outputs))
         y = y.to(torch.promote_types(y.dtype, torch.float32))
         logits: Tensor = y + head.bias.view(-1, 1, 1, 1)
         return logits
 
+    def _parallel(self, pathway: PathwayLayout, x: Tensor) -> Tensor:
+        if pathway.network is None:
+            maps: Tensor = self._chain(pathway.name)(kernels.arranged(x))
+            return maps
+        return imported_maps(self.imported(pathway.name), pathway.network, pathway.geometry, x)
+
     def _joined(self, outputs: Sequence[Tensor]) -> Tensor | MultiScaleMaps:
         """Outputs of the parallel pathways, repeated to full resolution and joined."""
         factors = [pathway.geometry.factor for pathway in self.layout.pathways]
-        *_, fc = self.pathways()
+        size = map_size(outputs[0])
+        outputs = [
+            y if pathway.network is None else y[:, :, : size[0], : size[1], : size[2]]
+            for y, pathway in zip(outputs, self.layout.pathways, strict=True)
+        ]
+        fc = self._chain(self.layout.fc.name)
         if self.training and next(fc.layers()).can_join_coarsely:
             return MultiScaleMaps(outputs, factors)
-        size = map_size(outputs[0])
         return torch.cat([repeated(y, f, size) for y, f in zip(outputs, factors, strict=True)], 1)
 
     @property
@@ -60,13 +80,33 @@ class Network(nn.Module):
         return self.layout.geometry(self.config.context_alignment)
 
     def pathways(self) -> Iterator[Pathway]:
-        """The parallel pathways, then the FC pathway."""
+        """The parallel pathways of our own, then the FC pathway."""
         for module in self.children():
-            assert isinstance(module, Pathway)
-            yield module
+            if isinstance(module, Pathway):
+                yield module
+
+    def imported(self, name: str) -> GraphNetwork:
+        """The network of an imported pathway."""
+        module = self.get_submodule(name)
+        assert isinstance(module, GraphNetwork)
+        return module
+
+    def _chain(self, name: str) -> Pathway:
+        module = self.get_submodule(name)
+        assert isinstance(module, Pathway)
+        return module
+
+    @torch.no_grad()
+    def _initialise_imported(self, rng: torch.Generator) -> None:
+        for pathway in self.layout.pathways:
+            if pathway.network is not None:
+                module = self.imported(pathway.name)
+                drawn = initialised(graph_of(pathway.network), rng=rng)
+                state = {key: drawn.weights[name] for name, key in module.keys.items()}
+                module.load_state_dict(state)
 
     def layers(self) -> Iterator[Layer]:
-        """All layers in the order of the layout."""
+        """All layers of our own in the order of the layout."""
         for pathway in self.pathways():
             yield from pathway.layers()
 

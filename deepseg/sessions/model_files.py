@@ -19,6 +19,7 @@ from deepseg.inference.requests import model_differences
 from deepseg.model.checkpoint import Checkpoint, Origin, model_in, new_checkpoint, read_checkpoint
 from deepseg.model.layout import layout
 from deepseg.transfer.filling import planned_transfer
+from deepseg.transfer.imported import ImportedModel, read_imported
 from deepseg.transfer.rules import TransferRules
 from deepseg.transfer.sources.tensor_bundle import latest_in_folder, looks_like_bundle
 from deepseg.transfer.sources.tensor_files import is_tensor_file
@@ -148,7 +149,7 @@ def read_models(choice: ModelChoice, *, seed: int, warn: Warn) -> tuple[Checkpoi
     description = None if choice.description is None else described(choice.description, warn)
     if not choice.weights:
         assert description is not None
-        return (new_checkpoint(description.config, seed=seed, origin=Origin(choice.description)),)
+        return (description.new(seed=seed),)
     models = tuple(_with_weights(path, description, seed=seed) for path in choice.weights)
     if choice.superseded is not None:
         _warn_of_superseded(choice.superseded, models[0], warn)
@@ -158,10 +159,33 @@ def read_models(choice: ModelChoice, *, seed: int, warn: Warn) -> tuple[Checkpoi
 
 @dataclass(frozen=True)
 class Description:
-    """A network as a model file describes it."""
+    """A network as a model file describes it.
+
+    Attributes:
+        file: The model file.
+        config: Its settings; files of imported networks may not have been read.
+    """
 
     file: Path
     config: ModelConfig
+
+    def imported(self, model: Checkpoint | None = None) -> ImportedModel:
+        """The network with all that its files of imported networks hold.
+
+        Args:
+            model: A model with weights, whose networks need not be read again.
+
+        Raises:
+            DeepsegError: Anything that is wrong with these files.
+        """
+        stored = () if model is None else model.config.imported
+        return read_imported(self.config, self.file, stored=stored)
+
+    def new(self, *, seed: int) -> Checkpoint:
+        """The model that is described; weights that no imported network has are drawn."""
+        imported = self.imported()
+        origin = Origin(self.file)
+        return new_checkpoint(imported.config, seed=seed, origin=origin, imported=imported.weights)
 
     def disagreements(
         self, model: Checkpoint, *, unless: frozenset[str] = frozenset()
@@ -172,7 +196,7 @@ class Description:
             model: A model with weights.
             unless: Facts that are not compared.
         """
-        described, learnt = self._facts(self.config), self._facts(model.config)
+        described, learnt = self._facts(self.imported(model).config), self._facts(model.config)
         facts = dict.fromkeys((*described, *learnt))
         keys = [key for key in facts if described.get(key) != learnt.get(key)]
         keys = [key for key in keys if key not in unless]
@@ -210,6 +234,10 @@ class Description:
             facts["classes"] = str(len(config.classes))
         for pathway in layout(config).pathways:
             facts[f"{pathway.name}.factor"] = str(list(pathway.geometry.factor))
+            if pathway.network is not None:
+                facts[f"{pathway.name}.shrink"] = str(list(pathway.geometry.shrink))
+        for name, (_, weight) in layout(config).imported_weights.items():
+            facts[name] = str(list(weight.shape))
         for layer in layout(config):
             for key, value in vars(layer).items():
                 if key not in ("address", "depth"):
@@ -263,7 +291,7 @@ def _imported(path: Path, description: Description | None, *, seed: int) -> Chec
                 where=str(path),
             )
         )
-    model = new_checkpoint(description.config, seed=seed, origin=Origin(description.file))
+    model = description.new(seed=seed)
     planned = planned_transfer(model, path, TransferRules(layers=("all",)), seed=seed)
     return replace(planned.filled(), origin=Origin(path, "weights"))
 

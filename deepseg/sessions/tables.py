@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from deepseg.config.blocks.imported import ImportedNetwork
 from deepseg.config.model import ModelConfig
 from deepseg.data.cases.summary import CaseSummary
-from deepseg.geometry.boxes import Int3, add, ceil_div, mul, sub, text, volume
+from deepseg.geometry.boxes import Int3, add, ceil_div, maximum, mul, sub, text, volume
 from deepseg.geometry.receptive_field import shrinkage
 from deepseg.model.checkpoint import TrainingCohort
 from deepseg.model.layout import Layout, PathwayLayout, layout
 from deepseg.report.console import Console
+from deepseg.transfer.imported import ImportedModel
 from deepseg.transfer.plan import Plan
 
 BYTES_PER_VALUE = 4
@@ -37,7 +39,18 @@ def network_table(console: Console, config: ModelConfig) -> None:
         )
 
 
+def imported_table(console: Console, imported: ImportedModel) -> None:
+    """Show of every imported layer where its weights come from; nothing where there are none."""
+    if imported.rows:
+        columns = ["layer", "operators", "weights from", "channels"]
+        console.table("imported layers", columns, [list(row) for row in imported.rows])
+    for notice in imported.notices:
+        console.say(notice)
+
+
 def _pathway_row(pathway: PathwayLayout) -> list[str]:
+    if pathway.network is not None:
+        return _imported_row(pathway, pathway.network)
     kernels = [text(layer.kernel).replace(" ", "") for layer in pathway.layers]
     shrink = shrinkage(layer.kernel for layer in pathway.layers)
     extent = add(mul(shrink, pathway.geometry.factor), 1)
@@ -54,9 +67,25 @@ def _pathway_row(pathway: PathwayLayout) -> list[str]:
     ]
 
 
+def _imported_row(pathway: PathwayLayout, network: ImportedNetwork) -> list[str]:
+    fields = [point.receptive_field for point in network.outputs]
+    bounded = [field for field in fields if field is not None]
+    sees = text(maximum(*bounded)) if len(bounded) == len(fields) else "whole image"
+    operators = Counter(name for layer in pathway.imported_layers for name in layer.operators)
+    return [
+        pathway.name,
+        str(len(pathway.imported_layers)),
+        " ".join(str(point.maps) for point in network.outputs),
+        " ".join(f"{times} x {name}" for name, times in operators.items()),
+        sees,
+        f"{pathway.parameters:,}",
+    ]
+
+
 def _memory(plan: Layout, segment: Int3) -> str:
     megabytes = _megabytes(plan, segment)
-    return "less than 1 MB" if megabytes < 1 else f"about {megabytes:,.0f} MB"
+    memory = "less than 1 MB" if megabytes < 1 else f"about {megabytes:,.0f} MB"
+    return f"{memory} beside imported networks" if plan.is_imported else memory
 
 
 def _megabytes(plan: Layout, segment: Int3) -> float:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from torch import nn
 
 from deepseg.config.blocks.freezing import Freeze, FreezeBlocks
 from deepseg.errors import DeepsegError, Problem
+from deepseg.model.graph.network import GraphNetwork
 from deepseg.model.layers import Layer, Norm
-from deepseg.model.layout import Layout
+from deepseg.model.layout import Layout, PathwayLayout
 from deepseg.model.network import Network
 
 
@@ -27,6 +28,9 @@ def freeze(network: Network, settings: FreezeBlocks, *, epoch: int = 0) -> tuple
     frozen = frozen_layers(network.layout, settings, epoch=epoch)
     for layer in network.layers():
         _set(layer, frozen.get(layer.plan.address))
+    for pathway in network.layout.pathways:
+        if pathway.network is not None:
+            _set_imported(network.imported(pathway.name), pathway, frozen)
     return tuple(frozen)
 
 
@@ -43,7 +47,7 @@ def frozen_layers(plan: Layout, settings: FreezeBlocks, *, epoch: int) -> dict[s
         if block.until_epoch is None or epoch < block.until_epoch:
             for address in _named_by(block, plan):
                 deciding.setdefault(address, block)
-    order = [layer.address for layer in plan]
+    order = plan.order
     if len(deciding) == len(order):
         raise DeepsegError(
             Problem(
@@ -74,11 +78,10 @@ def _below(addresses: Iterable[str], plan: Layout) -> Iterator[str]:
     """Layers through which the image comes to those at ``addresses``."""
     for address in addresses:
         for pathway in (*plan.pathways, plan.fc):
-            chain = [layer.address for layer in pathway.layers]
-            if address in chain:
-                yield from chain[: chain.index(address)]
+            if address in pathway.addresses:
+                yield from pathway.below(address)
             elif address.startswith(f"{plan.fc.name}."):
-                yield from chain
+                yield from pathway.addresses
 
 
 def _set(layer: Layer, block: Freeze | None) -> None:
@@ -88,3 +91,43 @@ def _set(layer: Layer, block: Freeze | None) -> None:
         layer.norm.is_frozen = block is not None and block.batch_norm == "frozen"
         if block is not None and block.batch_norm == "train":
             layer.norm.requires_grad_(True)
+
+
+def _set_imported(
+    module: GraphNetwork, pathway: PathwayLayout, frozen: Mapping[str, Freeze]
+) -> None:
+    """Freeze layers of an imported network, and its dropout where all below it is frozen."""
+    blocks = {layer.address: frozen.get(layer.address) for layer in pathway.imported_layers}
+    weights = dict(module.named_parameters())
+    for layer in pathway.imported_layers:
+        block = blocks[layer.address]
+        trains_norm = block is not None and block.batch_norm == "train"
+        for weight in layer.weights:
+            if weight.learns:
+                is_norm = weight.type == "BatchNorm"
+                learns = block is None or (is_norm and trains_norm)
+                weights[weight.name].requires_grad_(learns)
+    fixed = [
+        node
+        for layer in pathway.imported_layers
+        if (block := blocks[layer.address]) is not None and block.batch_norm == "frozen"
+        for node in layer.nodes
+    ]
+    module.freeze_statistics([*fixed, *_dropout_of_frozen(module, pathway, blocks)])
+
+
+def _dropout_of_frozen(
+    module: GraphNetwork, pathway: PathwayLayout, blocks: Mapping[str, Freeze | None]
+) -> Iterator[str]:
+    """Dropout nodes that follow from frozen layers only, which drop nothing either."""
+    layer_of = {node: layer.address for layer in pathway.imported_layers for node in layer.nodes}
+    is_fixed: dict[str, bool] = {entry.name: True for entry in module.graph.inputs}
+    for node in module.graph.nodes:
+        block = blocks.get(layer_of.get(node.outputs[0], ""))
+        is_layer = node.outputs[0] in layer_of
+        fixed = all(is_fixed.get(name, True) for name in node.inputs)
+        if is_layer:
+            fixed = fixed and block is not None and not block.dropout
+        is_fixed.update(dict.fromkeys(node.outputs, fixed))
+        if node.operator == "Dropout" and fixed:
+            yield node.outputs[0]

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
-from deepseg.config.blocks.optimisers import Optimiser, Rates, RatesWithMomentum, WeightType
+from deepseg.config.blocks.optimisers import (
+    KERNEL_TYPES,
+    Optimiser,
+    Rates,
+    RatesWithMomentum,
+    WeightType,
+)
 from deepseg.errors import Problem
 from deepseg.model.layout import Layout
 from deepseg.model.network import Network
@@ -48,11 +55,11 @@ def parameter_groups(network: Network, settings: Optimiser) -> dict[str, Paramet
     groups = {}
     for name, _ in network.named_parameters():
         group = default_group(settings)
-        kind = weight_type(name)
+        kind = weight_type(name, network.layout)
         if kind in settings.by_type:
             group = _changed(group, kind, settings.by_type[kind], settings)
         for pattern, addresses in layers.items():
-            if _address(name) in addresses:
+            if network.layout.address_of(name) in addresses:
                 group = _changed(group, pattern, settings.by_layer[pattern], settings)
         groups[name] = group
     return groups
@@ -60,13 +67,14 @@ def parameter_groups(network: Network, settings: Optimiser) -> dict[str, Paramet
 
 def absent_types(plan: Layout, settings: Optimiser) -> Iterator[Problem]:
     """Types that the settings name and that no weight of the model has."""
+    imported = {weight.type for _, weight in plan.imported_weights.values() if weight.learns}
     present: dict[WeightType, bool] = {
         "Conv": True,
         "BatchNorm": any(layer.normalises for layer in plan),
         "PReLU": any(layer.activation == "prelu" for layer in plan),
         "Bias": True,
     }
-    types = [kind for kind, is_present in present.items() if is_present]
+    types = [kind for kind in get_args(WeightType) if present.get(kind, False) or kind in imported]
     for kind in settings.by_type:
         if kind not in types:
             yield Problem(
@@ -77,10 +85,26 @@ def absent_types(plan: Layout, settings: Optimiser) -> Iterator[Problem]:
             )
 
 
-def weight_type(name: str) -> WeightType:
+def is_kernel(name: str, plan: Layout) -> bool:
+    """True for weights of convolutions and of matrix products, which penalties make small."""
+    return weight_type(name, plan) in KERNEL_TYPES
+
+
+def weight_type(name: str, plan: Layout) -> WeightType:
     """The type of the weight of this name.
 
-    >>> weight_type("normal.3.norm.bias"), weight_type("normal.3.conv.weight")
+    Args:
+        name: In the model.
+        plan: Of the model, which knows the weights of imported networks.
+    """
+    imported = plan.imported_weights.get(name)
+    return _type_by_name(name) if imported is None else imported[1].type
+
+
+def _type_by_name(name: str) -> WeightType:
+    """The type of a weight of our own.
+
+    >>> _type_by_name("normal.3.norm.bias"), _type_by_name("normal.3.conv.weight")
     ('BatchNorm', 'Conv')
     """
     match name.split(".")[2:]:
@@ -92,10 +116,6 @@ def weight_type(name: str) -> WeightType:
             return "PReLU"
         case _:
             return "Bias"
-
-
-def _address(name: str) -> str:
-    return ".".join(name.split(".")[:2])
 
 
 def _changed(group: ParameterGroup, rule: str, rates: Rates, settings: Optimiser) -> ParameterGroup:

@@ -22,7 +22,7 @@ from deepseg.training.distributed import SINGLE_RANK, Ranks, synchronise_batch_n
 from deepseg.training.finite_checks import check_weights, loss_not_finite
 from deepseg.training.loss import LossParts, class_weights, loss
 from deepseg.training.optimization import Optimizer
-from deepseg.training.parameter_groups import weight_type
+from deepseg.training.parameter_groups import is_kernel
 from deepseg.training.tally import SegmentScores, Tally
 from deepseg.training.weight_averaging import WeightAverage
 
@@ -206,7 +206,7 @@ class _Kernels:
         kernels = {
             name: weight
             for name, weight in network.named_parameters()
-            if weight_type(name) == "Conv" and weight.requires_grad
+            if is_kernel(name, network.layout) and weight.requires_grad
         }
         return _Kernels(
             tuple(weight for name, weight in kernels.items() if name not in anchors),

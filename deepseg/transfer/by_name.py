@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from deepseg.transfer.plan import Copy, LayerSummary, Plan, TensorPlan
 from deepseg.transfer.rules import LEFT_NEW, NEW, TransferRules, in_options
 from deepseg.transfer.source import Source
 
+ABSENT = "not in the source"
 MEANINGFUL = ("layers", "min_match", "layer_map")  # rules that need no layers in the source
 
 
@@ -34,24 +35,27 @@ def plan_by_name(
     plan = layout(config)
     chosen = _chosen(plan, rules)
     tensors = {
-        name: _tensor_plan(name, tensor, *_counterpart(name, source, rules))
-        if _layer_of(name) in chosen
+        name: _tensor_plan(name, tensor, *_counterpart(name, source, plan, rules))
+        if plan.address_of(name) in chosen
         else TensorPlan(name, tuple(tensor.shape), reason=_reason_to_stay(name, plan, rules))
         for name, tensor in weights.items()
     }
-    candidates = [tensor for name, tensor in tensors.items() if _layer_of(name) in chosen]
+    candidates = [tensor for name, tensor in tensors.items() if plan.address_of(name) in chosen]
     _check_share(source, weights, candidates, rules)
     used = {tensor.copy.source for tensor in tensors.values() if tensor.copy is not None}
     return Plan(
         source=source,
         rules=rules,
         tensors=tuple(tensors.values()),
-        layers=tuple(_summary(layer.address, list(tensors.values())) for layer in plan),
+        layers=tuple(
+            _summary(address, [t for t in tensors.values() if plan.address_of(t.name) == address])
+            for address in plan.order
+        ),
         source_only=tuple(name for name in source.tensors if name not in used),
         notes=(
             "channels and classes go by position: the file does not name them",
             *([f"names are compared without {prefix!r} in front"] if prefix else []),
-            *_skipped(source, tensors, candidates),
+            *_skipped(source, {_namesake(name, source, plan) for name in tensors}, candidates),
         ),
     )
 
@@ -93,8 +97,15 @@ def _layer_of(name: str) -> str:
     return ".".join(name.split(".")[:2])
 
 
+def _namesake(name: str, source: Source, plan: Layout) -> str:
+    """The tensor of the file that fills ``name``: of that name, or of the imported network's."""
+    inner = name.partition(".")[2]
+    is_imported = name in plan.imported_weights
+    return inner if is_imported and name not in source.tensors else name
+
+
 def _chosen(plan: Layout, rules: TransferRules) -> set[str]:
-    addresses = [layer.address for layer in plan]
+    addresses = plan.order
     raise_if_any(_unknown_layers(addresses, rules.layer_map))
     if rules.layers is None:
         chosen = set(addresses[:-1])
@@ -106,7 +117,7 @@ def _chosen(plan: Layout, rules: TransferRules) -> set[str]:
     }
 
 
-def _unknown_layers(addresses: list[str], wishes: Mapping[str, str]) -> Iterator[Problem]:
+def _unknown_layers(addresses: Sequence[str], wishes: Mapping[str, str]) -> Iterator[Problem]:
     for address, wish in wishes.items():
         if address not in addresses:
             yield Problem(
@@ -134,18 +145,21 @@ def _check_rules(source: Source, rules: TransferRules) -> None:
 
 
 def _reason_to_stay(name: str, plan: Layout, rules: TransferRules) -> str:
-    if rules.layer_map.get(_layer_of(name)) == NEW:
+    if rules.layer_map.get(plan.address_of(name)) == NEW:
         return LEFT_NEW
-    is_head = _layer_of(name) == plan.fc.layers[-1].address
+    is_head = plan.address_of(name) == plan.fc.layers[-1].address
     return "new classification layer" if is_head else "not asked for"
 
 
-def _counterpart(name: str, source: Source, rules: TransferRules) -> tuple[str, Tensor | None]:
+def _counterpart(
+    name: str, source: Source, plan: Layout, rules: TransferRules
+) -> tuple[str, Tensor | None]:
     """Name and values of the tensor that fills another; a kernel of others is ``weight`` alone."""
-    address = _layer_of(name)
+    address = plan.address_of(name)
     role = name.removeprefix(f"{address}.")
     old = rules.layer_map.get(address)
     if old is None:
+        name = _namesake(name, source, plan)
         return name, source.tensors.get(name)
     names = [f"{old}.{role}", f"{old}.{role.removeprefix('conv.')}"]
     origin = next((entry for entry in names if entry in source.tensors), names[0])
@@ -155,7 +169,7 @@ def _counterpart(name: str, source: Source, rules: TransferRules) -> tuple[str, 
 def _tensor_plan(name: str, new: Tensor, source: str, old: Tensor | None) -> TensorPlan:
     shape = tuple(new.shape)
     if old is None:
-        return TensorPlan(name, shape, reason="not in the source")
+        return TensorPlan(name, shape, reason=ABSENT)
     if old.shape != new.shape:
         return TensorPlan(
             name, shape, reason=f"of shape {_text(old)} in the source, {_text(new)} here"
@@ -188,10 +202,11 @@ def _check_share(
 
 
 def _summary(address: str, tensors: list[TensorPlan]) -> LayerSummary:
-    tensors = [tensor for tensor in tensors if _layer_of(tensor.name) == address]
     copied = [tensor for tensor in tensors if tensor.copy is not None]
     reasons = {tensor.reason for tensor in tensors if tensor.reason}
     sources = {_layer_of(tensor.copy.source) for tensor in copied if tensor.copy is not None}
+    if all(tensor.copy is None or tensor.name.endswith(tensor.copy.source) for tensor in copied):
+        sources = {address} if copied else set()  # namesakes
     return LayerSummary(
         layer=address,
         source=", ".join(sorted(sources)),
@@ -201,17 +216,13 @@ def _summary(address: str, tensors: list[TensorPlan]) -> LayerSummary:
     )
 
 
-def _skipped(
-    source: Source, tensors: Mapping[str, TensorPlan], candidates: list[TensorPlan]
-) -> Iterator[str]:
-    used = {tensor.copy.source for tensor in tensors.values() if tensor.copy is not None}
+def _skipped(source: Source, namesakes: Set[str], candidates: list[TensorPlan]) -> Iterator[str]:
     for name in source.tensors:
-        if name not in tensors and name not in used:
+        if name not in namesakes:
             yield f"Skipping {name}: in the source only"
     for tensor in candidates:
         if tensor.copy is None:
-            is_new = tensor.name not in source.tensors
-            reason = "in the new model only" if is_new else tensor.reason
+            reason = "in the new model only" if tensor.reason == ABSENT else tensor.reason
             yield f"Skipping {tensor.name}: {reason}"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.model.checkpoint import Checkpoint, new_checkpoint, non_finite_weights
+from deepseg.model.layout import layout
 from deepseg.transfer.make_plan import make_plan
 from deepseg.transfer.plan import Plan, filled_checkpoint
 from deepseg.transfer.rules import TransferRules
@@ -49,7 +50,8 @@ def planned_transfer(
     for file in files:
         sources.append(read_source(file, config))
         config = settings_for(sources[-1], config)
-    model = new_checkpoint(config, seed=seed, origin=model.origin)
+    imported = {name: model.weights[name] for name in layout(config).imported_weights}
+    model = new_checkpoint(config, seed=seed, origin=model.origin, imported=imported)
     plans = []
     for number, source in enumerate(sources, start=1):
         chosen = rules if len(files) == 1 else rules.of_source(number)

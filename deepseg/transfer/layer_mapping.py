@@ -125,6 +125,9 @@ def _joined(source: Layout, target: Layout, matching: Matching) -> MapSelection:
             blocks.append(MapBlock(pathway.name, pathway.outputs, None))
             continue
         selection = overlap(pathway.outputs, old[name].outputs, "inputs")
+        if pathway.network is not None:
+            blocks.append(MapBlock(pathway.name, pathway.outputs, selection, begins[name]))
+            continue
         last, old_last = pathway.layers[-1].address, old[name].layers[-1].address
         if len(pathway.layers) != len(old[name].layers):
             note = f"reads {last}, in the source {old_last}"

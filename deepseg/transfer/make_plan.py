@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,13 +11,13 @@ from torch import Tensor
 from deepseg.config.model import BatchNorm, ModelConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.geometry.boxes import text
-from deepseg.model.layout import LayerPlan, Layout, layout
+from deepseg.model.layout import ImportedLayerPlan, LayerPlan, Layout, layout
 from deepseg.transfer.by_name import plan_by_name
 from deepseg.transfer.context_phase import context_places, moved_context
 from deepseg.transfer.differences import Difference, network_differences
 from deepseg.transfer.layer_mapping import LayerMapping, layer_mappings
 from deepseg.transfer.left_behind import left_behind
-from deepseg.transfer.map_selection import overlap
+from deepseg.transfer.map_selection import MapSelection, channels, overlap
 from deepseg.transfer.matching import Match, Matching, match_layers
 from deepseg.transfer.net2net import identity
 from deepseg.transfer.plan import Copy, LayerSummary, Plan, TensorPlan
@@ -65,6 +65,12 @@ def make_plan(
             source.tensors,
         )
     }
+    by_channel = channels(config.channels, source.config.channels, rules.channels)
+    tensors |= {
+        tensor.name: tensor
+        for layer, reason in matching.imported
+        for tensor in _imported_tensors(layer, reason, weights, source.tensors, by_channel)
+    }
     _raise_if_empty(tensors, matching)
     used = {tensor.copy.source for tensor in tensors.values() if tensor.copy is not None}
     source_only = tuple(name for name in source.tensors if name not in used)
@@ -73,8 +79,12 @@ def make_plan(
         source=source,
         rules=rules,
         tensors=tuple(tensors[name] for name in weights),
-        layers=tuple(
-            _summary(match, mappings.get(match.target.address)) for match in matching.layers
+        layers=_in_order(
+            new,
+            (
+                *(_summary(match, mappings.get(match.target.address)) for match in matching.layers),
+                *(_imported_summary(layer, tensors) for layer, _ in matching.imported),
+            ),
         ),
         source_only=source_only,
         notes=(
@@ -183,6 +193,57 @@ def _layer_tensors(
             yield TensorPlan(name, tuple(tensor.shape), constant=constant, reason=reason)
 
 
+def _imported_tensors(
+    layer: ImportedLayerPlan,
+    reason: str,
+    weights: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    by_channel: MapSelection,
+) -> Iterator[TensorPlan]:
+    """Plans for the tensors of one imported layer; they are taken over where their shapes agree.
+
+    Kernels of the image may have other channels, which go by name.
+    """
+    pathway = layer.address.partition(".")[0]
+    for weight in layer.weights:
+        name = f"{pathway}.{weight.name}"
+        shape, old = tuple(weights[name].shape), values.get(name)
+        reads_image = not layer.below and weight.type == "Conv" and len(shape) > 2
+        if reason or old is None:
+            yield TensorPlan(name, shape, reason=reason or "not in the source")
+        elif reads_image and shape[1] == len(by_channel.maps) and _differ_in_axis_1(shape, old):
+            copy = Copy(name, (overlap(shape[0], shape[0]), by_channel))
+            yield TensorPlan(name, shape, copy, reason="; ".join(by_channel.notes))
+        elif tuple(old.shape) == shape:
+            yield TensorPlan(name, shape, Copy(name, tuple(overlap(n, n) for n in shape[:2])))
+        else:
+            before, now = ("x".join(map(str, size)) for size in (old.shape, shape))
+            yield TensorPlan(name, shape, reason=f"of shape {before} in the source, {now} here")
+
+
+def _differ_in_axis_1(shape: tuple[int, ...], old: Tensor) -> bool:
+    """True for kernels that are alike but for the channels that they read, and for equal ones."""
+    return (shape[0], *shape[2:]) == (old.shape[0], *old.shape[2:])
+
+
+def _imported_summary(layer: ImportedLayerPlan, tensors: Mapping[str, TensorPlan]) -> LayerSummary:
+    pathway = layer.address.partition(".")[0]
+    plans = [tensors[f"{pathway}.{weight.name}"] for weight in layer.weights]
+    copied = sum(plan.copy is not None for plan in plans)
+    return LayerSummary(
+        layer=layer.address,
+        source=layer.address if copied else "",
+        outputs=f"{copied}/{len(plans)} tensors" if copied else "",
+        inputs="",
+        new="; ".join(sorted({plan.reason for plan in plans if plan.reason})),
+    )
+
+
+def _in_order(plan: Layout, summaries: Sequence[LayerSummary]) -> tuple[LayerSummary, ...]:
+    by_address = {summary.layer: summary for summary in summaries}
+    return tuple(by_address[address] for address in plan.order)
+
+
 def _without_effect(rules: TransferRules) -> Iterator[Problem]:
     if rules.min_match != TransferRules().min_match:
         yield Problem(
@@ -220,15 +281,19 @@ def _misfits(matching: Matching, rules: TransferRules) -> Iterator[Problem]:
 
 def _raise_if_empty(tensors: Mapping[str, TensorPlan], matching: Matching) -> None:
     """Refuse a transfer of layers of which no tensor can be used."""
-    matches = [match for match in matching.layers if match.source is not None]
-    if not matches or any(tensor.filled for tensor in tensors.values()):
+    matches = [match.target for match in matching.layers if match.source is not None]
+    filled = [
+        *(layer.address for layer in matches),
+        *(layer.address for layer in matching.imported_sources),
+    ]
+    if not filled or any(tensor.filled for tensor in tensors.values()):
         return
-    prefix = f"{matches[0].target.address}."
+    prefix = f"{filled[0]}."
     reasons = [tensor.reason for name, tensor in tensors.items() if name.startswith(prefix)]
     raise DeepsegError(
         Problem(
             "nothing-taken",
-            got=f"no tensor to take over ({reasons[0]})",
+            got=f"no tensor to take over ({next(iter(reasons), 'their shapes differ')})",
             expected="at least one",
             fix="choose other layers, or another older model",
         )

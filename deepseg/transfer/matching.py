@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
-from deepseg.model.layout import LayerPlan, Layout, PathwayLayout
+from deepseg.model.layout import ImportedLayerPlan, LayerPlan, Layout, PathwayLayout
 from deepseg.transfer.differences import COMPUTED, Difference, layer_differences
 from deepseg.transfer.rules import LEFT_NEW, NEW, TransferRules
 
@@ -54,16 +54,25 @@ class Matching:
         blocks: Source pathway of each parallel target pathway for its block of the joined feature
             maps that the first FC layer reads: a source pathway that fills several pathways gives
             its block to one of them only.
-        layers: In the order of the new model.
+        layers: Of our own, in the order of the new model.
+        imported: Layers of imported networks of the new model, and why each is new; a layer of the
+            same address fills it where there is no reason.
     """
 
     pathways: Mapping[str, str | None]
     blocks: Mapping[str, str | None]
     layers: tuple[Match, ...]
+    imported: tuple[tuple[ImportedLayerPlan, str], ...] = ()
 
     def sources(self) -> set[str]:
         """Addresses of the older model's layers that fill something."""
-        return {match.source.address for match in self.layers if match.source is not None}
+        chains = {match.source.address for match in self.layers if match.source is not None}
+        return chains | {layer.address for layer in self.imported_sources}
+
+    @property
+    def imported_sources(self) -> tuple[ImportedLayerPlan, ...]:
+        """Layers of imported networks that are taken over."""
+        return tuple(layer for layer, reason in self.imported if not reason)
 
     def differences(self) -> Iterator[Difference]:
         """Settings that make filled layers compute something else; layers alike together."""
@@ -100,7 +109,9 @@ def match_layers(
     chosen = _chosen(source, rules)
     matches = _layers(source, target, rules, pathways, chosen)
     layers = tuple(_mapped(matches, source, target, rules.layer_map))
-    matching = Matching(pathways, _blocks(pathways, rules), layers)
+    imported = tuple(_imported(source, target, chosen))
+    matching = Matching(pathways, _blocks(pathways, rules), layers, imported)
+    raise_if_any(_growth_of_imported(source, target, rules))
     raise_if_any(
         (
             *_too_short(matching, rules),
@@ -117,15 +128,49 @@ def _pathways(
     rules: TransferRules,
     source_spacing_mm: tuple[float, float, float] | None,
 ) -> dict[str, str | None]:
-    old = [pathway.name for pathway in source.pathways]
-    new = [pathway.name for pathway in target.pathways]
+    old = [pathway.name for pathway in source.pathways if pathway.network is None]
+    new = [pathway.name for pathway in target.pathways if pathway.network is None]
     raise_if_any(_unknown_pathways(rules.pathways, new, old))
     if rules.spacing_mm is not None:
         pathways = _by_resolution(source, target, rules.spacing_mm, source_spacing_mm)
     else:
-        pathways = {name: name if name in old else old[-1] for name in new}
+        pathways = {name: name if name in old else _last(old) for name in new}
+    imported = {
+        pathway.name: pathway.name if pathway.name in _names(source.pathways) else None
+        for pathway in target.pathways
+        if pathway.network is not None
+    }
     wishes = {name: None if old == NEW else old for name, old in rules.pathways.items()}
-    return {**pathways, **wishes}
+    return {**pathways, **wishes, **imported}
+
+
+def _last(names: Sequence[str]) -> str | None:
+    return names[-1] if names else None
+
+
+def _names(pathways: Iterable[PathwayLayout]) -> list[str]:
+    return [pathway.name for pathway in pathways]
+
+
+def _imported(
+    source: Layout, target: Layout, chosen: set[str]
+) -> Iterator[tuple[ImportedLayerPlan, str]]:
+    """Layers of imported networks, which are filled by those of the same address."""
+    for layer in target.imported_layers:
+        if layer.address not in source.order:
+            yield layer, "not in the source"
+        else:
+            yield layer, "" if layer.address in chosen else "not asked for"
+
+
+def _growth_of_imported(source: Layout, target: Layout, rules: TransferRules) -> Iterator[Problem]:
+    if rules.keeps_function and (source.is_imported or target.is_imported):
+        yield Problem(
+            "transfer-rules",
+            got="-width net2net or -depth identity with imported pathways",
+            expected="growth of pathways of our own",
+            fix="leave the option out",
+        )
 
 
 def _unknown_pathways(
@@ -159,8 +204,10 @@ def _by_resolution(
                 fix="name the pathways instead, such as -pathways sub1=normal",
             )
         )
-    old = {pathway.name: _resolution(pathway, source_spacing_mm) for pathway in source.pathways}
-    new = {pathway.name: _resolution(pathway, spacing_mm) for pathway in target.pathways}
+    old, new = (
+        {p.name: _resolution(p, mm) for p in plan.pathways if p.network is None}
+        for plan, mm in ((source, source_spacing_mm), (target, spacing_mm))
+    )
     pathways = {
         name: next((other for other, size in old.items() if _is_same(size, mm)), None)
         for name, mm in new.items()
@@ -207,7 +254,7 @@ def _blocks(pathways: Mapping[str, str | None], rules: TransferRules) -> dict[st
 
 def _chosen(source: Layout, rules: TransferRules) -> set[str]:
     """Addresses of the source layers that the user wants."""
-    addresses = [layer.address for layer in source]
+    addresses = source.order
     if rules.layers is None:
         return set(addresses if rules.classes else addresses[:-1])
     chosen: set[str] = set()
@@ -224,14 +271,16 @@ def _chosen(source: Layout, rules: TransferRules) -> set[str]:
 def _named(source: Layout, pattern: str) -> set[str]:
     """Addresses of the source layers that one word of ``-layers`` means."""
     if pattern == "all":
-        return {layer.address for layer in source}
+        return set(source.order)
     span = re.fullmatch(r"(\d+)(?:-(\d+))?", pattern)
     if span is None:
         return set(source.addresses([pattern]))
     first, last = int(span[1]), int(span[2] or span[1])
-    addresses = {layer.address for layer in source if first <= layer.depth <= last}
+    depths = {layer.address: layer.depth for layer in source}
+    depths |= {layer.address: layer.depth for layer in source.imported_layers}
+    addresses = {address for address, depth in depths.items() if first <= depth <= last}
     if not addresses:
-        deepest = max(layer.depth for layer in source)
+        deepest = max(depths.values())
         raise DeepsegError(
             Problem(
                 "layer-unknown",
@@ -255,8 +304,9 @@ def _layers(
     for pathway in target.pathways:
         old = pathways[pathway.name]
         if old is None:
-            is_asked = pathway.name in rules.pathways
-            reason = LEFT_NEW if is_asked else "no pathway of the source sees at this resolution"
+            reason = "no pathway of the source sees at this resolution"
+            if rules.spacing_mm is None:
+                reason = LEFT_NEW if pathway.name in rules.pathways else "not in the source"
             yield from (_new(layer, reason) for layer in pathway.layers)
             continue
         matches = _walked(_pairs(pathway.layers, by_name[old], rules), rules)
@@ -408,7 +458,7 @@ def _without_target(source: Layout, matching: Matching, rules: TransferRules) ->
 def _without_effect(matching: Matching, rules: TransferRules) -> Iterator[Problem]:
     """Rules about layers that are not taken over, and a transfer of nothing."""
     filled = [match.target for match in matching.layers if match.source is not None]
-    first = any(layer.reads_image for layer in filled)
+    first = any(layer.reads_image for layer in filled) or bool(matching.imported_sources)
     head = any(layer.is_head for layer in filled)
     for option, wishes, has_effect, layer in (
         ("-channels", rules.channels, first, "a first layer"),
@@ -421,7 +471,11 @@ def _without_effect(matching: Matching, rules: TransferRules) -> Iterator[Proble
                 expected=f"{option} with rules that take {layer}",
                 fix=f"leave {option} out, or change -layers",
             )
-    if not filled and not (rules.layers and rules.depth == "by-name"):
+    if (
+        not filled
+        and not matching.imported_sources
+        and not (rules.layers and rules.depth == "by-name")
+    ):
         reasons = dict.fromkeys(match.reason for match in matching.layers)
         yield Problem(
             "nothing-taken",
@@ -437,15 +491,21 @@ def ranges(addresses: Iterable[str]) -> list[str]:
     >>> ranges(["normal.5", "normal.6", "fc.1"])
     ['normal.5-6', 'fc.1']
     """
-    spans: list[tuple[str, int, int]] = []
+    spans: list[tuple[str, int | None, int | None]] = []
     for address in addresses:
         pathway, _, number = address.rpartition(".")
-        n = int(number)
-        if spans and spans[-1][0] == pathway and spans[-1][2] == n - 1:
+        n = int(number) if number.isdigit() and pathway.isalnum() else None
+        if n is None:
+            spans.append((address, None, None))
+        elif spans and spans[-1][0] == pathway and spans[-1][2] == n - 1:
             spans[-1] = (pathway, spans[-1][1], n)
         else:
             spans.append((pathway, n, n))
     return [
-        f"{pathway}.{first}" if first == last else f"{pathway}.{first}-{last}"
+        pathway
+        if first is None
+        else f"{pathway}.{first}"
+        if first == last
+        else f"{pathway}.{first}-{last}"
         for pathway, first, last in spans
     ]

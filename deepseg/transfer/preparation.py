@@ -59,7 +59,7 @@ def carried_preparation(
     """
     takes_first = any(
         match.source is not None and match.target.reads_image for match in matching.layers
-    )
+    ) or any(not layer.below for layer in matching.imported_sources)
     if source.config is None or not takes_first:
         return CarriedPreparation()
     selection = channels(config.channels, source.config.channels, rules.channels)

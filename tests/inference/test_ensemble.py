@@ -27,10 +27,10 @@ MAP = 4 * volume(SHAPE)
 def view(classes=5, grid=GRID, axes=(), tile=None):
     plan = SimpleNamespace(fc=SimpleNamespace(outputs=classes))
     network = SimpleNamespace(layout=plan, device=SimpleNamespace(type="cpu"))
-    member = Member(None, network, Preparation(), tile, (9, 9, 9), SplitOnOutOfMemory())
+    member = Member(network, network, Preparation(), tile, (9, 9, 9), SplitOnOutOfMemory())
     channels = np.zeros((1, *grid.shape), np.float32)
     case = PreparedCase("case", channels, None, None, None, grid)
-    return View(member, case, axes, GRID, 0.0)
+    return View(member, case, axes, GRID)
 
 
 @pytest.fixture

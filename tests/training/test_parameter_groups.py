@@ -50,7 +50,7 @@ def settings(name, **rules):
     ],
 )
 def test_every_weight_has_a_type(name, expected):
-    assert weight_type(name) == expected
+    assert weight_type(name, layout(config())) == expected
     assert name in dict(network().named_parameters())
 
 
@@ -106,7 +106,10 @@ def test_a_rule_for_a_type_that_no_weight_has_is_refused(changes, absent):
     by_type = {kind: {"weight_decay": 0} for kind in ("BatchNorm", "PReLU", "Conv", "Bias")}
     problems = list(absent_types(layout(config(**changes)), settings("adamw", by_type=by_type)))
     assert [problem.got.split()[0] for problem in problems] == absent
-    present = {weight_type(name) for name, _ in network(**changes).named_parameters()}
+    present = {
+        weight_type(name, layout(config(**changes)))
+        for name, _ in network(**changes).named_parameters()
+    }
     assert present == {"Conv", "BatchNorm", "PReLU", "Bias"} - set(absent)
 
 

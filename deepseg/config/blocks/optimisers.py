@@ -8,10 +8,15 @@ from pydantic import Field
 
 from deepseg.config.settings import Count, Fraction, Name, NotNegative, Positive, Settings, Share
 
-WeightType: TypeAlias = Literal["Conv", "BatchNorm", "PReLU", "Bias"]
+WeightType: TypeAlias = Literal[
+    "Conv", "BatchNorm", "PReLU", "Bias",
+    "ConvTranspose", "Linear", "InstanceNorm", "GroupNorm", "LayerNorm",
+]  # fmt: skip
+KERNEL_TYPES: tuple[WeightType, ...] = ("Conv", "ConvTranspose", "Linear")
 
 _BY_TYPE = (
-    "Settings of their own for weights of a type: Conv, BatchNorm, PReLU, Bias; such as "
+    "Settings of their own for weights of a type: Conv, BatchNorm, PReLU, Bias and, in imported "
+    "pathways, ConvTranspose, Linear, InstanceNorm, GroupNorm, LayerNorm; such as "
     "`{BatchNorm: {weight_decay: 0}}`. What is left out is as for all."
 )
 _BY_LAYER = (

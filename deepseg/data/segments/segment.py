@@ -41,12 +41,12 @@ def inputs(
     for points in geometry.lattices(segment):
         if transform.interpolates:
             places = _coordinates(points, transform, doubled_centre)
-            block = interpolated(case.channels, places, geometry.margin)
+            block = interpolated(case.channels, places, geometry.mirrored)
         else:
             block = read(
                 case.channels,
                 points,
-                geometry.margin,
+                geometry.mirrored,
                 permutation=transform.permutation,
                 doubled_centre=doubled_centre,
             )

@@ -13,7 +13,8 @@ from torch import Tensor
 from deepseg.config.blocks.losses import Loss
 from deepseg.errors import DeepsegError, Problem
 from deepseg.model.checkpoint import Checkpoint, new_checkpoint
-from deepseg.training.parameter_groups import weight_type
+from deepseg.model.layout import layout
+from deepseg.training.parameter_groups import is_kernel
 
 
 def starting_weights(model: Checkpoint, settings: Loss) -> dict[str, Tensor]:
@@ -43,7 +44,8 @@ def starting_weights(model: Checkpoint, settings: Loss) -> dict[str, Tensor]:
 
 
 def _starting_kernels(model: Checkpoint) -> dict[str, Tensor]:
-    kernels = {name: w for name, w in model.weights.items() if weight_type(name) == "Conv"}
+    plan = layout(model.config)
+    kernels = {name: w for name, w in model.weights.items() if is_kernel(name, plan)}
     seed = model.provenance.seed
     if seed is None:
         return {name: kernel.clone() for name, kernel in kernels.items()}

@@ -1,0 +1,191 @@
+"""Imported pathways in a model file: networks of other programs, cut at inner tensors.
+
+What a network consists of is found out when its file is read; the `.save` keeps it, so that the
+file is not needed any more.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from deepseg.config.blocks.optimisers import WeightType
+from deepseg.config.settings import ConfigPath, Name, Settings
+from deepseg.config.validation.validator_error import invalid
+from deepseg.geometry.boxes import Int3, add, maximum, mul, per_axis
+from deepseg.geometry.context import PathwayGeometry
+from deepseg.geometry.size_rule import SizeRule
+
+TensorName: TypeAlias = Annotated[str, Field(min_length=1)]
+Border: TypeAlias = Annotated[int, Field(ge=0, le=1000, strict=True)]
+ImageChannel: TypeAlias = Annotated[int, Field(ge=0, le=1000, strict=True)]
+
+
+class ImportedWeight(Settings):
+    """A tensor of a layer."""
+
+    name: str = Field(description="Within the pathway.")
+    shape: tuple[int, ...] = Field(description="Along each axis.")
+    type: WeightType = Field(description="As the optimiser calls it.")
+    learns: bool = Field(description="False for running statistics.")
+
+
+class ImportedLayer(Settings):
+    """Nodes that share the name of their weights."""
+
+    name: str = Field(description="Within the pathway.")
+    operators: tuple[str, ...] = Field(description="Such as Conv.")
+    nodes: tuple[str, ...] = Field(description="First outputs of its nodes.")
+    weights: tuple[ImportedWeight, ...] = Field(description="Those not of an earlier layer.")
+    below: tuple[str, ...] = Field(description="Layers whose results it reads, directly.")
+
+
+class AttachPoint(Settings):
+    """An inner tensor at which a network is cut; places and sizes in voxels of the image."""
+
+    output: str = Field(description="Name of the tensor.")
+    maps: int = Field(description="Feature maps.")
+    stride: Int3 = Field(description="From one voxel to the next.")
+    offset: tuple[float, float, float] = Field(description="Place of the first voxel.")
+    loss: Int3 = Field(description="Image voxels that are not covered.")
+    receptive_field: Int3 | None = Field(None, description="None if it is the whole image.")
+    uses_statistics_of_image: bool = Field(False, description="Of all voxels of the image.")
+
+    @property
+    def begin(self) -> Int3:
+        """First image voxel that the first voxel stands for, half a voxel late for even strides.
+
+        >>> place = {"stride": (4, 2, 1), "offset": (0, 0.5, 8), "loss": (0, 0, 16)}
+        >>> AttachPoint(output="y", maps=8, **place).begin
+        (-1, 0, 8)
+        """
+        x, y, z = (
+            math.ceil(o - (s - 1) / 2) for o, s in zip(self.offset, self.stride, strict=True)
+        )
+        return x, y, z
+
+    @property
+    def uncovered(self) -> tuple[Int3, Int3]:
+        """Image voxels before and after those that it covers; 0 where borders are padded."""
+        low = per_axis(lambda loss, first: max(first, 0) if loss else 0, self.loss, self.begin)
+        high = per_axis(
+            lambda loss, first: max(loss - first, 0) if loss else 0, self.loss, self.begin
+        )
+        return low, high
+
+
+class ImportedNetwork(Settings):
+    """A network as it was read from its file."""
+
+    graph: dict[str, Any] = Field(description="Nodes and constants.")
+    channels: int = Field(description="Of the image.")
+    smallest: Int3 = Field(description="Voxels of the smallest image that is computed.")
+    step: Int3 = Field(description="Voxels from one size that is computed to the next.")
+    outputs: tuple[AttachPoint, ...] = Field(description="Where it is cut.")
+    layers: tuple[ImportedLayer, ...] = Field(description="Nodes with weights.")
+    sha256: str = Field(description="Of the file.")
+
+    def shrink(self, margin: Int3) -> Int3:
+        """Voxels by which its result is smaller than its image.
+
+        Args:
+            margin: Voxels of each border that are computed and thrown away.
+        """
+        low = maximum(*(point.uncovered[0] for point in self.outputs))
+        high = maximum(*(point.uncovered[1] for point in self.outputs))
+        # As everywhere, an odd voxel is taken off the end.
+        pair = per_axis(lambda a, b: a + b if b - a in (0, 1) else 2 * max(a, b), low, high)
+        return add(pair, mul(margin, 2))
+
+    def sees_whole(self, shrink: Int3) -> bool:
+        """True if no voxel of the result sees less in a part of an image than in all of it.
+
+        Args:
+            shrink: Voxels by which the result is smaller than the image.
+        """
+        return all(
+            point.receptive_field is not None
+            and not point.uses_statistics_of_image
+            and all(
+                field - stride <= lost
+                for field, stride, lost in zip(
+                    point.receptive_field, point.stride, shrink, strict=True
+                )
+            )
+            for point in self.outputs
+        )
+
+    @property
+    def maps(self) -> int:
+        """Feature maps of all attach points together."""
+        return sum(point.maps for point in self.outputs)
+
+
+class ImportedPathway(Settings):
+    """A network from a file, cut at inner tensors, as a pathway."""
+
+    file: ConfigPath = Field(description="ONNX file; the `.save` holds all that is needed of it.")
+    output: TensorName | tuple[TensorName, ...] = Field(
+        (),
+        description="Where the network is cut: nodes, tensors or modules by the names that `-show` "
+        "lists. Several are brought to full resolution and joined. Default: its output, without a "
+        "closing softmax or sigmoid.",
+    )
+    ignore: tuple[TensorName, ...] = Field(
+        (), description="Nodes, tensors or modules to leave out, such as those of a classifier."
+    )
+    channels: dict[Name, ImageChannel] = Field(
+        {},
+        description="Channel of the network's image, from 0, for channels of the model by name; "
+        "weights of the model's other channels begin as zero. Default: by position, where there "
+        "are as many.",
+    )
+    margin: Border | tuple[Border, Border, Border] = Field(
+        0,
+        description="Voxels of each border of its image that are computed and thrown away, where "
+        "the network pads them.",
+    )
+    random: bool = Field(
+        False, description="Take the topology alone and draw new weights, for comparison."
+    )
+    network: ImportedNetwork | None = Field(
+        None,
+        description="Written into the `.save` by deepseg.",
+        json_schema_extra={"is_stored_only": True},
+    )
+
+    @field_validator("network", mode="before")
+    @classmethod
+    def _comes_from_a_save(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and info.context is not None:  # of a file that a user writes
+            raise invalid(
+                "config-value",
+                got="network in an imported pathway",
+                expected="keys such as file and output",
+                fix="remove it: deepseg reads the network from its file",
+            )
+        return value
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names at which the network is cut."""
+        return (self.output,) if isinstance(self.output, str) else self.output
+
+    @property
+    def content(self) -> ImportedNetwork:
+        """The network; its file has to be read before."""
+        assert self.network is not None, "the file of an imported pathway was not read"
+        return self.network
+
+    @property
+    def geometry(self) -> PathwayGeometry:
+        """The image voxels that it reads."""
+        margin = (self.margin,) * 3 if isinstance(self.margin, int) else self.margin
+        network = self.content
+        return PathwayGeometry(
+            factor=(1, 1, 1),
+            shrink=network.shrink(margin),
+            sizes=SizeRule(network.smallest, network.step),
+        )

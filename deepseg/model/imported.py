@@ -1,0 +1,122 @@
+"""Imported networks within a network: built from their record, their maps brought to one grid."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepseg.config.blocks.imported import AttachPoint, ImportedNetwork
+from deepseg.geometry.boxes import Int3, sub
+from deepseg.geometry.context import PathwayGeometry, margin
+from deepseg.model.feature_maps import AXES, map_size
+from deepseg.model.graph.graph import Graph
+from deepseg.model.graph.network import GraphNetwork
+from deepseg.model.graph.record import graph_from_record, graph_record
+
+_TENSOR = "base64"  # the key that tells a tensor from other dictionaries
+
+
+def stored_graph(graph: Graph) -> dict[str, Any]:
+    """The graph as plain data without tensors: parameters and statistics by their shapes only."""
+    record = graph_record(graph, with_weights=False)
+    stored: dict[str, Any] = _without_tensors(record)
+    return stored
+
+
+def graph_of(network: ImportedNetwork) -> Graph:
+    """The graph of a stored network; parameters and statistics are on torch's meta device.
+
+    Raises:
+        DeepsegError: ``graph-record``, or what else is wrong with the graph.
+    """
+    record: Mapping[str, Any] = _with_tensors(network.graph)
+    return graph_from_record(record)
+
+
+def graph_network(network: ImportedNetwork) -> GraphNetwork:
+    """The network as a module; its weights are zero."""
+    return GraphNetwork(graph_of(network), drops_softmax=False)
+
+
+def imported_maps(
+    module: GraphNetwork, network: ImportedNetwork, geometry: PathwayGeometry, x: Tensor
+) -> Tensor:
+    """``(N, C, X, Y, Z)`` to the maps of all attach points, ``(N, F, *core)`` at full resolution.
+
+    Args:
+        module: That computes.
+        network: Of the module.
+        geometry: Which voxels of ``x`` are the core.
+        x: Of a type that is not float32 where the network is trained so.
+    """
+    is_plain = x.dtype == torch.float32
+    with nullcontext() if is_plain else torch.autocast(x.device.type, dtype=x.dtype):
+        outputs = module(x if is_plain else x.float())
+    low, _ = margin(geometry.shrink)
+    size = sub(map_size(x), geometry.shrink)
+    maps = [
+        at_full_resolution(y, point, low, size)
+        for y, point in zip(outputs, network.outputs, strict=True)
+    ]
+    return (maps[0] if len(maps) == 1 else torch.cat(maps, 1)).to(x.dtype)
+
+
+def at_full_resolution(y: Tensor, point: AttachPoint, start: Int3, size: Int3) -> Tensor:
+    """``(N, F, *size)``: every voxel of an output repeated for the image voxels it stands for.
+
+    Args:
+        y: ``(N, F, …)``
+        point: Where its voxels lie.
+        start: First image voxel.
+        size: Image voxels; those beyond the last voxel of ``y`` get its value.
+
+    >>> pooled = {"stride": (2, 1, 1), "offset": (0.5, 0, 0), "loss": (0, 0, 0)}
+    >>> point = AttachPoint(output="y", maps=1, **pooled)
+    >>> y = torch.arange(3.0).view(1, 1, 3, 1, 1)
+    >>> at_full_resolution(y, point, (1, 0, 0), (5, 1, 1)).flatten().tolist()
+    [0.0, 1.0, 1.0, 2.0, 2.0]
+    """
+    for axis, begin, stride, first, n in zip(
+        AXES, point.begin, point.stride, start, size, strict=True
+    ):
+        voxels = y.shape[axis]
+        if stride == 1 and begin <= first and first - begin + n <= voxels:
+            y = y.narrow(axis, first - begin, n)
+        else:
+            places = torch.arange(first - begin, first - begin + n, device=y.device) // stride
+            y = y.index_select(axis, places.clamp(0, voxels - 1))
+    return y
+
+
+def _without_tensors(value: Any) -> Any:
+    match value:
+        case Tensor():
+            array = value.detach().cpu().contiguous().numpy()
+            return {
+                _TENSOR: base64.b64encode(array.tobytes()).decode("ascii"),
+                "dtype": str(array.dtype),
+                "shape": list(array.shape),
+            }
+        case dict():
+            return {key: _without_tensors(entry) for key, entry in value.items()}
+        case list() | tuple():
+            return [_without_tensors(entry) for entry in value]
+    return value
+
+
+def _with_tensors(value: Any) -> Any:
+    match value:
+        case {"base64": str(content), "dtype": str(dtype), "shape": list(shape)}:
+            array = np.frombuffer(base64.b64decode(content), np.dtype(dtype))
+            return torch.from_numpy(array.reshape(shape).copy())
+        case dict():
+            return {key: _with_tensors(entry) for key, entry in value.items()}
+        case list():
+            return [_with_tensors(entry) for entry in value]
+    return value

@@ -1,0 +1,353 @@
+"""Imported pathways of a model file: their networks are read, cut, probed and taken over.
+
+The result is a model file's settings with everything that the files hold but for the weights, and
+the weights, by the names that they have in the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from deepseg.config.blocks.imported import (
+    AttachPoint,
+    ImportedLayer,
+    ImportedNetwork,
+    ImportedPathway,
+    ImportedWeight,
+)
+from deepseg.config.blocks.optimisers import WeightType
+from deepseg.config.model import ModelConfig
+from deepseg.errors import DeepsegError, Problem, raise_if_any
+from deepseg.model.graph.cut import cut
+from deepseg.model.graph.geometry import AttachGeometry, graph_geometry
+from deepseg.model.graph.graph import Graph, GraphInput, GraphNode
+from deepseg.model.graph.network import GraphNetwork
+from deepseg.model.imported import stored_graph
+from deepseg.transfer.sources.onnx_file import read_onnx
+
+_SIZES = ("Shape", "Size")  # operators that read no values of an image
+_TYPES: dict[str, WeightType] = {
+    "BatchNormalization": "BatchNorm",
+    "InstanceNormalization": "InstanceNorm",
+    "GroupNormalization": "GroupNorm",
+    "LayerNormalization": "LayerNorm",
+    "PRelu": "PReLU",
+}
+_KERNELS: dict[str, WeightType] = {"Conv": "Conv", "ConvTranspose": "ConvTranspose"}
+_PRODUCTS = ("MatMul", "Gemm")
+_RESHAPING = ("Unsqueeze", "Squeeze", "Reshape", "Transpose", "Expand", "Cast", "Identity")
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A model whose imported networks were read.
+
+    Attributes:
+        config: With the networks.
+        weights: Of the files, by name in the model; none of pathways that begin at random.
+        notices: What a user should know of the networks.
+        rows: Of every layer: address, operators, where its weights come from, remarks.
+    """
+
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    notices: tuple[str, ...] = ()
+    rows: tuple[tuple[str, str, str, str], ...] = ()
+
+
+def read_imported(
+    config: ModelConfig, file: Path, *, stored: Sequence[ImportedPathway] = ()
+) -> ImportedModel:
+    """Read the networks of a model file; a model without any, or of a `.save`, stays as it is.
+
+    Args:
+        config: Of the model file.
+        file: The model file, for messages.
+        stored: Imported pathways of a `.save`: those with the same keys need not be read again.
+
+    Raises:
+        DeepsegError: Everything that is wrong with the networks, and with the sizes of segments for
+            them.
+    """
+    if config.is_resolved:
+        return ImportedModel(config, {})
+    blocks, problems = [], list[Problem]()
+    weights: dict[str, Tensor] = {}
+    notices: list[str] = []
+    rows: list[tuple[str, str, str, str]] = []
+    for number, block in enumerate(config.imported, start=1):
+        name = f"imported{number}"
+        same = next((other for other in stored if _has_same_keys(other, block)), None)
+        if same is not None:
+            blocks.append(same)
+            continue
+        try:
+            network = _read(block, config.channels)
+        except DeepsegError as error:
+            problems += error.at(f"{block.file} ({name})").problems
+            continue
+        blocks.append(block.model_copy(update={"network": network.record}))
+        if not block.random:
+            weights |= {f"{name}.{key}": value for key, value in network.weights.items()}
+        notices += [f"{name}: {notice}" for notice in network.notices]
+        rows += _rows(name, block, network)
+    raise_if_any(problems)
+    return ImportedModel(_validated(config, blocks, file), weights, tuple(notices), tuple(rows))
+
+
+def _has_same_keys(record: ImportedPathway, block: ImportedPathway) -> bool:
+    return record.model_copy(update={"network": None}) == block
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A network that was read.
+
+    Attributes:
+        weights: By name within the pathway.
+        channels: The network's channel for each of the model's, None for a new one.
+        stems: Names of the weights that have an axis of channels.
+    """
+
+    record: ImportedNetwork
+    weights: dict[str, Tensor]
+    notices: tuple[str, ...]
+    channels: tuple[str, ...]
+    stems: frozenset[str]
+
+
+def _read(block: ImportedPathway, channels: Sequence[str]) -> _Network:
+    graph = read_onnx(block.file)
+    part = cut(graph, outputs=block.output_names, ignore=block.ignore)
+    whole = GraphNetwork(part.graph, drops_softmax=False)
+    places = _channel_places(block, channels, graph_geometry(whole.program).channels)
+    chosen = _with_channels(part.graph, places)
+    module = GraphNetwork(chosen.graph, drops_softmax=False)
+    geometry = graph_geometry(module.program)
+    record = ImportedNetwork(
+        graph=stored_graph(module.graph),
+        channels=geometry.channels,
+        smallest=geometry.sizes.smallest,
+        step=geometry.sizes.step,
+        outputs=tuple(map(_attach_point, geometry.outputs)),
+        layers=tuple(_layers(module)),
+        sha256=hashlib.sha256(block.file.read_bytes()).hexdigest(),
+    )
+    return _Network(
+        record,
+        {key: module.state_dict()[key] for key in module.keys.values()},
+        (*part.notices, *_channel_notices(block, channels, places, geometry.channels)),
+        tuple(
+            f"{name} new, zero" if place is None else f"{name} from {place}"
+            for name, place in zip(channels, places, strict=True)
+        ),
+        frozenset(module.keys[name] for name in chosen.stems if name in module.keys),
+    )
+
+
+def _attach_point(geometry: AttachGeometry) -> AttachPoint:
+    return AttachPoint(
+        output=geometry.output,
+        maps=geometry.maps,
+        stride=geometry.stride,
+        offset=geometry.offset,
+        loss=geometry.loss,
+        receptive_field=geometry.receptive_field,
+        uses_statistics_of_image=geometry.uses_statistics_of_image,
+    )
+
+
+def _channel_places(
+    block: ImportedPathway, channels: Sequence[str], count: int
+) -> list[int | None]:
+    """The network's channel for each of the model's; None for one that it does not know."""
+    if not block.channels:
+        if len(channels) == count:
+            return list(range(count))
+        raise _unfitting_channels(
+            f"{len(channels)} channels of the model ({', '.join(channels)})",
+            f"{count}, which the network reads, or channels of this pathway",
+            f"add channels, such as channels: {{{channels[0]}: 0}}",
+        )
+    beyond = {name: place for name, place in block.channels.items() if place >= count}
+    if beyond:
+        raise _unfitting_channels(
+            f"channels {', '.join(f'{name}: {place}' for name, place in beyond.items())}",
+            f"numbers from 0 to {count - 1}, of the channels that the network reads",
+            "correct them",
+        )
+    return [block.channels.get(name) for name in channels]
+
+
+def _channel_notices(
+    block: ImportedPathway, channels: Sequence[str], places: Sequence[int | None], count: int
+) -> Iterator[str]:
+    if not block.channels and count > 1:
+        yield f"channels by position: {', '.join(channels)}"
+    new = [name for name, place in zip(channels, places, strict=True) if place is None]
+    if new and not block.random:
+        yield f"channels that the network does not know begin as zero: {', '.join(new)}"
+
+
+def _unfitting_channels(got: str, expected: str, fix: str) -> DeepsegError:
+    return DeepsegError(Problem("imported-channels", got, expected, fix))
+
+
+@dataclass(frozen=True)
+class _ChosenChannels:
+    """A graph that reads other channels, and the weights that changed."""
+
+    graph: Graph
+    stems: tuple[str, ...]
+
+
+def _with_channels(graph: Graph, places: Sequence[int | None]) -> _ChosenChannels:
+    """The graph for an image of ``len(places)`` channels, each one of its own or a new one."""
+    (image,) = graph.inputs
+    readers = [n for n in graph.consumers()[image.name] if n.operator not in _SIZES]
+    stems = [node.inputs[1] for node in readers if _is_stem(node, graph)]
+    if len(stems) == len(readers):
+        weights = dict(graph.weights)
+        for name in dict.fromkeys(stems):
+            weights[name] = _selected(graph.weights[name], places)
+        shape = image.shape
+        if shape is not None and len(shape) > 1:
+            shape = (shape[0], len(places), *shape[2:])
+        inputs = (GraphInput(image.name, shape),)
+        return _ChosenChannels(replace(graph, weights=weights, inputs=inputs), tuple(stems))
+    if list(places) == list(range(len(places))):
+        return _ChosenChannels(graph, ())
+    other = next(node for node in readers if not _is_stem(node, graph))
+    raise _unfitting_channels(
+        f"other channels than those of the network, whose image is read by {other}",
+        "convolutions of the image, whose weights belong to channels",
+        "give the model the channels of the network, in its order, and leave channels out",
+    )
+
+
+def _is_stem(node: GraphNode, graph: Graph) -> bool:
+    is_convolution = node.operator == "Conv" and node.integer("group", 1) == 1
+    return is_convolution and node.inputs[1] in graph.weights
+
+
+def _selected(kernel: Tensor, places: Sequence[int | None]) -> Tensor:
+    """``(F, C, …)`` with the channels at ``places``, zero for None."""
+    result = torch.zeros((kernel.shape[0], len(places), *kernel.shape[2:]), dtype=kernel.dtype)
+    for channel, place in enumerate(places):
+        if place is not None:
+            result[:, channel] = kernel[:, place]
+    return result
+
+
+def _layers(module: GraphNetwork) -> Iterator[ImportedLayer]:
+    """The layers of a network: nodes with weights, those of one name together."""
+    graph = module.graph
+    name_of = {layer.node: layer.name for layer in module.layers}
+    uses = _Uses(graph)
+    nodes: dict[str, list[GraphNode]] = {}
+    for node in graph.nodes:
+        if node.outputs[0] in name_of:
+            nodes.setdefault(name_of[node.outputs[0]], []).append(node)
+    below = _layers_below(graph, name_of)
+    owned: set[str] = set()
+    for name, members in nodes.items():
+        weights = [
+            weight
+            for node in members
+            for weight in _weights(module, node, uses)
+            if weight.name not in owned
+        ]
+        unique = {weight.name: weight for weight in weights}
+        owned |= unique.keys()
+        lower = dict.fromkeys(n for node in members for n in below[node.outputs[0]] if n != name)
+        yield ImportedLayer(
+            name=name,
+            operators=tuple(dict.fromkeys(uses.meaning(node)[0].operator for node in members)),
+            nodes=tuple(node.outputs[0] for node in members),
+            weights=tuple(unique.values()),
+            below=tuple(lower),
+        )
+
+
+@dataclass(frozen=True)
+class _Uses:
+    """The nodes for which weights are meant, also where their shapes are changed before."""
+
+    graph: Graph
+
+    @cached_property
+    def _readers(self) -> dict[str, list[GraphNode]]:
+        return self.graph.consumers()
+
+    def meaning(self, node: GraphNode, place: int = 0) -> tuple[GraphNode, int]:
+        """The node that computes with the input at ``place`` of ``node``, and its place there."""
+        readers = self._readers.get(node.outputs[0], [])
+        if node.operator not in _RESHAPING or node.inputs[0] not in self.graph.weights:
+            return node, place
+        if len(readers) != 1:
+            return node, place
+        return self.meaning(readers[0], readers[0].inputs.index(node.outputs[0]))
+
+
+def _weights(module: GraphNetwork, node: GraphNode, uses: _Uses) -> Iterator[ImportedWeight]:
+    roles, keys, weights = module.program.roles, module.keys, module.graph.weights
+    for place, name in enumerate(node.inputs):
+        if name in keys:
+            yield ImportedWeight(
+                name=keys[name],
+                shape=tuple(weights[name].shape),
+                type=_type(*uses.meaning(node, place), weights[name]),
+                learns=roles[name] == "parameter",
+            )
+
+
+def _type(node: GraphNode, place: int, weight: Tensor) -> WeightType:
+    if node.operator in _TYPES:
+        return _TYPES[node.operator]
+    if node.operator in _KERNELS and place == 1:
+        return _KERNELS[node.operator]
+    return "Linear" if node.operator in _PRODUCTS and weight.ndim > 1 else "Bias"
+
+
+def _layers_below(graph: Graph, name_of: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """Of every node, by its first output, the layers whose results come to it directly."""
+    reads: dict[str, tuple[str, ...]] = {}  # by tensor: the layers that it comes from
+    below = {}
+    for node in graph.nodes:
+        lower = tuple(dict.fromkeys(layer for name in node.inputs for layer in reads.get(name, ())))
+        below[node.outputs[0]] = lower
+        layer = name_of.get(node.outputs[0])
+        for output in node.outputs:
+            reads[output] = lower if layer is None else (layer,)
+    return below
+
+
+def _rows(
+    name: str, block: ImportedPathway, network: _Network
+) -> Iterator[tuple[str, str, str, str]]:
+    origin = "new" if block.random else block.file.name
+    for layer in network.record.layers:
+        is_stem = any(weight.name in network.stems for weight in layer.weights)
+        remarks = ", ".join(network.channels) if is_stem and not block.random else ""
+        yield f"{name}.{layer.name}", ", ".join(layer.operators), origin, remarks
+
+
+def _validated(config: ModelConfig, blocks: Sequence[ImportedPathway], file: Path) -> ModelConfig:
+    """The settings with their networks, judged again: sizes of segments depend on them."""
+    values = {name: getattr(config, name) for name in ModelConfig.model_fields}
+    try:
+        return ModelConfig.model_validate(values | {"imported": tuple(blocks)})
+    except ValidationError as error:
+        problems = [
+            Problem(*(str(entry["ctx"][key]) for key in ("code", "got", "expected", "fix")))
+            for entry in error.errors()
+        ]
+        raise DeepsegError(*problems).at(str(file)) from None
