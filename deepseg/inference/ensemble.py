@@ -166,7 +166,7 @@ class View:
         return box_predictions(
             self.member.boxwise,
             self.case,
-            [unit for unit in work if isinstance(unit, WorkUnit)],
+            [unit for unit in work if not isinstance(unit, TileUnit)],
             labels=labels,
             on_boxes=on_boxes,
             splitter=self.member.splitter,

@@ -9,9 +9,16 @@ from pydantic import Field
 from deepseg.config.settings import Count, Fraction, Name, NotNegative, Positive, Settings, Share
 
 WeightType: TypeAlias = Literal[
-    "Conv", "BatchNorm", "PReLU", "Bias",
-    "ConvTranspose", "Linear", "InstanceNorm", "GroupNorm", "LayerNorm",
-]  # fmt: skip
+    "Conv",
+    "BatchNorm",
+    "PReLU",
+    "Bias",
+    "ConvTranspose",
+    "Linear",
+    "InstanceNorm",
+    "GroupNorm",
+    "LayerNorm",
+]
 KERNEL_TYPES: tuple[WeightType, ...] = ("Conv", "ConvTranspose", "Linear")
 
 _BY_TYPE = (
