@@ -43,6 +43,7 @@ def plan_by_name(
     candidates = [tensor for name, tensor in tensors.items() if plan.address_of(name) in chosen]
     _check_share(source, weights, candidates, rules)
     used = {tensor.copy.source for tensor in tensors.values() if tensor.copy is not None}
+    namesakes = {_namesake(name, source, plan) for name in tensors}
     return Plan(
         source=source,
         rules=rules,
@@ -55,7 +56,7 @@ def plan_by_name(
         notes=(
             "channels and classes go by position: the file does not name them",
             *([f"names are compared without {prefix!r} in front"] if prefix else []),
-            *_skipped(source, {_namesake(name, source, plan) for name in tensors}, candidates),
+            *_skipped(source, used | namesakes, candidates),
         ),
     )
 
