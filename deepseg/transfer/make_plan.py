@@ -92,8 +92,8 @@ def make_plan(
             _pathway_note(old, new, matching, rules),
             *map(str, differences),
             *_function_notes(matching, mappings, rules),
-            *preparation.notes,
             *left_behind(source_only, source.tensors),
+            *preparation.notes,
         ),
         preparation=preparation,
     )

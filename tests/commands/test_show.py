@@ -51,7 +51,7 @@ def folder(tmp_path, monkeypatch):
     [
         ("m.safetensors", "safetensors"),
         ("m.pt", "torch state dict"),
-        ("m.ckpt", "torch state dict"),
+        ("m.ckpt", "torch state dict, entry state_dict"),
     ],
 )
 def test_a_file_of_weights_is_shown_without_a_model(folder, name, kind):

@@ -138,6 +138,23 @@ def test_every_option_reaches_the_plan(command, place, old):
     assert torch.equal(found["fc.3.bias"][1], old["fc.2.bias"][2])
 
 
+def test_a_checkpoint_of_lightning_gives_its_weights_and_runs_nothing(command, place, old):
+    class Bomb:
+        def __reduce__(self):
+            return open, (str(place / "PWNED"), "w")
+
+    state = {f"model.{name}": tensor for name, tensor in old.items()}
+    content = {"epoch": 4, "state_dict": state, "hyper_parameters": {"net": Bomb()}}
+    torch.save(content, place / "last.ckpt")
+    result = command("-newModel", "A.yaml", "-pretrained", "last.ckpt", "-out", "B.save")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "weights from last.ckpt (torch state dict, entry state_dict)\n" in result.stdout
+    assert "names are compared without 'model.' in front\n" in result.stdout
+    new = read_save(place / "B.save").weights
+    assert all(torch.equal(new[name], old[name]) for name in old if not name.startswith("fc.2."))
+    assert not (place / "PWNED").exists()
+
+
 def test_two_older_models_fill_one(command, place, old):
     assert command("-newModel", "A.yaml", "-out", "C.save", "-seed", "7").returncode == 0
     two = ("-newModel", "B.yaml", "-pretrained", "A.save", "C.save", "-layers", "1", "2")
@@ -232,7 +249,8 @@ def test_a_filled_model_segments_as_the_older_one(command, place, model, wider, 
     fill = ("-newModel", description, "-pretrained", model, "-layers", "all", "-width", width)
     result = command(*fill, "-out", "B.save")
     assert (result.returncode, result.stderr) == (0, "")
-    line = "cases are prepared as for the older model, whose first layers are taken over: z_score\n"
+    line = "cases are prepared as for the older model, whose first layers are taken over: "
+    line += "z_score, orientation LSA\n"
     assert line in result.stdout
     old, old_scores = segmentation(command, place, model, "old")
     new, new_scores = segmentation(command, place, "B.save", "new")

@@ -164,4 +164,4 @@ def test_a_folder_of_a_session_means_its_best_model_or_its_last(tmp_path, names)
     for name in names:
         (tmp_path / f"models/{name}.save").touch()
     assert model_in(tmp_path) == tmp_path / f"models/{names[0]}.save"
-    assert model_in(tmp_path / "models") == tmp_path / "models"
+    assert model_in(tmp_path / "models") == tmp_path / f"models/{names[0]}.save"

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import deepseg
+from deepseg.commands.new_model import new_model, plan_transfer
 from deepseg.errors import DeepsegError
 from deepseg.transfer.plan import applied
 from deepseg.transfer.rules import TransferRules
@@ -36,7 +37,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, noun, seed in (("A", "lesion", 1), ("B", "oedema", 2)):
         (tmp_path / f"{name}.yaml").write_text(MODEL.format(noun))
-        deepseg.new_model(f"{name}.yaml", out=f"{name}.save", seed=seed, quiet=True)
+        new_model(f"{name}.yaml", out=f"{name}.save", seed=seed, quiet=True)
     (tmp_path / "both.yaml").write_text(BOTH)
     return tmp_path
 
@@ -46,7 +47,7 @@ def weights(name: str) -> dict[str, torch.Tensor]:
 
 
 def both(out="C.save", rules=RULES, pretrained=("A.save", "B.save")):
-    return deepseg.new_model(
+    return new_model(
         "both.yaml", pretrained=pretrained, rules=TransferRules(**rules), out=out, quiet=True
     )
 
@@ -69,7 +70,7 @@ def test_two_experts_become_one_network(place):
 
 def test_the_record_and_the_provenance_tell_of_both(place):
     both()
-    plan = deepseg.plan_transfer(
+    plan = plan_transfer(
         "both.yaml", ["A.save", "B.save"], rules=TransferRules(**RULES), quiet=True
     )
     assert [str(each.source.file) for each in (*plan.earlier, plan)] == ["A.save", "B.save"]
@@ -91,7 +92,7 @@ def test_the_record_and_the_provenance_tell_of_both(place):
 
 
 def test_counts_and_weights_agree(place):
-    plan = deepseg.plan_transfer(
+    plan = plan_transfer(
         "both.yaml", ["A.save", "B.save"], rules=TransferRules(**RULES), quiet=True
     )
     names = [tensor.name for tensor in plan.tensors]
@@ -128,7 +129,7 @@ def test_several_functions_cannot_be_kept(place):
 def test_a_channel_that_starts_at_zero_is_filled_by_the_next(place):
     (place / "both.yaml").write_text(BOTH.replace("[T1]", "[T1, FLAIR]"))
     (place / "B.yaml").write_text(MODEL.format("oedema").replace("[T1]", "[FLAIR]"))
-    deepseg.new_model("B.yaml", out="D.save", seed=2, quiet=True)
+    new_model("B.yaml", out="D.save", seed=2, quiet=True)
     both(rules={"layers": ("all",)}, pretrained=("A.save", "D.save"))
     kernel = weights("C")["normal.1.conv.weight"]
     assert torch.equal(kernel[:, 0], weights("A")["normal.1.conv.weight"][:, 0])
