@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGHUP)
-# Variables that pytest, and packages when they are first imported, set: torch, TensorBoard's writer,
-# and what nilearn brings.
+# Variables that pytest sets, and packages at their first import: torch, TensorBoard's writer, and
+# what nilearn brings.
 OF_OTHERS = (
     "PYTEST_CURRENT_TEST",
     "TORCHINDUCTOR_CACHE_DIR",
