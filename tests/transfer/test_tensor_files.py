@@ -413,3 +413,11 @@ def test_a_tensor_that_claims_more_values_than_there_are_is_refused(folder):
     assert refusal(folder / "m.pt") == (
         f"[tensors-damaged] m.pt: got content that cannot be read; {AGAIN}"
     )
+
+
+def test_many_tensors_that_repeat_one_value_never_fill_the_memory(folder):
+    one = torch.ones(1)
+    torch.save({f"t{n}": one.expand(1 << 20) for n in range(100)}, folder / "m.pt")
+    assert refusal(folder / "m.pt") == (
+        f"[tensors-damaged] m.pt: got content that cannot be read; {AGAIN}"
+    )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ _TYPES: dict[str, torch.dtype] = {
     "BoolStorage": torch.bool,
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
+}
+_TYPES |= {str(dtype).removeprefix("torch."): dtype for dtype in _TYPES.values()}
+_TYPES |= {
     "float8_e4m3fn": torch.float8_e4m3fn,
     "float8_e5m2": torch.float8_e5m2,
     "uint16": torch.uint16,
@@ -82,39 +86,49 @@ class TorchFile:
 
     Attributes:
         value: What it describes.
-        read: Gives the bytes of a storage.
+        read: Gives the bytes of storages, by key.
         is_script: A TorchScript file, of which only the weights are read.
     """
 
     value: Any
-    read: Callable[[StoredStorage], bytes]
+    read: Callable[[Collection[str]], Mapping[str, bytes]]
     is_script: bool = False
 
     def tensors(self) -> tuple[str, dict[str, Tensor]]:
         """The entry of the file in which weights were found, and the tensors by name."""
         entry, stored = _weights(self.value)
-        contents: dict[str, bytes] = {}
-        return entry, {name: self._tensor(tensor, contents) for name, tensor in stored.items()}
-
-    def _tensor(self, stored: StoredTensor, contents: dict[str, bytes]) -> Tensor:
-        storage = stored.storage
-        if storage.key not in contents:
-            contents[storage.key] = self.read(storage)
-        dtype = _TYPES.get(stored.kind, getattr(torch, stored.kind, None))
-        if not isinstance(dtype, torch.dtype):
-            raise GarbledFile(f"values of type {stored.kind}")
-        content = contents[storage.key]
-        if len(content) < stored.last * dtype.itemsize:
-            raise GarbledFile("a tensor without all of its values")
-        if stored.last == 0:
-            return torch.empty(stored.shape, dtype=dtype)
-        values = torch.frombuffer(bytearray(content), dtype=dtype, count=stored.last)
-        return values.as_strided(stored.shape, stored.strides, stored.offset).clone()
+        storages = {tensor.storage.key: tensor.storage for tensor in stored.values()}
+        _check_size(stored.values(), storages.values())
+        contents = {key: bytearray(values) for key, values in self.read(storages.keys()).items()}
+        return entry, {name: _tensor(tensor, contents) for name, tensor in stored.items()}
 
     def foreign(self) -> list[str]:
         """Classes and functions of the objects that it holds at its top, each once."""
         top = self.value.values() if isinstance(self.value, dict) else [self.value]
         return list(dict.fromkeys(entry.kind for entry in top if isinstance(entry, Foreign)))
+
+
+def _check_size(tensors: Iterable[StoredTensor], storages: Iterable[StoredStorage]) -> None:
+    """Refuse tensors that repeat few values so often that they would fill the memory.
+
+    Networks share weights among some layers, and expand a few small tensors.
+    """
+    values = sum(prod(tensor.shape) for tensor in tensors)
+    if values > (1 << 24) + 16 * sum(storage.count for storage in storages):
+        raise GarbledFile("tensors that are larger than their values")
+
+
+def _tensor(stored: StoredTensor, contents: Mapping[str, bytearray]) -> Tensor:
+    dtype = _TYPES.get(stored.kind)
+    if dtype is None:
+        raise GarbledFile(f"values of type {stored.kind}")
+    content = contents[stored.storage.key]
+    if len(content) < stored.last * dtype.itemsize:
+        raise GarbledFile("a tensor without all of its values")
+    if stored.last == 0:
+        return torch.empty(stored.shape, dtype=dtype)
+    values = torch.frombuffer(content, dtype=dtype, count=stored.last)
+    return values.as_strided(stored.shape, stored.strides, stored.offset).clone()
 
 
 def read_container(file: Path) -> TorchFile | None:
@@ -130,9 +144,9 @@ def read_container(file: Path) -> TorchFile | None:
             raise GarbledFile("values of a big-endian machine")
         described = read_pickle(io.BytesIO(container.read(pickles[0])))
 
-    def read(storage: StoredStorage) -> bytes:
+    def read(keys: Collection[str]) -> Mapping[str, bytes]:
         with zipfile.ZipFile(file) as container:
-            return container.read(f"{root}data/{storage.key}")
+            return {key: container.read(f"{root}data/{key}") for key in keys}
 
     return TorchFile(described.value, read, is_script=f"{root}constants.pkl" in names)
 
@@ -147,11 +161,13 @@ def read_old_file(file: Path) -> TorchFile | None:
     read_pickle(stream)  # of the machine
     described = read_pickle(stream)
     contents = dict(_contents(stream, described.storages))
-    return TorchFile(described.value, lambda storage: contents[storage.key])
+    return TorchFile(described.value, lambda _: contents)
 
 
-def _no_values(_: StoredStorage) -> bytes:
-    raise GarbledFile("tensors without values")
+def _no_values(keys: Collection[str]) -> Mapping[str, bytes]:
+    if keys:
+        raise GarbledFile("tensors without values")
+    return {}
 
 
 def _contents(
