@@ -127,6 +127,12 @@ class GraphNetwork(nn.Module):
         )
         self._frozen = frozenset(node.outputs[0] for node in chosen)
 
+    @property
+    def uses_batch_statistics(self) -> bool:
+        """True if a node normalises with the statistics of the batch."""
+        nodes = self.graph.nodes
+        return any(n.operator == "BatchNormalization" and self._trains(n) for n in nodes)
+
     def _trains(self, node: GraphNode) -> bool:
         return self.training and node.outputs[0] not in self._frozen
 
