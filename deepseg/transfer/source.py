@@ -36,7 +36,8 @@ class Source:
     Attributes:
         file: That was read.
         kind: ``deepseg model``, ``DeepMedic checkpoint``, ``TensorFlow checkpoint`` (of whatever
-            model), ``safetensors``, ``torch state dict`` or ``ONNX``.
+            model), ``safetensors``, ``torch state dict`` (and its entry of the file), TorchScript,
+            ``numpy arrays`` or ``ONNX``.
         tensors: By our names, or, where the layers are not known, by those of the file.
         sha256: Of the file, or files, that hold the weights.
         config: Its settings; None for a file that holds named tensors only.
