@@ -63,6 +63,7 @@ class TrainingCohort:
         roi_share: Cases with a mask of the region of interest, of all cases.
         class_shares: Voxels of every class by its name, of all voxels.
         intensity: By name of the channel.
+        images: Digests of the images of each case, by which it is known again; never its name.
     """
 
     spacing_mm: Spacing | None = None
@@ -73,6 +74,7 @@ class TrainingCohort:
     roi_share: float | None = None
     class_shares: Mapping[str, float] | None = None
     intensity: Mapping[str, IntensityRange] | None = None
+    images: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from deepseg.model.checkpoint import Checkpoint, TrainingCohort
 from deepseg.report.console import Console
 from deepseg.sessions.cohort import (
     decides_orientation,
+    learnt_cases,
     session_preparation,
     training_cohort,
     training_comparison,
@@ -240,6 +241,13 @@ def checked_test_cases(
     )
     for preparation in dict.fromkeys(preparations):
         _say_turned(checked, "cases", preparation, network, console)
+    for model in models:
+        names = learnt_cases(checked.summaries, model)
+        if names:
+            console.warn(
+                f"cases that {model.origin} was trained on: {', '.join(names)}; their scores say "
+                "nothing about new cases"
+            )
     mirror = [float(axis in config.inference.mirror) for axis in "xyz"]
     for warning in mirrored_sides(
         mirror, "inference.mirror", network.classes, preparations[0].orientation
@@ -273,8 +281,14 @@ def _unless_faulty(
 
 
 def _warn_of_shared_cases(training: CheckedCases, held_out: CheckedCases, console: Console) -> None:
-    images = {summary.images for summary in training.summaries}
-    shared = [summary.name for summary in held_out.summaries if summary.images in images]
+    names = {summary.images: summary.name for summary in training.summaries if summary.images}
+    shared = [
+        summary.name
+        if names[summary.images] == summary.name
+        else f"{summary.name} (there {names[summary.images]})"
+        for summary in held_out.summaries
+        if summary.images in names
+    ]
     if shared:
         console.warn(
             f"validation cases that are also trained on: {', '.join(shared)}; their scores say "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
@@ -88,7 +89,19 @@ def training_cohort(
         roi_share=masked / len(cases),
         class_shares=shares,
         intensity=_intensity_ranges(cases, network.channels),
+        images=tuple(sorted({image_digest(case) for case in cases if case.images is not None})),
     )
+
+
+def image_digest(case: CaseSummary) -> str:
+    """Sixteen hex digits that are the same for cases with the same images."""
+    return hashlib.blake2b((case.images or "").encode(), digest_size=8).hexdigest()
+
+
+def learnt_cases(cases: Sequence[CaseSummary], model: Checkpoint) -> list[str]:
+    """Names of the cases that ``model`` was trained on, whatever they were called there."""
+    digests = () if model.cohort is None else model.cohort.images or ()
+    return [case.name for case in cases if case.images and image_digest(case) in digests]
 
 
 def _class_shares(cases: Sequence[CaseSummary], classes: Sequence[str]) -> dict[str, float] | None:

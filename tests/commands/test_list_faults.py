@@ -1,6 +1,7 @@
 """Faults in tables and list files, with the line of each."""
 
 import os
+import shutil
 
 import pytest
 
@@ -342,4 +343,44 @@ def test_a_result_that_has_the_name_of_one_of_another_case_is_refused(refused, p
         "[name-twice] HERE/data/test.csv:3: got the result d_a_b1.nii.gz of 'd_a', which 'd' has "
         "too; expected a name of its own for every result; fix: rename one of the cases, or change "
         "the suffixes under save"
+    ]
+
+
+def test_labels_that_two_cases_share_are_named(command, place):
+    place.write("data/train.csv", HEADER + A + B.replace("b/labels", "a/labels"))
+    result = command("-check", "train.yaml")
+    assert (result.returncode, result.stderr) == (
+        0,
+        "WARNING HERE/data/train.csv:3: b has the same labels as a (HERE/data/train.csv:2)\n",
+    )
+
+
+def test_many_cases_with_the_images_of_another_are_a_few_lines(command, place):
+    place.write(
+        "data/train.csv", HEADER + A + "".join(A.replace("a", f"e{i}", 1) for i in range(9))
+    )
+    assert command("-check", "train.yaml").warnings == [
+        *(
+            f"WARNING HERE/data/train.csv:{i + 3}: e{i} has the same images as a "
+            "(HERE/data/train.csv:2)"
+            for i in range(3)
+        ),
+        "WARNING 6 more cases have the images of another",
+    ]
+
+
+def test_a_copy_of_a_training_case_is_named_in_validation_and_in_testing(command, place, model):
+    """The copy has another name and lies elsewhere."""
+    (place / "data/copy").mkdir()
+    for file in ("T1", "FLAIR", "labels", "roi"):
+        shutil.copy(place / f"data/a/{file}.nii.gz", place / f"data/copy/{file}.nii.gz")
+    row = "new,copy/T1.nii.gz,copy/FLAIR.nii.gz,copy/labels.nii.gz,copy/roi.nii.gz\n"
+    place.write("data/validation.csv", HEADER + row)
+    place.write("data/test.csv", HEADER + row)
+    end = "their scores say nothing about new cases"
+    assert command("-check", "train.yaml").warnings == [
+        f"WARNING validation cases that are also trained on: new (there a); {end}"
+    ]
+    assert command("-test", "test.yaml", "-model", model).warnings == [
+        f"WARNING cases that HERE/{model} was trained on: new; {end}"
     ]

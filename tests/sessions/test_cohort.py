@@ -1,12 +1,14 @@
 """The record of training cases, against cases made by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from deepseg.config.cases import Preparation
 from deepseg.config.model import ModelConfig
 from deepseg.data.cases.summary import CaseSummary, Intensity
 from deepseg.model.checkpoint import IntensityRange, TrainingCohort
-from deepseg.sessions.cohort import most_common_orientation, training_cohort
+from deepseg.sessions.cohort import image_digest, most_common_orientation, training_cohort
 
 
 def network(*channels):
@@ -57,6 +59,7 @@ def test_cases_of_one_kind():
             "T1": IntensityRange(0, 1, 100, 50, 25),
             "FLAIR": IntensityRange(-1, 0, 200, 100, 50),
         },
+        images=(image_digest(case()),),
     )
 
 
@@ -77,6 +80,7 @@ def test_cases_that_differ():
             "T1": IntensityRange(0, 1, 100, 50, 25),
             "T2": IntensityRange(-1, 0, 200, 100, 50),
         },
+        images=(image_digest(case()),),
     )
 
 
@@ -91,3 +95,11 @@ def test_the_orientation_is_that_of_most_cases_and_the_spacing_goes_along():
     assert most_common_orientation(cases[:2]) == "SAL"
     turned = training_cohort(cases, Preparation(orientation="RAS"), network("T1"))
     assert turned.spacing_mm == (3.0, 2.0, 1.0)
+
+
+def test_cases_are_known_by_their_images_and_not_by_name():
+    renamed = replace(case(), name="patient")
+    assert image_digest(renamed) == image_digest(case())
+    assert image_digest(replace(case(), images="1")) != image_digest(case())
+    cohort = training_cohort([renamed], Preparation(), network("T1"))
+    assert "patient" not in str(cohort)

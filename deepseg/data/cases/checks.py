@@ -98,6 +98,7 @@ def examine(
         # A file that serves several channels has its faults once.
         problems=tuple(dict.fromkeys(reader.problems)),
         warnings=tuple(dict.fromkeys(reader.warnings)),
+        labels=None if labels is None or not (labels > 0).any() else _digest(labels),
     )
 
 

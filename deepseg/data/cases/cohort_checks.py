@@ -17,6 +17,7 @@ from deepseg.geometry.boxes import text
 
 IMPLAUSIBLE = 100  # ratio of voxel sides before and after resampling
 OUTSIDE_ROI = 0.05  # share of the foreground of a case, from which a warning is worth it
+TWINS = 3  # pairs of equal cases that are named
 SAME_SPACING = 0.01  # share by which voxel sizes may differ and still count as the same
 
 
@@ -68,6 +69,7 @@ def find_problems(
         else:
             problems += absent
     warnings += _same_images(summaries)
+    warnings += _same_labels(summaries)
     warnings += _foreground_outside_rois(summaries)
     warnings += _mixed_spacings(summaries) if not rules.spacings_mm else []
     warnings += _mixed_orientations(summaries) if not rules.is_turned else []
@@ -126,15 +128,34 @@ def _absent_classes(summaries: Sequence[CaseSummary], rules: CohortRules) -> lis
 
 def _same_images(summaries: Sequence[CaseSummary]) -> list[str]:
     first: dict[str, CaseSummary] = {}
-    warnings = []
+    twins = []
     for summary in summaries:
-        if summary.images is None:
-            continue
-        twin = first.setdefault(summary.images, summary)
-        if twin is not summary:
-            warnings.append(
-                f"{summary.where}: {summary.name} has the same images as {twin.name} ({twin.where})"
-            )
+        if summary.images is not None:
+            twin = first.setdefault(summary.images, summary)
+            twins += [] if twin is summary else [(summary, twin)]
+    return _twin_warnings(twins, "images")
+
+
+def _same_labels(summaries: Sequence[CaseSummary]) -> list[str]:
+    """Warnings about cases with the labels of another, though their images differ."""
+    first: dict[str, CaseSummary] = {}
+    twins = []
+    for summary in summaries:
+        if summary.labels is not None:
+            twin = first.setdefault(summary.labels, summary)
+            twins += [] if twin.images == summary.images else [(summary, twin)]
+    return _twin_warnings(twins, "labels")
+
+
+def _twin_warnings(twins: Sequence[tuple[CaseSummary, CaseSummary]], noun: str) -> list[str]:
+    """A sentence for each of the first pairs, and one for all others."""
+    warnings = [
+        f"{case.where}: {case.name} has the same {noun} as {twin.name} ({twin.where})"
+        for case, twin in twins[:TWINS]
+    ]
+    more = len(twins) - TWINS
+    if more > 0:
+        warnings.append(f"{more} more case{'s have' if more > 1 else ' has'} the {noun} of another")
     return warnings
 
 

@@ -59,6 +59,7 @@ class CaseSummary:
         foreground_outside_roi: Share of the foreground that lies outside the region of interest.
         problems: Everything that is wrong.
         warnings: What the user should know, one sentence each.
+        labels: Digest of the labels; None without foreground.
     """
 
     name: str
@@ -74,6 +75,7 @@ class CaseSummary:
     foreground_outside_roi: float
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
+    labels: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The summary as values that JSON knows."""
