@@ -382,5 +382,5 @@ def test_a_copy_of_a_training_case_is_named_in_validation_and_in_testing(command
         f"WARNING validation cases that are also trained on: new (there a); {end}"
     ]
     assert command("-test", "test.yaml", "-model", model).warnings == [
-        f"WARNING cases that HERE/{model} was trained on: new; {end}"
+        f"WARNING cases that {model} was trained on: new; {end}"
     ]

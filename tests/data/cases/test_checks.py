@@ -569,7 +569,8 @@ def judged(*summaries, **more):
 
 def other(summary, **changes):
     """Another case like this one."""
-    return replace(summary, **{"name": "p2", "where": "train.csv:3", "images": "other", **changes})
+    usual = {"name": "p2", "where": "train.csv:3", "images": "other", "labels": None}
+    return replace(summary, **{**usual, **changes})
 
 
 def test_nothing_is_said_of_clean_cases(summary):
