@@ -34,11 +34,14 @@ class SummaryCache:
     computes_roi: bool = False
 
     def stamp(self, case: Case) -> str | None:
-        """Text that changes with everything a summary depends on; None if a file is missing."""
+        """Text that changes with everything a summary depends on; None if a file is unreadable."""
         if case.missing:
             return None
         preparation = Preparation(roi="nonzero" if self.computes_roi else None)
-        files_and_channels = fingerprint(case, preparation, self.channels)
+        try:
+            files_and_channels = fingerprint(case, preparation, self.channels)
+        except OSError:  # reading the case will say why
+            return None
         rest = (case.name, case.where, self.class_count, self.needs_labels, case.trust_arrays)
         return f"{files_and_channels}-{hashlib.sha256(repr(rest).encode()).hexdigest()[:16]}"
 

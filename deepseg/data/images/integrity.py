@@ -7,6 +7,7 @@ reads them. Voxels and headers are not known here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import os
 import re
@@ -151,9 +152,12 @@ def content_digest(path: Path) -> str:
     4 MiB, the ends and 256 pieces in between are read; of a smaller one everything.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, or is a pipe or device.
     """
-    size = path.stat().st_size
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    size = status.st_size
     is_gzip = has_suffix(path, ".gz")
     if size <= _WHOLE_BYTES and not is_gzip:
         pieces = [(0, size)]

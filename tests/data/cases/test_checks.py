@@ -657,8 +657,13 @@ def test_the_same_case_twice_gives_a_warning(case, summary, tmp_path):
         copy.write_bytes(path.read_bytes())
     copied = found(replace(case, name="p2", channels=copies, where="train.csv:3"))
     swapped = found(replace(case, name="p3", channels=case.channels[::-1], where="train.csv:4"))
-    text = "train.csv:3: p2 has the same images as p1 (train.csv:2)"
-    assert judged(summary, copied, swapped) == ([], [text])
+    assert judged(summary, copied, swapped) == (
+        [],
+        [
+            "train.csv:3: p2 has the same images as p1 (train.csv:2)",
+            "train.csv:4: p3 has the same labels as p1 (train.csv:2)",
+        ],
+    )
 
 
 def test_images_that_cannot_be_read_are_not_the_same(summary):
