@@ -192,12 +192,14 @@ class NetworkGeometry:
 
     @property
     def step(self) -> Int3:
-        """Voxels from one place of a segment to the next at which imported pathways are in phase.
+        """Voxels from one place of a segment to the next at which all pathways are in phase.
 
-        A network with strides computes something else of an image that is moved by less.
+        A network with strides computes something else of an image that is moved by less. Without
+        imported pathways, segments lie anywhere, as in DeepMedic.
         """
         steps = [pathway.sizes.step for pathway in self.pathways if pathway.sizes is not None]
-        return per_axis(math.lcm, (1, 1, 1), *steps)
+        factors = [pathway.factor for pathway in self.pathways] if steps else []
+        return per_axis(math.lcm, (1, 1, 1), *steps, *factors)
 
     def tile(self, shape: Int3, size: Int3) -> Int3:
         """Size of the segments by which an image of ``shape`` is predicted.

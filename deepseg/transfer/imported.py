@@ -161,6 +161,7 @@ def _attach_point(geometry: AttachGeometry) -> AttachPoint:
         offset=geometry.offset,
         loss=geometry.loss,
         receptive_field=geometry.receptive_field,
+        reach=geometry.reach,
         uses_statistics_of_image=geometry.uses_statistics_of_image,
     )
 

@@ -14,9 +14,11 @@ from pydantic import Field, ValidationInfo, field_validator
 from deepseg.config.blocks.optimisers import WeightType
 from deepseg.config.settings import ConfigPath, Name, Settings
 from deepseg.config.validation.validator_error import invalid
-from deepseg.geometry.boxes import Int3, add, maximum, mul, per_axis
+from deepseg.geometry.boxes import Int3, add, floor_div, maximum, mul, per_axis, sub
 from deepseg.geometry.context import PathwayGeometry
 from deepseg.geometry.size_rule import SizeRule
+
+LARGE = 64  # steps of the size of an image in which border and middle are apart
 
 TensorName: TypeAlias = Annotated[str, Field(min_length=1)]
 Border: TypeAlias = Annotated[int, Field(ge=0, le=1000, strict=True)]
@@ -51,6 +53,9 @@ class AttachPoint(Settings):
     offset: tuple[float, float, float] = Field(description="Place of the first voxel.")
     loss: Int3 = Field(description="Image voxels that are not covered.")
     receptive_field: Int3 | None = Field(None, description="None if it is the whole image.")
+    reach: tuple[Int3, Int3] | None = Field(
+        None, description="Voxels that it sees before and after its place; None for all."
+    )
     uses_statistics_of_image: bool = Field(False, description="Of all voxels of the image.")
 
     @property
@@ -74,6 +79,34 @@ class AttachPoint(Settings):
             lambda loss, first: max(loss - first, 0) if loss else 0, self.loss, self.begin
         )
         return low, high
+
+    def sees_whole(self, start: Int3, stop: Int3, size: Int3) -> bool:
+        """True if what is used of it depends on no voxel beyond the image.
+
+        Args:
+            start: First image voxel that is used.
+            stop: First one after those that are.
+            size: Of the image.
+
+        Voxels 4 apart that see 10 before and after: the margin must hold these, not fewer.
+
+        >>> place = {"stride": (4, 4, 4), "offset": (0, 0, 0), "loss": (0, 0, 0)}
+        >>> point = AttachPoint(output="y", maps=8, reach=((10,) * 3, (10,) * 3), **place)
+        >>> point.sees_whole((12, 12, 12), (52, 52, 52), (64, 64, 64))
+        True
+        >>> point.sees_whole((9, 9, 9), (55, 55, 55), (64, 64, 64))
+        False
+        """
+        if self.reach is None or self.uses_statistics_of_image:
+            return False
+        first = floor_div(sub(start, self.begin), self.stride)
+        last = floor_div(sub(add(stop, -1), self.begin), self.stride)
+        return all(
+            offset + stride * i >= before and offset + stride * j + after <= n - 1
+            for offset, stride, i, j, before, after, n in zip(
+                self.offset, self.stride, first, last, *self.reach, size, strict=True
+            )
+        )
 
 
 class ImportedNetwork(Settings):
@@ -105,17 +138,10 @@ class ImportedNetwork(Settings):
         Args:
             shrink: Voxels by which the result is smaller than the image.
         """
-        return all(
-            point.receptive_field is not None
-            and not point.uses_statistics_of_image
-            and all(
-                field - stride <= lost
-                for field, stride, lost in zip(
-                    point.receptive_field, point.stride, shrink, strict=True
-                )
-            )
-            for point in self.outputs
-        )
+        low = floor_div(shrink, 2)
+        size = add(self.smallest, mul(self.step, LARGE))
+        stop = sub(size, sub(shrink, low))
+        return all(point.sees_whole(low, stop, size) for point in self.outputs)
 
     @property
     def maps(self) -> int:
