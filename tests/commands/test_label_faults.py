@@ -68,6 +68,7 @@ def dataset(place):
         content = {"channel_names": {"0": "FLAIR", "1": "T1"}, "labels": labels}
         (folder / "dataset.json").write_text(json.dumps(content))
         place.edit("test.yaml", "table: data/test.csv", "dataset: nnunet")
+        place.edit("test.yaml", "save:\n", "inference:\n  accept: [roi]\nsave:\n")
         return folder
 
     return written
