@@ -71,7 +71,8 @@ def segment(
         The session's folder, with ``predictions``, ``cases.csv`` and ``cases.json``.
 
     Raises:
-        DeepsegError: Anything that is wrong with files, settings or data, before the first case.
+        DeepsegError: Anything that is wrong with files, settings or data, before the first case;
+            without ``keep_going``, whatever is wrong with a case that was begun.
         SomeCasesFailed: With ``keep_going``, after all cases have been tried.
     """
     config_file = Path(config_file)

@@ -60,6 +60,8 @@ def train(
 
     Raises:
         DeepsegError: Anything that is wrong with files, settings or data, before training begins.
+        NumericalFailure: Values that are not finite, also with a lower learning rate.
+        ReportedByPeer: Another rank failed, and tells why.
     """
     config_file = Path(config_file)
     loaded = load_config(TrainConfig, config_file)

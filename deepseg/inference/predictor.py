@@ -103,8 +103,8 @@ class Listener:
 
     Attributes:
         warn: Called with a line that a person should read.
-        progress: Called with the name of a case and its number of boxes; its result is entered,
-            and called with the number of boxes just done.
+        progress: Called with the name of a case and its number of boxes; gives a context manager
+            whose value is called with the number of boxes just done.
     """
 
     warn: Callable[[str], None]
@@ -132,7 +132,7 @@ class Predictor:
             ``{"lesion": {"min_ml": 0.1}}``.
         tiles: Their size, where there are any.
         listener: Receives warnings, and sees how far a prediction is.
-        limits: Where boxes begin and end.
+        limits: Sizes and shares by which a case is cut into boxes.
 
     Attributes:
         members: The models, ready to predict.
@@ -448,6 +448,15 @@ def _validated(
         return values
     if not values:
         return model()
-    assert isinstance(values, Mapping)
+    if not isinstance(values, Mapping):
+        raise DeepsegError(
+            Problem(
+                code="config-value",
+                got=repr(values),
+                expected=f"a {model.__name__}, or a mapping with its keys",
+                fix="give such a mapping",
+                where=name,
+            )
+        )
     places: dict[KeyPath, str] = {(key,): f"{name} {key}" for key in values}
     return validate(model, Document(Path(name), dict(values), places))

@@ -36,8 +36,8 @@ class IntensityRange:
 
     Attributes:
         minimum: Of all voxels.
-        low: Of nearly all voxels.
-        high: Of nearly all voxels.
+        low: Above it are nearly all voxels.
+        high: Below it are nearly all voxels.
         mean: The mean of the cases' means.
         deviation: The mean of the cases' standard deviations.
     """
@@ -134,7 +134,7 @@ class Checkpoint:
 
     @property
     def is_random(self) -> bool:
-        """It has learnt nothing, itself or as another model."""
+        """True if neither this model nor one that it was filled from was trained."""
         return self.provenance.is_random
 
     @property
@@ -221,8 +221,8 @@ def read_checkpoint(path: Path | str, *, finite: bool = True) -> Checkpoint:
 
     Args:
         path: Of the file, or of a session's folder, whose best model is read, or else its last.
-        finite: Refuse a file of which any weight is infinite or undefined; otherwise whoever takes
-            weights from it looks at those that he takes (`non_finite_weights`).
+        finite: Refuse a file of which any weight is infinite or undefined; otherwise whatever takes
+            weights from it looks at those that it takes (`non_finite_weights`).
 
     Returns:
         The model, with its preparation, cohort, training state and provenance.
@@ -281,7 +281,10 @@ def unfitting_weights(config: ModelConfig, weights: Mapping[str, Tensor]) -> lis
     """Weights that are not those of the network that ``config`` describes."""
     network = Network(config, rng=torch.Generator())
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    shapes = {name: tuple(t.shape) for name, t in weights.items() if isinstance(t, Tensor)}
+    shapes = {
+        name: tuple(value.shape) if isinstance(value, Tensor) else "none, as it is no tensor"
+        for name, value in weights.items()
+    }
     return [
         Problem(
             code="weights-do-not-fit",

@@ -1,7 +1,7 @@
 """A network: parallel pathways → full resolution → joined → final classification pathway.
 
 Inputs are one float tensor ``(N, C, X, Y, Z)`` per parallel pathway, each at its own resolution;
-the output are logits ``(N, K, X', Y', Z')`` at full resolution. Where the inputs come from is the
+the output is logits ``(N, K, X', Y', Z')`` at full resolution. Where the inputs come from is the
 business of ``data/``.
 """
 

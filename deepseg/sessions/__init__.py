@@ -1,1 +1,1 @@
-"""One straight line per command: new model, train, test, check, show, demo."""
+"""What a command keeps in a folder: its run, its results, its processes."""

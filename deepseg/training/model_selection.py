@@ -37,6 +37,15 @@ def stopping_metric(config: TrainConfig) -> str | None:
     return best_metric(config) if metric is None else metric
 
 
+def is_better(score: float | None, best: float | None) -> bool:
+    """True if a model with this score takes the place of the best; the first that has one does.
+
+    >>> is_better(0.7, None), is_better(0.7, 0.7), is_better(None, 0.7)
+    (True, False, False)
+    """
+    return score is not None and (best is None or score > best)
+
+
 def lower_is_better(metric: str) -> bool:
     """True for losses and distances.
 

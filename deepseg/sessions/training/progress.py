@@ -14,7 +14,7 @@ import torch.distributed as dist
 from deepseg.config.training import TrainConfig
 from deepseg.report.console import Console
 from deepseg.storage.save_file import file_sha256
-from deepseg.training.model_selection import best_metric, stopping_metric
+from deepseg.training.model_selection import best_metric, is_better, stopping_metric
 from deepseg.training.optimization import Optimizer
 from deepseg.version import VERSION
 
@@ -78,13 +78,12 @@ class Progress:
         self, score: float | None, candidate: float | None, watched: float | None = None
     ) -> Progress:
         """The progress when one more epoch has ended with these scores."""
-        is_best = candidate is not None and (self.best is None or candidate > self.best)
         return replace(
             self,
             epoch=self.epoch + 1,
             subepoch=0,
             scores=(*self.scores, score),
-            best=candidate if is_best else self.best,
+            best=candidate if is_better(candidate, self.best) else self.best,
             watched=(*self.watched, watched),
         )
 

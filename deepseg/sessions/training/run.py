@@ -39,6 +39,7 @@ from deepseg.training.distributed import SINGLE_RANK, Ranks
 from deepseg.training.freezing import freeze, frozen_layers, trainable
 from deepseg.training.model_selection import (
     best_metric,
+    is_better,
     reason_to_stop,
     score,
     stopping_metric,
@@ -176,12 +177,13 @@ class TrainingRun:
             volumes,
         )
         metric, watched = best_metric(self.config), stopping_metric(self.config)
+        candidate = score(record, metric)
+        is_best = is_better(candidate, self.progress.best)
         progress = self.progress.after(
             schedule_score(record),
-            score(record, metric),
+            candidate,
             None if watched is None else score(record, watched),
         )
-        is_best = progress.best is not None and progress.best != self.progress.best
         end = reason_to_stop(self.config, record, progress.watched)
         self.progress = replace(progress, end=end)
         self.tally = self._empty_tally()
