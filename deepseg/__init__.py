@@ -30,6 +30,7 @@ words of the command line, do not wait for it.
 from __future__ import annotations
 
 import importlib
+import random
 from typing import TYPE_CHECKING, Any
 
 from deepseg.errors import DeepsegError
@@ -82,4 +83,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'deepseg' has no attribute {name!r}")
     module, function = _HOMES[name]
-    return getattr(importlib.import_module(module), function)
+    generator = random.getstate()  # rich draws from it when it is first imported
+    try:
+        return getattr(importlib.import_module(module), function)
+    finally:
+        random.setstate(generator)

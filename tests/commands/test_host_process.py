@@ -24,7 +24,6 @@ CALLS = {
 }
 PROGRAM = """\
 import gc, json, sys, torch
-import rich.style  # draws from Python's generator when it is first imported
 import deepseg
 from tests.process_state import *
 torch.set_num_threads(2)
