@@ -31,11 +31,12 @@ def rich_table(
 ) -> Table:
     """Rows under headings; columns that hold values only are aligned to the right.
 
-    Headings that are all empty are left out. No word is broken: where the words of a row need more
+    Headings that are all empty are left out; the first column then holds labels, which are not
+    wrapped. No word is broken: where the words of a row need more
     than ``width`` characters, the table is wider.
     """
     texts = [[visible(row[index]) for row in (columns, *rows)] for index in range(len(columns))]
-    widths = _widths(texts, width)
+    widths = _widths(texts, width, keeps_first=not any(columns))
     table = Table(
         box=box,
         show_edge=False,
@@ -78,14 +79,20 @@ def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in page.getvalue().rstrip().split("\n"))
 
 
-def _widths(columns: Sequence[Sequence[str]], width: int) -> list[int]:
+def _widths(
+    columns: Sequence[Sequence[str]], width: int, *, keeps_first: bool = False
+) -> list[int]:
     """Characters for each column: its longest word, and what else it needs while there is room.
+
+    With ``keeps_first``, the first column has all that it needs.
 
     >>> _widths([["a"], ["bb cc dd"]], 8), _widths([["a"], ["bb cc dd"]], 80)
     ([1, 5], [1, 8])
     """
     least = [max(map(_longest_word, texts), default=0) for texts in columns]
     most = [max(map(cell_len, texts), default=0) for texts in columns]
+    if keeps_first:
+        least[:1] = most[:1]
     spare = max(0, width - GAP * (len(columns) - 1) - sum(least))
     widths = least.copy()
     by_need = sorted(range(len(columns)), key=lambda index: most[index] - least[index])

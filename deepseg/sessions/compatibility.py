@@ -60,10 +60,12 @@ def training_incompatibilities(config: TrainConfig, checkpoint: Checkpoint) -> I
     yield from _channel_problems(config.preparation, model)
     yield from _training_preparation_problems(config, checkpoint)
     plan = layout(model)
-    yield from _problems(lambda: frozen_layers(plan, config.freeze, epoch=0))
+    freeze_problems = list(_problems(lambda: frozen_layers(plan, config.freeze, epoch=0)))
+    yield from freeze_problems
     yield from _problems(lambda: plan.addresses(config.optimiser.by_layer))
     yield from absent_types(plan, config.optimiser)
-    yield from single_value_problems(config, model)
+    if not freeze_problems:
+        yield from single_value_problems(config, model)
     yield from metric_incompatibilities(config, model)
     if config.validation is not None and config.validation.volumes is not None:
         save, key = config.validation.volumes.save, "validation.volumes.save"

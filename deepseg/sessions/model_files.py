@@ -78,10 +78,10 @@ class ModelChoice:
         warnings: Which file replaces which.
     """
 
-    weights: tuple[Path, ...]
-    description: Path | None
-    superseded: Path | None
-    warnings: tuple[str, ...]
+    weights: tuple[Path, ...] = ()
+    description: Path | None = None
+    superseded: Path | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def model_choice(files: NamedFiles) -> ModelChoice:

@@ -5,11 +5,11 @@ import re
 import pytest
 
 MODEL_KEYS = (
-    "name, output, channels, classes, normal, subsampled, fc, segments, activation, batch_norm, "
+    "name, output, channels, classes, normal, subsampled, imported, fc, segments, activation, batch_norm, "
     "initialisation, context_alignment"
 )
 TRAIN_KEYS = (
-    "name, output, model, seed, training, validation, preparation, epochs, subepochs, loss, "
+    "name, output, model, seed, training, validation, preparation, accept, epochs, subepochs, loss, "
     "optimiser, schedule, steps, precision, freeze, checkpoints, early_stopping, stop_at, workers, "
     "cache, tensorboard"
 )

@@ -71,8 +71,9 @@ def starting_model(
         DeepsegError: ``session-has-begun`` or ``start-undecided``, where the user must decide;
             or what is wrong with the named files.
     """
-    choice = model_choice(files)
     latest = folder.latest()
+    is_begun = latest is not None
+    choice = ModelChoice() if is_begun and files == NamedFiles() else model_choice(files)
     if latest is not None:
         return _continued(folder, config, latest, choice, reset_optimizer=reset_optimizer)
     (model,) = read_models(choice, seed=config.seed, warn=folder.console.warn)

@@ -5,6 +5,7 @@ import pytest
 import deepseg
 from deepseg.report.console import Console
 from deepseg.sessions.processes import case_workers as sharing
+from deepseg.sessions.model_files import NamedFiles
 from deepseg.sessions.processes.case_workers import share_cases
 
 MODEL = """\
@@ -56,7 +57,7 @@ def share(tmp_path, monkeypatch):
         share_cases(
             tmp_path / "test.yaml",
             ["-keepGoing"],
-            models=[model],
+            files=NamedFiles((model,)),
             count=len(codes),
             device="cpu",
             console=console,
