@@ -10,8 +10,8 @@ MODEL_KEYS = (
 )
 TRAIN_KEYS = (
     "name, output, model, seed, training, validation, preparation, accept, epochs, subepochs, "
-    "loss, optimiser, schedule, steps, precision, freeze, checkpoints, early_stopping, stop_at, workers, "
-    "cache, tensorboard"
+    "loss, optimiser, schedule, steps, precision, freeze, checkpoints, early_stopping, stop_at, "
+    "workers, cache, tensorboard"
 )
 
 
