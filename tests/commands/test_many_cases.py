@@ -33,7 +33,8 @@ IN_USE = (
 
 @pytest.fixture
 def three(place, model):
-    """The test file lists d, c and a; gives the folder of its session."""
+    """The test file lists d, c and an image unlike that of training case a; gives its session."""
+    place.store("a/T1.nii.gz", place.array("a/T1.nii.gz")[::-1])
     rows = {}
     for part in ("train", "validation", "test"):
         for row in (place / f"data/{part}.csv").read_text().splitlines()[1:]:
@@ -393,6 +394,7 @@ def test_a_part_without_a_case_does_nothing(command, three):
 
 def test_a_channel_that_only_other_parts_have_is_no_fault(command, place, three):
     place.edit("data/test.csv", "c/FLAIR.nii.gz", "-")
+    place.write("test.yaml", (place / "test.yaml").read_text() + "inference: {accept: [channels]}\n")
     assert command(*TEST, "-part", "2/3").returncode == 0
 
 
