@@ -394,7 +394,8 @@ def test_a_part_without_a_case_does_nothing(command, three):
 
 def test_a_channel_that_only_other_parts_have_is_no_fault(command, place, three):
     place.edit("data/test.csv", "c/FLAIR.nii.gz", "-")
-    place.write("test.yaml", (place / "test.yaml").read_text() + "inference: {accept: [channels]}\n")
+    settings = (place / "test.yaml").read_text()
+    place.write("test.yaml", f"{settings}inference: {{accept: [channels]}}\n")
     assert command(*TEST, "-part", "2/3").returncode == 0
 
 
