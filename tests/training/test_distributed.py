@@ -14,14 +14,13 @@ import torch.multiprocessing as mp
 from deepseg.config.blocks.freezing import Freeze
 from deepseg.config.blocks.losses import Loss
 from deepseg.config.blocks.optimisers import Sgd, Steps
-from deepseg.config.model import ModelConfig
 from deepseg.data.segments.loader import Batch
-from deepseg.model.network import Network
 from deepseg.training.distributed import SINGLE_RANK, Ranks, synchronise_batch_norm
 from deepseg.training.freezing import freeze, trainable
 from deepseg.training.optimization import Optimizer
 from deepseg.training.tally import Tally
 from deepseg.training.trainer import Trainer
+from tests.networks import small_network
 
 CONFIG = {
     "channels": ["T1"],
@@ -44,8 +43,7 @@ FROZEN = Freeze(layers=("normal.1", "sub1.*"))
 
 
 def network(**changes):
-    config = ModelConfig.model_validate({**CONFIG, **changes})
-    return Network(config, rng=torch.Generator().manual_seed(1)).double()
+    return small_network(seed=1, **{**CONFIG, **changes}).double()
 
 
 def batches(net):

@@ -10,30 +10,23 @@ from pydantic import ValidationError
 from deepseg.config.blocks.freezing import Freeze
 from deepseg.config.blocks.losses import Loss
 from deepseg.config.blocks.optimisers import Adam, AdamW, Rmsprop, Sgd
-from deepseg.config.model import ModelConfig
 from deepseg.data.segments.loader import Batch
 from deepseg.errors import DeepsegError
 from deepseg.geometry.boxes import Box
-from deepseg.model.network import Network
 from deepseg.training.freezing import freeze, frozen_layers, trainable
 from deepseg.training.optimization import Optimizer
 from deepseg.training.tally import Tally
 from deepseg.training.trainer import Trainer
+from tests.networks import small_network
 
 
 def network(**changes):
-    config = ModelConfig.model_validate(
-        {
-            "channels": ["FLAIR", "T1c"],
-            "classes": ["background", "a", "b"],
-            "normal": {"feature_maps": [3, 4, 5], "dropout": [0.0, 0.0, 0.2]},
-            "subsampled": {"factors": [3]},
-            "fc": {"feature_maps": [6]},
-            "segments": {"train": [9, 10, 11]},
-            **changes,
-        }
-    )
-    return Network(config, rng=torch.Generator().manual_seed(4))
+    settings = {
+        "normal": {"feature_maps": [3, 4, 5], "dropout": [0.0, 0.0, 0.2]},
+        "fc": {"feature_maps": [6]},
+        "segments": {"train": [9, 10, 11]},
+    }
+    return small_network(seed=4, **{**settings, **changes})
 
 
 def batches(net, count, size=(9, 10, 11)):

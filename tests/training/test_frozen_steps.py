@@ -12,16 +12,15 @@ from torch.nn.parallel import DistributedDataParallel
 from deepseg.config.blocks.freezing import Freeze
 from deepseg.config.blocks.losses import Loss
 from deepseg.config.blocks.optimisers import AdamW
-from deepseg.config.model import ModelConfig
 from deepseg.data.segments.loader import Batch
 from deepseg.geometry.boxes import Box
-from deepseg.model.network import Network
 from deepseg.storage.save_file import SaveFile, read_save, write_save
 from deepseg.training.freezing import freeze, trainable
 from deepseg.training.loss import loss
 from deepseg.training.optimization import Optimizer
 from deepseg.training.tally import Tally
 from deepseg.training.trainer import Trainer
+from tests.networks import small_network
 
 FREEZE = Freeze(layers=("normal.1-3", "fc.1"))
 FROZEN = ("normal.1.", "normal.2.", "normal.3.", "fc.1.")
@@ -31,18 +30,13 @@ PROCESSES = 2
 
 
 def network(statistics="exponential"):
-    config = ModelConfig.model_validate(
-        {
-            "channels": ["FLAIR", "T1c"],
-            "classes": ["background", "a", "b"],
-            "normal": {"feature_maps": [3, 4, 5, 4]},
-            "subsampled": {"factors": [3]},
-            "fc": {"feature_maps": [6]},
-            "segments": {"train": [11, 12, 13]},
-            "batch_norm": {"statistics": statistics, "length": 4},
-        }
+    return small_network(
+        seed=4,
+        normal={"feature_maps": [3, 4, 5, 4]},
+        fc={"feature_maps": [6]},
+        segments={"train": [11, 12, 13]},
+        batch_norm={"statistics": statistics, "length": 4},
     )
-    return Network(config, rng=torch.Generator().manual_seed(4))
 
 
 def batch(net, number):

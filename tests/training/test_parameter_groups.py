@@ -6,27 +6,24 @@ import torch
 from torch import nn
 
 from deepseg.config.blocks.optimisers import Adam, AdamW, Rmsprop, Sgd
-from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError
 from deepseg.model.layout import layout
 from deepseg.model.network import Network
 from deepseg.training.optimization import Optimizer
 from deepseg.training.parameter_groups import absent_types, parameter_groups, weight_type
+from tests.networks import small_config
 
 METHODS = {"sgd": Sgd, "rmsprop": Rmsprop, "adam": Adam, "adamw": AdamW}
 
 
 def config(**changes):
-    return ModelConfig.model_validate(
-        {
-            "channels": ["FLAIR"],
-            "classes": ["background", "a"],
-            "normal": {"feature_maps": [3, 6], "low_rank": [2]},
-            "subsampled": {"factors": [3, 5]},
-            "segments": {"train": [9, 10, 11]},
-            **changes,
-        }
-    )
+    settings = {
+        "normal": {"feature_maps": [3, 6], "low_rank": [2]},
+        "subsampled": {"factors": [3, 5]},
+        "fc": {},
+        "segments": {"train": [9, 10, 11]},
+    }
+    return small_config(**{**settings, **changes})
 
 
 def network(**changes):

@@ -11,32 +11,29 @@ import torch
 from deepseg.config.blocks.freezing import Freeze
 from deepseg.config.blocks.losses import ClassWeights, Loss
 from deepseg.config.blocks.optimisers import Adam, Sgd, Steps
-from deepseg.config.model import ModelConfig
 from deepseg.data.segments.loader import Batch
 from deepseg.errors import NumericalFailure
 from deepseg.inference.metrics import Confusion
-from deepseg.model.network import Network
 from deepseg.training.freezing import freeze, trainable
 from deepseg.training.loss import loss
 from deepseg.training.optimization import Optimizer
 from deepseg.training.tally import SegmentScores, Tally
 from deepseg.training.trainer import Trainer
+from tests.networks import small_network
 
 CLASSES = ("background", "core", "rim")
 
 
 def network(**changes):
-    config = ModelConfig.model_validate(
-        {
-            "channels": ["FLAIR"],
-            "classes": CLASSES,
-            "normal": {"feature_maps": [4, 5]},
-            "fc": {},
-            "segments": {"train": [7, 8, 9]},
-            **changes,
-        }
-    )
-    return Network(config, rng=torch.Generator().manual_seed(2))
+    settings = {
+        "channels": ["FLAIR"],
+        "classes": CLASSES,
+        "normal": {"feature_maps": [4, 5]},
+        "subsampled": None,
+        "fc": {},
+        "segments": {"train": [7, 8, 9]},
+    }
+    return small_network(seed=2, **{**settings, **changes})
 
 
 def batch(seed, segments=2, cases=("one", "two")):

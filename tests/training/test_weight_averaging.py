@@ -5,22 +5,15 @@ import copy
 import pytest
 import torch
 
-from deepseg.config.model import ModelConfig
-from deepseg.model.network import Network
 from deepseg.training.weight_averaging import WeightAverage
+from tests.networks import small_network
 
 
 def network():
-    config = ModelConfig.model_validate(
-        {
-            "channels": ["FLAIR"],
-            "classes": ["background", "a"],
-            "normal": {"feature_maps": [3, 4]},
-            "segments": {"train": [7, 8, 9]},
-            "batch_norm": {"statistics": "window", "length": 4},
-        }
+    batch_norm = {"statistics": "window", "length": 4}
+    return small_network(
+        seed=4, subsampled=None, segments={"train": [7, 8, 9]}, batch_norm=batch_norm
     )
-    return Network(config, rng=torch.Generator().manual_seed(4))
 
 
 def moved(net, step):
