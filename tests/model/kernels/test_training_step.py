@@ -257,6 +257,11 @@ def test_in_float32_the_step_is_as_exact_as_its_numbers():
         assert (tensor - expected[name]).norm() <= bound, name
 
 
+@pytest.mark.parametrize("seed", [4, 5, 6])
+def test_in_float32_every_entry_is_that_of_plain_torch(seed):
+    compare(network_of(seed=seed).float(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", ["prelu", "relu", "elu"])
 @pytest.mark.parametrize("ranks", [1, 2])
