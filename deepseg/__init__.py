@@ -39,6 +39,7 @@ from deepseg.version import VERSION
 if TYPE_CHECKING:
     from deepseg.commands.check import CheckReport, check
     from deepseg.commands.compare import compare
+    from deepseg.commands.export import export
     from deepseg.commands.new_model import new_model, plan_transfer
     from deepseg.commands.segment import segment
     from deepseg.commands.show import show
@@ -56,6 +57,7 @@ __all__ = [
     "__version__",
     "check",
     "compare",
+    "export",
     "load",
     "new_model",
     "plan_transfer",
@@ -70,6 +72,7 @@ _HOMES = {
     "CheckReport": ("deepseg.commands.check", "CheckReport"),
     "check": ("deepseg.commands.check", "check"),
     "compare": ("deepseg.commands.compare", "compare"),
+    "export": ("deepseg.commands.export", "export"),
     "load": ("deepseg.model.checkpoint", "read_checkpoint"),
     "new_model": ("deepseg.commands.new_model", "new_model"),
     "plan_transfer": ("deepseg.commands.new_model", "plan_transfer"),

@@ -22,7 +22,7 @@ FLOORS = {
     "model": 4, "data": 4,
     "inference": 5, "transfer": 5,
     "training": 6, "report": 6,
-    "sessions": 7,
+    "sessions": 7, "exports": 7,
     "commands": 8,
     "__init__": 9,
     "cli": 10,
@@ -36,6 +36,8 @@ OPTIONAL = {
     "nilearn",
     "safetensors",
     "onnx",
+    "onnxruntime",
+    "onnxscript",
 }
 LAZY = {("deepseg/cli/main.py", "deepseg.cli")}
 

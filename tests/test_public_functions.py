@@ -12,7 +12,7 @@ import deepseg
 FUNCTIONS = sorted(
     name for name in deepseg.__all__ if inspect.isfunction(getattr(deepseg, name, None))
 )
-SUBJECTS = {"config_file", "file", "path", "pretrained", "runs"}
+SUBJECTS = {"config_file", "file", "kind", "path", "pretrained", "runs"}
 SHARED = ("model", "out", "seed", "precision", "device", "quiet")  # in this order
 
 
@@ -22,7 +22,8 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
 
 def test_these_are_the_functions():
     assert FUNCTIONS == [
-        "check", "compare", "load", "new_model", "plan_transfer", "segment", "show", "train",
+        "check", "compare", "export", "load", "new_model", "plan_transfer", "segment", "show",
+        "train",
     ]  # fmt: skip
 
 

@@ -10,19 +10,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, get_args
 
 from deepseg.cli import transfer_options
 from deepseg.config.user_paths import user_path
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
+from deepseg.exports.options import KINDS, ExportOptions, segment_size
 from deepseg.sessions.processes.shard import Shard, shard
 from deepseg.transfer.rules import TransferRules
 from deepseg.version import VERSION
 
-Command = Literal["newModel", "train", "test", "check", "show", "convert", "compare", "demo"]
-COMMANDS: tuple[Command, ...] = (
-    *("newModel", "train", "test", "check", "show", "convert", "compare", "demo"),
-)
+Command = Literal[
+    "newModel", "train", "test", "check", "show", "export", "convert", "compare", "demo"
+]
+COMMANDS: tuple[Command, ...] = get_args(Command)
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
@@ -31,7 +32,7 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 OPTIONS: dict[str, tuple[Command, ...]] = {
     "model": ("train", "test", "check"),
     "load": ("train", "test", "check"),
-    "out": ("newModel", "convert", "compare", "demo"),
+    "out": ("newModel", "export", "convert", "compare", "demo"),
     "seed": ("newModel", "train"),
     "pretrained": ("newModel",),
     "resetOptimizer": ("train",),
@@ -44,6 +45,9 @@ OPTIONS: dict[str, tuple[Command, ...]] = {
     "part": ("test",),
     "devices": ("train", "test"),
     "json": ("check", "show"),
+    "trainable": ("export",),
+    "batch": ("export",),
+    "segment": ("export",),
 }
 
 # What other programs call our commands and options, in small letters without separators.
@@ -94,6 +98,8 @@ class Arguments:
         rules: Of the transfer; None without ``-pretrained``.
         dry_run: ``-dryRun``.
         reset_optimizer: ``-resetOptimizer``.
+        kind: Of the export; empty for other commands.
+        export_options: Of the export; the defaults for other commands.
         runs: Session folders and train files to compare.
         seeds: ``-seeds``, none where they are not given.
         from_scratch: ``-fromScratch``.
@@ -118,6 +124,8 @@ class Arguments:
     rules: TransferRules | None
     dry_run: bool
     reset_optimizer: bool
+    kind: str
+    export_options: ExportOptions
     runs: tuple[Path, ...]
     seeds: tuple[int, ...]
     from_scratch: bool
@@ -174,6 +182,12 @@ def _add_commands(parser: _Parser) -> None:
     )
     commands.add_argument(
         "-show", metavar="FILE", help="contents of a model, weights or config file"
+    )
+    commands.add_argument(
+        "-export",
+        metavar="WORD",
+        nargs="+",
+        help=f"-export MODEL KIND: a model for other programs; {', '.join(KINDS)}",
     )
     commands.add_argument("-convert", metavar="CFG", help="a .cfg file of DeepMedic as YAML")
     commands.add_argument("-demo", action="store_true", help="the whole story on generated brains")
@@ -251,6 +265,25 @@ def _add_options(parser: _Parser) -> None:
         help="-test: a case that fails does not stop the others",
     )
     options.add_argument("-part", metavar="I/N", help="-test: every N-th case, beginning with I")
+    options.add_argument(
+        "-trainable",
+        action="store_const",
+        const=True,
+        help="-export M onnx: keep batch normalisation and all names, to train it again",
+    )
+    options.add_argument(
+        "-batch",
+        metavar="N",
+        type=_batch,
+        help="-export M train-step: segments of a step; its -train LAYERS names those that learn "
+        "(head; fc.2,head; tune:last:2; all)",
+    )
+    options.add_argument(
+        "-segment",
+        metavar="N",
+        nargs="+",
+        help="-export: voxels of a segment, such as 25 or 25,27,29",
+    )
     options.add_argument("-quiet", action="store_true", help="print warnings and errors only")
     options.add_argument(
         "-json",
@@ -290,6 +323,7 @@ def parsed(words: Sequence[str], *, program: str = "deepseg") -> Arguments:
     raise_if_any(_misspelt(single, parser))
     options = parser.parse_args(single)
     command, file = _command(options)
+    kind, export_options = _export(options)
     raise_if_any(_without_meaning(command, options))
     if "" in (options.compare or [file]):
         raise DeepsegError(_problem(f"an empty name after -{command}", "a file", fix="name it"))
@@ -309,6 +343,8 @@ def parsed(words: Sequence[str], *, program: str = "deepseg") -> Arguments:
         else tuple(user_path(word) for word in options.pretrained),
         rules=None if options.pretrained is None else transfer_options.transfer_rules(options),
         dry_run=options.dryRun is True,
+        kind=kind,
+        export_options=export_options,
         reset_optimizer=options.resetOptimizer is not None,
         runs=tuple(map(user_path, options.compare or ())),
         seeds=tuple(options.seeds or ()),
@@ -332,18 +368,44 @@ def _command(options: argparse.Namespace) -> tuple[Command, str | None]:
         DeepsegError: ``command-line``, for none and for several.
     """
     typed = [command for command in COMMANDS if vars(options)[command] not in (None, False)]
+    if typed == ["train", "export"]:  # -train names the layers that learn on the device
+        return "export", options.export[0]
     if len(typed) != 1:
         got = " and ".join(f"-{command}" for command in typed) or "no command"
         expected = "one of " + ", ".join(f"-{command}" for command in COMMANDS)
         raise DeepsegError(_problem(got, expected, fix="give exactly one command"))
     (command,) = typed
-    file = vars(options)[command]
+    file = options.export[0] if command == "export" else vars(options)[command]
     return command, file if isinstance(file, str) else None
+
+
+def _export(options: argparse.Namespace) -> tuple[str, ExportOptions]:
+    """Kind and options of an export.
+
+    Raises:
+        DeepsegError: ``command-line``, for anything but one model and one kind.
+    """
+    if options.export is None:
+        return "", ExportOptions()
+    words = options.export
+    if len(words) != 2:
+        kinds = f"{', '.join(KINDS[:-1])} or {KINDS[-1]}"
+        got = f"-export {' '.join(words)}"
+        fix = "name one model and one kind; of an ensemble, export each model by itself"
+        raise DeepsegError(_problem(got, f"-export MODEL KIND, the kind {kinds}", fix=fix))
+    return words[1], ExportOptions(
+        trainable=options.trainable is True,
+        train=options.train,
+        batch=options.batch,
+        segment=None if options.segment is None else segment_size(options.segment),
+    )
 
 
 def _misspelt(words: Sequence[str], parser: _Parser) -> Iterator[Problem]:
     """Options that do not exist, and those typed more than once."""
     actions = {option: action for action in parser._actions for option in action.option_strings}
+    if "-export" not in {word.split("=")[0] for word in words}:
+        del actions["-segment"]  # of another program, whose users mean -test
     typed: list[str] = []
     for word in words:
         if not word.startswith("-") or word.lstrip("-").isdigit():
@@ -385,6 +447,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
         expected = "a whole number from 1 to 1024"
         raise DeepsegError(_problem(f"-devices {text}", expected, fix="choose another number"))
+    return int(text)
+
+
+def _batch(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        expected = "a whole number from 1 to 1024"
+        raise DeepsegError(_problem(f"-batch {text}", expected, fix="choose another number"))
     return int(text)
 
 

@@ -14,6 +14,7 @@ from deepseg.commands.check import check as check_config
 from deepseg.commands.compare import compare as compare_runs
 from deepseg.commands.convert import convert as convert_config
 from deepseg.commands.demo import demo as run_demo
+from deepseg.commands.export import export as export_model
 from deepseg.commands.json_records import check_record, show_record
 from deepseg.commands.new_model import new_model as build_model
 from deepseg.commands.new_model import plan_transfer
@@ -151,6 +152,21 @@ def show(arguments: Arguments) -> None:
         _print_json(show_record(_file(arguments)))
         return
     show_contents(_file(arguments), Console(quiet=arguments.quiet))
+
+
+def export(arguments: Arguments) -> None:
+    """``-export``."""
+    options = arguments.export_options
+    export_model(
+        _file(arguments),
+        arguments.kind,
+        trainable=options.trainable,
+        train=options.train,
+        batch=options.batch,
+        segment=options.segment,
+        out=arguments.out,
+        quiet=arguments.quiet,
+    )
 
 
 def convert(arguments: Arguments) -> None:

@@ -115,6 +115,7 @@ def _call(arguments: Arguments) -> None:
         "test": commands.test,
         "check": commands.check,
         "show": commands.show,
+        "export": commands.export,
         "convert": commands.convert,
         "compare": commands.compare,
         "demo": commands.demo,

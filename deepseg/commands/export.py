@@ -1,0 +1,66 @@
+"""``-export``: a model as a file that other programs run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from deepseg.errors import raise_if_any
+from deepseg.exports.options import (
+    ExportOptions,
+    Kind,
+    export_kind,
+    options_without_meaning,
+    segment_size,
+)
+from deepseg.model.checkpoint import Checkpoint, read_checkpoint
+from deepseg.report.console import Console
+
+Exporter: TypeAlias = Callable[[Checkpoint, Path | None, ExportOptions], Sequence[Path]]
+EXPORTERS: dict[Kind, Exporter] = {}
+
+
+def export(
+    path: Path | str,
+    kind: str,
+    *,
+    trainable: bool = False,
+    train: str | None = None,
+    batch: int | None = None,
+    segment: int | Sequence[int] | None = None,
+    out: Path | str | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Write a model as a file that other programs run; it is verified before it gets its name.
+
+    Args:
+        path: A `.save`, or the folder of a session, whose best model is taken.
+        kind: ``onnx`` (a network for inference runtimes), ``safetensors`` (its weights with its
+            settings) or ``train-step`` (a folder that trains without torch).
+        trainable: Of an ONNX file: keep batch normalisation as nodes, and the names of all
+            weights, so that it can be trained again.
+        train: Of a train step: layers that learn, such as ``head``, ``fc.2,head`` or ``all``.
+        batch: Of a train step: segments in it.
+        segment: Voxels of a segment along X, Y, Z, or one number for all of them. Default: those
+            of the model.
+        out: Where to write. Default: beside the model, under its name.
+        quiet: Print warnings and errors only.
+
+    Returns:
+        The file or folder written.
+
+    Raises:
+        DeepsegError: An unknown kind, a model that cannot be exported, a package that is missing,
+            a result that differs from torch's, or ``out`` exists.
+    """
+    console = Console(quiet=quiet)
+    exporter = EXPORTERS[export_kind(kind)]
+    size = None if segment is None else segment_size(segment)
+    options = ExportOptions(trainable=trainable, train=train, batch=batch, segment=size)
+    raise_if_any(options_without_meaning(export_kind(kind), options))
+    model = read_checkpoint(path)
+    files = exporter(model, None if out is None else Path(out), options)
+    for file in files:
+        console.say(f"written to {file}")
+    return files[0]

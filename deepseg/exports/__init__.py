@@ -1,0 +1,1 @@
+"""Models as files that other programs run, verified before they get their names."""
