@@ -84,7 +84,11 @@ def _model_record(model: Checkpoint) -> dict[str, Any]:
         "spacing_mm": None if model.spacing_mm is None else list(model.spacing_mm),
         "training": None
         if training is None
-        else {key: training[key] for key in ("session", "epoch", "best")},
+        else {
+            **{key: training[key] for key in ("session", "epoch", "best")},
+            "command": training.get("command"),
+            "settings": training.get("settings"),
+        },
         "provenance": model.provenance.words(),
     }
 

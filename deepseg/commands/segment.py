@@ -80,7 +80,13 @@ def segment(
     config = _overridden(loaded.config, precision=precision, keep_going=keep_going)
     computer = chosen_device(device)
     with (
-        SessionFolder(config.folder, config_file=config_file, shard=shard, quiet=quiet) as folder,
+        SessionFolder(
+            config.folder,
+            config_file=config_file,
+            settings=config.model_dump(mode="json"),
+            shard=shard,
+            quiet=quiet,
+        ) as folder,
         in_words_of(config_file, TestConfig),
     ):
         console = folder.console

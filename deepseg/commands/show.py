@@ -127,6 +127,7 @@ def _training_rows(training: Mapping[str, Any]) -> list[list[str]]:
     """The rows of a training state; parts that another program has removed are left out."""
     rows = [
         ["session", str(training.get("session"))],
+        ["command", _short(training.get("command"))],
         ["epochs finished", str(training.get("epoch"))],
         ["best score", _short(training.get("best"))],
     ]

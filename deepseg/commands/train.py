@@ -70,10 +70,13 @@ def train(
         config = config.model_copy(update={"precision": precision})
     computer = chosen_device(device)
     with (
-        session_of_ranks(config.folder, config_file=config_file, quiet=quiet, device=computer) as (
-            folder,
-            ranks,
-        ),
+        session_of_ranks(
+            config.folder,
+            config_file=config_file,
+            settings=config.model_dump(mode="json"),
+            quiet=quiet,
+            device=computer,
+        ) as (folder, ranks),
         in_words_of(config_file, TrainConfig),
     ):
         console = folder.console

@@ -41,6 +41,7 @@ class SessionFolder:
     Args:
         path: The folder; made if it does not exist.
         config_file: What problems without a place of their own are about, in outcome.json.
+        settings: Every key of the session, for outcome.json.
         shard: Share the folder with the processes of other shards; log and outcome have names of
             their own.
         quiet: Show nothing but warnings and errors.
@@ -57,6 +58,7 @@ class SessionFolder:
         path: Path,
         *,
         config_file: Path | None = None,
+        settings: Mapping[str, Any] | None = None,
         shard: Shard | None = None,
         quiet: bool = False,
         is_main: bool = True,
@@ -68,6 +70,7 @@ class SessionFolder:
             path / f"outcome{self._ending}.json",
             session=path.name,
             place="" if config_file is None else str(config_file),
+            settings=settings,
         )
         self._quiet = quiet
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,11 @@ def problems(error: BaseException | None) -> tuple[Problem, ...]:
     return (memory,)
 
 
+def command_line() -> str:
+    """The words with which this process was started, as a shell takes them."""
+    return shlex.join(sys.argv)
+
+
 def moment() -> str:
     """Date and time in UTC, as JSON files have it."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -80,9 +87,12 @@ class Outcome:
         file: Where it lies.
         session: Name of the session.
         place: What problems without a place of their own are about.
+        settings: Every key of its config file, defaults included.
     """
 
-    def __init__(self, file: Path, *, session: str, place: str) -> None:
+    def __init__(
+        self, file: Path, *, session: str, place: str, settings: Mapping[str, Any] | None = None
+    ) -> None:
         self._file = file
         self._place = place
         self._record: dict[str, Any] = {
@@ -94,6 +104,8 @@ class Outcome:
             "session": session,
             "version": VERSION,
             "process": {"pid": os.getpid(), "host": socket.gethostname()},
+            "command": command_line(),
+            "settings": settings,
             "started": moment(),
             "ended": None,
         }

@@ -277,12 +277,36 @@ def test_a_mistyped_model_is_never_a_random_one(refused, place, deepmedic, name,
     assert line.startswith(f"[{code}] HERE/{name}")
 
 
-def test_deepmedics_training_goes_on_only_as_fine_tuning(refused, command, place, deepmedic):
-    assert refused("-train", "T.cfg", "-model", "M.cfg", session="old") == [
-        "[start-undecided] HERE/X.model.ckpt: got a checkpoint that DeepMedic has trained for 7 "
-        "epochs, whose optimiser's state is not read; expected -resetOptimizer; fix: add "
-        "-resetOptimizer to fine-tune it: its weights, everything else from the start"
+def test_deepmedics_training_goes_on_with_its_optimiser(command, place, deepmedic):
+    write_checkpoint(
+        place / deepmedic, place / "M.cfg", epochs=7,
+        slots=("accu_grad_squared", "velocities_for_mom"),
+    )  # fmt: skip
+    place.edit("T.cfg", "numberOfEpochs = 1", "numberOfEpochs = 8\nmomentumValue = 0.5\n"
+               "learningRate = 1e-12\nL1_reg = 0\nL2_reg = 0")  # fmt: skip
+    result = command("-train", "T.cfg", "-model", "M.cfg", "-load", deepmedic)
+    assert result.returncode == 0, result.stderr
+    assert (
+        "going on from X.model.ckpt after 7 epochs of DeepMedic: mean squares and velocities of "
+        "rmsprop for 17 tensors\n"
+    ) in result.stdout
+    assert "17/17 tensors" not in result.stdout
+    assert [line for line in result.warnings if "changed since" in line] == [
+        "WARNING optimiser.learning_rate changed since the last epoch: 0.001 → 1e-12",
+        "WARNING optimiser.momentum changed since the last epoch: 0.6 → 0.5",
     ]
+    lines = (place / "runs/old/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [7]
+    learnt = read_checkpoint(place / "runs/old/models/last.save")
+    # The last tensor, number 16, after two steps with a gradient of nearly 0: v = 0.5 v, a = 0.9 a.
+    state = learnt.training["optimizer"]["state"]["fc.1.bias"]
+    assert state["velocity"].numpy() == pytest.approx([8 / 4] * 3, abs=0.01)
+    assert state["square"].numpy() == pytest.approx([16 * 0.81] * 3, abs=0.3)
+    again = command("-train", "T.cfg", "-model", "M.cfg")
+    assert (again.returncode, "continuing the session" in again.stdout) == (0, True)
+
+
+def test_deepmedics_training_begins_anew_with_resetopt(command, place, deepmedic):
     place.edit("T.cfg", "numberOfEpochs = 1", "numberOfEpochs = 1\nlearningRate = 1e-12\n"
                "L1_reg = 0\nL2_reg = 0")  # fmt: skip
     result = command("-train", "T.cfg", "-model", "M.cfg", "-resetopt")
@@ -294,6 +318,42 @@ def test_deepmedics_training_goes_on_only_as_fine_tuning(refused, command, place
     assert torch.allclose(learnt["normal.2.conv.weight"], imported["normal.2.conv.weight"])
     again = command("-train", "T.cfg", "-model", "M.cfg")
     assert (again.returncode, "continuing the session" in again.stdout) == (0, True)
+    write_checkpoint(place / "Y.model.ckpt", place / "M.cfg", epochs=8)
+    (line,) = command("-train", "T.cfg", "-model", "M.cfg", "-load", "Y.model.ckpt").errors
+    assert line.startswith(
+        "ERROR [session-has-begun] T.cfg: got Y.model.ckpt for a session that began with "
+        "HERE/X.model.ckpt and has "
+    )
+
+
+FINE_TUNE = "add -resetOptimizer to fine-tune it: its weights, everything else from the start"
+
+
+@pytest.mark.parametrize(
+    ("slots", "epochs", "reason"),
+    [
+        (
+            (),
+            9,
+            ", without the state of its optimiser; expected -resetOptimizer; fix: " + FINE_TUNE,
+        ),
+        (
+            ("velocities_for_mom",),
+            7,
+            ", in a session of 7; expected more epochs, which count those of the checkpoint; fix: "
+            f"raise numberOfEpochs to train on; or {FINE_TUNE}",
+        ),
+    ],
+)
+def test_a_checkpoint_from_which_deepmedics_training_cannot_go_on(
+    refused, place, deepmedic, slots, epochs, reason
+):
+    place.edit("T.cfg", "numberOfEpochs = 1", f"numberOfEpochs = {epochs}")
+    write_checkpoint(place / deepmedic, place / "M.cfg", epochs=7, slots=slots)
+    assert refused("-train", "T.cfg", "-model", "M.cfg", session="old") == [
+        "[start-undecided] HERE/X.model.ckpt: got a checkpoint that DeepMedic has trained for 7 "
+        f"epochs{reason}"
+    ]
 
 
 def test_named_tensors_are_refused_with_the_command_that_takes_them(refused, place, model):

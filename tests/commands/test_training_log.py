@@ -40,6 +40,25 @@ def test_show_tells_the_settings_of_the_session(command, model):
     assert re.search(r"training\.batch_size +4\n", command("-show", model).stdout)
 
 
+def test_settings_and_command_are_in_the_outcome_and_in_the_model(command, place, monkeypatch):
+    words = ["run.py", "-train", "train.yaml", "-note", "two words"]
+    monkeypatch.setattr("sys.argv", words)
+    assert command("-train", "train.yaml").returncode == 0
+    outcome = json.loads((place / "runs/training/outcome.json").read_text())
+    typed = "run.py -train train.yaml -note 'two words'"
+    assert outcome["command"] == typed
+    assert outcome["settings"]["training"]["batch_size"] == 4
+    assert outcome["settings"]["optimiser"]["rho"] == 0.9  # a default
+    last = "runs/training/models/last.save"
+    assert re.search(rf"command +{re.escape(typed)}\n", command("-show", last).stdout)
+    shown = json.loads(command("-show", last, "-json").stdout)["training"]
+    assert shown["command"] == typed
+    assert shown["settings"]["optimiser"] == outcome["settings"]["optimiser"]
+    assert command("-test", "test.yaml", "-model", last).returncode == 0
+    outcome = json.loads((place / "runs/results/outcome.json").read_text())
+    assert outcome["settings"]["save"]["pictures"] is False
+
+
 @pytest.mark.parametrize(
     ("words", "advice"),
     [

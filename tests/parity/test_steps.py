@@ -22,7 +22,8 @@ from deepseg.model.network import Network
 from deepseg.training.freezing import freeze, trainable
 from deepseg.training.loss import class_weights, loss
 from deepseg.training.optimization import Optimizer
-from deepseg.transfer.sources.deepmedic import weights
+from deepseg.transfer.sources.deepmedic import MEANS, VARIANCES, variables, weights
+from deepseg.transfer.sources.deepmedic_trainer import trainer_state
 
 _spec = importlib.util.spec_from_file_location("golden", Path(__file__).with_name("golden.py"))
 golden = importlib.util.module_from_spec(_spec)
@@ -117,6 +118,48 @@ def test_three_steps_are_deepmedics(cfg):
         assert np.quantile(off, 0.99) < PROBABILITIES
     else:
         assert off.max() < PROBABILITIES
+
+
+MOMENTUM_CASES = [cfg for cfg in golden.step_cases() if "rms_nesterov" in cfg.stem]
+
+
+@pytest.mark.parametrize("cfg", golden.named(MOMENTUM_CASES))
+def test_training_goes_on_from_deepmedics_slots(cfg):
+    """As DeepMedic's own checkpoint after its first step, of which the slots follow by algebra.
+
+    It moves a weight by (1 + momentum) times a step; the step is the velocity with another sign,
+    and tells the gradient, whose square is in the slot.
+    """
+    run = Run(cfg)
+    settings, before, after = run.config.optimiser, run.wanted("init"), run.wanted("step0")
+    run.network.load_state_dict(after)
+    for buffer, value in run.network.named_buffers():
+        if buffer.endswith(".steps"):
+            value.fill_(1)  # one row of the window is filled
+    learning = [
+        variable
+        for variable in variables(run.network.layout)
+        if variable.role not in (MEANS, VARIANCES)
+    ]
+    arrays = {}
+    for number, variable in enumerate(learning):
+        moved = (before[variable.weight] - after[variable.weight]).double().numpy()
+        step = moved / (1 + settings.momentum)
+        scale = 1 - settings.momentum * settings.normalised_momentum
+        share = np.square(step / (settings.learning_rate * scale))  # of g^2 / (a + epsilon)
+        fresh = 1 - settings.rho
+        square = fresh * share * settings.epsilon / (1 - fresh * share)
+        suffix = f"_{number}" if number else ""
+        arrays[f"trainer/accu_grad_squared{suffix}"] = square.astype("f4")
+        arrays[f"trainer/velocities_for_mom{suffix}"] = -step.astype("f4")
+    state = trainer_state(arrays, run.network.layout, ())
+    steps = dict.fromkeys(state.slots, 0)
+    run.optimizer.load_state_dict({"steps": steps, "state": state.slots})
+    run.step(1)
+    run.step(2)
+    off = run.differences("step2")
+    weights_off = {name: o.max() for name, o in off.items() if ".window_" not in name}
+    assert {name: o for name, o in weights_off.items() if o > 1} == {}
 
 
 def _judge_adam(off: dict[str, np.ndarray], learning_rate: float) -> None:

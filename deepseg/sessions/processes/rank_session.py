@@ -7,10 +7,11 @@ Ranks are started by ``-devices N``, torchrun, or whatever sets the same environ
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,18 +32,25 @@ def world_size() -> int:
 
 @contextmanager
 def session_of_ranks(
-    path: Path, *, config_file: Path, quiet: bool, device: torch.device
+    path: Path,
+    *,
+    config_file: Path,
+    settings: Mapping[str, Any],
+    quiet: bool,
+    device: torch.device,
 ) -> Iterator[tuple[SessionFolder, Ranks]]:
     """The folder of a session, and the ranks that work on it: often one, alone.
 
     If one rank fails, all do; the first says why, in all others `ReportedByPeer` is raised.
     """
     if world_size() == 1:
-        with SessionFolder(path, config_file=config_file, quiet=quiet) as folder:
+        with SessionFolder(path, config_file=config_file, settings=settings, quiet=quiet) as folder:
             yield folder, SINGLE_RANK
         return
     rank = int(os.environ["RANK"])
-    folder = SessionFolder(path, config_file=config_file, quiet=quiet, is_main=rank == 0)
+    folder = SessionFolder(
+        path, config_file=config_file, settings=settings, quiet=quiet, is_main=rank == 0
+    )
     try:
         with _joined(device) as (supervisor, ranks), folder, supervisor.failing_together():
             supervisor.when_stuck = lambda error: folder.__exit__(type(error), error, None)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +17,7 @@ from deepseg.report.console import Console
 from deepseg.report.curves import write_curves
 from deepseg.report.tensorboard import write_events
 from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.outcome import command_line
 from deepseg.sessions.training.progress import flattened
 from deepseg.sessions.training.timer import EpochTimer
 from deepseg.training.optimization import Optimizer
@@ -46,7 +45,7 @@ def announce(
 
 def log_settings(console: Console, config: TrainConfig | TestConfig) -> None:
     """Write the command line and every setting to the log file."""
-    console.log(f"command: {shlex.join(sys.argv)}")
+    console.log(f"command: {command_line()}")
     settings = flattened(config.model_dump(mode="json"))
     console.log("\n".join(["settings:", *(f"  {key}: {value}" for key, value in settings.items())]))
 

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from deepseg.config.training import TrainConfig
 from deepseg.report.console import Console
+from deepseg.sessions.outcome import command_line
 from deepseg.storage.save_file import file_sha256
 from deepseg.training.model_selection import best_metric, is_better, stopping_metric
 from deepseg.training.optimization import Optimizer
@@ -91,6 +92,7 @@ class Progress:
         """The training state in a model file, from which the session can go on."""
         return {
             "session": config.name,
+            "command": command_line(),
             "settings": _plain(config),
             "epoch": self.epoch,
             "subepoch": self.subepoch,

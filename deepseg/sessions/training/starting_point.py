@@ -26,11 +26,11 @@ from deepseg.sessions.model_files import (
     read_models,
     same_file,
 )
+from deepseg.sessions.training.deepmedic_start import deepmedic_training
 from deepseg.sessions.training.run import TrainingRun
 from deepseg.sessions.training.training_state import training_state_problems
 from deepseg.storage.save_file import file_sha256
-from deepseg.transfer.sources.deepmedic import epochs_trained
-from deepseg.transfer.sources.tensor_bundle import looks_like_bundle, read_bundle
+from deepseg.transfer.sources.tensor_bundle import looks_like_bundle
 
 
 def varied(config: TrainConfig, *, from_scratch: bool, seed: int | None) -> TrainConfig:
@@ -77,6 +77,11 @@ def starting_model(
     if latest is not None:
         return _continued(folder, config, latest, choice, reset_optimizer=reset_optimizer)
     (model,) = read_models(choice, seed=config.seed, warn=folder.console.warn)
+    is_new_start = reset_optimizer or from_scratch
+    if choice.weights and looks_like_bundle(choice.weights[0]) and not is_new_start:
+        training = deepmedic_training(model, choice.weights[0], config, folder.console)
+        if training is not None:
+            return replace(model, training=training)
     if model.training is not None and _is_of_session(model, config) and not reset_optimizer:
         raise_if_any(training_state_problems(model))
         folder.console.say(f"continuing the session from {model.origin}")
@@ -88,7 +93,7 @@ def starting_model(
         if "preparation" in config.accept:
             _warn_of_preparation(model, config, folder.console)
         if not reset_optimizer:
-            raise_if_any(_undecided(model, choice))
+            raise_if_any(_undecided(model))
     folder.console.say(
         "(Re)Initializing parameters for the optimization. Reason: "
         f"Uninitialized: [{model.training is None}], Reset requested: [{reset_optimizer}]"
@@ -173,8 +178,8 @@ def _returned(
     folder: SessionFolder, config: TrainConfig, latest: Checkpoint, weights: Path
 ) -> Checkpoint:
     """An older model of the session, to which it goes back; newer ones are set aside."""
-    model = read_checkpoint(weights)
-    if not _is_of_session(model, config):
+    model = None if looks_like_bundle(weights) else read_checkpoint(weights)
+    if model is None or not _is_of_session(model, config):
         start = None if latest.training is None else latest.training.get("start")
         began = "" if start is None else f" that began with {start['file']}"
         raise DeepsegError(
@@ -210,7 +215,7 @@ def _warn_of_preparation(model: Checkpoint, config: TrainConfig, console: Consol
         )
 
 
-def _undecided(model: Checkpoint, choice: ModelChoice) -> Iterator[Problem]:
+def _undecided(model: Checkpoint) -> Iterator[Problem]:
     """The problem that a trained model may be meant to go on or to be fine-tuned."""
     if model.training is not None:
         session, epoch = model.training.get("session"), model.training.get("epoch")
@@ -222,18 +227,6 @@ def _undecided(model: Checkpoint, choice: ModelChoice) -> Iterator[Problem]:
             f"or give the command of session {session!r} again to train that session on",
             where=str(model.origin),
         )
-    elif choice.weights and looks_like_bundle(choice.weights[0]):
-        epochs = epochs_trained(read_bundle(choice.weights[0]))
-        if epochs:
-            yield Problem(
-                code="start-undecided",
-                got=f"a checkpoint that DeepMedic has trained for {epochs} epochs, whose "
-                "optimiser's state is not read",
-                expected="-resetOptimizer",
-                fix="add -resetOptimizer to fine-tune it: its weights, everything else from the "
-                "start",
-                where=str(model.origin),
-            )
 
 
 def print_start(run: TrainingRun) -> None:

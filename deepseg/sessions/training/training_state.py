@@ -26,6 +26,7 @@ PARTS: dict[str, tuple[type, ...]] = {
     "machine": (dict,),
 }
 OPTIONAL_PARTS: dict[str, tuple[type, ...]] = {
+    "command": (str,),
     "subepoch": (int,),
     "watched": (list,),
     "end": (str,),

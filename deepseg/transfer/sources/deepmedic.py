@@ -87,16 +87,6 @@ def has_names(names: Iterable[str]) -> bool:
     return {"W", "b"} <= {_plain(name) for name in names}
 
 
-def epochs_trained(arrays: Mapping[str, NDArray[np.number[Any]]]) -> int:
-    """Epochs after which a checkpoint was written; 0 where it does not tell.
-
-    >>> epochs_trained({"trainer/num_epochs_trained": np.array(35)})
-    35
-    """
-    epochs = arrays.get("trainer/num_epochs_trained")
-    return 0 if epochs is None else int(epochs)
-
-
 def weights(arrays: Mapping[str, NDArray[np.number[Any]]], layout: Layout) -> dict[str, Tensor]:
     """Our weights by name, from the arrays of a checkpoint.
 
@@ -115,12 +105,12 @@ def weights(arrays: Mapping[str, NDArray[np.number[Any]]], layout: Layout) -> di
     expected = list(variables(layout))
     tensors: dict[str, Tensor] = {}
     problems = []
-    shapes = _shapes(layout)
+    expected_shapes = shapes(layout)
     for variable in expected:
         array = network.get(variable.name)
         shape = None if array is None else _shape_of_weight(array, variable)
-        if array is None or shape != shapes[variable.weight]:
-            problems.append(_misfit(variable, shape, shapes[variable.weight]))
+        if array is None or shape != expected_shapes[variable.weight]:
+            problems.append(_misfit(variable, shape, expected_shapes[variable.weight]))
             continue
         tensors.update(_tensors(array, variable))
     surplus = network.keys() - {variable.name for variable in expected}
@@ -163,20 +153,21 @@ def _shape_of_weight(array: NDArray[np.number[Any]], variable: Variable) -> tupl
     return array.shape[1:] if variable.role in (MEANS, VARIANCES) else array.shape
 
 
-def _shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
+def shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights that a network may have, by our names."""
+    by_name: dict[str, tuple[int, ...]] = {}
     for layer in layout:
         for part in ("norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"):
-            shapes[f"{layer.address}.{part}"] = (layer.inputs,)
-        shapes[f"{layer.address}.input_bias"] = (layer.inputs,)
-        shapes[f"{layer.address}.activation.weight"] = (layer.inputs,)
-        shapes[f"{layer.address}.bias"] = (layer.outputs,)
+            by_name[f"{layer.address}.{part}"] = (layer.inputs,)
+        by_name[f"{layer.address}.input_bias"] = (layer.inputs,)
+        by_name[f"{layer.address}.activation.weight"] = (layer.inputs,)
+        by_name[f"{layer.address}.bias"] = (layer.outputs,)
         for plane, (outputs, kernel) in layer.convolutions.items():
             name = (
                 f"{layer.address}.conv.{plane}.weight" if plane else f"{layer.address}.conv.weight"
             )
-            shapes[name] = (outputs, layer.inputs, *kernel)
-    return shapes
+            by_name[name] = (outputs, layer.inputs, *kernel)
+    return by_name
 
 
 def _misfit(
