@@ -107,13 +107,15 @@ def _slots(
     arrays: Arrays, layout: Layout, frozen: Collection[str], names: Mapping[str, str]
 ) -> dict[str, dict[str, Tensor]]:
     """Tensors by weight and kind, once numbers and shapes agree."""
-    everything = list(_learning(layout, frozen=()))
+    all_weights = list(_learning(layout, frozen=()))
     learning = list(_learning(layout, frozen))
     counts = {slot: sum(_is_slot(name, slot) for name in arrays) for slot in names.values()}
     count = next(iter(counts.values()))
-    order = everything if count == len(everything) else learning
+    order = all_weights if count == len(all_weights) else learning
     if any(number != len(order) for number in counts.values()):
-        raise _misfit(f"slots of an optimiser for {count} tensors", _expected(everything, learning))
+        raise _misfit(
+            f"slots of an optimiser for {count} tensors", _expected(all_weights, learning)
+        )
     expected = shapes(layout)
     state: dict[str, dict[str, Tensor]] = {}
     for number, weight in enumerate(order):
@@ -144,10 +146,10 @@ def _learning(layout: Layout, frozen: Collection[str]) -> Iterator[str]:
             yield variable.weight
 
 
-def _expected(everything: Sequence[str], learning: Sequence[str]) -> str:
-    if len(learning) == len(everything):
-        return f"those of the {len(everything)} tensors of the network"
-    return f"those of its {len(everything)} tensors, or of the {len(learning)} that learn"
+def _expected(all_weights: Sequence[str], learning: Sequence[str]) -> str:
+    if len(learning) == len(all_weights):
+        return f"those of the {len(all_weights)} tensors of the network"
+    return f"those of its {len(all_weights)} tensors, or of the {len(learning)} that learn"
 
 
 def _misfit(got: str, expected: str) -> DeepsegError:
