@@ -65,6 +65,7 @@ from deepseg.inference.requests import (
     overlap_problems,
     requested_maps,
     tile_problems,
+    tiling_problems,
 )
 from deepseg.inference.segmentation import Segmentation
 from deepseg.inference.tilewise import predict
@@ -437,6 +438,7 @@ def _setting_problems(
         )
         yield from tile_problems(tiles.size, checkpoint.config)
         yield from overlap_problems(settings, checkpoint.config, str(checkpoint.origin))
+        yield from tiling_problems(settings, checkpoint.config, str(checkpoint.origin))
     yield from component_problems(rules, checkpoints[0].config.classes)
 
 

@@ -211,6 +211,27 @@ def overlap_problems(settings: Inference, model: ModelConfig, origin: str) -> It
         )
 
 
+def tiling_problems(settings: Inference, model: ModelConfig, origin: str) -> Iterator[Problem]:
+    """Problems of ``tiling: global`` for a network whose layers depend on the size of a tile.
+
+    Args:
+        settings: Of the prediction.
+        model: That predicts.
+        origin: Of the model, for people.
+    """
+    if settings.tiling != "global" or model.context_alignment != "deepmedic":
+        return
+    uneven = layout(model).uneven_residuals
+    if uneven:
+        yield Problem(
+            code="tiling-uneven",
+            got=f"tiling: global with {origin}, whose residuals of {', '.join(uneven)} skip an odd "
+            "number of voxels, so that DeepMedic's rounding depends on the size of a tile",
+            expected="the tiles of DeepMedic",
+            fix="remove tiling: global",
+        )
+
+
 def component_problems(names: Iterable[str], classes: Sequence[str]) -> Iterator[Problem]:
     """Problems of rules for the components of classes that the model does not have."""
     for name in names:

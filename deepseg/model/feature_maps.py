@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from deepseg.config.blocks.pathways import Padding
 from deepseg.geometry.boxes import Int3, add, floor_div, sub
+from deepseg.geometry.context import Alignment
 
 AXES = (2, 3, 4)  # of X, Y and Z
 
@@ -58,23 +59,34 @@ def _mirrored(x: Tensor, axis: int, before: int, after: int) -> Tensor:
     return x.index_select(axis, torch.minimum(position, 2 * size - 1 - position))
 
 
-def crop_offset(larger: int, smaller: int) -> int:
-    """First voxel of the centre crop of a residual connection, in DeepMedic's rounding.
+def crop_offset(larger: int, smaller: int, alignment: Alignment) -> int:
+    """First voxel of the centre crop of a residual connection.
 
-    >>> crop_offset(7, 4), crop_offset(6, 3)
+    Where an odd number of voxels is cut off (an even kernel beside an odd one), DeepMedic's
+    rounding depends on the size of the segment; ours does not, so that whole images and segments
+    agree. Where the number is even, both are the middle.
+
+    >>> crop_offset(7, 3, "deepmedic"), crop_offset(7, 3, "centred")
+    (2, 2)
+    >>> crop_offset(7, 4, "deepmedic"), crop_offset(6, 3, "deepmedic")
     (2, 1)
+    >>> crop_offset(7, 4, "centred"), crop_offset(6, 3, "centred")
+    (1, 1)
     """
-    return (larger - 1) // 2 - (smaller - 1) // 2
+    if alignment == "deepmedic":
+        return (larger - 1) // 2 - (smaller - 1) // 2
+    return (larger - smaller) // 2
 
 
-def cropped(x: Tensor, size: Int3) -> Tensor:
-    """Central ``size`` voxels of ``x``.
+def cropped(x: Tensor, size: Int3, alignment: Alignment) -> Tensor:
+    """Central ``size`` voxels of ``x``; see `crop_offset`.
 
-    >>> cropped(torch.arange(6.0).view(1, 1, 6, 1, 1), (3, 1, 1)).flatten().tolist()
-    [1.0, 2.0, 3.0]
+    >>> x = torch.arange(6.0).view(1, 1, 6, 1, 1)
+    >>> cropped(x, (4, 1, 1), "centred").flatten().tolist()
+    [1.0, 2.0, 3.0, 4.0]
     """
     for axis, n in zip(AXES, size, strict=True):
-        x = x.narrow(axis, crop_offset(x.shape[axis], n), n)
+        x = x.narrow(axis, crop_offset(x.shape[axis], n, alignment), n)
     return x
 
 

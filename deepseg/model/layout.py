@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from math import prod
 
 from deepseg.config.blocks.imported import ImportedNetwork, ImportedPathway, ImportedWeight
@@ -64,6 +65,11 @@ class LayerPlan:
         return sum(
             self.inputs * outputs * volume(kernel) for outputs, kernel in self.convolutions.values()
         )
+
+    @property
+    def lost(self) -> Int3:
+        """Voxels by which the output is smaller than the input."""
+        return add(self.kernel, -1) if self.padding == "none" else (0, 0, 0)
 
     @property
     def convolutions(self) -> dict[str, tuple[int, Int3]]:
@@ -218,6 +224,16 @@ class Layout:
     def is_imported(self) -> bool:
         """Any pathway is an imported network."""
         return any(pathway.network is not None for pathway in self.pathways)
+
+    @property
+    def uneven_residuals(self) -> tuple[str, ...]:
+        """Layers that add an earlier input which is larger by an odd number of voxels."""
+        return tuple(
+            layer.address
+            for pathway in (*self.pathways, self.fc)
+            for before, layer in pairwise(pathway.layers)
+            if layer.adds_earlier_input and any(n % 2 for n in add(before.lost, layer.lost))
+        )
 
     @property
     def blocks(self) -> dict[str, int]:

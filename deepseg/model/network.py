@@ -8,14 +8,16 @@ business of ``data/``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from deepseg.config.model import ModelConfig
-from deepseg.geometry.context import NetworkGeometry
+from deepseg.geometry.boxes import per_axis
+from deepseg.geometry.context import Alignment, NetworkGeometry
 from deepseg.model import kernels
-from deepseg.model.feature_maps import cropped, map_size, repeated
+from deepseg.model.feature_maps import crop_offset, cropped, map_size, repeated
 from deepseg.model.graph.initialisation import initialised
 from deepseg.model.graph.network import GraphNetwork
 from deepseg.model.imported import graph_network, graph_of, imported_maps
@@ -124,6 +126,7 @@ class Pathway(nn.Module):
     def __init__(self, plan: PathwayLayout, config: ModelConfig) -> None:
         super().__init__()
         self.plan = plan
+        self.alignment = config.context_alignment
         for number, layer in enumerate(plan.layers, start=1):
             self.add_module(str(number), Layer(layer, config))
 
@@ -139,19 +142,23 @@ class Pathway(nn.Module):
         for layer in self.layers():
             y: Tensor = layer(x)
             if layer.plan.adds_earlier_input:
-                y = with_residual(y, before)
+                y = with_residual(y, before, self.alignment)
             before, x = x, y
         return y
 
 
-def with_residual(y: Tensor, earlier: Tensor | MultiScaleMaps) -> Tensor:
+def with_residual(
+    y: Tensor, earlier: Tensor | MultiScaleMaps, alignment: Alignment = "centred"
+) -> Tensor:
     """``y`` plus the middle of ``earlier``; missing feature maps count as 0, surplus is cut."""
     if isinstance(earlier, MultiScaleMaps):
-        return earlier.added_to(y)
+        return earlier.added_to(y, alignment)
     if torch.is_grad_enabled() and kernels.are_used(y):
-        return kernels.add_repeated_middle(y, earlier, 0, (1, 1, 1), map_size(earlier))
+        rule = partial(crop_offset, alignment=alignment)
+        offset = per_axis(rule, map_size(earlier), map_size(y))
+        return kernels.add_repeated_middle(y, earlier, 0, (1, 1, 1), offset)
     maps = min(y.shape[1], earlier.shape[1])
-    middle = cropped(earlier[:, :maps], map_size(y))
+    middle = cropped(earlier[:, :maps], map_size(y), alignment)
     if maps == y.shape[1]:
         return y + middle
     return torch.cat([y[:, :maps] + middle, y[:, maps:]], 1)

@@ -25,6 +25,7 @@ from deepseg.inference.requests import (
     layer_problems,
     overlap_problems,
     tile_problems,
+    tiling_problems,
     variance_problems,
 )
 from deepseg.model.checkpoint import Checkpoint
@@ -95,6 +96,7 @@ def testing_incompatibilities(
     for checkpoint in models:
         yield from tile_problems(config.tile_size, checkpoint.config)
         yield from overlap_problems(config.inference, checkpoint.config, str(checkpoint.origin))
+        yield from tiling_problems(config.inference, checkpoint.config, str(checkpoint.origin))
         yield from preparation_problems(
             config.preparation,
             checkpoint.preparation,

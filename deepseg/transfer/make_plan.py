@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deepseg.config.model import BatchNorm, ModelConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
-from deepseg.geometry.boxes import text
+from deepseg.geometry.boxes import Int3, text
 from deepseg.model.layout import ImportedLayerPlan, LayerPlan, Layout, layout
 from deepseg.transfer.by_name import plan_by_name
 from deepseg.transfer.context_phase import context_places, moved_context
@@ -269,6 +269,16 @@ def _misfits(matching: Matching, rules: TransferRules) -> Iterator[Problem]:
             )
             continue
         larger = any(a > b for a, b in zip(old.kernel, new.kernel, strict=True))
+        if not larger and rules.kernels == "centre" and _has_no_middle(old.kernel, new.kernel):
+            yield Problem(
+                "kernel-shape",
+                got=f"a kernel of {text(old.kernel)} in {old.address} of the older model",
+                expected=f"{text(new.kernel)} as in {new.address}, or smaller by an even number of "
+                "voxels, so that it has a middle there",
+                fix=f"choose another kernel for {new.address}, or leave {old.address} out with "
+                "-layers",
+            )
+            continue
         if larger or (old.kernel != new.kernel and rules.kernels == "same"):
             middle = "" if larger else "add -kernels centre to put it into the middle, or "
             yield Problem(
@@ -277,6 +287,11 @@ def _misfits(matching: Matching, rules: TransferRules) -> Iterator[Problem]:
                 expected=f"{text(new.kernel)}, as in {new.address} of the new one",
                 fix=f"{middle}leave {old.address} out with -layers",
             )
+
+
+def _has_no_middle(old: Int3, new: Int3) -> bool:
+    """True where the voxels around a smaller kernel cannot be shared equally."""
+    return any((n - o) % 2 for o, n in zip(old, new, strict=True))
 
 
 def _raise_if_empty(tensors: Mapping[str, TensorPlan], matching: Matching) -> None:

@@ -143,6 +143,13 @@ class Growth:
                 "prelu or linear in layers that only pass their input on",
                 "choose prelu, or -depth first-common",
             )
+        if any(n % 2 == 0 for n in target.kernel):
+            self._refuse(
+                target,
+                f"a kernel of {text(target.kernel)}",
+                "odd sizes in layers that only pass their input on",
+                "choose the next odd size",
+            )
         if self._rules.width == "overlap" and target.outputs != target.inputs:
             self._refuse(
                 target,

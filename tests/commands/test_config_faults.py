@@ -146,12 +146,6 @@ def test_a_fault_in_a_file_is_explained(refused, place, file, old, new, problem)
     assert not (place / "PWNED").exists()
 
 
-def test_an_even_kernel_is_refused(refused, place):
-    place.edit("model.yaml", "feature_maps: [3, 4]", "feature_maps: [3, 4]\n  kernels: 2")
-    (problem,) = refused("-newModel", "model.yaml")
-    assert problem.startswith("[kernel-even] model.yaml")
-
-
 def test_latin_1_is_refused_at_its_line_and_column(refused, place):
     place.damage("train.yaml", lambda text: text.replace(b"name: training", b"name: \xfcbung"))
     assert refused("-train", "train.yaml") == [

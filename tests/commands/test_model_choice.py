@@ -219,6 +219,15 @@ def test_after_going_back_the_plain_command_goes_on_from_there(command, place, t
 # DeepMedic's checkpoints
 
 
+def test_even_kernels_of_old_models_are_imported_trained_and_used(command, place, deepmedic):
+    place.edit("M.cfg", "[[3,3,3], [3,3,3]]", "[[2,3,4], [3,2,2]]")
+    place.edit("M.cfg", "dropoutRatesFc = [0]", "dropoutRatesFc = [0]\n"
+               "layersWithResidualConnNormal = [2]")  # fmt: skip
+    write_checkpoint(place / deepmedic, place / "M.cfg", epochs=0)
+    assert command("-test", "E.cfg", "-model", "M.cfg").returncode == 0
+    assert command("-train", "T.cfg", "-model", "M.cfg").returncode == 0
+
+
 def test_a_checkpoint_in_the_config_file_is_tested_with_the_given_network(
     command, place, deepmedic
 ):

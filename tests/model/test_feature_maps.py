@@ -34,13 +34,16 @@ def test_zero_padding_puts_the_odd_voxel_behind():
     assert padded(x, (4, 1, 1), "zero").flatten().tolist() == [0, 1, 1, 0, 0]
 
 
-def test_the_centre_crop_rounds_as_deepmedic_does():
-    assert [crop_offset(larger, smaller) for larger, smaller in ((7, 4), (6, 3), (6, 4))] == [
-        2,
-        1,
-        1,
-    ]
-    assert cropped(torch.arange(6.0).view(1, 1, 6, 1, 1), (3, 1, 1)).flatten().tolist() == [1, 2, 3]
+@pytest.mark.parametrize(
+    ("alignment", "offsets"), [("deepmedic", [2, 1, 1, 2]), ("centred", [1, 1, 1, 2])]
+)
+def test_the_centre_crop_rounds_as_deepmedic_does_or_alike_for_all_sizes(alignment, offsets):
+    sizes = ((7, 4), (6, 3), (6, 4), (7, 3))
+    assert [crop_offset(larger, smaller, alignment) for larger, smaller in sizes] == offsets
+    for (larger, smaller), offset in zip(sizes, offsets, strict=True):
+        x = torch.arange(float(larger)).view(1, 1, larger, 1, 1)
+        first, *_, last = cropped(x, (smaller, 1, 1), alignment).flatten().tolist()
+        assert (first, last) == (offset, offset + smaller - 1)
 
 
 def test_repetition_keeps_the_first_voxels():

@@ -206,6 +206,14 @@ def test_larger_kernels_with_the_old_in_their_middle_compute_the_same():
             "no pathway for sub1 of the source; expected a pathway of the new model for each of "
             "the source; fix: add a pathway, or say with -pathways where it goes", id="a pathway",
         ),
+        pytest.param(
+            SMALL.replace("[3, 4, 4, 5]", "[3, 4, 4, 5, 5]")
+            .replace("none, none], ", "none, none, zero], ")
+            .replace("none, none]}", "none, none, zero], kernels: [3, 3, 3, 3, [3, 2, 3]]}"),
+            {"depth": "identity"},
+            "normal.5 with a kernel of 3 x 2 x 3; expected odd sizes in layers that only pass "
+            "their input on; fix: choose the next odd size", id="an even kernel that passes on",
+        ),
     ],
 )  # fmt: skip
 def test_what_cannot_be_kept_is_refused(text, rules, problem):

@@ -250,6 +250,19 @@ def test_smaller_kernels_go_into_the_middle_of_larger_ones():
     assert torch.equal(kernel[:3, 2], expected)
 
 
+def test_an_odd_kernel_has_no_middle_in_an_even_one():
+    with pytest.raises(DeepsegError) as refusal:
+        filled(
+            B_OF_FOUR.replace("[3, 3, [3, 1, 3], 3]}", "[[3, 4, 5], 3, [3, 1, 3], 3]}"),
+            kernels="centre",
+        )
+    assert str(refusal.value) == (
+        "[kernel-shape] got a kernel of 3 x 3 x 3 in normal.1 of the older model; expected "
+        "3 x 4 x 5 as in normal.1, or smaller by an even number of voxels, so that it has a middle "
+        "there; fix: choose another kernel for normal.1, or leave normal.1 out with -layers"
+    )
+
+
 def test_larger_kernels_do_not_go_into_smaller_ones():
     with pytest.raises(DeepsegError) as refusal:
         filled(

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from deepseg.config.settings import Count, CubeOrBox, Fraction, Settings, cube
 from deepseg.config.validation.validator_error import invalid
-from deepseg.geometry.boxes import Int3, text
+from deepseg.geometry.boxes import Int3
 from deepseg.geometry.receptive_field import shrinkage
 
 LayerNumber: TypeAlias = Annotated[int, Field(ge=1, le=1000, strict=True)]
@@ -24,7 +24,9 @@ class NormalPathway(Settings):
         description="Feature maps of each layer; the number of entries is the number of layers."
     )
     kernels: Count | tuple[CubeOrBox, ...] = Field(
-        3, description="Kernel of every layer, or a list with one per layer; 3 means 3 x 3 x 3."
+        3,
+        description="Kernel of every layer, or a list with one per layer; 3 means 3 x 3 x 3. One "
+        "of even size sees further after a voxel than before it.",
     )
     padding: Padding | tuple[Padding, ...] = Field(
         "none",
@@ -148,18 +150,9 @@ class _PerLayer:
         return value
 
     def kernels(self, value: CubeOrBox | tuple[CubeOrBox, ...]) -> tuple[Int3, ...]:
-        """Kernels of odd size: outputs of an even one would sit between voxels."""
+        """Size of each layer's kernel along X, Y and Z."""
         sizes: tuple[CubeOrBox, ...] = self.values(value, "kernels")
-        kernels = tuple(cube(size) for size in sizes)
-        even = [text(kernel) for kernel in kernels if any(n % 2 == 0 for n in kernel)]
-        if even:
-            raise invalid(
-                "kernel-even",
-                got=f"kernels of {', '.join(even)} voxels in {self.block}.kernels",
-                expected="odd sizes, such as 1, 3 or 5",
-                fix="choose the next odd size",
-            )
-        return kernels
+        return tuple(cube(size) for size in sizes)
 
     def residuals(self, numbers: Sequence[int]) -> frozenset[int]:
         """Numbers of layers that add an earlier input; the first layer has none to add."""

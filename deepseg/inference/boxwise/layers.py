@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from deepseg.geometry.boxes import Box, Int3, add, minimum, per_axis
+from deepseg.geometry.context import Alignment
 from deepseg.model import kernels
 from deepseg.model.feature_maps import AXES, border_before, crop_offset, map_size, padded
 from deepseg.model.layers import Layer, LowRankConvolution, PRelu
@@ -274,6 +276,7 @@ def add_middle(
     earlier: Sequence[FeatureMapRegion],
     earlier_size: Int3,
     *,
+    alignment: Alignment,
     norm: Affine | None,
 ) -> None:
     """Add the middle of earlier maps to ``y``, in place; surplus maps are cut.
@@ -283,9 +286,11 @@ def add_middle(
         size: Of the whole output.
         earlier: The pieces of the input of the layer before, joined in this order.
         earlier_size: Of that whole input, at full resolution.
+        alignment: Of the network, which decides what the middle is.
         norm: Folded into ``y``; scales what is added.
     """
-    middle = y.box.moved(per_axis(crop_offset, earlier_size, size))
+    rule = partial(crop_offset, alignment=alignment)
+    middle = y.box.moved(per_axis(rule, earlier_size, size))
     begin = 0
     for piece in earlier:
         end = min(begin + piece.maps, y.maps)

@@ -84,7 +84,7 @@ class BoxwiseNetwork:
         x = FeatureMapRegion(
             values.contiguous(memory_format=kernels.LAST), boxes[0], image.shape[1]
         )
-        y = _through(layers, x, boxes, sizes)
+        y = self._through(layers, x, boxes, sizes)
         return replace(y, factor=self.layout.pathways[number].geometry.factor)
 
     def context(
@@ -142,8 +142,35 @@ class BoxwiseNetwork:
         plans = self.layout.fc.layers
         boxes = boxes_needed(plans, whole.fc, prediction)
         y = self._join(activated, boxes[0], boxes[1], whole.fc[0])
-        y = _through(self._fc, y, boxes[1:], whole.fc[1:], before=raw, before_size=whole.fc[0])
+        y = self._through(self._fc, y, boxes[1:], whole.fc[1:], before=raw, before_size=whole.fc[0])
         return y.values[0, : plans[-1].outputs].float() + self._class_bias
+
+    def _through(
+        self,
+        layers: Sequence[BoxLayer],
+        x: FeatureMapRegion,
+        boxes: Sequence[Box],
+        sizes: Sequence[Int3],
+        *,
+        before: Sequence[FeatureMapRegion] = (),
+        before_size: Int3 = (0, 0, 0),
+    ) -> FeatureMapRegion:
+        """The last output of a chain of layers; ``before`` is what the layer before them read."""
+        for number, layer in enumerate(layers):
+            if layer.plan.is_head:
+                x = replace(x, values=x.values.float())
+            y = layer(x, boxes[number + 1])
+            if layer.plan.adds_earlier_input:
+                add_middle(
+                    y,
+                    sizes[number + 1],
+                    before,
+                    before_size,
+                    alignment=self.geometry.alignment,
+                    norm=layer.following,
+                )
+            before, before_size, x = [x], sizes[number], y
+        return x
 
 
 def _dtype(layer: Layer, dtype: torch.dtype) -> torch.dtype:
@@ -163,23 +190,3 @@ def _box_layers(layers: Sequence[Layer], dtype: torch.dtype, *, first: int = 0) 
         for i, layer in enumerate(layers)
         if i >= first
     ]
-
-
-def _through(
-    layers: Sequence[BoxLayer],
-    x: FeatureMapRegion,
-    boxes: Sequence[Box],
-    sizes: Sequence[Int3],
-    *,
-    before: Sequence[FeatureMapRegion] = (),
-    before_size: Int3 = (0, 0, 0),
-) -> FeatureMapRegion:
-    """The last output of a chain of layers; ``before`` is the input of the layer before them."""
-    for number, layer in enumerate(layers):
-        if layer.plan.is_head:
-            x = replace(x, values=x.values.float())
-        y = layer(x, boxes[number + 1])
-        if layer.plan.adds_earlier_input:
-            add_middle(y, sizes[number + 1], before, before_size, norm=layer.following)
-        before, before_size, x = [x], sizes[number], y
-    return x

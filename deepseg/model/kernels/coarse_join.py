@@ -9,15 +9,16 @@ to rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 from deepseg.config.blocks.pathways import Padding
-from deepseg.geometry.boxes import Int3
-from deepseg.geometry.context import coarse_size
-from deepseg.model.feature_maps import map_size, padded
+from deepseg.geometry.boxes import Int3, per_axis
+from deepseg.geometry.context import Alignment, coarse_size
+from deepseg.model.feature_maps import crop_offset, map_size, padded
 from deepseg.model.kernels.convolution import LAST, convolved
 from deepseg.model.kernels.fused_activation import Preactivation
 from deepseg.model.kernels.repeated_convolution import add_repeated_convolution, add_repeated_middle
@@ -76,10 +77,11 @@ class MultiScaleMaps:
             y = add_repeated_convolution(y, x, weight, factor, padding, self._size)
         return y
 
-    def added_to(self, y: Tensor) -> Tensor:
+    def added_to(self, y: Tensor, alignment: Alignment) -> Tensor:
         """``y`` plus the middle of the joined maps, in place; surplus maps are cut."""
+        offset = per_axis(partial(crop_offset, alignment=alignment), self._size, map_size(y))
         for piece, maps, factor in zip(self.pieces, self.slices, self._factors, strict=True):
-            y = add_repeated_middle(y, piece, maps.start, factor, self._size)
+            y = add_repeated_middle(y, piece, maps.start, factor, offset)
         return y
 
 

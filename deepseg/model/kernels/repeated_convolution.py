@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepseg.geometry.boxes import Box, Int3, per_axis
+from deepseg.geometry.boxes import Box, Int3
 from deepseg.geometry.repetition import Border, TapGroup, groups
-from deepseg.model.feature_maps import crop_offset, map_size
+from deepseg.model.feature_maps import map_size
 from deepseg.model.kernels.convolution import LAST, convolved, zero_maps
 
 Triple = tuple[TapGroup, TapGroup, TapGroup]  # a group along each axis
@@ -82,21 +82,21 @@ def add_repeated_convolution(
     return apply(y, x, merged, where, factor)
 
 
-def add_repeated_middle(y: Tensor, x: Tensor, first: int, factor: Int3, size: Int3) -> Tensor:
-    """``y`` plus the middle of the repeated ``x``, in place, with gradients; surplus maps are cut.
+def add_repeated_middle(y: Tensor, x: Tensor, first: int, factor: Int3, offset: Int3) -> Tensor:
+    """``y`` plus a part of the repeated ``x``, in place, with gradients; surplus maps are cut.
 
     Args:
         y: ``(N, F, X, Y, Z)``.
         x: ``(N, C, X', Y', Z')``.
         first: The map of ``y`` to which the first of ``x`` is added.
         factor: How often a voxel of ``x`` is repeated along each axis.
-        size: Of the repeated map.
+        offset: Of the first voxel of ``y`` in the repeated map.
     """
     maps = min(x.shape[1], y.shape[1] - first)
     if maps <= 0:
         return y
-    middle = Box(per_axis(crop_offset, size, map_size(y)), map_size(y))
-    (a,), (b,), (c,) = tap_groups(middle, factor, size, (1, 1, 1), "none")
+    middle = Box(offset, map_size(y))
+    (a,), (b,), (c,) = tap_groups(middle, factor, middle.stop, (1, 1, 1), "none")
     apply: Callable[..., Tensor] = _RepeatedMiddle.apply
     return apply(y, x[:, :maps], first, (a, b, c), factor)
 

@@ -38,7 +38,7 @@ def plain_pathway(pathway, x):
         y = plain_layer(layer, x)
         if layer.plan.adds_earlier_input:
             maps = min(y.shape[1], before.shape[1])
-            middle = cropped(before[:, :maps], tuple(y.shape[2:]))
+            middle = cropped(before[:, :maps], tuple(y.shape[2:]), pathway.alignment)
             y = y + F.pad(middle, (0,) * 7 + (y.shape[1] - maps,))
         before, x = x, y
     return x
@@ -153,6 +153,21 @@ FC = {"feature_maps": [11, 6], "residuals": [2]}
         pytest.param({"fc": {**FC, "kernels": [[3, 5, 1], 1, 1], "padding": "zero"}}, id="zero"),
         pytest.param({"fc": {**FC, "kernels": [[5, 7, 3], 1, 1], "padding": "mirror"}}, id="wide"),
         pytest.param({"fc": {"feature_maps": []}}, id="only a head"),
+        *[
+            pytest.param(
+                {
+                    "normal": {
+                        "feature_maps": [3, 4, 5],
+                        "kernels": [[2, 3, 4], [3, 2, 1], 2],
+                        "residuals": [3],
+                    },
+                    "fc": {**FC, "kernels": [[4, 2, 1], [2, 1, 1], 1], "padding": "none"},
+                    "context_alignment": alignment,
+                },
+                id=f"even kernels, {alignment}",
+            )
+            for alignment in ("centred", "deepmedic")
+        ],
         pytest.param({"fc": {**FC, "feature_maps": [40, 6]}}, id="a narrow residual"),
         pytest.param(
             {"normal": {"feature_maps": [3, 4, 5], "low_rank": [2, 3], "residuals": [3]}},
