@@ -147,9 +147,7 @@ class Pathway(nn.Module):
         return y
 
 
-def with_residual(
-    y: Tensor, earlier: Tensor | MultiScaleMaps, alignment: Alignment = "centred"
-) -> Tensor:
+def with_residual(y: Tensor, earlier: Tensor | MultiScaleMaps, alignment: Alignment) -> Tensor:
     """``y`` plus the middle of ``earlier``; missing feature maps count as 0, surplus is cut."""
     if isinstance(earlier, MultiScaleMaps):
         return earlier.added_to(y, alignment)

@@ -121,7 +121,7 @@ def test_a_residual_adds_the_middle_of_the_maps_that_both_have(earlier, later):
     both = min(earlier, later)
     expected[:, :both] += x[:, :both, 2:5, 2:6, 2:4]
     # starts (7-1)//2 - (3-1)//2 = 2, (7-1)//2 - (4-1)//2 = 2, (5-1)//2 - (2-1)//2 = 2
-    torch.testing.assert_close(with_residual(y, x), expected)
+    torch.testing.assert_close(with_residual(y, x, "deepmedic"), expected)
 
 
 def test_a_residual_reaches_the_input_of_the_layer_before():
@@ -132,7 +132,7 @@ def test_a_residual_reaches_the_input_of_the_layer_before():
     first, second, third = network.normal.layers()
     x = torch.randn(1, 2, 9, 8, 7)
     maps = first(x)
-    expected = with_residual(third(second(maps)), maps)
+    expected = with_residual(third(second(maps)), maps, "centred")
     torch.testing.assert_close(network.normal(x), expected)
 
 
