@@ -63,3 +63,50 @@ def write_encoder(path: Path, seed: int = 0, **settings) -> Encoder:
     with torch.random.fork_rng():
         export(network, torch.zeros(1, channels, 16, 16, 16), path, "torchscript")
     return network
+
+
+MODEL_OF_ITS_OWN_HEAD = """\
+name: own
+output: runs
+channels: [T1, FLAIR]
+classes: [background, rim, core]
+imported:
+  - {file: net.onnx}
+fc: none
+segments: {train: 16, inference: [16, 12, 20]}
+"""
+
+
+class Segmenter(nn.Module):
+    """Two levels and a classifier with softmax; it sees further than a few voxels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv3d(2, 4, 3, padding=1)
+        self.norm = nn.BatchNorm3d(4)
+        self.down = nn.Conv3d(4, 6, 3, stride=2, padding=1)
+        self.middle = nn.Conv3d(6, 6, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose3d(6, 4, 4, 4)
+        self.head = nn.Conv3d(8, 3, 1)
+
+    def encoder(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(torch.relu(self.norm(self.stem(x))))
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.norm(self.stem(x)))
+        low = torch.relu(self.middle(torch.relu(self.down(y))))
+        return self.head(torch.cat([self.up(low), y], 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scores(x).softmax(1)
+
+
+def write_segmenter(path: Path, seed: int = 0) -> Segmenter:
+    """Write a network with a classifier of its own as an ONNX file."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = Segmenter().eval()
+        network.norm.running_mean.uniform_(-0.2, 0.2)
+        network.norm.running_var.uniform_(0.5, 2)
+        export(network, torch.zeros(1, 2, 16, 16, 16), path, "torchscript")
+    return network

@@ -22,6 +22,7 @@ from pydantic import (
 
 from deepseg.config.blocks.imported import ImportedPathway
 from deepseg.config.blocks.pathways import (
+    NO_FC,
     FcPathway,
     NormalPathway,
     PathwayPlan,
@@ -30,6 +31,7 @@ from deepseg.config.blocks.pathways import (
     normal_plan,
     subsampled_plans,
 )
+from deepseg.config.blocks.windows import Windows
 from deepseg.config.settings import ConfigPath, Count, CubeOrBox, Name, Settings, cube
 from deepseg.config.validation.validator_error import invalid
 from deepseg.errors import did_you_mean
@@ -125,8 +127,17 @@ class ModelConfig(Settings):
     imported: tuple[ImportedPathway, ...] = Field(
         (), description="Networks from files of other programs, such as encoders, as pathways."
     )
-    fc: FcPathway = Field(FcPathway(), description="The final classification pathway.")
+    fc: FcPathway | Literal["none"] = Field(
+        FcPathway(),
+        description="The final classification pathway; none where the only pathway is an imported "
+        "network with its own classifier.",
+    )
     segments: Segments = Field(description="Sizes of the boxes cut from the images.")
+    windows: Windows = Field(
+        Windows(),
+        description="How whole cases are predicted where an imported network sees further than its "
+        "margin.",
+    )
     activation: Activation = Field("prelu", description="Non-linearity before each convolution.")
     batch_norm: BatchNorm | Literal["none"] = Field(
         BatchNorm(), description="Batch normalisation, or none for a bias per feature map instead."
@@ -158,7 +169,7 @@ class ModelConfig(Settings):
     @cached_property
     def fc_pathway(self) -> PathwayPlan:
         """Final classification pathway, the head as its last layer."""
-        return fc_plan(self.fc, classes=len(self.classes))
+        return NO_FC if self.fc == "none" else fc_plan(self.fc, classes=len(self.classes))
 
     @cached_property
     def smallest_segment(self) -> Int3:
@@ -208,7 +219,7 @@ class ModelConfig(Settings):
         """Models without imported pathways are written as by earlier versions, which read them."""
         values: dict[str, Any] = dump(self)
         if not values.get("imported", True):
-            del values["imported"]
+            values = {k: v for k, v in values.items() if k not in ("imported", "windows")}
         return values
 
     @model_validator(mode="after")
@@ -230,16 +241,48 @@ class ModelConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _channels_are_known(self) -> ModelConfig:
+    def _has_a_classifier(self) -> ModelConfig:
+        if "windows" in self.model_fields_set and not self.imported:
+            raise invalid(
+                "windows-without-imported",
+                got="windows in a model without imported networks",
+                expected="them with imported networks only",
+                fix="remove windows",
+            )
+        is_alone = len(self.imported) == 1 and self.normal is None
+        if self.fc == "none" and not (is_alone and len(self.imported[0].output_names) < 2):
+            raise invalid(
+                "classifier-missing",
+                got="fc: none",
+                expected="it where the only pathway is an imported network with one output, its "
+                "own classifier",
+                fix="remove fc, for a classifier on all pathways",
+            )
         for number, pathway in enumerate(self.imported, start=1):
-            for name in pathway.channels:
-                if name not in self.channels:
-                    raise invalid(
-                        "channel-unknown",
-                        got=f"channel {name!r} in channels of imported{number}",
-                        expected=f"channels of the model: {', '.join(self.channels)}",
-                        fix="correct the name" + did_you_mean(name, self.channels),
-                    )
+            if pathway.classes and self.fc != "none":
+                raise invalid(
+                    "classifier-missing",
+                    got=f"classes of imported{number} in a model with a classifier of its own",
+                    expected="them with fc: none, for the network's own classifier",
+                    fix="add fc: none, or remove classes of the pathway",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> ModelConfig:
+        for number, pathway in enumerate(self.imported, start=1):
+            for noun, plural, names, expected in (
+                ("channel", "channels", pathway.channels, self.channels),
+                ("class", "classes", pathway.classes, self.classes),
+            ):
+                for name in names:
+                    if name not in expected:
+                        raise invalid(
+                            f"{noun}-unknown",
+                            got=f"{noun} {name!r} in {plural} of imported{number}",
+                            expected=f"{plural} of the model: {', '.join(expected)}",
+                            fix="correct the name" + did_you_mean(name, expected),
+                        )
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from deepseg.config.blocks.saved_results import SavedResults
+from deepseg.config.blocks.windows import Averaged, ImageAxis, Overlap
 from deepseg.config.cases import AcceptedDifference, CasesConfig, Preparation
 from deepseg.config.settings import ConfigPath, Count, CubeOrBox, Name, Precision, Settings, cube
 from deepseg.config.validation.validator_error import invalid
@@ -43,16 +44,23 @@ class Inference(Settings):
         "Default: as the model's `context_alignment`.",
     )
 
-    mirror: tuple[Literal["x", "y", "z"], ...] = Field(
+    mirror: tuple[ImageAxis, ...] = Field(
         (),
         description="Also segment the case mirrored along these axes, in every combination, and "
-        "take the mean of the probabilities: `[x]` takes twice the time.",
+        "take the mean: `[x]` takes twice the time. Default: as `windows` of the model.",
     )
-    overlap: Annotated[float, Field(ge=0, le=0.9)] = Field(
+    overlap: Overlap = Field(
         0.0,
         description="Where models predict tile by tile: tiles share this part of their edge with "
         "the next, and voxels in the middle of a tile weigh more. For networks with padding in "
-        "their pathways.",
+        "their pathways. Default: as `windows` of the model, where imported networks see further "
+        "than their margin.",
+    )
+    average: Averaged | None = Field(
+        None,
+        description="What is averaged over windows, mirror images and models: `probabilities`, or "
+        "`scores`, from which they follow at the end. Default: as `windows` of the models where "
+        "all are predicted in windows, else probabilities.",
     )
 
     accept: tuple[AcceptedDifference, ...] = Field(
@@ -125,8 +133,8 @@ class TestConfig(Settings):
     )
     tile: CubeOrBox | None = Field(
         None,
-        description="Tile in voxels, for feature maps and for `tiling: deepmedic`. Default: "
-        "segments.inference of the model.",
+        description="Tile in voxels, for feature maps and for `tiling: deepmedic`; window of "
+        "imported networks. Default: segments.inference of the model.",
     )
     preparation: Preparation | None = Field(
         None,

@@ -90,6 +90,19 @@ def entropy(probabilities: Maps) -> Maps:
     return result
 
 
+def softmax(scores: Maps) -> Maps:
+    """``(K, X, Y, Z)`` probabilities of scores, made in place.
+
+    >>> scores = np.log(np.array([1, 3], np.float32)).reshape(2, 1, 1, 1)
+    >>> softmax(scores).ravel().round(3).tolist()
+    [0.25, 0.75]
+    """
+    scores -= scores.max(0)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(0)
+    return scores
+
+
 def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
     """Every combination of the axes along which a case is mirrored, none first.
 

@@ -24,17 +24,17 @@ from deepseg.data.images.resampling import box_read, cropped_geometry, resample
 from deepseg.data.images.volumes import Geometry
 from deepseg.data.preparation import PreparedCase
 from deepseg.geometry.boxes import Box, Int3, sub, volume
-from deepseg.inference.averaging import SCRATCH, Average, entropy, mirrored, mirrorings
+from deepseg.inference.averaging import SCRATCH, Average, entropy, mirrored, mirrorings, softmax
 from deepseg.inference.boxwise.network import BoxwiseNetwork
 from deepseg.inference.boxwise.plan import WorkUnit, work_units
 from deepseg.inference.boxwise.predict import box_predictions
 from deepseg.inference.limits import DEFAULT_LIMITS, Limits
 from deepseg.inference.memory import left_on
 from deepseg.inference.out_of_memory import SplitOnOutOfMemory
-from deepseg.inference.overlap import WeightedSum, predicted_size, window
+from deepseg.inference.overlap import NO_WINDOWS, WeightedSum, WindowGrid, window
 from deepseg.inference.postprocess import most_probable
 from deepseg.inference.prediction import FLOAT_BYTES, BoxPrediction, RequestedMaps
-from deepseg.inference.tilewise import TileUnit, tile_predictions, tile_units
+from deepseg.inference.tilewise import TileRequest, TileUnit, tile_predictions, tile_units
 from deepseg.model.network import Network
 
 Map = NDArray[np.float32]
@@ -56,7 +56,8 @@ class Member:
             whole image as one.
         feature_map_tile: Size of a segment for feature maps.
         splitter: Halves boxes where memory is exhausted.
-        overlap: Share of a tile's edge in common with the next.
+        windows: Where tiles lie.
+        mirror: Axes along which the case is mirrored, in every combination.
         dtype: Of the feature maps.
         limits: Where boxes and blocks begin and end.
     """
@@ -68,7 +69,8 @@ class Member:
     feature_map_tile: Int3
     splitter: SplitOnOutOfMemory
     limits: Limits = DEFAULT_LIMITS
-    overlap: float = 0.0
+    windows: WindowGrid = NO_WINDOWS
+    mirror: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
 
 
@@ -93,12 +95,17 @@ class View:
     @property
     def overlap(self) -> float:
         """Share of a tile's edge that it has in common with the next."""
-        return self.member.overlap
+        return self.member.windows.overlap
+
+    @property
+    def windows(self) -> WindowGrid:
+        """Where tiles lie: mirrored as the case is."""
+        return replace(self.member.windows, axes=self.axes)
 
     @property
     def classes(self) -> int:
         """Number K of classes."""
-        return self.member.network.layout.fc.outputs
+        return self.member.network.layout.classes
 
     @property
     def is_on_case_grid(self) -> bool:
@@ -128,7 +135,11 @@ class View:
             assert member.tile is not None
             return [
                 *tile_units(
-                    member.network, self.case, tile=member.tile, overlap=self.overlap, within=within
+                    member.network,
+                    self.case,
+                    tile=member.tile,
+                    windows=self.windows,
+                    within=within,
                 )
             ]
         device = member.boxwise.device
@@ -138,14 +149,19 @@ class View:
                 self.case,
                 memory=left_on(device) if device.type == "cuda" else memory,
                 tile=member.tile,
-                overlap=self.overlap,
+                windows=self.windows,
                 within=within,
                 limits=member.limits,
             )
         ]
 
     def box_predictions(
-        self, work: Sequence[Work], labels: Sequence[int], on_boxes: OnBoxes
+        self,
+        work: Sequence[Work],
+        labels: Sequence[int],
+        on_boxes: OnBoxes,
+        *,
+        gives_scores: bool = False,
     ) -> Iterator[tuple[Work, BoxPrediction]]:
         """Predictions on the view's own grid, in the order of ``work``.
 
@@ -153,17 +169,18 @@ class View:
             work: Of `work_units`.
             labels: Of the classes whose probabilities are predicted.
             on_boxes: Called with the number of boxes just done.
+            gives_scores: Whether maps are logarithms of probabilities.
         """
         if self.member.boxwise is None:
             return tile_predictions(
                 self.member.network,
                 self.case,
                 [unit for unit in work if isinstance(unit, TileUnit)],
-                labels=labels,
-                dtype=self.member.dtype,
+                request=TileRequest(labels, gives_scores, self.member.dtype),
+                splitter=self.member.splitter,
                 on_boxes=on_boxes,
             )
-        return box_predictions(
+        pieces = box_predictions(
             self.member.boxwise,
             self.case,
             [unit for unit in work if not isinstance(unit, TileUnit)],
@@ -172,9 +189,12 @@ class View:
             splitter=self.member.splitter,
             limits=self.member.limits,
         )
+        return map(_with_scores, pieces) if gives_scores else pieces
 
-    def probabilities(self, block: Box, work: Sequence[Work], on_boxes: OnBoxes) -> Iterator[Map]:
-        """``(X, Y, Z)`` probabilities of class after class in a block of the case.
+    def maps(
+        self, block: Box, work: Sequence[Work], on_boxes: OnBoxes, *, gives_scores: bool
+    ) -> Iterator[Map]:
+        """``(X, Y, Z)`` probabilities, or scores, of class after class in a block of the case.
 
         Outside the region of interest, they may be anything.
 
@@ -182,11 +202,14 @@ class View:
             block: With the axes of the first view.
             work: Of `work_units`.
             on_boxes: Called with the number of boxes just done.
+            gives_scores: Whether maps are logarithms of probabilities.
         """
         block = self._turned(block)
         source = self._source_box(block)
         box = self._mirrored(source)
-        pieces = self.box_predictions(work, range(self.classes), on_boxes)
+        pieces = self.box_predictions(
+            work, range(self.classes), on_boxes, gives_scores=gives_scores
+        )
         maps = self._weighted(box, pieces) if self.overlap else self._stitched(box, pieces)
         maps.reverse()
         while maps:  # from the last to the first, and each is gone before the next
@@ -216,10 +239,10 @@ class View:
         return maps
 
     def _weighted(self, box: Box, pieces: Iterator[tuple[Work, BoxPrediction]]) -> list[Map]:
-        assert self.member.tile is not None
         total = WeightedSum(self.classes, box.size)
+        assert self.member.tile is not None
         geometry = self.member.network.geometry
-        weights = window(predicted_size(self.case.shape, self.member.tile, geometry))
+        weights = window(self.windows.predicted_size(self.case.shape, self.member.tile, geometry))
         for unit, pairs in groupby(pieces, key=itemgetter(0)):
             waiting = weights.copy()  # pieces of a tile may overlap; each voxel counts once
             for _, piece in pairs:
@@ -241,8 +264,6 @@ def views(
     members: Sequence[Member],
     cases: Sequence[PreparedCase],
     grid: Geometry,
-    *,
-    mirror: Sequence[int],
 ) -> list[View]:
     """Views of every model, at a case and at each of its mirror images.
 
@@ -250,7 +271,6 @@ def views(
         members: The models.
         cases: The case, prepared for each of the models.
         grid: The voxels of the case, with the axes of the first model's cases.
-        mirror: Axes along which it is mirrored, in every combination.
     """
     turns = [cases[0].turn.inverse.then(case.turn) for case in cases]
     return [
@@ -266,7 +286,7 @@ def views(
             turn=turn,
         )
         for member, case, turn in zip(members, cases, turns, strict=True)
-        for axes in mirrorings(mirror)
+        for axes in mirrorings(member.mirror)
     ]
 
 
@@ -276,6 +296,7 @@ def predict_mean(
     requested: RequestedMaps,
     *,
     memory: int,
+    averages_scores: bool = False,
     put: Callable[[BoxPrediction], None],
     progress: Progress,
 ) -> None:
@@ -286,6 +307,7 @@ def predict_mean(
         region: The part of the case that is predicted.
         requested: Maps besides labels.
         memory: Bytes that may be used besides those of the result.
+        averages_scores: Whether scores are averaged, from which probabilities follow at the end.
         put: Called with the prediction of every box; nothing of it is held here.
         progress: Shows how many boxes are done.
     """
@@ -300,10 +322,11 @@ def predict_mean(
     with progress(sum(map(_count, chain(*work_of_parts)))) as on_boxes:
         for block, work_of_views in zip(parts, work_of_parts, strict=True):
             predictions = (
-                view.probabilities(block, work, on_boxes)
+                view.maps(block, work, on_boxes, gives_scores=averages_scores)
                 for view, work in zip(ensemble, work_of_views, strict=True)
             )
-            put(_mean(block, predictions, ensemble[0].classes, requested))
+            mean = _mean_of_scores if averages_scores else _mean
+            put(mean(block, predictions, ensemble[0].classes, requested))
 
 
 def _blocks_and_rest(ensemble: Sequence[View], region: Box, memory: int) -> tuple[list[Box], int]:
@@ -322,7 +345,30 @@ def _mean(
     average = Average(classes, block.size, with_variance="variance" in requested.uncertainty)
     for prediction in predictions:
         average.add(prediction)
-    mean, variance = average.finalise()
+    return _box_prediction(block, *average.finalise(), requested)
+
+
+def _mean_of_scores(
+    block: Box, predictions: Iterable[Iterable[Map]], classes: int, requested: RequestedMaps
+) -> BoxPrediction:
+    """The prediction of a block from the mean of the scores of all views."""
+    average = Average(classes, block.size, with_variance=False)
+    apart = Average(classes, block.size, with_variance=True)
+    has_variance = "variance" in requested.uncertainty
+    for prediction in predictions:
+        scores = list(prediction) if has_variance else prediction
+        average.add(scores)
+        if has_variance:
+            apart.add(softmax(np.stack(list(scores))))
+    mean, _ = average.finalise()
+    variance = apart.finalise()[1] if has_variance else None
+    return _box_prediction(block, softmax(mean), variance, requested)
+
+
+def _box_prediction(
+    block: Box, mean: Map, variance: Map | None, requested: RequestedMaps
+) -> BoxPrediction:
+    """The prediction of a block from the mean of all views."""
     uncertainty = {}
     if "entropy" in requested.uncertainty:
         uncertainty["entropy"] = entropy(mean)
@@ -334,6 +380,14 @@ def _mean(
         probabilities={label: mean[label] for label in requested.probabilities},
         uncertainty=uncertainty,
     )
+
+
+def _with_scores(pair: tuple[Work, BoxPrediction]) -> tuple[Work, BoxPrediction]:
+    """A prediction with the logarithms of its probabilities."""
+    unit, piece = pair
+    least = np.finfo(np.float32).tiny
+    logarithms = {n: np.log(np.maximum(p, least)) for n, p in piece.probabilities.items()}
+    return unit, replace(piece, probabilities=logarithms)
 
 
 def blocks(region: Box, most: int, ensemble: Sequence[View]) -> list[Box]:

@@ -60,25 +60,26 @@ from deepseg.inference.prediction import Prediction, RequestedMaps
 from deepseg.inference.requests import (
     Classes,
     FeatureMaps,
+    averages_scores,
     component_problems,
+    mirrored_axes,
     model_differences,
     overlap_problems,
     requested_maps,
     tile_problems,
     tiling_problems,
+    window_grid,
 )
 from deepseg.inference.segmentation import Segmentation
 from deepseg.inference.tilewise import predict
 from deepseg.model.checkpoint import Checkpoint, read_checkpoint
 from deepseg.model.devices import PRECISIONS, chosen_device
-from deepseg.model.layout import Layout
 
 TOO_LITTLE = "{} memory is not enough: the smallest boxes are taken, and more memory is used"
 UNKNOWN_PREPARATION = (
     "{}: the model does not say how its cases were prepared: they are used as they are; say "
     "otherwise with preparation"
 )
-WINDOW_OVERLAP = 0.5  # of imported networks whose margin is smaller than their receptive field
 NO_FEATURE_MAPS: FeatureMaps = MappingProxyType({})
 
 Model: TypeAlias = Path | str | Checkpoint
@@ -175,6 +176,7 @@ class Predictor:
             self._member(checkpoint, self._preparation(checkpoint, configured))
             for checkpoint in checkpoints
         )
+        self._averages_scores = averages_scores(self._settings, checkpoints)
         self._comparisons = [
             Comparison(
                 model=str(checkpoint.origin),
@@ -225,7 +227,7 @@ class Predictor:
                 probabilities=probabilities,
                 uncertainty=uncertainty,
                 feature_maps=feature_maps,
-                predictions=len(self.members) * len(mirrorings(self._mirror)),
+                predictions=sum(len(mirrorings(member.mirror)) for member in self.members),
             )
         with collected(problems):
             loaded = self._loaded(images, Placement(affine, spacing_mm), roi)
@@ -254,10 +256,6 @@ class Predictor:
     def _preparations(self) -> list[Preparation]:
         return [member.preparation for member in self.members]
 
-    @property
-    def _mirror(self) -> list[int]:
-        return ["xyz".index(axis) for axis in self._settings.mirror]
-
     def _member(self, checkpoint: Checkpoint, preparation: Preparation) -> Member:
         network = checkpoint.network().to(self._device).eval()
         config, tiling = checkpoint.config, self._settings.tiling
@@ -276,14 +274,10 @@ class Predictor:
                 self._listener.warn, smallest_edge=self._limits.smallest_edge
             ),
             limits=self._limits,
-            overlap=self._overlap(network.layout),
+            windows=window_grid(self._settings, checkpoint),
+            mirror=mirrored_axes(self._settings, checkpoint.config),
             dtype=dtype,
         )
-
-    def _overlap(self, layout: Layout) -> float:
-        """Of the settings or, where voxels near the border of a tile see less, half of a tile."""
-        is_chosen = "overlap" in self._settings.model_fields_set
-        return self._settings.overlap if is_chosen or layout.sees_whole else WINDOW_OVERLAP
 
     def _preparation(self, checkpoint: Checkpoint, configured: Preparation | None) -> Preparation:
         """Preparation of cases for a model, with a warning if nobody tells."""
@@ -351,14 +345,10 @@ class Predictor:
         if region is None:
             return prediction
         predict_mean(
-            views(
-                self.members,
-                case.prepared,
-                grid,
-                mirror=self._mirror,
-            ),
+            views(self.members, case.prepared, grid),
             region,
             requested,
+            averages_scores=self._averages_scores,
             memory=self._memory_beside(requested.bytes_of(grid.shape)),
             put=prediction.put,
             progress=partial(self._listener.progress, case.name),

@@ -12,6 +12,7 @@ from deepseg.config.model import ModelConfig
 from deepseg.config.testing import Inference
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
 from deepseg.geometry.boxes import Int3, text
+from deepseg.inference.overlap import NO_WINDOWS, WindowGrid
 from deepseg.inference.prediction import RequestedMaps
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.layout import Layout, layout
@@ -230,6 +231,50 @@ def tiling_problems(settings: Inference, model: ModelConfig, origin: str) -> Ite
             expected="the tiles of DeepMedic",
             fix="remove tiling: global",
         )
+
+
+def window_grid(settings: Inference, model: Checkpoint) -> WindowGrid:
+    """Where the tiles of a model lie: by its own settings where it is predicted in windows.
+
+    Args:
+        settings: Of the prediction, which win.
+        model: That predicts.
+    """
+    windows = model.config.windows
+    is_chosen = "overlap" in settings.model_fields_set
+    if not model.config.imported:
+        return WindowGrid(settings.overlap)
+    sees_whole = layout(model.config).sees_whole
+    overlap = settings.overlap if is_chosen else 0.0 if sees_whole else windows.overlap
+    if not overlap:
+        return NO_WINDOWS
+    pads_with_zeros = windows.beyond == "zero" and not sees_whole
+    return WindowGrid(overlap, windows.places == "even", pads_with_zeros)
+
+
+def mirrored_axes(settings: Inference, model: ModelConfig) -> tuple[int, ...]:
+    """Axes along which cases are mirrored for a model, by its own settings or those that win.
+
+    >>> model = {"channels": ["T1"], "classes": ["background", "lesion"], "segments": {"train": 9}}
+    >>> model = ModelConfig.model_validate(model | {"normal": {"feature_maps": [2]}})
+    >>> mirrored_axes(Inference(mirror=("z",)), model), mirrored_axes(Inference(), model)
+    ((2,), ())
+    """
+    is_chosen = "mirror" in settings.model_fields_set
+    axes = settings.mirror if is_chosen else model.windows.mirror
+    return tuple("xyz".index(axis) for axis in axes)
+
+
+def averages_scores(settings: Inference, models: Sequence[Checkpoint]) -> bool:
+    """True if scores are averaged, by the settings or where all models are predicted in windows."""
+    if settings.average is not None:
+        return settings.average == "scores"
+    return all(
+        bool(model.config.imported)
+        and window_grid(settings, model).overlap > 0
+        and model.config.windows.average == "scores"
+        for model in models
+    )
 
 
 def component_problems(names: Iterable[str], classes: Sequence[str]) -> Iterator[Problem]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,11 +20,12 @@ from torch import Tensor, nn
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.segments.lattice_reading import mirrored
 from deepseg.data.segments.segment import inputs
-from deepseg.geometry.boxes import Box, Int3, volume
+from deepseg.geometry.boxes import Box, Int3, add, negate, per_axis, sub, volume
 from deepseg.geometry.context import NetworkGeometry, coarse_size
 from deepseg.geometry.tiles import tiles
 from deepseg.inference.boxwise.boxes import bounding_box
-from deepseg.inference.overlap import overlapping_tiles
+from deepseg.inference.out_of_memory import SplitOnOutOfMemory
+from deepseg.inference.overlap import WindowGrid
 from deepseg.inference.prediction import BoxPrediction
 from deepseg.model.feature_maps import repeated
 from deepseg.model.network import Network
@@ -93,17 +95,24 @@ class TileUnit:
 
     Attributes:
         segment: That the network reads, in the image; it may reach beyond it.
-        origin: The first predicted voxel, in the image.
+        prediction: The voxels that follow from it, in the image or beyond.
         boxes: To be predicted, in the image: a single one.
+        border: Voxels of zeros before and after the image, which the segment may read.
     """
 
     segment: Box
-    origin: Int3
+    prediction: Box
     boxes: tuple[Box, ...]
+    border: tuple[Int3, Int3] = ((0, 0, 0), (0, 0, 0))
+
+    @property
+    def origin(self) -> Int3:
+        """The first predicted voxel."""
+        return self.prediction.start
 
 
 def tile_units(
-    network: Network, case: PreparedCase, *, tile: Int3, overlap: float, within: Box
+    network: Network, case: PreparedCase, *, tile: Int3, windows: WindowGrid, within: Box
 ) -> list[TileUnit]:
     """The tiles by which a part of a case is predicted.
 
@@ -111,22 +120,35 @@ def tile_units(
         network: That computes.
         case: Prepared as the network's training cases were.
         tile: Size of a segment.
-        overlap: Share of a tile's edge that it has in common with the next.
+        windows: Where tiles lie.
         within: The part of the image.
     """
     geometry = network.geometry
-    segments = (
-        overlapping_tiles(case.shape, tile, geometry, overlap)
-        if overlap
-        else tiles(case.shape, tile, geometry)
-    )
+    border = windows.border(case.shape, tile, geometry)
+    low, high = border
     units = []
-    for segment in segments:
+    for padded in windows.tiles(add(case.shape, low, high), tile, geometry):
+        segment = padded.moved(negate(low))
         prediction = geometry.prediction(segment)
         box = bounding_box(case.to_compute, prediction.intersection(within))
         if box is not None and volume(box.size) > 0:
-            units.append(TileUnit(segment, prediction.start, (box,)))
+            units.append(TileUnit(segment, prediction, (box,), border))
     return units
+
+
+@dataclass(frozen=True)
+class TileRequest:
+    """Maps that are computed of tiles, and in which precision.
+
+    Attributes:
+        labels: Of the classes whose maps are computed.
+        gives_scores: Whether maps are logarithms of probabilities, which are averaged as scores.
+        dtype: Of the feature maps.
+    """
+
+    labels: Sequence[int]
+    gives_scores: bool = False
+    dtype: torch.dtype = torch.float32
 
 
 def tile_predictions(
@@ -134,33 +156,77 @@ def tile_predictions(
     case: PreparedCase,
     units: Sequence[TileUnit],
     *,
-    labels: Sequence[int],
-    dtype: torch.dtype = torch.float32,
+    request: TileRequest,
+    splitter: SplitOnOutOfMemory,
     on_boxes: Callable[[int], None] = lambda _: None,
 ) -> Iterator[tuple[TileUnit, BoxPrediction]]:
-    """Predictions of tiles, one after the other.
+    """Predictions of tiles, one after the other; of their halves where memory is exhausted.
 
     Args:
         network: In evaluation mode, on the device that computes.
         case: Prepared as the network's training cases were.
         units: Of `tile_units`.
-        labels: Of the classes whose probability maps are computed.
-        dtype: Of the feature maps.
+        request: What is computed of them.
+        splitter: Halves predictions where memory is exhausted.
         on_boxes: Called with the number of boxes just done.
     """
-    device = next(network.parameters()).device
+    border = units[0].border if units else ((0, 0, 0), (0, 0, 0))
+    bordered = _with_border(case, border)
+    geometry = network.geometry
+
+    def compute(unit: TileUnit, part: Box) -> list[BoxPrediction]:
+        segment = _part_of_segment(unit, part, geometry)
+        images = inputs(bordered, segment.moved(border[0]), geometry)
+        labels, maps = _computed(network, images, request)
+        start, pieces = geometry.prediction(segment).start, []
+        for box in (box.intersection(part) for box in unit.boxes):
+            if min(box.size) > 0:
+                inside = box.relative_to(start).slices
+                values = {label: maps[n][inside] for n, label in enumerate(request.labels)}
+                pieces.append(BoxPrediction(box, labels[inside], values))
+        return pieces
+
     for unit in units:
-        images = inputs(case, unit.segment, network.geometry)
-        with torch.inference_mode():
-            batch = [torch.from_numpy(image)[None].to(device, dtype) for image in images]
-            logits = network(batch)[0].float()
-            best = logits.argmax(0).to(torch.int16).cpu().numpy()
-            shares = logits.softmax(0)[list(labels)].cpu().numpy()
-        for box in unit.boxes:
-            inside = box.relative_to(unit.origin).slices
-            maps = {label: shares[n][inside].copy() for n, label in enumerate(labels)}
-            yield unit, BoxPrediction(box, best[inside], maps)
+        for pieces in splitter.in_parts(0, unit.prediction, partial(compute, unit)):
+            yield from ((unit, piece) for piece in pieces)
         on_boxes(1)
+
+
+def _computed(
+    network: Network, images: Sequence[NDArray[np.float32]], request: TileRequest
+) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """Labels ``(X, Y, Z)`` and maps ``(K, X, Y, Z)`` of one segment."""
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        batch = [torch.from_numpy(image)[None].to(device, request.dtype) for image in images]
+        logits = network(batch)[0].float()
+        labels = logits.argmax(0).to(torch.int16).cpu().numpy()
+        maps = logits.log_softmax(0) if request.gives_scores else logits.softmax(0)
+        if list(request.labels) != list(range(len(maps))):
+            maps = maps[list(request.labels)]
+        return labels, maps.cpu().numpy()
+
+
+def _part_of_segment(unit: TileUnit, part: Box, geometry: NetworkGeometry) -> Box:
+    """The segment from which a part of a tile is predicted, in phase with that of the tile."""
+    if part == unit.prediction:
+        return unit.segment
+    needed = geometry.segment(part)
+    late = per_axis(
+        lambda n, first, step: (n - first) % step, needed.start, unit.segment.start, geometry.step
+    )
+    size = add(needed.size, late)
+    size = size if geometry.sizes is None else geometry.sizes.at_least(size)
+    return Box(sub(needed.start, late), size)
+
+
+def _with_border(case: PreparedCase, border: tuple[Int3, Int3]) -> PreparedCase:
+    """The channels of a case among zeros."""
+    low, high = border
+    if not any((*low, *high)):
+        return case
+    pads = [(0, 0), *zip(low, high, strict=True)]
+    return replace(case, channels=np.pad(case.channels, pads))
 
 
 def tiles_to_compute(

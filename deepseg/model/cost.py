@@ -24,6 +24,8 @@ def multiply_adds(plan: Layout) -> dict[str, float]:
 
 def multiply_adds_in_inference(plan: Layout) -> dict[str, float]:
     """Of each layer by its address, per predicted voxel; repeated maps at low resolution."""
+    if not plan.fc.layers:
+        return multiply_adds(plan)
     joining = plan.fc.layers[0]
     coarse = sum(
         layer_weights(joining, pathway.outputs)

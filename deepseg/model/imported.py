@@ -13,11 +13,12 @@ from torch import Tensor
 
 from deepseg.config.blocks.imported import AttachPoint, ImportedNetwork
 from deepseg.geometry.boxes import Int3, sub
-from deepseg.geometry.context import PathwayGeometry, margin
+from deepseg.geometry.context import margin
 from deepseg.model.feature_maps import AXES, map_size
 from deepseg.model.graph.graph import Graph
 from deepseg.model.graph.network import GraphNetwork
 from deepseg.model.graph.record import graph_from_record, graph_record
+from deepseg.model.layout import PathwayLayout
 
 _TENSOR = "base64"  # the key that tells a tensor from other dictionaries
 
@@ -44,54 +45,67 @@ def graph_network(network: ImportedNetwork) -> GraphNetwork:
     return GraphNetwork(graph_of(network), drops_softmax=False)
 
 
-def imported_maps(
-    module: GraphNetwork, network: ImportedNetwork, geometry: PathwayGeometry, x: Tensor
-) -> Tensor:
+def imported_maps(module: GraphNetwork, pathway: PathwayLayout, x: Tensor) -> Tensor:
     """``(N, C, X, Y, Z)`` to the maps of all attach points, ``(N, F, *core)`` at full resolution.
 
     Args:
         module: That computes.
-        network: Of the module.
-        geometry: Which voxels of ``x`` are the core.
+        pathway: Of the module; its geometry tells which voxels of ``x`` are the core.
         x: Of a type that is not float32 where the network is trained so.
     """
     is_plain = x.dtype == torch.float32
     with nullcontext() if is_plain else torch.autocast(x.device.type, dtype=x.dtype):
         outputs = module(x if is_plain else x.float())
-    low, _ = margin(geometry.shrink)
-    size = sub(map_size(x), geometry.shrink)
+    shrink = pathway.geometry.shrink
+    low, _ = margin(shrink)
+    size = sub(map_size(x), shrink)
     maps = [
         at_full_resolution(y, point, low, size)
-        for y, point in zip(outputs, network.outputs, strict=True)
+        for y, point in zip(outputs, pathway.attach_points, strict=True)
     ]
     return (maps[0] if len(maps) == 1 else torch.cat(maps, 1)).to(x.dtype)
 
 
 def at_full_resolution(y: Tensor, point: AttachPoint, start: Int3, size: Int3) -> Tensor:
-    """``(N, F, *size)``: every voxel of an output repeated for the image voxels it stands for.
+    """``(N, F, *size)``: an output at the voxels of the image, repeated or linearly interpolated.
 
     Args:
         y: ``(N, F, …)``
         point: Where its voxels lie.
         start: First image voxel.
-        size: Image voxels; those beyond the last voxel of ``y`` get its value.
+        size: Image voxels; those beyond the first and the last voxel of ``y`` get its value.
 
     >>> pooled = {"stride": (2, 1, 1), "offset": (0.5, 0, 0), "loss": (0, 0, 0)}
     >>> point = AttachPoint(output="y", maps=1, **pooled)
     >>> y = torch.arange(3.0).view(1, 1, 3, 1, 1)
     >>> at_full_resolution(y, point, (1, 0, 0), (5, 1, 1)).flatten().tolist()
     [0.0, 1.0, 1.0, 2.0, 2.0]
+    >>> point = AttachPoint(output="y", maps=1, is_interpolated=True, **pooled)
+    >>> at_full_resolution(y, point, (1, 0, 0), (5, 1, 1)).flatten().tolist()
+    [0.25, 0.75, 1.25, 1.75, 2.0]
     """
-    for axis, begin, stride, first, n in zip(
-        AXES, point.begin, point.stride, start, size, strict=True
+    for axis, begin, offset, stride, first, n in zip(
+        AXES, point.begin, point.offset, point.stride, start, size, strict=True
     ):
         voxels = y.shape[axis]
         if stride == 1 and begin <= first and first - begin + n <= voxels:
             y = y.narrow(axis, first - begin, n)
+        elif point.is_interpolated:
+            places = (torch.arange(first, first + n, device=y.device) - offset) / stride
+            y = _interpolated(y, axis, places.clamp(0, voxels - 1))
         else:
             places = torch.arange(first - begin, first - begin + n, device=y.device) // stride
             y = y.index_select(axis, places.clamp(0, voxels - 1))
     return y
+
+
+def _interpolated(y: Tensor, axis: int, places: Tensor) -> Tensor:
+    """``y`` at places between its voxels along one axis."""
+    low = places.floor().long()
+    high = (low + 1).clamp(max=y.shape[axis] - 1)
+    share = (places - low).to(y.dtype).view(-1, *[1] * (y.ndim - axis - 1))
+    before, after = y.index_select(axis, low), y.index_select(axis, high)
+    return torch.lerp(before, after, share)
 
 
 def _without_tensors(value: Any) -> Any:

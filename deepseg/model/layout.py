@@ -15,7 +15,12 @@ from functools import cached_property
 from itertools import pairwise
 from math import prod
 
-from deepseg.config.blocks.imported import ImportedNetwork, ImportedPathway, ImportedWeight
+from deepseg.config.blocks.imported import (
+    AttachPoint,
+    ImportedNetwork,
+    ImportedPathway,
+    ImportedWeight,
+)
 from deepseg.config.blocks.pathways import Padding, PathwayPlan
 from deepseg.config.model import Activation, ModelConfig
 from deepseg.errors import DeepsegError, Problem, did_you_mean
@@ -143,6 +148,11 @@ class PathwayLayout:
         return self.layers[-1].outputs if self.network is None else self.network.maps
 
     @property
+    def attach_points(self) -> tuple[AttachPoint, ...]:
+        """Where an imported network is cut; none of a pathway of our own."""
+        return () if self.network is None else self.network.outputs
+
+    @property
     def addresses(self) -> list[str]:
         """Addresses of all layers."""
         chain = [layer.address for layer in self.layers]
@@ -176,7 +186,8 @@ class Layout:
 
     Attributes:
         pathways: The parallel pathways: the normal one, subsampled ones, imported ones.
-        fc: The final classification pathway.
+        fc: The final classification pathway; without layers where an imported network has its own
+            classifier.
     """
 
     pathways: tuple[PathwayLayout, ...]
@@ -191,6 +202,17 @@ class Layout:
     def order(self) -> tuple[str, ...]:
         """Addresses of all layers, imported ones included, the head as the last."""
         return tuple(a for pathway in (*self.pathways, self.fc) for a in pathway.addresses)
+
+    @property
+    def head(self) -> str:
+        """Address of the layer that gives the classes."""
+        return self.order[-1]
+
+    @property
+    def classes(self) -> int:
+        """Number K of classes."""
+        last = self.fc if self.fc.layers else self.pathways[0]
+        return last.outputs
 
     @cached_property
     def imported_layers(self) -> tuple[ImportedLayerPlan, ...]:
@@ -278,7 +300,7 @@ class Layout:
         chosen: set[str] = set()
         problems = []
         for pattern in patterns:
-            names = {pattern, *_expanded(pattern, head=addresses[-1])}
+            names = {pattern, *_expanded(pattern, head=self.head)}
             matches = [
                 address
                 for address in addresses
@@ -307,6 +329,8 @@ class Layout:
         names = []
         for pathway in (*self.pathways, self.fc):
             n = len(pathway.layers)
+            if not pathway.addresses:
+                continue
             if pathway.network is not None:
                 names.append(f"{pathway.name}.* ({len(pathway.imported_layers)} layers)")
             else:

@@ -34,6 +34,8 @@ class Network(nn.Module):
         self.config = config
         self.layout: Layout = layout(config)
         for pathway in (*self.layout.pathways, self.layout.fc):
+            if not pathway.addresses:
+                continue  # no FC pathway: an imported network has its own classifier
             self.add_module(
                 pathway.name,
                 Pathway(pathway, config)
@@ -50,6 +52,9 @@ class Network(nn.Module):
             self._parallel(pathway, x)
             for pathway, x in zip(self.layout.pathways, inputs, strict=True)
         ]
+        if not self.layout.fc.layers:
+            (scores,) = outputs
+            return scores.to(torch.promote_types(scores.dtype, torch.float32))
         fc = self._chain(self.layout.fc.name)
         *_, head = fc.layers()
         y = fc(self._joined(outputs))
@@ -61,7 +66,7 @@ class Network(nn.Module):
         if pathway.network is None:
             maps: Tensor = self._chain(pathway.name)(kernels.arranged(x))
             return maps
-        return imported_maps(self.imported(pathway.name), pathway.network, pathway.geometry, x)
+        return imported_maps(self.imported(pathway.name), pathway, x)
 
     def _joined(self, outputs: Sequence[Tensor]) -> Tensor | MultiScaleMaps:
         """Outputs of the parallel pathways, repeated to full resolution and joined."""

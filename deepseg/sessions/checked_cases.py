@@ -32,6 +32,7 @@ from deepseg.inference.cohort_differences import (
     case_traits,
     turned_note,
 )
+from deepseg.inference.requests import mirrored_axes
 from deepseg.model.checkpoint import Checkpoint, TrainingCohort
 from deepseg.report.console import Console
 from deepseg.sessions.cohort import (
@@ -248,7 +249,8 @@ def checked_test_cases(
                 f"cases that {model.origin} was trained on: {', '.join(names)}; their scores say "
                 "nothing about new cases"
             )
-    mirror = [float(axis in config.inference.mirror) for axis in "xyz"]
+    axes = {axis for model in models for axis in mirrored_axes(config.inference, model.config)}
+    mirror = [float(axis in axes) for axis in range(3)]
     for warning in mirrored_sides(
         mirror, "inference.mirror", network.classes, preparations[0].orientation
     ):

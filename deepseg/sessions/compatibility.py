@@ -23,6 +23,7 @@ from deepseg.inference.requests import (
     class_problems,
     component_problems,
     layer_problems,
+    mirrored_axes,
     overlap_problems,
     tile_problems,
     tiling_problems,
@@ -105,7 +106,7 @@ def testing_incompatibilities(
             fix="remove preparation from the test file, for the model applies its own; or accept "
             "the difference with 'inference.accept: [preparation]'",
         )
-    if len(models) == 1 and not config.inference.mirror:
+    if len(models) == 1 and not mirrored_axes(config.inference, models[0].config):
         fix = "give several models or inference.mirror, or ask for entropy only"
         yield from variance_problems(config.save.uncertainty, key="save.uncertainty", fix=fix)
     yield from component_problems(config.postprocess, model.classes)

@@ -29,7 +29,7 @@ def network_table(console: Console, config: ModelConfig) -> None:
         f"({', '.join(config.channels)}) → {len(config.classes)} classes "
         f"({', '.join(config.classes)})",
         ["pathway", "layers", "feature maps", "kernels", "sees (voxels)", "parameters"],
-        [_pathway_row(pathway) for pathway in (*plan.pathways, plan.fc)],
+        [_pathway_row(p) for p in (*plan.pathways, plan.fc) if p.addresses],
     )
     console.say(f"parameters: {plan.parameters:,} trainable in all")
     for use, size in config.segment_sizes.items():

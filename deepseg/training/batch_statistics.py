@@ -61,8 +61,8 @@ def distinct_values(plan: Layout, segment: Int3) -> dict[str, int]:
         size = segment if pathway is normal else add(coarse, pathway.geometry.shrink)
         counts |= _values(pathway, size)
     counts |= _values(plan.fc, core)
-    first = plan.fc.layers[0]
-    if first.normalises:
+    first = plan.fc.layers[0] if plan.fc.layers else None
+    if first is not None and first.normalises:
         coarse_sizes = (coarse_size(core, pathway.geometry.factor) for pathway in plan.pathways)
         counts[first.address] = min(volume(size) for size in coarse_sizes)
     return counts

@@ -148,7 +148,7 @@ def _check_rules(source: Source, rules: TransferRules) -> None:
 def _reason_to_stay(name: str, plan: Layout, rules: TransferRules) -> str:
     if rules.layer_map.get(plan.address_of(name)) == NEW:
         return LEFT_NEW
-    is_head = plan.address_of(name) == plan.fc.layers[-1].address
+    is_head = plan.address_of(name) == plan.head
     return "new classification layer" if is_head else "not asked for"
 
 

@@ -27,7 +27,7 @@ from deepseg.config.blocks.optimisers import WeightType
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.model.graph.cut import cut
-from deepseg.model.graph.geometry import AttachGeometry, graph_geometry
+from deepseg.model.graph.geometry import AttachGeometry, GraphGeometry, graph_geometry
 from deepseg.model.graph.graph import Graph, GraphInput, GraphNode
 from deepseg.model.graph.network import GraphNetwork
 from deepseg.model.imported import stored_graph
@@ -90,7 +90,7 @@ def read_imported(
             blocks.append(same)
             continue
         try:
-            network = _read(block, config.channels)
+            network = _read(block, config)
         except DeepsegError as error:
             problems += error.at(f"{block.file} ({name})").problems
             continue
@@ -124,27 +124,34 @@ class _Network:
     stems: frozenset[str]
 
 
-def _read(block: ImportedPathway, channels: Sequence[str]) -> _Network:
+def _read(block: ImportedPathway, config: ModelConfig) -> _Network:
+    channels = config.channels
     graph = read_onnx(block.file)
     part = cut(graph, outputs=block.output_names, ignore=block.ignore)
     whole = GraphNetwork(part.graph, drops_softmax=False)
     places = _channel_places(block, channels, graph_geometry(whole.program).channels)
     chosen = _with_channels(part.graph, places)
-    module = GraphNetwork(chosen.graph, drops_softmax=False)
+    classifier = _classifier(block, config, chosen.graph)
+    module = GraphNetwork(classifier.graph, drops_softmax=False)
     geometry = graph_geometry(module.program)
+    _check_classes(config, geometry)
     record = ImportedNetwork(
         graph=stored_graph(module.graph),
         channels=geometry.channels,
         smallest=geometry.sizes.smallest,
         step=geometry.sizes.step,
-        outputs=tuple(map(_attach_point, geometry.outputs)),
+        outputs=tuple(_attach_point(point, block) for point in geometry.outputs),
         layers=tuple(_layers(module)),
         sha256=hashlib.sha256(block.file.read_bytes()).hexdigest(),
     )
     return _Network(
         record,
         {key: module.state_dict()[key] for key in module.keys.values()},
-        (*part.notices, *_channel_notices(block, channels, places, geometry.channels)),
+        (
+            *part.notices,
+            *_channel_notices(block, channels, places, geometry.channels),
+            *classifier.notices,
+        ),
         tuple(
             f"{name} new, zero" if place is None else f"{name} from {place}"
             for name, place in zip(channels, places, strict=True)
@@ -153,7 +160,7 @@ def _read(block: ImportedPathway, channels: Sequence[str]) -> _Network:
     )
 
 
-def _attach_point(geometry: AttachGeometry) -> AttachPoint:
+def _attach_point(geometry: AttachGeometry, block: ImportedPathway) -> AttachPoint:
     return AttachPoint(
         output=geometry.output,
         maps=geometry.maps,
@@ -163,6 +170,7 @@ def _attach_point(geometry: AttachGeometry) -> AttachPoint:
         receptive_field=geometry.receptive_field,
         reach=geometry.reach,
         uses_statistics_of_image=geometry.uses_statistics_of_image,
+        is_interpolated=block.upsampling == "linear",
     )
 
 
@@ -218,7 +226,7 @@ def _with_channels(graph: Graph, places: Sequence[int | None]) -> _ChosenChannel
     if len(stems) == len(readers):
         weights = dict(graph.weights)
         for name in dict.fromkeys(stems):
-            weights[name] = _selected(graph.weights[name], places)
+            weights[name] = selected(graph.weights[name], places, axis=1)
         shape = image.shape
         if shape is not None and len(shape) > 1:
             shape = (shape[0], len(places), *shape[2:])
@@ -234,18 +242,101 @@ def _with_channels(graph: Graph, places: Sequence[int | None]) -> _ChosenChannel
     )
 
 
+@dataclass(frozen=True)
+class _Classifier:
+    """A graph that ends in the classes of the model, and what a user should know of them."""
+
+    graph: Graph
+    notices: tuple[str, ...] = ()
+
+
+def _classifier(block: ImportedPathway, config: ModelConfig, graph: Graph) -> _Classifier:
+    """The network's own classifier for the classes of the model; without one the graph as it is.
+
+    Raises:
+        DeepsegError: ``imported-classes``.
+    """
+    if config.fc != "none":
+        return _Classifier(graph)
+    last = next((node for node in reversed(graph.nodes) if node.outputs[0] in graph.outputs), None)
+    kernel = graph.weights.get(last.inputs[1]) if last is not None and _is_kernel(last) else None
+    if last is None or kernel is None:
+        return _Classifier(graph) if not block.classes else _refused_classes(block, last)
+    axis = 0 if last.operator == "Conv" else 1
+    count = kernel.shape[axis]
+    places = _class_places(block, config.classes, count)
+    if places == list(range(count)):
+        return _Classifier(graph, (f"classes by position: {', '.join(config.classes)}",))
+    weights = dict(graph.weights)
+    for name, along in zip(last.inputs[1:], (axis, 0), strict=False):
+        weights[name] = selected(graph.weights[name], places, axis=along)
+    new = [name for name, place in zip(config.classes, places, strict=True) if place is None]
+    notice = f"classes that the network does not know begin as zero: {', '.join(new)}"
+    return _Classifier(replace(graph, weights=weights), (notice,) if new else ())
+
+
+def _check_classes(config: ModelConfig, geometry: GraphGeometry) -> None:
+    """Refuse a network that is used with its own classifier but has not a map for every class."""
+    maps = sum(point.maps for point in geometry.outputs)
+    if config.fc == "none" and maps != len(config.classes):
+        raise _unfitting_classes(
+            f"{len(config.classes)} classes of the model ({', '.join(config.classes)})",
+            f"{maps}, which the network gives",
+            "name as many classes, or put a classifier of your own on it with fc",
+        )
+
+
+def _is_kernel(node: GraphNode) -> bool:
+    return node.operator in _KERNELS and node.integer("group", 1) == 1
+
+
+def _refused_classes(block: ImportedPathway, last: GraphNode | None) -> _Classifier:
+    raise _unfitting_classes(
+        f"classes {', '.join(block.classes)}, and {last or 'no node'} at the end of the network",
+        "a convolution at its end, whose weights belong to classes",
+        "leave classes out and give the model the classes of the network, in its order",
+    )
+
+
+def _class_places(block: ImportedPathway, classes: Sequence[str], count: int) -> list[int | None]:
+    """The network's map for each class of the model; None for one that it does not know."""
+    if not block.classes:
+        if len(classes) == count:
+            return list(range(count))
+        raise _unfitting_classes(
+            f"{len(classes)} classes of the model ({', '.join(classes)})",
+            f"{count}, which the network's classifier gives, or classes of this pathway",
+            f"add classes, such as classes: {{{classes[0]}: 0}}",
+        )
+    beyond = {name: place for name, place in block.classes.items() if place >= count}
+    if beyond:
+        raise _unfitting_classes(
+            f"classes {', '.join(f'{name}: {place}' for name, place in beyond.items())}",
+            f"numbers from 0 to {count - 1}, of the maps that the network's classifier gives",
+            "correct them",
+        )
+    return [block.classes.get(name) for name in classes]
+
+
+def _unfitting_classes(got: str, expected: str, fix: str) -> DeepsegError:
+    return DeepsegError(Problem("imported-classes", got, expected, fix))
+
+
 def _is_stem(node: GraphNode, graph: Graph) -> bool:
     is_convolution = node.operator == "Conv" and node.integer("group", 1) == 1
     return is_convolution and node.inputs[1] in graph.weights
 
 
-def _selected(kernel: Tensor, places: Sequence[int | None]) -> Tensor:
-    """``(F, C, …)`` with the channels at ``places``, zero for None."""
-    result = torch.zeros((kernel.shape[0], len(places), *kernel.shape[2:]), dtype=kernel.dtype)
-    for channel, place in enumerate(places):
-        if place is not None:
-            result[:, channel] = kernel[:, place]
-    return result
+def selected(weights: Tensor, places: Sequence[int | None], *, axis: int) -> Tensor:
+    """The entries of ``weights`` at ``places`` along an axis, zero for None.
+
+    >>> selected(torch.tensor([[1, 2], [3, 4]]), [1, None, 0], axis=1).tolist()
+    [[2, 0, 1], [4, 0, 3]]
+    """
+    zero = torch.zeros_like(weights.select(axis, 0))
+    return torch.stack(
+        [zero if place is None else weights.select(axis, place) for place in places], axis
+    )
 
 
 def _layers(module: GraphNetwork) -> Iterator[ImportedLayer]:

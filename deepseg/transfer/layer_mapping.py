@@ -74,7 +74,7 @@ def layer_mappings(
     return {
         address: LayerMapping(
             grown.incoming,
-            by_class if address == target.fc.layers[-1].address else _as_selection(grown.outputs),
+            by_class if address == target.head else _as_selection(grown.outputs),
             grown.passes,
         )
         for address, grown in growth.layers.items()
@@ -93,7 +93,7 @@ def _overlapping(
     layer_map: Mapping[str, str],
 ) -> dict[str, LayerMapping]:
     by_channel, by_class = named
-    first = target.fc.layers[0].address
+    first = target.fc.addresses[0] if target.fc.addresses else ""
     mappings = {}
     for match in matching.layers:
         new, old = match.target, match.source

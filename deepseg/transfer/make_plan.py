@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepseg.config.blocks.imported import ImportedWeight
 from deepseg.config.model import BatchNorm, ModelConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.geometry.boxes import Int3, text
@@ -17,7 +18,7 @@ from deepseg.transfer.context_phase import context_places, moved_context
 from deepseg.transfer.differences import Difference, network_differences
 from deepseg.transfer.layer_mapping import LayerMapping, layer_mappings
 from deepseg.transfer.left_behind import left_behind
-from deepseg.transfer.map_selection import MapSelection, channels, overlap
+from deepseg.transfer.map_selection import MapSelection, channels, classes, overlap
 from deepseg.transfer.matching import Match, Matching, match_layers
 from deepseg.transfer.net2net import identity
 from deepseg.transfer.plan import Copy, LayerSummary, Plan, TensorPlan
@@ -65,11 +66,15 @@ def make_plan(
             source.tensors,
         )
     }
-    by_channel = channels(config.channels, source.config.channels, rules.channels)
+    axes = _NamedAxes(
+        channels(config.channels, source.config.channels, rules.channels),
+        classes(config.classes, source.config.classes, rules.classes),
+        new.head,
+    )
     tensors |= {
         tensor.name: tensor
         for layer, reason in matching.imported
-        for tensor in _imported_tensors(layer, reason, weights, source.tensors, by_channel)
+        for tensor in _imported_tensors(layer, reason, weights, source.tensors, axes)
     }
     _raise_if_empty(tensors, matching)
     used = {tensor.copy.source for tensor in tensors.values() if tensor.copy is not None}
@@ -193,27 +198,62 @@ def _layer_tensors(
             yield TensorPlan(name, tuple(tensor.shape), constant=constant, reason=reason)
 
 
+@dataclass(frozen=True)
+class _NamedAxes:
+    """Axes of imported weights that go by name.
+
+    Attributes:
+        channels: Of kernels that read the image.
+        classes: Of the classification layer.
+        head: Address of the classification layer.
+    """
+
+    channels: MapSelection
+    classes: MapSelection
+    head: str
+
+    def copy(
+        self, layer: ImportedLayerPlan, weight: ImportedWeight, name: str, old: Tensor
+    ) -> Copy | None:
+        """The copy of a weight of which an axis goes by name; None for any other weight."""
+        shape = weight.shape
+        is_kernel = weight.type in ("Conv", "ConvTranspose") and len(shape) > 2
+        if len(old.shape) != len(shape):
+            return None
+        if layer.address == self.head:
+            axis = int(weight.type == "ConvTranspose")
+            if shape[axis] != len(self.classes.maps) or _differ(shape, old, but=axis):
+                return None
+            along = overlap(shape[1 - axis], shape[1 - axis]) if is_kernel else None
+            pair = (self.classes, along) if axis == 0 else (along, self.classes)
+            return Copy(name, tuple(selection for selection in pair if selection is not None))
+        reads_image = not layer.below and weight.type == "Conv" and is_kernel
+        if not reads_image or shape[1] != len(self.channels.maps) or _differ(shape, old, but=1):
+            return None
+        return Copy(name, (overlap(shape[0], shape[0]), self.channels))
+
+
 def _imported_tensors(
     layer: ImportedLayerPlan,
     reason: str,
     weights: Mapping[str, Tensor],
     values: Mapping[str, Tensor],
-    by_channel: MapSelection,
+    axes: _NamedAxes,
 ) -> Iterator[TensorPlan]:
     """Plans for the tensors of one imported layer; they are taken over where their shapes agree.
 
-    Kernels of the image may have other channels, which go by name.
+    Kernels of the image may have other channels, and a classifier other classes, which go by name.
     """
     pathway = layer.address.partition(".")[0]
     for weight in layer.weights:
         name = f"{pathway}.{weight.name}"
         shape, old = tuple(weights[name].shape), values.get(name)
-        reads_image = not layer.below and weight.type == "Conv" and len(shape) > 2
+        named = None if old is None else axes.copy(layer, weight, name, old)
         if reason or old is None:
             yield TensorPlan(name, shape, reason=reason or "not in the source")
-        elif reads_image and shape[1] == len(by_channel.maps) and _differ_in_axis_1(shape, old):
-            copy = Copy(name, (overlap(shape[0], shape[0]), by_channel))
-            yield TensorPlan(name, shape, copy, reason="; ".join(by_channel.notes))
+        elif named is not None:
+            notes = [note for selection in named.selections for note in selection.notes]
+            yield TensorPlan(name, shape, named, reason="; ".join(notes))
         elif tuple(old.shape) == shape:
             yield TensorPlan(name, shape, Copy(name, tuple(overlap(n, n) for n in shape[:2])))
         else:
@@ -221,9 +261,10 @@ def _imported_tensors(
             yield TensorPlan(name, shape, reason=f"of shape {before} in the source, {now} here")
 
 
-def _differ_in_axis_1(shape: tuple[int, ...], old: Tensor) -> bool:
-    """True for kernels that are alike but for the channels that they read, and for equal ones."""
-    return (shape[0], *shape[2:]) == (old.shape[0], *old.shape[2:])
+def _differ(shape: tuple[int, ...], old: Tensor, *, but: int) -> bool:
+    """True if two tensors differ along any axis but one."""
+    pairs = enumerate(zip(shape, old.shape, strict=True))
+    return any(n != m for axis, (n, m) in pairs if axis != but)
 
 
 def _imported_summary(layer: ImportedLayerPlan, tensors: Mapping[str, TensorPlan]) -> LayerSummary:

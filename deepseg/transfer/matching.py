@@ -17,6 +17,7 @@ from deepseg.model.layout import ImportedLayerPlan, LayerPlan, Layout, PathwayLa
 from deepseg.transfer.differences import COMPUTED, Difference, layer_differences
 from deepseg.transfer.rules import LEFT_NEW, NEW, TransferRules
 
+NEW_HEAD = "new classification layer"
 SAME_RESOLUTION = 0.01  # relative difference below which two voxel sizes count as one
 
 LayerStatus: TypeAlias = Literal["filled", "kept", "stop", "missing", "inserted"]
@@ -109,14 +110,14 @@ def match_layers(
     chosen = _chosen(source, rules)
     matches = _layers(source, target, rules, pathways, chosen)
     layers = tuple(_mapped(matches, source, target, rules.layer_map))
-    imported = tuple(_imported(source, target, chosen))
+    imported = tuple(_imported(source, target, rules, chosen))
     matching = Matching(pathways, _blocks(pathways, rules), layers, imported)
     raise_if_any(_growth_of_imported(source, target, rules))
     raise_if_any(
         (
             *_too_short(matching, rules),
             *_without_target(source, matching, rules),
-            *_without_effect(matching, rules),
+            *_without_effect(matching, target, rules),
         )
     )
     return matching
@@ -153,14 +154,17 @@ def _names(pathways: Iterable[PathwayLayout]) -> list[str]:
 
 
 def _imported(
-    source: Layout, target: Layout, chosen: set[str]
+    source: Layout, target: Layout, rules: TransferRules, chosen: set[str]
 ) -> Iterator[tuple[ImportedLayerPlan, str]]:
     """Layers of imported networks, which are filled by those of the same address."""
     for layer in target.imported_layers:
         if layer.address not in source.order:
             yield layer, "not in the source"
+        elif layer.address in chosen:
+            yield layer, ""
         else:
-            yield layer, "" if layer.address in chosen else "not asked for"
+            is_head = layer.address == target.head and rules.layers is None
+            yield layer, NEW_HEAD if is_head else "not asked for"
 
 
 def _growth_of_imported(source: Layout, target: Layout, rules: TransferRules) -> Iterator[Problem]:
@@ -370,6 +374,8 @@ def _fc(source: Layout, target: Layout, rules: TransferRules, stops: Sequence[st
     """Hidden layers by their number, the head by its role."""
     if stops:
         return [_new(layer, _after(stops)) for layer in target.fc.layers]
+    if not source.fc.layers or not target.fc.layers:
+        return [_new(layer, "no fc in the source") for layer in target.fc.layers]
     *hidden, head = target.fc.layers
     pairs = [*_pairs(hidden, source.fc, rules), Match(head, source.fc.layers[-1])]
     return _walked(pairs, rules)
@@ -411,7 +417,7 @@ def _chosen_only(pairs: Sequence[Match], rules: TransferRules, chosen: set[str])
         if match.source is None or match.source.address in chosen:
             yield match
         elif match.target.is_head and rules.layers is None:
-            yield _new(match.target, "new classification layer")
+            yield _new(match.target, NEW_HEAD)
         else:
             yield _new(match.target, "not asked for")
 
@@ -455,11 +461,13 @@ def _without_target(source: Layout, matching: Matching, rules: TransferRules) ->
             )
 
 
-def _without_effect(matching: Matching, rules: TransferRules) -> Iterator[Problem]:
+def _without_effect(matching: Matching, target: Layout, rules: TransferRules) -> Iterator[Problem]:
     """Rules about layers that are not taken over, and a transfer of nothing."""
     filled = [match.target for match in matching.layers if match.source is not None]
     first = any(layer.reads_image for layer in filled) or bool(matching.imported_sources)
-    head = any(layer.is_head for layer in filled)
+    addresses = [layer.address for layer in filled]
+    addresses += [layer.address for layer in matching.imported_sources]
+    head = target.head in addresses
     for option, wishes, has_effect, layer in (
         ("-channels", rules.channels, first, "a first layer"),
         ("-classes", rules.classes, head, "the classification layer"),

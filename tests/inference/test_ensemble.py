@@ -25,7 +25,7 @@ MAP = 4 * volume(SHAPE)
 
 
 def view(classes=5, grid=GRID, axes=(), tile=None):
-    plan = SimpleNamespace(fc=SimpleNamespace(outputs=classes))
+    plan = SimpleNamespace(classes=classes)
     network = SimpleNamespace(layout=plan, device=SimpleNamespace(type="cpu"))
     member = Member(network, network, Preparation(), tile, (9, 9, 9), SplitOnOutOfMemory())
     channels = np.zeros((1, *grid.shape), np.float32)

@@ -284,7 +284,7 @@ def test_block_by_block_an_ensemble_predicts_the_same(on_disk, spacing):
         for limits in (Limits(), thin)
     )
     member = predictor(*networks, limits=thin).members[:1]
-    (view,) = views(member, loaded().prepared, Geometry(SHAPE, AFFINE), mirror=())
+    (view,) = views(member, loaded().prepared, Geometry(SHAPE, AFFINE))
     assert len(blocks(Box((0, 0, 0), SHAPE), 0, [view])) == 6
     assert np.array_equal(parts.labels, whole.labels)
     np.testing.assert_allclose(maps(parts), maps(whole), atol=1e-5)

@@ -7,7 +7,7 @@ file is not needed any more.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -23,6 +23,7 @@ LARGE = 64  # steps of the size of an image in which border and middle are apart
 TensorName: TypeAlias = Annotated[str, Field(min_length=1)]
 Border: TypeAlias = Annotated[int, Field(ge=0, le=1000, strict=True)]
 ImageChannel: TypeAlias = Annotated[int, Field(ge=0, le=1000, strict=True)]
+ClassMap: TypeAlias = Annotated[int, Field(ge=0, le=1000, strict=True)]
 
 
 class ImportedWeight(Settings):
@@ -57,6 +58,7 @@ class AttachPoint(Settings):
         None, description="Voxels that it sees before and after its place; None for all."
     )
     uses_statistics_of_image: bool = Field(False, description="Of all voxels of the image.")
+    is_interpolated: bool = Field(False, description="Brought to full resolution linearly.")
 
     @property
     def begin(self) -> Int3:
@@ -99,14 +101,25 @@ class AttachPoint(Settings):
         """
         if self.reach is None or self.uses_statistics_of_image:
             return False
-        first = floor_div(sub(start, self.begin), self.stride)
-        last = floor_div(sub(add(stop, -1), self.begin), self.stride)
+        first, last = self._voxels_used(start, stop)
         return all(
             offset + stride * i >= before and offset + stride * j + after <= n - 1
             for offset, stride, i, j, before, after, n in zip(
                 self.offset, self.stride, first, last, *self.reach, size, strict=True
             )
         )
+
+    def _voxels_used(self, start: Int3, stop: Int3) -> tuple[Int3, Int3]:
+        """First and last voxel of it that stand for image voxels from ``start`` to ``stop``."""
+        if not self.is_interpolated:
+            first = floor_div(sub(start, self.begin), self.stride)
+            return first, floor_div(sub(add(stop, -1), self.begin), self.stride)
+        places = list(zip(start, stop, self.offset, self.stride, strict=True))
+        x, y, z = (
+            (math.floor((a - offset) / stride), math.ceil((b - 1 - offset) / stride))
+            for a, b, offset, stride in places
+        )
+        return (x[0], y[0], z[0]), (x[1], y[1], z[1])
 
 
 class ImportedNetwork(Settings):
@@ -167,6 +180,17 @@ class ImportedPathway(Settings):
         description="Channel of the network's image, from 0, for channels of the model by name; "
         "weights of the model's other channels begin as zero. Default: by position, where there "
         "are as many.",
+    )
+    classes: dict[Name, ClassMap] = Field(
+        {},
+        description="With `fc: none`, map of the network's classifier, from 0, for classes of the "
+        "model by name; weights of the model's other classes begin as zero. Default: by position, "
+        "where there are as many.",
+    )
+    upsampling: Literal["repeat", "linear"] = Field(
+        "repeat",
+        description="How maps of a lower resolution are brought to the full one: each voxel "
+        "repeated, as in subsampled pathways, or linearly interpolated.",
     )
     margin: Border | tuple[Border, Border, Border] = Field(
         0,

@@ -121,6 +121,9 @@ class PathwayPlan:
         return shrinkage(self.unpadded_kernels)
 
 
+NO_FC = PathwayPlan("fc", (1, 1, 1), (), (), (), frozenset(), frozenset(), ())
+"""No final classification pathway: an imported network has its own."""
+
 Value = TypeVar("Value")
 
 

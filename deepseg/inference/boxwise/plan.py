@@ -19,7 +19,7 @@ from deepseg.geometry.context import Lattice, NetworkGeometry
 from deepseg.inference.boxwise.boxes import bounding_box, longest_edge, normal_boxes
 from deepseg.inference.boxwise.network import BoxwiseNetwork
 from deepseg.inference.limits import DEFAULT_LIMITS, Limits
-from deepseg.inference.overlap import overlapping_tiles
+from deepseg.inference.overlap import NO_WINDOWS, WindowGrid
 from deepseg.model.regions import MapSizes
 
 FAR = 64  # periods of the context grid from the border of the image, where every phase is regular
@@ -50,7 +50,7 @@ def work_units(
     *,
     memory: int,
     tile: Int3 | None,
-    overlap: float = 0.0,
+    windows: WindowGrid = NO_WINDOWS,
     within: Box | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> list[WorkUnit]:
@@ -61,7 +61,7 @@ def work_units(
         case: Prepared as the network's training cases were.
         memory: Bytes that may be used besides what is in use now, for boxes and context.
         tile: Size of a segment in DeepMedic's way; None for the whole image as one.
-        overlap: Share of a tile's edge that it has in common with the next.
+        windows: Where tiles lie.
         within: The part of the image that is predicted; None for all of it.
         limits: Where boxes begin and end.
     """
@@ -69,7 +69,7 @@ def work_units(
     image = Box.whole(case.shape)
     within = image if within is None else within
     if tile is not None:
-        segments = overlapping_tiles(case.shape, tile, geometry, overlap)
+        segments = windows.tiles(case.shape, tile, geometry)
         return list(_tile_units(network, case, segments, within))
     lattices = global_lattices(geometry, geometry.segment(image))
     whole = network.map_sizes([points.count for points in lattices])
