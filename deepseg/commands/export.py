@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from deepseg.errors import raise_if_any
+from deepseg.exports.onnx_export import export_onnx
 from deepseg.exports.options import (
     ExportOptions,
     Kind,
@@ -14,11 +15,15 @@ from deepseg.exports.options import (
     options_without_meaning,
     segment_size,
 )
+from deepseg.exports.safetensors_file import export_safetensors
 from deepseg.model.checkpoint import Checkpoint, read_checkpoint
 from deepseg.report.console import Console
 
 Exporter: TypeAlias = Callable[[Checkpoint, Path | None, ExportOptions], Sequence[Path]]
-EXPORTERS: dict[Kind, Exporter] = {}
+EXPORTERS: dict[Kind, Exporter] = {
+    "onnx": export_onnx,
+    "safetensors": export_safetensors,
+}
 
 
 def export(

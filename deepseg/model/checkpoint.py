@@ -6,6 +6,7 @@ what they were like, where its weights come from, and the state from which train
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,6 +169,16 @@ class Checkpoint:
             lineage=self.provenance.record(),
         )
 
+    def description(self) -> str:
+        """Everything but its weights and the state of its training, as JSON."""
+        save = self.to_save()
+        parts = {
+            key: value
+            for key, value in vars(save).items()
+            if key not in ("weights", "training")
+        }
+        return json.dumps(parts, allow_nan=False)
+
     def write(self, path: Path) -> Path:
         """Write it; ``path`` holds the old file or the new one, never half of one.
 
@@ -232,7 +243,30 @@ def read_checkpoint(path: Path | str, *, finite: bool = True) -> Checkpoint:
             weights do not belong together.
     """
     path = model_in(Path(path))
-    save = read_save(path)
+    return _checkpoint(read_save(path), path, finite=finite)
+
+
+def described_checkpoint(
+    description: str, weights: Mapping[str, Tensor], path: Path
+) -> Checkpoint:
+    """The model of a description, with weights that lie beside it in a file of another format.
+
+    Args:
+        description: Of `Checkpoint.description`.
+        weights: By name; looked at by whatever takes weights from the model.
+        path: Of the file, for messages.
+
+    Raises:
+        DeepsegError: ``model-settings`` or ``weights-do-not-fit``.
+    """
+    try:
+        save = SaveFile(**{**json.loads(description), "weights": weights, "training": None})
+    except (TypeError, ValueError) as error:
+        raise DeepsegError(_not_understood(str(error))).at(str(path)) from error
+    return _checkpoint(save, path, finite=False)
+
+
+def _checkpoint(save: SaveFile, path: Path, *, finite: bool) -> Checkpoint:
     try:
         checkpoint = Checkpoint(
             config=ModelConfig.model_validate(save.model),
@@ -246,21 +280,22 @@ def read_checkpoint(path: Path | str, *, finite: bool = True) -> Checkpoint:
             origin=Origin(path, "weights"),
         )
     except ValidationError as error:
-        raise DeepsegError(
-            Problem(
-                code="model-settings",
-                got=f"settings that this deepseg does not understand: {error.errors()[0]['msg']}",
-                expected="settings of a model",
-                fix="use the deepseg that wrote the file",
-                where=str(path),
-            )
-        ) from error
+        raise DeepsegError(_not_understood(error.errors()[0]["msg"])).at(str(path)) from error
     problems = unfitting_weights(checkpoint.config, checkpoint.weights)
     if finite and not problems:
         problems = non_finite_weights(checkpoint.weights)
     if problems:
         raise DeepsegError(*problems).at(str(path))
     return checkpoint
+
+
+def _not_understood(reason: str) -> Problem:
+    return Problem(
+        code="model-settings",
+        got=f"settings that this deepseg does not understand: {reason}",
+        expected="settings of a model",
+        fix="use the deepseg that wrote the file",
+    )
 
 
 def _cohort(save: SaveFile) -> TrainingCohort | None:

@@ -1,0 +1,68 @@
+"""``onnx``: a network as one file that inference runtimes run, verified against torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from deepseg.exports.destination import destination, raise_if_there
+from deepseg.exports.folding import folded_for_inference
+from deepseg.exports.network_graph import IMAGE, LOGITS, PROBABILITIES, network_graph
+from deepseg.exports.onnx_bytes import onnx_bytes
+from deepseg.exports.options import ExportOptions
+from deepseg.exports.pipeline import DESCRIPTION, FILE, METADATA, pipeline_record
+from deepseg.exports.verification import raise_if_different
+from deepseg.model.checkpoint import Checkpoint
+from deepseg.storage.atomic import write_bytes, write_json
+
+
+def export_onnx(model: Checkpoint, out: Path | None, options: ExportOptions) -> Sequence[Path]:
+    """Write a network with its metadata, and ``pipeline.json`` beside it.
+
+    Args:
+        model: That is exported.
+        out: File, folder, or None for a file beside the model.
+        options: ``trainable`` and ``segment``.
+
+    Returns:
+        Both files.
+
+    Raises:
+        DeepsegError: ``file-exists``, ``onnx-extra-missing``, ``export-too-large``,
+            ``export-differs``, or a wrong size of segments.
+        OutputNotWritable: ``output-not-writable``.
+    """
+    assert model.origin.file is not None
+    file = destination(out, model.origin.file, suffix=".onnx")
+    pipeline_file = file.with_name(FILE)
+    raise_if_there([file, pipeline_file])
+    network = model.network().eval()
+    exported = network_graph(network)
+    graph = exported.graph
+    if not options.trainable:
+        graph = folded_for_inference(graph)
+    record = pipeline_record(model, exported.box, options.segment)
+    classes = len(model.config.classes)
+    scores = replace(graph, outputs=(LOGITS,))
+    raise_if_different(
+        onnx_bytes(scores, output_maps={LOGITS: classes}, metadata={}), network, exported.box
+    )
+    content = onnx_bytes(
+        graph,
+        output_maps={PROBABILITIES: classes},
+        metadata={METADATA: json.dumps(record), DESCRIPTION: model.description()},
+    )
+    write_bytes(file, content)
+    network_record = {
+        "file": file.name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "opset": graph.opset,
+        "trainable": options.trainable,
+        "input": IMAGE,
+        "output": PROBABILITIES,
+    }
+    write_json(pipeline_file, {**record, "network": network_record})
+    return file, pipeline_file

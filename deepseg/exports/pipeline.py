@@ -1,0 +1,118 @@
+"""What it takes to use an exported network: channels, classes, preparation, tiles, as plain data.
+
+Programs read it from ``pipeline.json`` beside the network, or from the metadata of the file.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from deepseg.config.cases import Preparation, ZScore
+from deepseg.errors import DeepsegError, Problem
+from deepseg.exports.image_box import ImageBox, border
+from deepseg.geometry.boxes import Int3, ceil_div, floor_div, maximum, mul, per_axis, sub, text
+from deepseg.geometry.context import EVERYWHERE, NetworkGeometry
+from deepseg.model.checkpoint import Checkpoint
+from deepseg.model.layout import Layout, layout
+from deepseg.version import VERSION
+
+SCHEMA = "pipeline-1"
+FILE = "pipeline.json"
+METADATA = "deepseg.pipeline"  # keys of the metadata of files of other formats
+DESCRIPTION = "deepseg.model"
+WINDOW_OVERLAP = 0.5  # as in segmenting, of imported networks that see less near a border
+
+
+def pipeline_record(model: Checkpoint, box: ImageBox, segment: Int3 | None) -> dict[str, Any]:
+    """How cases are prepared and cut for an exported network, after schema ``pipeline-1``.
+
+    Args:
+        model: That is exported.
+        box: That the network reads.
+        segment: Size of a segment; None for that of the model.
+    """
+    cohort = model.cohort
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "name": model.config.name,
+        "channels": list(model.config.channels),
+        "classes": list(model.config.classes),
+        "preparation": None
+        if model.preparation is None
+        else _preparation_record(model.preparation, model.config.channels),
+        "training_cases": None
+        if cohort is None
+        else {
+            "spacing_mm": None if cohort.spacing_mm is None else list(cohort.spacing_mm),
+            "orientations": None if cohort.orientations is None else list(cohort.orientations),
+            "has_roi": cohort.has_roi,
+        },
+        "tiling": _tiling_record(model, box, segment),
+        "provenance": model.provenance.words(),
+    }
+
+
+def _preparation_record(preparation: Preparation, channels: tuple[str, ...]) -> dict[str, Any]:
+    spacing, z_score = preparation.spacing_mm, preparation.z_score
+    record: dict[str, Any] | None = None
+    if isinstance(z_score, ZScore):
+        record = {
+            "channels": [name for name in channels if preparation.normalises(name)],
+            "cutoff_percentiles": z_score.cutoff_percentiles,
+            "cutoff_deviations": z_score.cutoff_deviations,
+            "above_mean": z_score.above_mean,
+        }
+    return {
+        "orientation": preparation.orientation,
+        "resample_mm": None if spacing is None else list(spacing),
+        "roi": preparation.roi,
+        "z_score": record,
+    }
+
+
+def _tiling_record(model: Checkpoint, box: ImageBox, segment: Int3 | None) -> dict[str, Any]:
+    plan, geometry = layout(model.config), model.geometry
+    before, after = box.context
+    mirrored = geometry.mirrored
+    step = _step(geometry)
+    return {
+        "tile": list(_tile(model, segment, step)),
+        "step": list(step),
+        "border": list(_border(plan, step)),
+        "context": [list(before), list(after)],
+        "mirrored": None if EVERYWHERE in mirrored else [list(size) for size in mirrored],
+        "sizes": {
+            "smallest": list(box.input_sizes.smallest),
+            "step": list(box.input_sizes.step),
+        },
+        "overlap": 0.0 if plan.sees_whole else WINDOW_OVERLAP,
+    }
+
+
+def _step(geometry: NetworkGeometry) -> Int3:
+    """Voxels from one place to the next at which all pathways are in phase."""
+    factors = [pathway.factor for pathway in geometry.pathways]
+    return per_axis(math.lcm, geometry.step, *factors)
+
+
+def _border(plan: Layout, step: Int3) -> Int3:
+    return mul(ceil_div(border(plan), step), step)
+
+
+def _tile(model: Checkpoint, segment: Int3 | None, step: Int3) -> Int3:
+    """Voxels that are kept of a segment; whole steps, at least one.
+
+    Raises:
+        DeepsegError: What is wrong with a segment of this size.
+    """
+    plan = layout(model.config)
+    size = model.config.segment_sizes["inference"] if segment is None else segment
+    problem = model.config.segment_size_problem(size)
+    if problem is not None:
+        raise DeepsegError(
+            Problem(problem.code, f"-segment of {text(size)}", problem.expected, problem.fix)
+        )
+    kept = sub(plan.prediction_size(size), mul(_border(plan, step), 2))
+    return mul(maximum(floor_div(kept, step), (1, 1, 1)), step)
