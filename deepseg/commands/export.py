@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from deepseg.errors import raise_if_any
+from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.exports.onnx_export import export_onnx
 from deepseg.exports.options import (
     ExportOptions,
@@ -18,6 +18,7 @@ from deepseg.exports.options import (
 from deepseg.exports.safetensors_file import export_safetensors
 from deepseg.model.checkpoint import Checkpoint, read_checkpoint
 from deepseg.report.console import Console
+from deepseg.sessions.model_files import DESCRIPTIONS
 
 Exporter: TypeAlias = Callable[[Checkpoint, Path | None, ExportOptions], Sequence[Path]]
 EXPORTERS: dict[Kind, Exporter] = {
@@ -64,8 +65,32 @@ def export(
     size = None if segment is None else segment_size(segment)
     options = ExportOptions(trainable=trainable, train=train, batch=batch, segment=size)
     raise_if_any(options_without_meaning(export_kind(kind), options))
-    model = read_checkpoint(path)
+    model = _exported_model(Path(path), console)
     files = exporter(model, None if out is None else Path(out), options)
     for file in files:
         console.say(f"written to {file}")
     return files[0]
+
+
+def _exported_model(path: Path, console: Console) -> Checkpoint:
+    """The model, with a warning for one that its users can do nothing with.
+
+    Raises:
+        DeepsegError: ``export-source`` for a file without weights, or what is wrong with the file.
+    """
+    if path.suffix in DESCRIPTIONS:
+        raise DeepsegError(
+            Problem(
+                code="export-source",
+                got="a file of settings, which holds no weights",
+                expected="a .save, or the folder of a training session",
+                fix="build and train the model first (-newModel, -train)",
+                where=str(path),
+            )
+        )
+    model = read_checkpoint(path)
+    if model.is_random:
+        console.warn(f"{model.origin}: its weights are random: the model has learnt nothing")
+    elif model.preparation is None:
+        console.warn(f"{model.origin}: the model does not say how its cases were prepared")
+    return model

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepseg.errors import Problem, raise_if_any
+from deepseg.storage.atomic import writable
 
 
 def destination(out: Path | None, model: Path, *, suffix: str) -> Path:
@@ -39,9 +40,19 @@ def raise_if_there(files: Sequence[Path]) -> None:
             code="file-exists",
             got="a folder of this name" if file.is_dir() else "a file that is there",
             expected="a name that is free",
-            fix="choose another -out, or remove the file",
+            fix="name another file with -out, in another folder for another model, or remove it",
             where=str(file),
         )
         for file in files
         if file.exists() or file.is_symlink()
     )
+
+
+def make_folder(file: Path) -> None:
+    """The folder of a file that is going to be written.
+
+    Raises:
+        OutputNotWritable: ``output-not-writable``.
+    """
+    with writable(file):
+        file.parent.mkdir(parents=True, exist_ok=True)

@@ -6,15 +6,13 @@ so that nobody takes them for those of the model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from deepseg.model.graph.graph import Graph, GraphNode, pruned
-
-FOLDED = "folded"  # in the names of weights that were changed
+from deepseg.transfer.source import FOLDED
 
 
 def folded_for_inference(graph: Graph) -> Graph:
@@ -57,11 +55,11 @@ class _Convolution:
     @property
     def name(self) -> str:
         """Of the weight, as the model calls it."""
-        return self.node.inputs[1].removesuffix(f".{FOLDED}")
+        return self.node.inputs[1].removesuffix(FOLDED)
 
     def replaced(self, graph: Graph, removed: GraphNode, *, source: str, result: str) -> Graph:
         """The graph with this convolution in place of the node that it was and of another."""
-        weight, bias = f"{self.name}.{FOLDED}", f"{self.name}.{FOLDED}_bias"
+        weight, bias = f"{self.name}{FOLDED}", f"{self.name}.bias{FOLDED}"
         node = replace(self.node, inputs=(source, weight, bias), outputs=(result,))
         nodes = [node if other is self.node else other for other in graph.nodes]
         weights = {**graph.weights, weight: self.weight.float(), bias: self.bias.float()}
@@ -144,12 +142,3 @@ def _reader(graph: Graph, node: GraphNode) -> _Convolution | None:
         return None
     conv = _convolution(graph, readers[0])
     return conv if conv is not None and conv.node.inputs[0] == node.outputs[0] else None
-
-
-def changed_weights(graph: Graph) -> Mapping[str, Tensor]:
-    """Weights of a folded graph that are not those of the model.
-
-    >>> changed_weights(Graph((), (), (), {"a.folded": torch.ones(1), "b": torch.ones(1)}, {}, 17))
-    {'a.folded': tensor([1.])}
-    """
-    return {name: value for name, value in graph.weights.items() if FOLDED in name}

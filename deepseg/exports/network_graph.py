@@ -19,7 +19,7 @@ from deepseg.geometry.boxes import Int3, add, floor_div, mul, per_axis, sub
 from deepseg.geometry.context import margin
 from deepseg.model.feature_maps import border_before
 from deepseg.model.graph.graph import Graph, GraphInput, GraphNode
-from deepseg.model.layers import Layer, LowRankConvolution, PRelu
+from deepseg.model.layers import Convolution, Layer, LowRankConvolution, PRelu
 from deepseg.model.layout import LayerPlan, PathwayLayout
 from deepseg.model.network import Network, Pathway
 
@@ -273,14 +273,16 @@ class _Writer:
         for plane, module in conv.named_children():
             name = f"{plan.address}/{plane}"
             kernel = plan.convolutions[plane][1]
+            assert isinstance(module, Convolution)
             weight = build.weight(f"{plan.address}.conv.{plane}.weight", module.weight)
             y = build.node("Conv", [x, weight], name, {"kernel_shape": kernel})
             loss = sub(plan.kernel, kernel)
             starts = floor_div(loss, 2)
             ends = per_axis(_end, sub(loss, starts))
             planes.append(y if loss == (0, 0, 0) else build.box(y, starts, ends, f"{name}/middle"))
-        y = build.node("Concat", planes, f"{plan.address}/planes" if plan.is_head else output,
-                       {"axis": 1})
+        y = build.node(
+            "Concat", planes, f"{plan.address}/planes" if plan.is_head else output, {"axis": 1}
+        )
         if not plan.is_head:
             return y
         bias = build.per_map(f"{plan.address}.bias", self._head_bias())
@@ -393,8 +395,9 @@ class _Writer:
         step = build.integers(f"{name}/stride", stride)
         places = build.node("Div", [inside, step], f"{name}/places")
         shape = build.node("Shape", [y], f"{name}/shape")
-        size = build.node("Gather", [shape, build.integers(f"{name}/axis_of_map", axis)],
-                          f"{name}/size")
+        size = build.node(
+            "Gather", [shape, build.integers(f"{name}/axis_of_map", axis)], f"{name}/size"
+        )
         last = build.node("Sub", [size, one], f"{name}/last")
         return build.node("Min", [places, last], f"{name}/voxels_read")
 
@@ -418,8 +421,6 @@ def inputs_of(box: ImageBox, image: torch.Tensor) -> Sequence[torch.Tensor]:
     tensors = []
     for read in box.reads:
         stop = add(read.start, mul(sub(read.count(box.core(size)), 1), read.step), 1)
-        x, y, z = (
-            slice(a, b, s) for a, b, s in zip(read.start, stop, read.step, strict=True)
-        )
+        x, y, z = (slice(a, b, s) for a, b, s in zip(read.start, stop, read.step, strict=True))
         tensors.append(image[:, :, x, y, z].contiguous())
     return tensors

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from deepseg.exports.destination import destination, raise_if_there
+from deepseg.exports.destination import destination, make_folder, raise_if_there
 from deepseg.exports.folding import folded_for_inference
 from deepseg.exports.network_graph import IMAGE, LOGITS, PROBABILITIES, network_graph
 from deepseg.exports.onnx_bytes import onnx_bytes
 from deepseg.exports.options import ExportOptions
-from deepseg.exports.pipeline import DESCRIPTION, FILE, METADATA, pipeline_record
+from deepseg.exports.pipeline import FILE, METADATA, pipeline_record
 from deepseg.exports.verification import raise_if_different
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.storage.atomic import write_bytes, write_json
+from deepseg.transfer.source import DESCRIPTION
 
 
 def export_onnx(model: Checkpoint, out: Path | None, options: ExportOptions) -> Sequence[Path]:
@@ -55,7 +56,6 @@ def export_onnx(model: Checkpoint, out: Path | None, options: ExportOptions) -> 
         output_maps={PROBABILITIES: classes},
         metadata={METADATA: json.dumps(record), DESCRIPTION: model.description()},
     )
-    write_bytes(file, content)
     network_record = {
         "file": file.name,
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -64,5 +64,11 @@ def export_onnx(model: Checkpoint, out: Path | None, options: ExportOptions) -> 
         "input": IMAGE,
         "output": PROBABILITIES,
     }
+    make_folder(file)
     write_json(pipeline_file, {**record, "network": network_record})
+    try:
+        write_bytes(file, content)
+    except BaseException:
+        pipeline_file.unlink()  # one without the other is of no use
+        raise
     return file, pipeline_file

@@ -19,8 +19,7 @@ from deepseg.version import VERSION
 
 SCHEMA = "pipeline-1"
 FILE = "pipeline.json"
-METADATA = "deepseg.pipeline"  # keys of the metadata of files of other formats
-DESCRIPTION = "deepseg.model"
+METADATA = "deepseg.pipeline"  # key of the metadata of an ONNX file
 WINDOW_OVERLAP = 0.5  # as in segmenting, of imported networks that see less near a border
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepseg.errors import DeepsegError, Problem
-from deepseg.exports.destination import destination, raise_if_there
+from deepseg.exports.destination import destination, make_folder, raise_if_there
 from deepseg.exports.options import ExportOptions
-from deepseg.exports.pipeline import DESCRIPTION
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.storage.atomic import write_bytes
+from deepseg.transfer.source import DESCRIPTION
 
 
 def export_safetensors(
@@ -44,5 +44,6 @@ def export_safetensors(
             )
         ) from error
     weights = {name: value.contiguous() for name, value in model.weights.items()}
+    make_folder(file)
     write_bytes(file, save(weights, {"format": "pt", DESCRIPTION: model.description()}))
     return (file,)

@@ -173,9 +173,7 @@ class Checkpoint:
         """Everything but its weights and the state of its training, as JSON."""
         save = self.to_save()
         parts = {
-            key: value
-            for key, value in vars(save).items()
-            if key not in ("weights", "training")
+            key: value for key, value in vars(save).items() if key not in ("weights", "training")
         }
         return json.dumps(parts, allow_nan=False)
 
@@ -246,9 +244,7 @@ def read_checkpoint(path: Path | str, *, finite: bool = True) -> Checkpoint:
     return _checkpoint(read_save(path), path, finite=finite)
 
 
-def described_checkpoint(
-    description: str, weights: Mapping[str, Tensor], path: Path
-) -> Checkpoint:
+def described_checkpoint(description: str, weights: Mapping[str, Tensor], path: Path) -> Checkpoint:
     """The model of a description, with weights that lie beside it in a file of another format.
 
     Args:

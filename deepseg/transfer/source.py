@@ -6,7 +6,8 @@ Reading a file never runs anything from it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,33 @@ from torch import Tensor
 
 from deepseg.config.cases import Preparation
 from deepseg.config.model import BatchNorm, ModelConfig
-from deepseg.errors import DeepsegError
-from deepseg.model.checkpoint import Spacing, TrainingCohort, model_in, read_checkpoint
+from deepseg.errors import DeepsegError, Problem
+from deepseg.model.checkpoint import (
+    Checkpoint,
+    Spacing,
+    TrainingCohort,
+    described_checkpoint,
+    model_in,
+    read_checkpoint,
+)
 from deepseg.model.layout import layout
 from deepseg.transfer.sources import deepmedic
-from deepseg.transfer.sources.onnx_file import is_onnx_file, read_onnx_weights
+from deepseg.transfer.sources.onnx_file import (
+    is_onnx_file,
+    read_onnx_metadata,
+    read_onnx_weights,
+)
 from deepseg.transfer.sources.tensor_bundle import looks_like_bundle, read_bundle
-from deepseg.transfer.sources.tensor_files import is_tensor_file, read_tensors
+from deepseg.transfer.sources.tensor_files import (
+    SAFETENSORS,
+    is_tensor_file,
+    read_tensors,
+    safetensors_metadata,
+)
 from deepseg.transfer.sources.theano import refusal_of_theano_save
 
+DESCRIPTION = "deepseg.model"  # where a file of another format holds that of a model
+FOLDED = ".folded"  # how the names of weights end that were changed for inference
 DEEPMEDIC_EPSILON = 1.17549435e-38  # the smallest normal float32, which DeepMedic adds to variances
 
 
@@ -37,7 +56,7 @@ class Source:
         file: That was read.
         kind: ``deepseg model``, ``DeepMedic checkpoint``, ``TensorFlow checkpoint`` (of whatever
             model), ``safetensors``, ``torch state dict`` (and its entry of the file), TorchScript,
-            ``numpy arrays`` or ``ONNX``.
+            ``numpy arrays`` or ``ONNX``; of a model that deepseg has exported, as what.
         tensors: By our names, or, where the layers are not known, by those of the file.
         sha256: Of the file, or files, that hold the weights.
         config: Its settings; None for a file that holds named tensors only.
@@ -79,6 +98,9 @@ def read_source(file: Path, config: ModelConfig) -> Source:
     if looks_like_bundle(file):
         return _deepmedic(file, config)
     named = read_named_tensors(file)
+    description = None if named is None else description_in(file)
+    if named is not None and description is not None:
+        return _exported(named, description)
     if named is not None:
         return _as_deepmedic(named, config) if deepmedic.has_names(named.tensors) else named
     problem = refusal_of_theano_save(file)
@@ -106,16 +128,64 @@ def read_named_tensors(file: Path) -> Source | None:
 
 def _save(file: Path) -> Source:
     checkpoint = read_checkpoint(file, finite=False)
+    return _of_checkpoint(checkpoint, file, "deepseg model", _sha256([file]))
+
+
+def _of_checkpoint(checkpoint: Checkpoint, file: Path, kind: str, sha256: str) -> Source:
     return Source(
         file=file,
-        kind="deepseg model",
+        kind=kind,
         tensors=checkpoint.weights,
-        sha256=_sha256([file]),
+        sha256=sha256,
         config=checkpoint.config,
         preparation=checkpoint.preparation,
         cohort=checkpoint.cohort,
         is_random=checkpoint.is_random,
     )
+
+
+def description_in(file: Path) -> str | None:
+    """The description that deepseg has written into a file of another format; None without one."""
+    if is_onnx_file(file):
+        return read_onnx_metadata(file).get(DESCRIPTION)
+    if file.suffix == SAFETENSORS:
+        return safetensors_metadata(file).get(DESCRIPTION)
+    return None
+
+
+def _exported(named: Source, description: str) -> Source:
+    """A model that deepseg has exported.
+
+    Raises:
+        DeepsegError: ``export-not-trainable`` for a network whose weights were folded.
+    """
+    if any(name.endswith(FOLDED) for name in named.tensors):
+        raise DeepsegError(
+            Problem(
+                code="export-not-trainable",
+                got="a network that was exported to be run: its weights are folded together",
+                expected="one with weights of its own for every layer",
+                fix="export it again with -trainable, or use its .save",
+                where=str(named.file),
+            )
+        )
+    tensors = {**named.tensors, **dict(_windows(named.tensors, description))}
+    checkpoint = described_checkpoint(description, tensors, named.file)
+    kind = f"deepseg model, exported as {named.kind}"
+    return _of_checkpoint(checkpoint, named.file, kind, named.sha256)
+
+
+def _windows(tensors: Mapping[str, Tensor], description: str) -> Iterator[tuple[str, Tensor]]:
+    """Windows of batch statistics that are full of those of a file that has no windows."""
+    settings = json.loads(description).get("model", {}).get("batch_norm")
+    if not isinstance(settings, dict) or settings.get("statistics") != "window":
+        return
+    length = int(settings["length"])
+    for name, value in tensors.items():
+        norm, _, role = name.rpartition(".running_")
+        if norm.endswith(".norm") and f"{norm}.steps" not in tensors:
+            yield f"{norm}.window_{role}", value.repeat(length, 1)
+            yield f"{norm}.steps", torch.tensor(length)
 
 
 def _deepmedic(file: Path, config: ModelConfig) -> Source:

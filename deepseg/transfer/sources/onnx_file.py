@@ -109,6 +109,16 @@ def read_onnx_weights(file: Path) -> dict[str, Tensor]:
     return {name: value for name, value in weights.items() if value.is_floating_point()}
 
 
+def read_onnx_metadata(file: Path) -> dict[str, str]:
+    """Notes of the program that wrote an ONNX file, by key.
+
+    Raises:
+        DeepsegError: ``onnx-missing``, ``onnx-damaged``, ``onnx-refused`` or
+            ``onnx-extra-missing``.
+    """
+    return {entry.key: entry.value for entry in _parsed(file).metadata_props}
+
+
 def _parsed(file: Path) -> Any:
     """The ModelProto of a file, without what lies beside it."""
     raise_if_unreadable(file)

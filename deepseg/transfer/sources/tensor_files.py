@@ -25,7 +25,8 @@ from deepseg.transfer.sources.numpy_files import read_numpy
 from deepseg.transfer.sources.torch_files import UNREAD, read_container, read_old_file
 
 _TAR = (".pth.tar", ".pt.tar", ".ckpt.tar")  # of torch too, in spite of their names
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".ts", NPZ, *_TAR)
+SAFETENSORS = ".safetensors"
+SUFFIXES = (SAFETENSORS, ".pt", ".pth", ".bin", ".ckpt", ".ts", NPZ, *_TAR)
 
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DataParallel, torch.compile
 _ZIP = b"PK\x03\x04"
@@ -59,7 +60,7 @@ def read_tensors(file: Path) -> tuple[str, dict[str, Tensor]]:
     raise_if_unreadable(file)
     if not file.is_file():
         raise _missing(file)
-    if file.suffix == ".safetensors":
+    if file.suffix == SAFETENSORS:
         return "safetensors", _without_wrappers(_safetensors(file))
     if file.suffix == NPZ:
         return "numpy arrays", {name: _tensor(array) for name, array in read_numpy(file).items()}
@@ -80,10 +81,34 @@ def _without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain if len(plain) == len(tensors) else dict(tensors)
 
 
-def _safetensors(file: Path) -> dict[str, Tensor]:
+def safetensors_metadata(file: Path) -> dict[str, str]:
+    """Notes of the program that wrote a safetensors file, by key.
+
+    Raises:
+        DeepsegError: ``tensors-damaged`` or ``safetensors-extra-missing``.
+    """
+    safetensors = _package(file)
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        with safetensors.safe_open(file, "pt") as content:
+            metadata = content.metadata()
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _damaged(file, str(error)) from error
+    return {} if metadata is None else dict(metadata)
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    safetensors = _package(file)
+    try:
+        with safetensors.safe_open(file, "pt") as content:
+            names: list[str] = content.keys()
+            return {name: content.get_tensor(name) for name in names}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _damaged(file, str(error)) from error
+
+
+def _package(file: Path) -> Any:
+    try:
+        import safetensors
     except ImportError as error:
         raise DeepsegError(
             Problem(
@@ -94,11 +119,7 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
                 where=str(file),
             )
         ) from error
-    try:
-        tensors: dict[str, Tensor] = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise _damaged(file, str(error)) from error
-    return tensors
+    return safetensors
 
 
 def _of_torch(file: Path) -> tuple[str, dict[str, Tensor]]:
