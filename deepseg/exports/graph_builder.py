@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deepseg.model.graph.graph import AttributeValue, Graph, GraphInput, GraphNode
 
-NOTHING: Mapping[str, AttributeValue] = {}
+NO_ATTRIBUTES: Mapping[str, AttributeValue] = {}
 END = (1 << 63) - 1  # of an axis, however long it is
 SPACE = (2, 3, 4)  # the axes X, Y and Z
 
@@ -33,7 +33,7 @@ class GraphBuilder:
         operator: str,
         inputs: Sequence[str],
         output: str,
-        attributes: Mapping[str, AttributeValue] = NOTHING,
+        attributes: Mapping[str, AttributeValue] = NO_ATTRIBUTES,
     ) -> str:
         """A node with one result, which is named after it."""
         name = f"/{output.replace('.', '/')}/{operator}"

@@ -247,12 +247,12 @@ class _Writer:
         build = self.builder
         shape = build.node("Shape", [x], f"{name}/shape")
         size = build.node("Gather", [shape, build.integers(f"{name}/axis", axis)], f"{name}/size")
-        one, start = build.integers(f"{name}/one", 1), build.integers(f"{name}/start", -before)
+        unit, start = build.integers(f"{name}/one", 1), build.integers(f"{name}/start", -before)
         end = build.node("Add", [size, build.integers(f"{name}/after", after)], f"{name}/end")
-        places = build.node("Range", [start, end, one], f"{name}/places")
+        places = build.node("Range", [start, end, unit], f"{name}/places")
         period = build.node("Add", [size, size], f"{name}/period")
         inside = build.node("Mod", [places, period], f"{name}/inside")
-        last = build.node("Sub", [period, one], f"{name}/last")
+        last = build.node("Sub", [period, unit], f"{name}/last")
         mirrored = build.node("Sub", [last, inside], f"{name}/mirrored")
         return build.node("Min", [inside, mirrored], f"{name}/voxels")
 
@@ -313,11 +313,11 @@ class _Writer:
     def _middle(self, larger: str, smaller: str, name: str) -> str:
         """The middle of a map, in DeepMedic's rounding, which depends on the parity of sizes."""
         build = self.builder
-        one, two = build.integers(f"{name}/one", 1), build.integers(f"{name}/two", 2)
+        unit, two = build.integers(f"{name}/one", 1), build.integers(f"{name}/two", 2)
         sizes = build.sizes(smaller, f"{name}/size")
         centres = []
         for word, size in (("larger", build.sizes(larger, f"{name}/whole")), ("smaller", sizes)):
-            last = build.node("Sub", [size, one], f"{name}/{word}/last")
+            last = build.node("Sub", [size, unit], f"{name}/{word}/last")
             centres.append(build.node("Div", [last, two], f"{name}/{word}/centre"))
         starts = build.node("Sub", centres, f"{name}/starts")
         ends = build.node("Add", [starts, sizes], f"{name}/ends")
@@ -370,8 +370,10 @@ class _Writer:
         first = sub(low, point.begin)
         covers = per_axis(
             lambda begin, less, loss: int(begin >= 0 and begin - less + loss <= 0),
-            first, shrink, point.loss,
-        )  # fmt: skip
+            first,
+            shrink,
+            point.loss,
+        )
         name = f"{y}/full"
         if point.stride == (1, 1, 1) and covers == (1, 1, 1):
             start = self.builder.integers(f"{name}/first", first)
@@ -385,12 +387,12 @@ class _Writer:
     def _repeated_places(self, name: str, y: str, axis: int, stride: int, first: int) -> str:
         """The voxel of ``y`` that stands for each of the core, along an axis."""
         build = self.builder
-        zero, one = build.integers(f"{name}/zero", 0), build.integers(f"{name}/one", 1)
+        zero, unit = build.integers(f"{name}/zero", 0), build.integers(f"{name}/one", 1)
         index = build.integers(f"{name}/axis", axis - 2)
         count = build.node("Gather", ["core", index], f"{name}/count")
         offset = build.integers(f"{name}/first", first)
         end = build.node("Add", [count, offset], f"{name}/end")
-        voxels = build.node("Range", [offset, end, one], f"{name}/voxels")
+        voxels = build.node("Range", [offset, end, unit], f"{name}/voxels")
         inside = build.node("Max", [voxels, zero], f"{name}/inside")
         step = build.integers(f"{name}/stride", stride)
         places = build.node("Div", [inside, step], f"{name}/places")
@@ -398,7 +400,7 @@ class _Writer:
         size = build.node(
             "Gather", [shape, build.integers(f"{name}/axis_of_map", axis)], f"{name}/size"
         )
-        last = build.node("Sub", [size, one], f"{name}/last")
+        last = build.node("Sub", [size, unit], f"{name}/last")
         return build.node("Min", [places, last], f"{name}/voxels_read")
 
 

@@ -1,4 +1,4 @@
-"""What it takes to use an exported network: channels, classes, preparation, tiles, as plain data.
+"""The use of an exported network as plain data: channels, classes, preparation, tiles.
 
 Programs read it from ``pipeline.json`` beside the network, or from the metadata of the file.
 """
@@ -24,7 +24,7 @@ WINDOW_OVERLAP = 0.5  # as in segmenting, of imported networks that see less nea
 
 
 def pipeline_record(model: Checkpoint, box: ImageBox, segment: Int3 | None) -> dict[str, Any]:
-    """How cases are prepared and cut for an exported network, after schema ``pipeline-1``.
+    """Preparation of cases and their tiles for an exported network, after schema ``pipeline-1``.
 
     Args:
         model: That is exported.
@@ -113,5 +113,5 @@ def _tile(model: Checkpoint, segment: Int3 | None, step: Int3) -> Int3:
         raise DeepsegError(
             Problem(problem.code, f"-segment of {text(size)}", problem.expected, problem.fix)
         )
-    kept = sub(plan.prediction_size(size), mul(_border(plan, step), 2))
-    return mul(maximum(floor_div(kept, step), (1, 1, 1)), step)
+    inner = sub(plan.prediction_size(size), mul(_border(plan, step), 2))
+    return mul(maximum(floor_div(inner, step), (1, 1, 1)), step)
