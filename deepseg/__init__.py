@@ -39,6 +39,7 @@ from deepseg.version import VERSION
 if TYPE_CHECKING:
     from deepseg.commands.check import CheckReport, check
     from deepseg.commands.compare import compare
+    from deepseg.commands.convert import convert
     from deepseg.commands.export import export
     from deepseg.commands.new_model import new_model, plan_transfer
     from deepseg.commands.segment import segment
@@ -57,6 +58,7 @@ __all__ = [
     "__version__",
     "check",
     "compare",
+    "convert",
     "export",
     "load",
     "new_model",
@@ -72,6 +74,7 @@ _HOMES = {
     "CheckReport": ("deepseg.commands.check", "CheckReport"),
     "check": ("deepseg.commands.check", "check"),
     "compare": ("deepseg.commands.compare", "compare"),
+    "convert": ("deepseg.commands.convert", "convert"),
     "export": ("deepseg.commands.export", "export"),
     "load": ("deepseg.model.checkpoint", "read_checkpoint"),
     "new_model": ("deepseg.commands.new_model", "new_model"),

@@ -22,8 +22,8 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
 
 def test_these_are_the_functions():
     assert FUNCTIONS == [
-        "check", "compare", "export", "load", "new_model", "plan_transfer", "segment", "show",
-        "train",
+        "check", "compare", "convert", "export", "load", "new_model", "plan_transfer", "segment",
+        "show", "train",
     ]  # fmt: skip
 
 

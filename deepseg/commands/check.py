@@ -121,7 +121,8 @@ def _examined(config_file: Path, files: NamedFiles, console: Console) -> _Networ
 
 
 def _examined_training(config_file: Path, files: NamedFiles, console: Console) -> _Network:
-    loaded = load_config(TrainConfig, config_file)
+    described_by = files.model[0] if len(files.model) == 1 else None
+    loaded = load_config(TrainConfig, config_file, model_file=described_by)
     _warn(console, loaded.warnings)
     files = replace(files, configured=named_files(None, None, loaded.config.model).configured)
     model = session_models(files, seed=0, warn=console.warn)[0]

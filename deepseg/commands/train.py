@@ -64,7 +64,7 @@ def train(
         ReportedByPeer: Another rank failed, and tells why.
     """
     config_file = Path(config_file)
-    loaded = load_config(TrainConfig, config_file)
+    loaded = load_config(TrainConfig, config_file, model_file=model)
     config = varied(loaded.config, from_scratch=from_scratch, seed=seed)
     if precision is not None:
         config = config.model_copy(update={"precision": precision})

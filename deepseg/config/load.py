@@ -5,12 +5,13 @@ The kind of file follows from the model class that is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
+from deepseg.config.deepmedic.old_models import training_keys
 from deepseg.config.deepmedic.translate import (
     in_deepmedic_keys,
     in_deepmedic_words,
@@ -45,12 +46,16 @@ class Loaded(Generic[Config]):
     warnings: tuple[str, ...]
 
 
-def load(model: type[Config], file: Path) -> Loaded[Config]:
+def load(
+    model: type[Config], file: Path, *, model_file: Path | str | None = None
+) -> Loaded[Config]:
     """Config in ``file``: YAML by its ending ``.yaml`` or ``.yml``, DeepMedic's by ``.cfg``.
 
     Args:
         model: `ModelConfig`, `TrainConfig` or `TestConfig`.
         file: Relative paths inside it count from its folder.
+        model_file: The file that describes the model, in which old versions of DeepMedic wrote
+            batch sizes and optimiser.
 
     Raises:
         DeepsegError: Everything that is wrong with the file; ``config-file-type`` for another
@@ -64,7 +69,8 @@ def load(model: type[Config], file: Path) -> Loaded[Config]:
         case ".cfg":
             document = read_cfg(file)
             raise_if_of_another_kind(document, KINDS[model])
-            return _from_deepmedic(model, document)
+            carried = training_keys(None if model_file is None else Path(model_file))
+            return _from_deepmedic(model, document, carried)
     raise DeepsegError(
         Problem(
             code="config-file-type",
@@ -94,9 +100,11 @@ def in_words_of(file: Path, model: type[AnyConfig]) -> Iterator[None]:
         raise type(error)(*problems) from error
 
 
-def _from_deepmedic(model: type[Config], document: Document) -> Loaded[Config]:
+def _from_deepmedic(
+    model: type[Config], document: Document, carried: Mapping[str, Any]
+) -> Loaded[Config]:
     kind = KINDS[model]
-    translation = translate(document, kind)
+    translation = translate(document, kind, carried=carried)
     problems = list(translation.problems)
     try:
         config = validate(model, translation.document)

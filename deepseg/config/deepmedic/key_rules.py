@@ -113,6 +113,23 @@ class RefusedKey:
     fix: str
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Value that an old version took for a key.
+
+    Attributes:
+        name: DeepMedic's key.
+        value: The value; None if the key was not read.
+        note: For the user.
+        origin: Key that the user wrote and that decides it; empty where none does.
+    """
+
+    name: str
+    value: Any
+    note: str = ""
+    origin: str = ""
+
+
 KeyRule: TypeAlias = Key | OldKey | IgnoredKey | RefusedKey
 
 

@@ -17,6 +17,7 @@ from deepseg.config.deepmedic.key_rules import (
     default,
     is_true,
 )
+from deepseg.config.deepmedic.old_models import OPTIMISER_KEYS
 from deepseg.errors import DeepsegError
 
 
@@ -48,7 +49,7 @@ def _validation_segment(cfg: CfgValues) -> list[int] | None:
 
 
 _has_subsampled = is_true("useSubsampledPathway")
-_IN_TRAIN_FILE = "optimiser settings are in the train file"
+_OF_OLD_VERSIONS = "of use beside a train file of 0.7.2 or before only"
 
 MODEL_KEYS: tuple[KeyRule, ...] = (
     Key(name="modelName", path="name", default=default("deepmedic")),
@@ -165,24 +166,7 @@ MODEL_KEYS: tuple[KeyRule, ...] = (
         "indicesOfLayersWithResidualConnectionsPerPathway",
         "use layersWithResidualConnNormal, …Subsampled and …FC, which count from 1",
     ),
-    IgnoredKey("batchSizeTrain", "say batchsize_train in the train file"),
     IgnoredKey("batchSizeVal", "say batchsize_val_samples in the train file"),
     IgnoredKey("batchSizeInfer", "say batchsize in the test file"),
-    *(
-        IgnoredKey(name, _IN_TRAIN_FILE)
-        for name in (
-            "learningRate",
-            "sgd0orAdam1orRms2",
-            "classicMom0OrNesterov1",
-            "momentumValue",
-            "momNonNorm0orNormalized1",
-            "b1Adam",
-            "b2Adam",
-            "epsilonAdam",
-            "rhoRms",
-            "epsilonRms",
-            "L1_reg",
-            "L2_reg",
-        )
-    ),
+    *(IgnoredKey(name, _OF_OLD_VERSIONS) for name in ("batchSizeTrain", *OPTIMISER_KEYS)),
 )

@@ -7,11 +7,10 @@ have, or by the batch size that they would miss.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from deepseg.config.deepmedic.key_rules import CfgValues, is_true
+from deepseg.config.deepmedic.key_rules import CfgValues, Reading, is_true
 
 REMOVED_KEYS = (
     "useDefaultTrainingSamplingFromGtAndRoi",
@@ -33,23 +32,6 @@ _SHIFT, _SCALE = "sampleIntAugmShiftWithMuAndStd", "sampleIntAugmMultiWithMuAndS
 _validates_samples = is_true("performValidationOnSamplesThroughoutTraining")
 
 
-@dataclass(frozen=True)
-class Reading:
-    """Value that an old version took for a key.
-
-    Attributes:
-        name: DeepMedic's key.
-        value: The value; None if the key was not read.
-        note: For the user.
-        origin: Key that the user wrote and that decides it; empty where none does.
-    """
-
-    name: str
-    value: Any
-    note: str = ""
-    origin: str = ""
-
-
 def evidence(cfg: CfgValues) -> str:
     """Reason to take a train file for one of 0.7.2 or before; empty for a later one.
 
@@ -62,10 +44,19 @@ def evidence(cfg: CfgValues) -> str:
     return "" if "batchsize_train" in cfg else "it has no batchsize_train"
 
 
-def old_readings(cfg: CfgValues) -> Iterator[Reading]:
+def _is_certain(cfg: CfgValues) -> bool:
+    """True for a file that cannot be one of a later version, from which a key is missing."""
+    return any(name in cfg for name in REMOVED_KEYS)
+
+
+def old_readings(cfg: CfgValues, carried: Mapping[str, Any]) -> Iterator[Reading]:
     """Values that the version of a train file took for keys in place of what they say now.
 
-    >>> for reading in old_readings({"batchsize_train": 10, "performIntAugm": True}):
+    Args:
+        cfg: Keys of the file.
+        carried: What the model file beside it says about training, by the keys of later files.
+
+    >>> for reading in old_readings({"batchsize_train": 10, "performIntAugm": True}, {}):
     ...     print(reading.name, reading.value)
     sampleIntAugmShiftWithMuAndStd [0.0, 0.05]
     sampleIntAugmMultiWithMuAndStd [1.0, 0.01]
@@ -75,7 +66,7 @@ def old_readings(cfg: CfgValues) -> Iterator[Reading]:
         yield from _training_sampling(cfg)
         yield from _validation_sampling(cfg)
         yield from _schedule(cfg)
-        yield from _batch_size(cfg)
+        yield from _of_model_file(cfg, carried)
 
 
 def _intensities(cfg: CfgValues) -> Iterator[Reading]:
@@ -90,8 +81,9 @@ def _training_sampling(cfg: CfgValues) -> Iterator[Reading]:
     switch, name = "useDefaultTrainingSamplingFromGtAndRoi", "typeOfSamplingForTraining"
     note = f"{name} = 0 (around foreground and background, equally often)"
     is_off = switch in cfg and not is_true(switch)(cfg)
-    if name in cfg and switch not in cfg:
-        return  # it was not read unless the switch was off, but whoever wrote it meant it
+    if name in cfg and switch not in cfg and not _is_certain(cfg):
+        yield _as_written(name, cfg[name], switch)
+        return
     if name not in cfg or not is_off:
         yield Reading(name, 0, note, switch if switch in cfg else "")
     if not is_off:
@@ -104,15 +96,25 @@ def _training_sampling(cfg: CfgValues) -> Iterator[Reading]:
 
 def _validation_sampling(cfg: CfgValues) -> Iterator[Reading]:
     switch, name = "useDefaultUniformValidationSampling", "typeOfSamplingForVal"
-    if not (_validates_samples(cfg) and is_true(switch)(cfg)):
+    if not _validates_samples(cfg) or (switch in cfg and not is_true(switch)(cfg)):
+        return
+    if switch not in cfg and not _is_certain(cfg):
+        if cfg.get(name, 1) != 1:
+            yield _as_written(name, cfg[name], switch)
         return  # it is uniform by default in every version
     if cfg.get(name, 1) != 1:
-        yield Reading(name, 1, f"{name} = 1 (uniform)", switch)
+        yield Reading(name, 1, f"{name} = 1 (uniform)", switch if switch in cfg else "")
     yield from _not_read(
         cfg,
         "proportionOfSamplesToExtractPerCategoryVal",
         "weightedMapsForSamplingEachCategoryVal",
     )
+
+
+def _as_written(name: str, value: object, switch: str) -> Reading:
+    """A type of sampling in a file that may be a later one."""
+    note = f"{name} = {value} as written, although it was read beside {switch} = False only"
+    return Reading(name, value, note)
 
 
 def _not_read(cfg: CfgValues, *names: str) -> Iterator[Reading]:
@@ -151,7 +153,13 @@ def _schedule(cfg: CfgValues) -> Iterator[Reading]:
             )
 
 
-def _batch_size(cfg: CfgValues) -> Iterator[Reading]:
-    if "batchsize_train" not in cfg:
+def _of_model_file(cfg: CfgValues, carried: Mapping[str, Any]) -> Iterator[Reading]:
+    """Batch sizes and settings of the optimiser that stood in the model config."""
+    missing = {name: value for name, value in carried.items() if name not in cfg}
+    note = ", ".join(f"{name} = {value}" for name, value in missing.items())
+    for name, value in missing.items():
+        yield Reading(name, value, f"{note} of the model config" if note else "")
+        note = ""
+    if "batchsize_train" not in cfg and "batchsize_train" not in carried:
         note = "batchsize_train = 10: write here what the model config has as batchSizeTrain"
         yield Reading("batchsize_train", 10, note)

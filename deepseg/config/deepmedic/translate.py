@@ -10,8 +10,9 @@ by the house's models, not here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from deepseg.config.deepmedic.convert import AFFINE_IGNORED
@@ -21,9 +22,11 @@ from deepseg.config.deepmedic.key_rules import (
     Key,
     KeyRule,
     OldKey,
+    Reading,
     RefusedKey,
 )
 from deepseg.config.deepmedic.model_keys import MODEL_KEYS
+from deepseg.config.deepmedic.old_models import model_readings
 from deepseg.config.deepmedic.old_versions import evidence, old_readings
 from deepseg.config.deepmedic.session_keys import TEST_KEYS, TRAIN_KEYS
 from deepseg.config.files.document import Document, KeyPath, short_text
@@ -76,9 +79,18 @@ class Translation:
     problems: tuple[Problem, ...]
 
 
-def translate(document: Document, kind: FileKind) -> Translation:
-    """House's form of a ``.cfg`` file of DeepMedic."""
-    return _Translator(document, kind).translation()
+def translate(
+    document: Document, kind: FileKind, *, carried: Mapping[str, Any] = MappingProxyType({})
+) -> Translation:
+    """House's form of a ``.cfg`` file of DeepMedic.
+
+    Args:
+        document: Its values.
+        kind: Of the file.
+        carried: What the model file beside an old train file says about training, by the keys of
+            later train files.
+    """
+    return _Translator(document, kind, carried).translation()
 
 
 def in_deepmedic_words(problem: Problem, document: Document, kind: FileKind) -> Problem:
@@ -142,8 +154,9 @@ def house_names(kind: FileKind) -> dict[str, str]:
 class _Translator:
     """State of one translation: keys of the file, values for the house, problems."""
 
-    def __init__(self, document: Document, kind: FileKind) -> None:
+    def __init__(self, document: Document, kind: FileKind, carried: Mapping[str, Any]) -> None:
         self.source = document
+        self.carried = carried
         self.kind = kind
         self.rules = KEYS[kind]
         self.cfg = {str(k): v for k, v in document.values.items() if v is not None}
@@ -159,7 +172,6 @@ class _Translator:
         self._refuse_unknown_keys()
         self._read_as_old_version()
         self._renew_old_keys()
-        self._drop_extra_feature_maps()
         for name, rules in self._rules_by_name():
             self._translate(name, rules)
         self._warn()
@@ -197,16 +209,15 @@ class _Translator:
 
     def _read_as_old_version(self) -> None:
         """Give keys the values that they had in the version of the file."""
+        if self.kind == "model":
+            readings = list(model_readings(self.cfg))
+            self.warnings += [reading.note for reading in readings]
+            self._take(readings)
         if self.kind != "train":
             return
         reason = evidence(self.cfg)
-        readings = list(old_readings(self.cfg))
-        for reading in readings:
-            self.cfg.pop(reading.name, None)
-            if reading.value is not None:
-                self.cfg[reading.name] = reading.value
-            if reading.origin and reading.name not in self.source.values:
-                self.written_as[reading.name] = reading.origin
+        readings = list(old_readings(self.cfg, self.carried))
+        self._take(readings)
         notes = ", ".join(reading.note for reading in readings if reading.note)
         if notes and reason:
             self.warnings.append(
@@ -214,6 +225,14 @@ class _Translator:
             )
         elif notes:
             self.warnings.append(f"not given, and read as in DeepMedic 0.7.1: {notes}")
+
+    def _take(self, readings: Iterable[Reading]) -> None:
+        for reading in readings:
+            self.cfg.pop(reading.name, None)
+            if reading.value is not None:
+                self.cfg[reading.name] = reading.value
+            if reading.origin and reading.name not in self.source.values:
+                self.written_as[reading.name] = reading.origin
 
     def _renew_old_keys(self) -> None:
         for rule in self.rules:
@@ -231,17 +250,6 @@ class _Translator:
             except DeepsegError as error:
                 self._refuse(rule.name, error)
                 self.cfg.pop(rule.new, None)
-
-    def _drop_extra_feature_maps(self) -> None:
-        maps = self.cfg.get("numberFMsPerLayerSubsampled", [])
-        factors = self.cfg.get("subsampleFactor", [[3, 3, 3]])
-        count = len(factors) if _is_list_of_lists(factors) else 1
-        if _is_list_of_lists(maps) and len(maps) > count:
-            self.cfg["numberFMsPerLayerSubsampled"] = maps[:count]
-            self.warnings.append(
-                f"numberFMsPerLayerSubsampled has more lists ({len(maps)}) than subsampleFactor "
-                f"has entries ({count}); the last ones are ignored"
-            )
 
     def _rules_by_name(self) -> Iterator[tuple[str, list[Key]]]:
         rules: dict[str, list[Key]] = {}
@@ -337,10 +345,6 @@ def _merged(old: Any, new: Any, *, lists: bool) -> Any:
 def _is_empty(value: object) -> bool:
     """True for a value that asks for nothing: False, 0, ``[]``, ``[[], []]``."""
     return all(map(_is_empty, value)) if isinstance(value, list) else not value
-
-
-def _is_list_of_lists(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, list) for item in value)
 
 
 def _dict_problems(value: object, entries: list[str]) -> Iterator[Problem]:

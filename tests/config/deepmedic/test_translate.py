@@ -316,9 +316,9 @@ def test_without_the_switch_there_is_no_subsampled_pathway(write):
 def test_optimiser_and_batch_sizes_of_old_model_files_are_named_in_one_warning(warnings):
     assert warnings("model", "batchSizeTrain = 10\nlearningRate = 0.001\nbatchSizeInfer = 5") == (
         "some.cfg: keys that mean nothing here and are ignored: "
-        "batchSizeTrain (say batchsize_train in the train file), "
         "batchSizeInfer (say batchsize in the test file), "
-        "learningRate (optimiser settings are in the train file)",
+        "batchSizeTrain (of use beside a train file of 0.7.2 or before only), "
+        "learningRate (of use beside a train file of 0.7.2 or before only)",
     )
 
 
@@ -858,6 +858,89 @@ def test_the_switch_of_old_versions_decides_if_further_keys_are_read(
         sampling,
         proportions,
     )
+
+
+def test_a_type_of_sampling_without_the_switch_is_not_read_where_the_version_is_certain(old):
+    more = """
+useDefaultUniformValidationSampling = True
+performValidationOnSamplesThroughoutTraining = True
+typeOfSamplingForTraining = 3
+"""
+    config, warning = old(VALIDATION + more)
+    assert config.training.sampling.type == "foreground_background"
+    assert TWO_SORTS in warning
+    config, warning = old("typeOfSamplingForTraining = 3")
+    assert config.training.sampling.type == "per_class"
+    assert (
+        "typeOfSamplingForTraining = 3 as written, although it was read beside "
+        "useDefaultTrainingSamplingFromGtAndRoi = False only"
+    ) in warning
+
+
+def test_batch_sizes_and_optimiser_of_an_old_model_file_are_those_of_training(write, tmp_path):
+    model = tmp_path / "M.cfg"
+    model.write_text(MODEL + "batchSizeTrain = 6\nlearningRate = 0.5\nmomentumValue = 0.25\n")
+    result = load(TrainConfig, write(OLD_TRAIN + "momentumValue = 0.75\n"), model_file=model)
+    config = result.config
+    assert config.training.batch_size == 6
+    assert (config.optimiser.learning_rate, config.optimiser.momentum) == (0.5, 0.75)
+    (warning,) = result.warnings
+    assert warning.endswith(", batchsize_train = 6, learningRate = 0.5 of the model config")
+    later = load(TrainConfig, write(TRAIN), model_file=model).config
+    assert (later.training.batch_size, later.optimiser.learning_rate) == (8, 0.001)
+
+
+TWO = "useSubsampledPathway = True\nsubsampleFactor = [[3,3,3], [5,5,5]]\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "maps", "warning"),
+    [
+        pytest.param(
+            "", [(4, 5, 6), (4, 5, 6)], None, id="from 0.7 on, the last list holds for all"
+        ),
+        pytest.param(
+            "relu0orPrelu1 = 1",
+            [(4, 5, 6), (2, 2, 3)],
+            "as a file of 0.6.1 or before, as it has relu0orPrelu1: further pathways have half the "
+            "feature maps of the one before: numberFMsPerLayerSubsampled = [[4, 5, 6], [2, 2, 3]]",
+            id="Theano's halved it",
+        ),
+        pytest.param(
+            "numberFMsPerLayerSubsampled = [8, 1, 6]\nkernelDimensionsSubsampled = [[3,3,1]]*3\n"
+            "kernelDimPerLayerNormal = [[3,3,1]]*3",
+            [(8, 1, 6), (4, 1, 3)],
+            "as a file of 0.6.1 or before, as it has kernelDimensionsSubsampled: further pathways "
+            "have half the feature maps of the one before: numberFMsPerLayerSubsampled = "
+            "[[8, 1, 6], [4, 1, 3]]",
+            id="of their own list too",
+        ),
+        pytest.param(
+            "batchSizeTrain = 10",
+            [(4, 5, 6), (4, 5, 6)],
+            "as from 0.7 on, the last list holds for all pathways: numberFMsPerLayerSubsampled = "
+            "[[4, 5, 6], [4, 5, 6]]; 0.6.1 and before (Theano) halved it: for those, write "
+            "numberFMsPerLayerSubsampled = [[4, 5, 6], [2, 2, 3]]",
+            id="either may have written it",
+        ),
+    ],
+)
+def test_feature_maps_of_pathways_without_a_list(write, more, maps, warning):
+    base = MODEL if "kernelDimPerLayerNormal" not in more else MODEL.replace(
+        "kernelDimPerLayerNormal = [[3,3,1], [3,3,3], [5,3,3]]\n", "")  # fmt: skip
+    result = load(ModelConfig, write(base + TWO + more))
+    assert [pathway.feature_maps for pathway in result.config.pathways[1:]] == maps
+    first = [text.removeprefix("some.cfg: ") for text in result.warnings][:1]
+    assert first == ([] if warning is None else [warning])
+
+
+def test_lists_without_a_factor_were_pathways_in_theanos_versions(write):
+    more = "relu0orPrelu1 = 1\nuseSubsampledPathway = True\n"
+    lists = "numberFMsPerLayerSubsampled = [[4,5,6], [1,2,3], [7,7,7]]"
+    result = load(ModelConfig, write(MODEL + more + lists))
+    assert [pathway.factor[0] for pathway in result.config.pathways] == [1, 3, 5, 7]
+    assert result.config.pathways[3].feature_maps == (7, 7, 7)
+    assert "subsampleFactor = [[3, 3, 3], [5, 5, 5], [7, 7, 7]]" in result.warnings[0]
 
 
 def test_uniform_validation_was_a_switch_as_well(old):
