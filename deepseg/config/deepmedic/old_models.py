@@ -116,7 +116,7 @@ def _lists(value: Any) -> list[list[Any]] | None:
 
 
 def training_keys(model_file: Path | None) -> Mapping[str, Any]:
-    """What a `.cfg` model file says about training, by the keys of later train files.
+    """Batch size and optimiser in a `.cfg` model file, by the keys of later train files.
 
     Whatever is wrong with the file is told by whoever reads its network.
     """
