@@ -15,6 +15,7 @@ from deepseg.geometry.boxes import Int3, text
 from deepseg.inference.overlap import NO_WINDOWS, WindowGrid
 from deepseg.inference.prediction import RequestedMaps
 from deepseg.model.checkpoint import Checkpoint
+from deepseg.model.imported import inner_points
 from deepseg.model.layout import Layout, layout
 
 Classes: TypeAlias = bool | Sequence[str | int]
@@ -104,6 +105,8 @@ def feature_map_slices(plan: Layout, feature_maps: FeatureMaps) -> dict[str, sli
         DeepsegError: ``layer-unknown``.
     """
     outputs = {layer.address: layer.outputs for layer in plan}
+    points = inner_points(plan, plan.addresses(feature_maps))
+    outputs |= {address: point.maps for address, point in points.items()}
     return {
         address: slice(0, outputs[address])
         if numbers == "all"
@@ -116,20 +119,10 @@ def feature_map_slices(plan: Layout, feature_maps: FeatureMaps) -> dict[str, sli
 def layer_problems(plan: Layout, feature_maps: FeatureMaps) -> tuple[Problem, ...]:
     """Problems of layers that the model does not have."""
     try:
-        addresses = plan.addresses(list(feature_maps))
+        inner_points(plan, plan.addresses(feature_maps))
     except DeepsegError as error:
         return error.problems
-    imported = [layer.address for layer in plan.imported_layers if layer.address in addresses]
-    if not imported:
-        return ()
-    return (
-        Problem(
-            code="feature-maps-imported",
-            got=f"feature maps of {imported[0]}, a layer of an imported network",
-            expected="layers of normal, subsampled and fc pathways",
-            fix="leave it out, or cut a network of its own there with imported.output",
-        ),
-    )
+    return ()
 
 
 def uncertainty_problems(uncertainty: Iterable[str]) -> Iterator[Problem]:

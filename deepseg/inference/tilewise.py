@@ -8,7 +8,7 @@ computed are left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deepseg.config.blocks.imported import AttachPoint
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.segments.lattice_reading import mirrored
 from deepseg.data.segments.segment import inputs
@@ -28,6 +29,7 @@ from deepseg.inference.out_of_memory import SplitOnOutOfMemory
 from deepseg.inference.overlap import WindowGrid
 from deepseg.inference.prediction import BoxPrediction
 from deepseg.model.feature_maps import repeated
+from deepseg.model.imported import at_full_resolution, inner_points
 from deepseg.model.network import Network
 
 
@@ -67,12 +69,17 @@ def predict(
     geometry = network.geometry
     segments = tiles_to_compute(network, case, tile, with_feature_maps=bool(requested))
     probabilities = np.zeros((len(network.config.classes), *case.shape), np.float32)
+    points = inner_points(network.layout, requested)
     maps = {
-        address: np.zeros((_count(network, address, numbers), *case.shape), np.float32)
+        address: np.zeros((_count(network, points, address, numbers), *case.shape), np.float32)
         for address, numbers in requested.items()
     }
     device = next(network.parameters()).device
-    with torch.inference_mode(), watched(network, requested) as outputs:
+    with (
+        torch.inference_mode(),
+        watched(network, requested) as outputs,
+        watched_imported(network, points) as inner,
+    ):
         for boxes in _grouped(segments, batch_size):
             read = [inputs(case, box, geometry) for box in boxes]
             batch = [torch.from_numpy(np.stack(images)) for images in zip(*read, strict=True)]
@@ -85,6 +92,10 @@ def predict(
                 central = _at_full_resolution(output, network, address, size)
                 for box, values in zip(boxes, central.float().cpu().numpy(), strict=True):
                     _place(maps[address], values[requested[address]], geometry.prediction(box))
+            for address, point in points.items():
+                values = _inner_maps(inner, network, address, point, boxes[0])
+                for box, image in zip(boxes, values, strict=True):
+                    _place(maps[address], image[requested[address]], geometry.prediction(box))
             on_tiles(len(boxes))
     return TilewisePrediction(probabilities, maps)
 
@@ -267,6 +278,43 @@ def watched(network: Network, addresses: Mapping[str, slice]) -> Iterator[dict[s
             handle.remove()
 
 
+@contextmanager
+def watched_imported(
+    network: Network, points: Mapping[str, AttachPoint]
+) -> Iterator[Mapping[str, Mapping[str, Tensor]]]:
+    """Results of imported layers that every pass leaves here: by pathway, then by tensor."""
+    with ExitStack() as stack:
+        kept = {}
+        for pathway in network.layout.pathways:
+            tensors = [p.output for a, p in points.items() if _pathway_of(a) == pathway.name]
+            if tensors:
+                kept[pathway.name] = stack.enter_context(
+                    network.imported(pathway.name).keeping(tensors)
+                )
+        yield kept
+
+
+def _pathway_of(address: str) -> str:
+    return address.partition(".")[0]
+
+
+def _inner_maps(
+    kept: Mapping[str, Mapping[str, Tensor]],
+    network: Network,
+    address: str,
+    point: AttachPoint,
+    segment: Box,
+) -> NDArray[np.float32]:
+    """``(N, F, *size)``: the maps of an imported layer where a segment is predicted."""
+    names = [pathway.name for pathway in network.layout.pathways]
+    number = names.index(_pathway_of(address))
+    prediction = network.geometry.prediction(segment)
+    start = sub(prediction.start, network.geometry.lattices(segment)[number].start)
+    values = at_full_resolution(kept[names[number]][point.output], point, start, prediction.size)
+    array: NDArray[np.float32] = values.float().cpu().numpy()
+    return array
+
+
 def _at_full_resolution(maps: Tensor, network: Network, address: str, size: Int3) -> Tensor:
     """``(N, F, *size)``: the middle of a layer's maps, repeated where they are subsampled."""
     pathway = next(p for p in network.pathways() if p.plan.name == address.partition(".")[0])
@@ -277,7 +325,11 @@ def _at_full_resolution(maps: Tensor, network: Network, address: str, size: Int3
     return repeated(maps, factor, size)
 
 
-def _count(network: Network, address: str, numbers: slice) -> int:
+def _count(
+    network: Network, points: Mapping[str, AttachPoint], address: str, numbers: slice
+) -> int:
+    if address in points:
+        return len(range(points[address].maps)[numbers])
     layer = next(layer for layer in network.layout if layer.address == address)
     return len(range(layer.outputs)[numbers])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 
 from deepseg.config.blocks.imported import AttachPoint, ImportedNetwork
+from deepseg.errors import DeepsegError, Problem
 from deepseg.geometry.boxes import Int3, sub
 from deepseg.geometry.context import margin
 from deepseg.model.feature_maps import AXES, map_size
+from deepseg.model.graph.cut import cut
+from deepseg.model.graph.geometry import AttachGeometry, graph_geometry
 from deepseg.model.graph.graph import Graph
 from deepseg.model.graph.network import GraphNetwork
+from deepseg.model.graph.program import program
 from deepseg.model.graph.record import graph_from_record, graph_record
-from deepseg.model.layout import PathwayLayout
+from deepseg.model.layout import Layout, PathwayLayout
 
 _TENSOR = "base64"  # the key that tells a tensor from other dictionaries
 
@@ -64,6 +68,58 @@ def imported_maps(module: GraphNetwork, pathway: PathwayLayout, x: Tensor) -> Te
         for y, point in zip(outputs, pathway.attach_points, strict=True)
     ]
     return (maps[0] if len(maps) == 1 else torch.cat(maps, 1)).to(x.dtype)
+
+
+def attach_point(geometry: AttachGeometry, *, is_interpolated: bool = False) -> AttachPoint:
+    """The place of a tensor, as a model keeps it."""
+    return AttachPoint(
+        output=geometry.output,
+        maps=geometry.maps,
+        stride=geometry.stride,
+        offset=geometry.offset,
+        loss=geometry.loss,
+        receptive_field=geometry.receptive_field,
+        reach=geometry.reach,
+        uses_statistics_of_image=geometry.uses_statistics_of_image,
+        is_interpolated=is_interpolated,
+    )
+
+
+def inner_points(plan: Layout, addresses: Iterable[str]) -> dict[str, AttachPoint]:
+    """The places of the results of layers of imported networks, by address; of others none.
+
+    Raises:
+        DeepsegError: ``feature-maps-imported`` for a layer whose result is no image.
+    """
+    points: dict[str, AttachPoint] = {}
+    for pathway in plan.pathways:
+        tensors = {
+            layer.address: layer.nodes[-1]
+            for layer in pathway.imported_layers
+            if layer.address in addresses
+        }
+        if pathway.network is None or not tensors:
+            continue
+        graph = graph_of(pathway.network)
+        for address, tensor in tensors.items():
+            part = cut(graph, outputs=[tensor], drops_softmax=False).graph
+            try:
+                (geometry,) = graph_geometry(program(part)).outputs
+            except DeepsegError as error:
+                raise _no_image(address, error) from error
+            points[address] = attach_point(geometry)
+    return points
+
+
+def _no_image(address: str, error: DeepsegError) -> DeepsegError:
+    return DeepsegError(
+        Problem(
+            code="feature-maps-imported",
+            got=f"feature maps of {address}: {error.problems[0].got}",
+            expected="layers whose results are images",
+            fix="leave it out",
+        )
+    )
 
 
 def at_full_resolution(y: Tensor, point: AttachPoint, start: Int3, size: Int3) -> Tensor:

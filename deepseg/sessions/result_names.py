@@ -28,8 +28,17 @@ def result_endings(settings: SavedResults, model: ModelConfig) -> tuple[str, ...
         *segmentation,
         *(f"{settings.probability_suffix}{label}" for label in labels),
         *settings.uncertainty,
-        *(f"{a}_fm{n}" for a, maps in slices.items() for n in range(maps.start, maps.stop)),
+        *(map_ending(a, n) for a, maps in slices.items() for n in range(maps.start, maps.stop)),
     )
+
+
+def map_ending(address: str, number: int) -> str:
+    """Ending of the name of a feature map's volume.
+
+    >>> map_ending("normal.3", 0), map_ending("imported1./down/Conv", 12)
+    ('normal.3_fm0', 'imported1._down_Conv_fm12')
+    """
+    return f"{address.replace('/', '_')}_fm{number}"
 
 
 def result_name(case: str, ending: str) -> str:

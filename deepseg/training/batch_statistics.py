@@ -6,6 +6,7 @@ A single value is its own mean: normalised it is 0 whatever the image, and nothi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 from deepseg.config.model import ModelConfig
 from deepseg.config.settings import cube
@@ -13,6 +14,9 @@ from deepseg.config.training import TrainConfig
 from deepseg.errors import Problem
 from deepseg.geometry.boxes import Int3, add, sub, text, volume
 from deepseg.geometry.context import coarse_size
+from deepseg.model.graph.program import BATCH_NORM, program
+from deepseg.model.graph.trace import Tracer
+from deepseg.model.imported import graph_of
 from deepseg.model.layout import Layout, PathwayLayout, layout
 from deepseg.training.freezing import frozen_layers
 
@@ -59,12 +63,21 @@ def distinct_values(plan: Layout, segment: Int3) -> dict[str, int]:
     for pathway in plan.pathways:
         coarse = coarse_size(core, pathway.geometry.factor)
         size = segment if pathway is normal else add(coarse, pathway.geometry.shrink)
-        counts |= _values(pathway, size)
+        if pathway.geometry.sizes is not None:
+            size = pathway.geometry.sizes.at_least(size)
+        counts |= _values(pathway, size) if pathway.network is None else _imported(pathway, size)
     counts |= _values(plan.fc, core)
     first = plan.fc.layers[0] if plan.fc.layers else None
     if first is not None and first.normalises:
-        coarse_sizes = (coarse_size(core, pathway.geometry.factor) for pathway in plan.pathways)
-        counts[first.address] = min(volume(size) for size in coarse_sizes)
+        factors = [
+            factor
+            for pathway in plan.pathways
+            for factor in (
+                pathway.geometry.factor,
+                *(point.stride for point in pathway.attach_points if not point.is_interpolated),
+            )
+        ]
+        counts[first.address] = min(volume(coarse_size(core, factor)) for factor in factors)
     return counts
 
 
@@ -77,6 +90,20 @@ def _values(pathway: PathwayLayout, size: Int3) -> dict[str, int]:
         if layer.padding == "none":
             size = sub(size, sub(layer.kernel, (1, 1, 1)))
     return counts
+
+
+def _imported(pathway: PathwayLayout, size: Int3) -> dict[str, int]:
+    """Voxels that each batch normalisation of an imported network reads of an image of ``size``."""
+    assert pathway.network is not None
+    graph = graph_of(pathway.network)
+    (image,) = graph.inputs
+    shapes = Tracer(program(graph)).shapes({image.name: (2, pathway.network.channels, *size)})
+    layer_of = {node: layer.address for layer in pathway.imported_layers for node in layer.nodes}
+    return {
+        layer_of[node.outputs[0]]: prod(shapes[node.inputs[0]][2:])
+        for node in graph.nodes
+        if node.operator == BATCH_NORM
+    }
 
 
 def _listed(addresses: list[str]) -> str:

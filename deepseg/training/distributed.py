@@ -21,7 +21,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from deepseg.errors import DeepsegError, Problem
 from deepseg.model.kernels import Statistics
 from deepseg.model.layers import Norm
 from deepseg.model.network import Network
@@ -138,25 +137,13 @@ def synchronise_batch_norm(network: Network, ranks: Ranks, *, has_part: bool = T
         network: In training.
         ranks: Those that have a part of the batch.
         has_part: As for `Ranks.sync_statistics`.
-
-    Raises:
-        DeepsegError: ``imported-ranks``, for batch normalisation of imported networks, which would
-            see a part of the batch.
     """
     if ranks.world_size == 1:
         return
-    for pathway in network.layout.pathways:
-        if pathway.network is not None and network.imported(pathway.name).uses_batch_statistics:
-            raise DeepsegError(
-                Problem(
-                    code="imported-ranks",
-                    got=f"batch normalisation of {pathway.name} that learns, in "
-                    f"{ranks.world_size} processes",
-                    expected="statistics that are frozen, or one process",
-                    fix="freeze the layers of its batch normalisation, or train in one process",
-                )
-            )
     sync = partial(ranks.sync_statistics, has_part=has_part)
+    for pathway in network.layout.pathways:
+        if pathway.network is not None:
+            network.imported(pathway.name).sync_statistics = sync
     for layer in network.layers():
         if isinstance(layer.norm, Norm):
             layer.norm.sync_statistics = sync

@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from deepseg.config.blocks.imported import (
-    AttachPoint,
     ImportedLayer,
     ImportedNetwork,
     ImportedPathway,
@@ -27,10 +26,10 @@ from deepseg.config.blocks.optimisers import WeightType
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.model.graph.cut import cut
-from deepseg.model.graph.geometry import AttachGeometry, GraphGeometry, graph_geometry
+from deepseg.model.graph.geometry import GraphGeometry, graph_geometry
 from deepseg.model.graph.graph import Graph, GraphInput, GraphNode
 from deepseg.model.graph.network import GraphNetwork
-from deepseg.model.imported import stored_graph
+from deepseg.model.imported import attach_point, stored_graph
 from deepseg.transfer.sources.onnx_file import read_onnx
 
 _SIZES = ("Shape", "Size")  # operators that read no values of an image
@@ -140,7 +139,10 @@ def _read(block: ImportedPathway, config: ModelConfig) -> _Network:
         channels=geometry.channels,
         smallest=geometry.sizes.smallest,
         step=geometry.sizes.step,
-        outputs=tuple(_attach_point(point, block) for point in geometry.outputs),
+        outputs=tuple(
+            attach_point(point, is_interpolated=block.upsampling == "linear")
+            for point in geometry.outputs
+        ),
         layers=tuple(_layers(module)),
         sha256=hashlib.sha256(block.file.read_bytes()).hexdigest(),
     )
@@ -157,20 +159,6 @@ def _read(block: ImportedPathway, config: ModelConfig) -> _Network:
             for name, place in zip(channels, places, strict=True)
         ),
         frozenset(module.keys[name] for name in chosen.stems if name in module.keys),
-    )
-
-
-def _attach_point(geometry: AttachGeometry, block: ImportedPathway) -> AttachPoint:
-    return AttachPoint(
-        output=geometry.output,
-        maps=geometry.maps,
-        stride=geometry.stride,
-        offset=geometry.offset,
-        loss=geometry.loss,
-        receptive_field=geometry.receptive_field,
-        reach=geometry.reach,
-        uses_statistics_of_image=geometry.uses_statistics_of_image,
-        is_interpolated=block.upsampling == "linear",
     )
 
 

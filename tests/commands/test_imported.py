@@ -330,11 +330,38 @@ def test_a_model_needs_a_pathway(place, refused):
     ]
 
 
-def test_maps_of_inner_layers_are_refused_before_anything_begins(imported, command, refused):
+def test_maps_of_inner_layers_are_written(imported, command):
+    """Where nothing is cut off, they are those of the network itself, repeated."""
+    command("-newModel", "model.yaml", "-out", "A.save")
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(2, 41, 37, 33)).astype(np.float32)
+    segmented = Predictor("A.save", device="cpu", preparation={"z_score": "none"}).segment(
+        image, spacing_mm=1, feature_maps={"imported1.*norm": "all", "imported1.stem": (1, 3)}
+    )
+    assert {name: m.shape[0] for name, m in segmented.feature_maps.items()} == {
+        "imported1.stem": 2, "imported1.norm": 4, "imported1.down_norm": 6,
+    }  # fmt: skip
+    padded = np.pad(image, [(0, 0), (4, 7), (4, 7), (4, 7)], mode="reflect")
+    file = encoder()
+    with torch.no_grad():
+        stem = file.stem(torch.from_numpy(padded[None, :1]))
+        down = file.down_norm(file.down(file.act(file.norm(stem))))
+        down = down.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+    inside = (slice(4, 45), slice(4, 41), slice(4, 37))
+    for name, expected in (("stem", stem[0, 1:3]), ("down_norm", down[0])):
+        found = segmented.feature_maps[f"imported1.{name}"]
+        assert np.abs(found - expected[(slice(None), *inside)].numpy()).max() < 1e-5
+
+
+def test_maps_of_inner_layers_are_files_of_a_session(imported, command):
     assert command("-train", "train.yaml").returncode == 0
     imported.write(
         "test.yaml",
-        (imported / "test.yaml").read_text() + "  feature_maps: {imported1.down: all}\n",
+        (imported / "test.yaml").read_text() + "  feature_maps: {imported1.down: [1, 3]}\n",
     )
-    (line,) = refused("-test", "test.yaml", "-model", "runs/training", session="results")
-    assert line.startswith("[feature-maps-imported] ")
+    result = command("-test", "test.yaml", "-model", "runs/training")
+    assert (result.returncode, result.stderr) == (0, "")
+    names = sorted(f.name for f in (imported / "runs/results").rglob("*imported1*.nii.gz"))
+    assert [name.partition("imported1")[2] for name in names] == [
+        ".down_fm1.nii.gz", ".down_fm2.nii.gz",
+    ]  # fmt: skip

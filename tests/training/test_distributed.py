@@ -10,16 +10,21 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import yaml
 
 from deepseg.config.blocks.freezing import Freeze
 from deepseg.config.blocks.losses import Loss
 from deepseg.config.blocks.optimisers import Sgd, Steps
+from deepseg.config.model import ModelConfig
 from deepseg.data.segments.loader import Batch
+from deepseg.model.checkpoint import new_checkpoint
 from deepseg.training.distributed import SINGLE_RANK, Ranks, synchronise_batch_norm
 from deepseg.training.freezing import freeze, trainable
 from deepseg.training.optimization import Optimizer
 from deepseg.training.tally import Tally
 from deepseg.training.trainer import Trainer
+from deepseg.transfer.imported import read_imported
+from tests.imported_networks import IMPORTED_MODEL, write_encoder
 from tests.networks import small_network
 
 CONFIG = {
@@ -85,17 +90,41 @@ def learnt(net, ranks, loss, steps, freeze_as=None):
     return dict(net.state_dict()), values, tally.scores(), trainer.validate(parts)
 
 
-def everything(ranks):
+def imported_network(file):
+    values = yaml.safe_load(IMPORTED_MODEL.replace("net.onnx", str(file)))
+    imported = read_imported(ModelConfig.model_validate(values), file)
+    return new_checkpoint(imported.config, seed=1, imported=imported.weights).network()
+
+
+def imported_learnt(ranks, file):
+    """Weights and statistics of an imported network after a step per batch."""
+    net = imported_network(file)
+    trainer = Trainer(
+        net, Optimizer(trainable(net), Sgd(name="sgd", learning_rate=0.05)), Loss(), ranks=ranks
+    )
+    rng = torch.Generator().manual_seed(3)
+    parts = []
+    for size in SIZES:
+        image = torch.randn(size, 2, 20, 20, 20, generator=rng)
+        image += torch.linspace(3, -1, size).view(-1, 1, 1, 1, 1)
+        labels = torch.randint(-1, 3, (size, 12, 12, 12), generator=rng)
+        whole = Batch((image,), labels, tuple(f"case{n}" for n in range(size)))
+        parts.append(part(whole, ranks))
+    trainer.train(parts, Tally(3), epoch=0, epochs=4, on_step=lambda _: None)
+    return dict(net.state_dict())
+
+
+def everything(ranks, file):
     """Everything that both one rank and two compute."""
     found = {name: learnt(network(), ranks, *how) for name, how in CASES.items()}
     found["frozen"] = learnt(network(), ranks, {}, {}, FROZEN)
     window = {"batch_norm": {"statistics": "window", "length": 2}}
     found["window"] = learnt(network(**window), ranks, {}, {})
     found["without norm"] = learnt(network(batch_norm="none"), ranks, {}, {})
-    return found
+    return found | {"imported": (imported_learnt(ranks, file),)}
 
 
-def one_rank(rank, folder):
+def one_rank(rank, folder, file):
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", 2)
     dist.init_process_group(
@@ -104,23 +133,30 @@ def one_rank(rank, folder):
     ranks = Ranks(rank, 2)
     made = ranks.broadcast(lambda: f"by rank {rank}")
     torch.save(
-        {"learnt": everything(ranks), "made": made, "gathered": ranks.all_gather([rank, 5])},
+        {"learnt": everything(ranks, file), "made": made, "gathered": ranks.all_gather([rank, 5])},
         f"{folder}/{rank}.pt",
     )
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def onnx_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("onnx") / "net.onnx"
+    write_encoder(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, onnx_file):
     """What each of two ranks has computed."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(one_rank, (str(folder),), nprocs=2)
+    mp.spawn(one_rank, (str(folder), onnx_file), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
-def alone():
-    return everything(SINGLE_RANK)
+def alone(onnx_file):
+    return everything(SINGLE_RANK, onnx_file)
 
 
 HOW = [*CASES, "frozen", "window", "without norm"]
@@ -138,7 +174,16 @@ def test_two_ranks_make_the_steps_of_one_with_the_whole_batch(two, alone, how):
     assert validated.loss == pytest.approx(judged.loss, rel=1e-5)
 
 
-@pytest.mark.parametrize("how", HOW)
+def test_two_ranks_train_an_imported_network_as_one(two, alone, onnx_file):
+    """Its batch normalisation learns, with the statistics of the whole batch."""
+    (weights,), (found,) = alone["imported"], two[0]["learnt"]["imported"]
+    begun = imported_network(onnx_file).state_dict()
+    for name, weight in weights.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-6, msg=name)
+        assert not torch.equal(weight, begun[name]), name
+
+
+@pytest.mark.parametrize("how", [*HOW, "imported"])
 def test_all_ranks_have_the_same_bits(two, how):
     (first, *others), (second, *same) = (one["learnt"][how] for one in two)
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())

@@ -1,15 +1,14 @@
 """Imported networks in training: what several ranks would compute otherwise is refused."""
 
+import copy
+
 import pytest
 import torch
 import yaml
 
-from deepseg.config.blocks.freezing import Freeze
 from deepseg.config.model import ModelConfig
-from deepseg.errors import DeepsegError
 from deepseg.model.network import Network
-from deepseg.training.distributed import Ranks, synchronise_batch_norm
-from deepseg.training.freezing import freeze
+from deepseg.training.batch_statistics import distinct_values
 from deepseg.transfer.imported import read_imported
 from tests.imported_networks import IMPORTED_MODEL, write_encoder
 
@@ -22,16 +21,34 @@ def network(tmp_path):
     return Network(config, rng=torch.Generator()).train()
 
 
-def test_statistics_of_a_part_of_the_batch_are_refused(network):
-    with pytest.raises(DeepsegError) as error:
-        synchronise_batch_norm(network, Ranks(rank=0, world_size=2))
-    assert str(error.value) == (
-        "[imported-ranks] got batch normalisation of imported1 that learns, in 2 processes; "
-        "expected statistics that are frozen, or one process; fix: freeze the layers of its batch "
-        "normalisation, or train in one process"
-    )
+def test_a_batch_in_one_part_is_normalised_as_by_torch(network):
+    """The way of several ranks, with a single part: what one process computes anyway."""
+    other = copy.deepcopy(network)
+    for name in ("imported1", "fc"):
+        for module in network.get_submodule(name).modules():
+            if hasattr(module, "sync_statistics"):
+                module.sync_statistics = lambda statistics: statistics
+    x = torch.randn(2, 2, 20, 20, 20, generator=torch.Generator().manual_seed(0))
+    results = [net([x]) for net in (network, other)]
+    assert torch.allclose(*results, atol=1e-5)
+    for y in results:
+        y.square().mean().backward()
+    for (name, new), old in zip(
+        network.named_parameters(), dict(other.named_parameters()).values(), strict=True
+    ):
+        assert torch.allclose(new.grad, old.grad, rtol=1e-3, atol=1e-6), name
+    states = [net.state_dict() for net in (network, other)]
+    moved = [name for name in states[0] if "running" in name]
+    assert len(moved) == 8
+    for name in moved:
+        assert torch.allclose(states[0][name], states[1][name], atol=1e-6), name
 
 
-def test_frozen_statistics_are_those_of_every_rank(network):
-    freeze(network, Freeze(layers=("imported1.*",)))
-    synchronise_batch_norm(network, Ranks(rank=0, world_size=2))
+def test_values_that_imported_norms_read_are_counted(network):
+    """20 voxels with stride 2: 10 of the second norm; 4 are thrown away before 5 blocks of 2."""
+    assert distinct_values(network.layout, (20, 20, 24)) == {
+        "imported1.norm": 20 * 20 * 24,
+        "imported1.down_norm": 10 * 10 * 12,
+        "fc.1": 6 * 6 * 8,
+        "fc.2": 12 * 12 * 16,
+    }

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from deepseg.model import kernels
 from deepseg.model.graph.cut import cut
 from deepseg.model.graph.graph import Graph, GraphNode, joined
 from deepseg.model.graph.names import nodes_by_name
+from deepseg.model.graph.operators.call import Call
+from deepseg.model.graph.operators.normalisation import EPSILON, MOMENTUM
 from deepseg.model.graph.operators.table import check_operators
 from deepseg.model.graph.program import Program, program, run
+from deepseg.model.kernels import Statistics
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class GraphNetwork(nn.Module):
 
     Attributes:
         notices: A line for each node that was taken off without being named.
+        sync_statistics: Makes statistics of a part of the batch those of the whole; None where the
+            maps are the whole batch.
     """
 
     def __init__(
@@ -66,7 +73,10 @@ class GraphNetwork(nn.Module):
         part = cut(joined(graph), outputs=outputs, ignore=ignore, drops_softmax=drops_softmax)
         check_operators(part.graph)
         self.notices = part.notices
+        self.sync_statistics: Callable[[Statistics], Statistics] | None = None
         self._program = program(part.graph)
+        self._outputs = self._program.graph.outputs
+        self._kept: dict[str, Tensor] | None = None
         self._frozen: frozenset[str] = frozenset()
         self._places: dict[str, tuple[nn.Module, str]] = {}
         self._keys: dict[str, str] = {}
@@ -106,8 +116,23 @@ class GraphNetwork(nn.Module):
             dict(zip(names, images, strict=True)),
             self._weight,
             trains=self._trains,
+            normalise=None if self.sync_statistics is None else self._normalised,
         )
-        return tuple(results[name] for name in self.graph.outputs)
+        if self._kept is not None:
+            self._kept.update(results)
+        return tuple(results[name] for name in self._outputs)
+
+    @contextmanager
+    def keeping(self, tensors: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+        """Dictionary in which every pass leaves these inner tensors by name, while open."""
+        plain = self._program
+        outputs = tuple(dict.fromkeys((*self._outputs, *tensors)))
+        self._program = program(replace(plain.graph, outputs=outputs))
+        self._kept = kept = {}
+        try:
+            yield kept
+        finally:
+            self._program, self._kept = plain, None
 
     def freeze_statistics(self, names: Iterable[str] | None = None) -> None:
         """Let nodes compute in training as they do afterwards: with stored statistics, no dropout.
@@ -127,11 +152,21 @@ class GraphNetwork(nn.Module):
         )
         self._frozen = frozenset(node.outputs[0] for node in chosen)
 
-    @property
-    def uses_batch_statistics(self) -> bool:
-        """True if a node normalises with the statistics of the batch."""
-        nodes = self.graph.nodes
-        return any(n.operator == "BatchNormalization" and self._trains(n) for n in nodes)
+    def _normalised(self, call: Call) -> Tensor:
+        """Batch normalisation of maps that are a part of the batch; as torch's, and in float32."""
+        assert self.sync_statistics is not None
+        x = call.tensor(0)
+        volume = x.reshape(*x.shape[:2], -1, 1, 1) if x.ndim != 5 else x
+        own = kernels.batch_statistics(volume.detach(), call.node.number("epsilon", EPSILON))
+        whole = self.sync_statistics(own)
+        with torch.no_grad():
+            share = 1 - call.node.number("momentum", MOMENTUM)
+            unbiased = whole.variance * (whole.voxels / max(whole.voxels - 1, 1))
+            call.tensor(3).lerp_(whole.mean, share)
+            call.tensor(4).lerp_(unbiased, share)
+        weight, bias = call.tensor(1), call.tensor(2)
+        y = kernels.fused_preactivation(volume, whole, weight, bias, torch.ones_like(bias))
+        return y.view(x.shape) if x.ndim != 5 else y
 
     def _trains(self, node: GraphNode) -> bool:
         return self.training and node.outputs[0] not in self._frozen

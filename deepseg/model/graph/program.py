@@ -19,6 +19,7 @@ from deepseg.model.graph.operators.table import OPERATORS
 Role: TypeAlias = Literal["parameter", "statistics", "constant", "setting"]
 Compute: TypeAlias = Callable[[Call], Results]
 
+BATCH_NORM = "BatchNormalization"
 _SIZES = ("Shape", "Size")
 _RANDOM = ("Dropout",)
 
@@ -154,6 +155,7 @@ def run(
     weight: Callable[[str], Tensor],
     *,
     trains: Callable[[GraphNode], bool],
+    normalise: Compute | None = None,
 ) -> dict[str, Tensor]:
     """The graph's outputs by name.
 
@@ -161,6 +163,7 @@ def run(
         images: The graph's inputs by name.
         weight: A parameter, statistic or constant by its name.
         trains: Whether a node computes as in training.
+        normalise: Computes batch normalisation in training, in place of its operator.
     """
     values = dict(images)
     for step in work.steps:
@@ -169,8 +172,11 @@ def run(
             fixed if fixed is not None else _value(name, values, weight)
             for name, fixed in zip(node.inputs, step.fixed, strict=True)
         )
-        results = step.operator.compute(Call(node, inputs, work.graph.opset, trains(node)))
-        del inputs
+        call = Call(node, inputs, work.graph.opset, trains(node))
+        is_replaced = normalise is not None and call.trains and node.operator == BATCH_NORM
+        compute = normalise if normalise is not None and is_replaced else step.operator.compute
+        results = compute(call)
+        del inputs, call
         if isinstance(results, tuple):
             values.update(zip(node.outputs, results, strict=False))
         else:

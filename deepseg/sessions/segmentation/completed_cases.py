@@ -31,7 +31,7 @@ from deepseg.storage.content_stamp import content_stamp
 
 # What the result of a case, and the files that hold it, follow from; a test names all others.
 RESULT_SETTINGS = {"save", "groups", "postprocess"}
-RESULT_INFERENCE = {"precision", "mirror", "overlap"}
+RESULT_INFERENCE = {"precision", "mirror", "overlap", "average"}
 
 FIELDS = {"files", "without_picture", "scores"}  # without which a record counts for nothing
 

@@ -20,7 +20,7 @@ from deepseg.inference.segmentation import Segmentation
 from deepseg.model.layout import layout
 from deepseg.report.console import Console
 from deepseg.report.picture import write_picture
-from deepseg.sessions.result_names import result_name
+from deepseg.sessions.result_names import map_ending, result_name
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
 from deepseg.storage.atomic import writable
 
@@ -87,7 +87,7 @@ def _volumes(
     slices = feature_map_slices(layout(model), settings.feature_maps)
     for address, maps in segmentation.feature_maps.items():
         for number, feature_map in enumerate(maps, start=slices[address].start):
-            yield f"{address}_fm{number}", feature_map
+            yield map_ending(address, number), feature_map
 
 
 def _write_picture(

@@ -9,6 +9,7 @@ from deepseg.model.graph.graph import GraphNode, node_error
 from deepseg.model.graph.operators.call import Call, Operator
 
 EPSILON = 1e-5
+MOMENTUM = 0.9  # the share of the running statistics that stays
 
 
 def batch_normalisation(call: Call) -> Tensor:
@@ -20,7 +21,7 @@ def batch_normalisation(call: Call) -> Tensor:
         call.tensor(1),
         call.tensor(2),
         call.trains,
-        1 - call.node.number("momentum", 0.9),  # the share of the old ones; torch has the new
+        1 - call.node.number("momentum", MOMENTUM),  # torch has the share of the new ones
         call.node.number("epsilon", EPSILON),
     )
 
