@@ -128,7 +128,8 @@ class GraphNetwork(nn.Module):
         plain = self._program
         outputs = tuple(dict.fromkeys((*self._outputs, *tensors)))
         self._program = program(replace(plain.graph, outputs=outputs))
-        self._kept = kept = {}
+        kept: dict[str, Tensor] = {}
+        self._kept = kept
         try:
             yield kept
         finally:
@@ -157,8 +158,8 @@ class GraphNetwork(nn.Module):
         assert self.sync_statistics is not None
         x = call.tensor(0)
         volume = x.reshape(*x.shape[:2], -1, 1, 1) if x.ndim != 5 else x
-        own = kernels.batch_statistics(volume.detach(), call.node.number("epsilon", EPSILON))
-        whole = self.sync_statistics(own)
+        part = kernels.batch_statistics(volume.detach(), call.node.number("epsilon", EPSILON))
+        whole = self.sync_statistics(part)
         with torch.no_grad():
             share = 1 - call.node.number("momentum", MOMENTUM)
             unbiased = whole.variance * (whole.voxels / max(whole.voxels - 1, 1))
