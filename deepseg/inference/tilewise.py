@@ -284,14 +284,14 @@ def watched_imported(
 ) -> Iterator[Mapping[str, Mapping[str, Tensor]]]:
     """Results of imported layers that every pass leaves here: by pathway, then by tensor."""
     with ExitStack() as stack:
-        kept = {}
+        inner = {}
         for pathway in network.layout.pathways:
             tensors = [p.output for a, p in points.items() if _pathway_of(a) == pathway.name]
             if tensors:
-                kept[pathway.name] = stack.enter_context(
+                inner[pathway.name] = stack.enter_context(
                     network.imported(pathway.name).keeping(tensors)
                 )
-        yield kept
+        yield inner
 
 
 def _pathway_of(address: str) -> str:
@@ -299,7 +299,7 @@ def _pathway_of(address: str) -> str:
 
 
 def _inner_maps(
-    kept: Mapping[str, Mapping[str, Tensor]],
+    inner: Mapping[str, Mapping[str, Tensor]],
     network: Network,
     address: str,
     point: AttachPoint,
@@ -310,7 +310,7 @@ def _inner_maps(
     number = names.index(_pathway_of(address))
     prediction = network.geometry.prediction(segment)
     start = sub(prediction.start, network.geometry.lattices(segment)[number].start)
-    values = at_full_resolution(kept[names[number]][point.output], point, start, prediction.size)
+    values = at_full_resolution(inner[names[number]][point.output], point, start, prediction.size)
     array: NDArray[np.float32] = values.float().cpu().numpy()
     return array
 

@@ -76,7 +76,7 @@ class GraphNetwork(nn.Module):
         self.sync_statistics: Callable[[Statistics], Statistics] | None = None
         self._program = program(part.graph)
         self._outputs = self._program.graph.outputs
-        self._kept: dict[str, Tensor] | None = None
+        self._inner: dict[str, Tensor] | None = None
         self._frozen: frozenset[str] = frozenset()
         self._places: dict[str, tuple[nn.Module, str]] = {}
         self._keys: dict[str, str] = {}
@@ -118,8 +118,8 @@ class GraphNetwork(nn.Module):
             trains=self._trains,
             normalise=None if self.sync_statistics is None else self._normalised,
         )
-        if self._kept is not None:
-            self._kept.update(results)
+        if self._inner is not None:
+            self._inner.update(results)
         return tuple(results[name] for name in self._outputs)
 
     @contextmanager
@@ -128,12 +128,12 @@ class GraphNetwork(nn.Module):
         plain = self._program
         outputs = tuple(dict.fromkeys((*self._outputs, *tensors)))
         self._program = program(replace(plain.graph, outputs=outputs))
-        kept: dict[str, Tensor] = {}
-        self._kept = kept
+        inner: dict[str, Tensor] = {}
+        self._inner = inner
         try:
-            yield kept
+            yield inner
         finally:
-            self._program, self._kept = plain, None
+            self._program, self._inner = plain, None
 
     def freeze_statistics(self, names: Iterable[str] | None = None) -> None:
         """Let nodes compute in training as they do afterwards: with stored statistics, no dropout.
