@@ -12,19 +12,24 @@ from deepseg.config.load import load
 from deepseg.config.training import TrainConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.report.comparison import (
-    COLUMNS,
     SeedGroup,
     comparison_csv,
     comparison_record,
-    comparison_rows,
     weakest_best,
 )
 from deepseg.report.comparison_picture import write_comparison_picture
+from deepseg.report.comparison_tables import (
+    ComparisonTable,
+    case_csv,
+    comparison_tables,
+    differences,
+)
 from deepseg.report.console import Console
 from deepseg.sessions.comparison.run_history import (
     METRICS,
     FinishedRun,
     common_metric,
+    compared_settings,
     comparison_warnings,
     group_folder,
     grouped,
@@ -79,8 +84,8 @@ def compare(
         from_scratch: Also run the first train file without the model that it starts from.
         reach: The table says in which epoch this score was reached. Default: the best score, as a
             mean over seeds, of the group in which it is lowest.
-        out: Folder for comparison.png, comparison.json and comparison.csv. Default:
-            ``comparison`` beside the first session's folder.
+        out: Folder for pictures and tables. Default: ``comparison`` beside the first session's
+            folder.
         device: ``cpu``, ``cuda``, ``cudaN`` or ``auto``.
         quiet: Print warnings and errors only.
 
@@ -106,12 +111,16 @@ def compare(
     by_seed = grouped(sessions)
     for warning in comparison_warnings(by_seed, metric):
         console.warn(warning)
+    for line in compared_settings(by_seed):
+        console.say(f"compared: {line}")
     groups = seed_groups(by_seed, metric)
     reached = weakest_best(groups) if reach is None else reach
-    console.table(METRICS[metric], [*COLUMNS], comparison_rows(groups, reached))
+    tables = comparison_tables(groups, METRICS[metric], reach=reached)
+    for table in filter(lambda table: table.rows, tables):
+        console.table(table.title, [*table.columns], table.rows)
     console.say(f"reached: the first epoch with at least {reached:.3g}")
     folder = sessions[0].folder.parent / "comparison" if out is None else Path(out)
-    _write(folder, groups, console, metric=METRICS[metric], reach=reached)
+    _write(folder, groups, tables, console, metric=METRICS[metric], reach=reached)
     return folder
 
 
@@ -203,15 +212,29 @@ def _trained(run: PlannedRun, *, device: str, quiet: bool) -> Path:
 
 
 def _write(
-    folder: Path, groups: Sequence[SeedGroup], console: Console, *, metric: str, reach: float
+    folder: Path,
+    groups: Sequence[SeedGroup],
+    tables: Sequence[ComparisonTable],
+    console: Console,
+    *,
+    metric: str,
+    reach: float,
 ) -> None:
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     record = comparison_record(groups, metric=metric, reach=reach)
+    record["differences"] = [difference.record() for difference in differences(groups)]
     write_json(folder / "comparison.json", record)
     write_text(folder / "comparison.csv", comparison_csv(groups))
+    write_text(folder / "cases.csv", case_csv(groups))
+    for table in tables:
+        write_text(folder / f"{table.name}.csv", table.csv())
+        write_text(folder / f"{table.name}.tex", table.latex())
     try:
-        write_comparison_picture(groups, folder / "comparison.png", metric=metric, reach=reach)
+        write_comparison_picture(groups, folder / "comparison", metric=metric, reach=reach)
     except DeepsegError as error:
         console.warn(str(error))
-    console.say(f"comparison in {folder}: comparison.png, comparison.json, comparison.csv")
+    console.say(f"comparison in {folder}: " + "; ".join(_NAMES))
+
+
+_NAMES = ("comparison.png, .pdf, .svg, .json, .csv", "tables as .csv and .tex")

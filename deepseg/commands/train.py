@@ -50,7 +50,8 @@ def train(
         reset_optimizer: Fine-tune: keep the weights of a model that was trained before, and begin
             everything else anew.
         from_scratch: Take only the architecture of the model, in a session ``<name>-scratch``.
-        seed: Instead of the one in the train file, in a session ``<name>-seed<seed>``.
+        seed: Instead of the one in the train file, in a session ``<name>-seed<seed>``. Weights of
+            ``model`` that are random are drawn anew with it; those taken from an older one stay.
         precision: Of the arithmetic; wins over the one in the train file.
         device: ``cpu``, ``cuda``, ``cudaN`` or ``auto``.
         quiet: Print warnings and errors only.
@@ -90,6 +91,7 @@ def train(
                 named_files(model, load, config.model),
                 reset_optimizer=reset_optimizer,
                 from_scratch=from_scratch,
+                redraw=seed is not None,
             )
         )
         network_table(console, start.config)

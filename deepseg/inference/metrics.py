@@ -302,9 +302,9 @@ def summary(
         per_case: Results of `class_scores` by name of the case.
 
     Returns:
-        Per row, per measure (an attribute of `Scores`): ``mean``, ``median`` and
-        ``standard_deviation`` (of the population), None if no case defines them; ``defined`` and
-        ``undefined``, numbers of cases.
+        Per row, per measure (an attribute of `Scores`): ``mean`` and ``median``, None if no case
+        defines them; ``standard_deviation`` (of the sample, n - 1), None below two cases;
+        ``defined`` and ``undefined``, numbers of cases.
 
     >>> mask, empty = np.ones((2, 2, 2), bool), np.zeros((2, 2, 2), bool)
     >>> pairs = {"anna": (mask, mask), "ben": (empty, mask), "carl": (empty, empty)}
@@ -329,7 +329,7 @@ def _statistics(values: Sequence[float | None]) -> dict[str, float | int | None]
     return {
         "mean": statistics.fmean(defined) if defined else None,
         "median": statistics.median(defined) if defined else None,
-        "standard_deviation": statistics.pstdev(defined) if defined else None,
+        "standard_deviation": statistics.stdev(defined) if len(defined) > 1 else None,
         "defined": len(defined),
         "undefined": len(values) - len(defined),
     }

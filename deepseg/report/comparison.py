@@ -1,7 +1,9 @@
 """Sessions side by side: groups of seeds, their best and last scores, and when they reach one.
 
 Values only: where the scores come from is not known here, and `comparison_picture` draws them.
-Larger scores are better; epochs count from 1, and 0 is what a model could do before training.
+Larger scores are better; epochs count from 1, and 0 is what a model could do before training. Epoch
+0 is no achievement of a session: it is never its best. Every standard deviation is that of the
+sample (n - 1).
 """
 
 from __future__ import annotations
@@ -11,29 +13,32 @@ import io
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-COLUMNS = ("session", "best", "last", "reached", "epochs", "steps", "s/epoch")
+COLUMNS = ("session", "seeds", "start", "best", "last", "reached", "epochs", "steps", "s/epoch")
 
 
 @dataclass(frozen=True)
 class ScoredRun:
     """The scores of one session.
 
-    >>> run = ScoredRun("runs/a", 0, {2: 0.5, 4: 0.75, 6: 0.7}, 6, steps_per_epoch=10, seconds=30)
-    >>> run.best, run.best_epoch, run.last
-    (0.75, 4, 0.7)
-    >>> run.first_epoch_with(0.6), run.first_epoch_with(0.9)
-    (4, None)
+    >>> scores = {0: 0.8, 2: 0.5, 4: 0.75, 6: 0.7}
+    >>> run = ScoredRun("runs/a", 0, scores, 6, steps_per_epoch=10, seconds=30)
+    >>> run.start, run.best, run.best_epoch, run.last
+    (0.8, 0.75, 4, 0.7)
+    >>> run.first_epoch_with(0.78), run.first_epoch_with(0.9)
+    (0, None)
 
     Attributes:
         folder: Where it lies.
         seed: The seed from which its randomness follows.
-        scores: Score by epoch, of the epochs that were judged; at least one.
+        scores: Score by epoch, of the epochs that were judged; at least one after epoch 0.
         epochs: Number of epochs that it has finished.
         steps_per_epoch: Batches it learns from in an epoch.
         seconds: Duration of all its epochs together.
+        class_scores: Of its best epoch, by class; None where undefined.
+        case_scores: Of its best epoch, by case and class; empty where cases were not kept apart.
     """
 
     folder: str
@@ -42,16 +47,24 @@ class ScoredRun:
     epochs: int
     steps_per_epoch: int
     seconds: float
+    class_scores: Mapping[str, float | None] = field(default_factory=dict)
+    case_scores: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+
+    @property
+    def start(self) -> float | None:
+        """The score before training; None where it was not judged."""
+        return self.scores.get(0)
 
     @property
     def best(self) -> float:
-        """The highest score."""
-        return max(self.scores.values())
+        """The highest score after training, which is that of `best.save`."""
+        return max(score for epoch, score in self.scores.items() if epoch > 0)
 
     @property
     def best_epoch(self) -> int:
         """The first epoch with the highest score."""
-        return min(epoch for epoch, score in self.scores.items() if score == self.best)
+        best = self.best
+        return min(epoch for epoch, score in self.scores.items() if epoch > 0 and score == best)
 
     @property
     def last(self) -> float:
@@ -89,6 +102,27 @@ class SeedGroup:
         return tuple(sorted(set.intersection(*judged)))
 
 
+def case_count(groups: Sequence[SeedGroup]) -> int | None:
+    """Number of cases on which every session was judged; None where that is not known.
+
+    >>> def run(*cases):
+    ...     scores = {case: {"core": 0.5} for case in cases}
+    ...     return ScoredRun("a", 0, {1: 0.5}, 1, 1, 1.0, case_scores=scores)
+    >>> case_count([SeedGroup("a", (run("anna", "ben"),)), SeedGroup("b", (run("ben"),))])
+    1
+    """
+    cases = [set(run.case_scores) for group in groups for run in group.runs]
+    return len(set.intersection(*cases)) if all(cases) else None
+
+
+def counted_cases(groups: Sequence[SeedGroup]) -> str:
+    """The number of cases as tables and pictures tell it; empty where it is not known."""
+    count = case_count(groups)
+    if count is None:
+        return ""
+    return "1 case" if count == 1 else f"{count} cases"
+
+
 def weakest_best(groups: Sequence[SeedGroup]) -> float:
     """The best score, a mean over seeds, of the group in which it is lowest, cut to 3 digits.
 
@@ -109,7 +143,7 @@ def comparison_rows(groups: Sequence[SeedGroup], reach: float) -> list[list[str]
 
     >>> run = ScoredRun("runs/a", 3, {1: 0.5, 2: 0.75}, 2, steps_per_epoch=9, seconds=5.0)
     >>> comparison_rows([SeedGroup("a", (run,))], reach=0.6)
-    [['a, seed 3', '0.750', '0.750', '2', '2', '9', '2.5']]
+    [['a, seed 3', '1', '-', '0.750', '0.750', '2', '2', '9', '2.5']]
     """
     return [row for group in groups for row in _group_rows(group, reach)]
 
@@ -117,9 +151,11 @@ def comparison_rows(groups: Sequence[SeedGroup], reach: float) -> list[list[str]
 def _group_rows(group: SeedGroup, reach: float) -> list[list[str]]:
     runs = group.runs
     if len(runs) == 1:
-        return [_run_row(f"{group.name}, seed {runs[0].seed}", runs[0], reach)]
+        return [_run_row(f"{group.name}, seed {runs[0].seed}", runs[0], reach, seeds="1")]
     mean = [
         group.name,
+        str(len(runs)),
+        _start([run.start for run in runs]),
         _spread([run.best for run in runs]),
         _spread([run.last for run in runs]),
         _reached(group, reach),
@@ -130,10 +166,12 @@ def _group_rows(group: SeedGroup, reach: float) -> list[list[str]]:
     return [mean, *(_run_row(f"  seed {run.seed}", run, reach) for run in runs)]
 
 
-def _run_row(name: str, run: ScoredRun, reach: float) -> list[str]:
+def _run_row(name: str, run: ScoredRun, reach: float, *, seeds: str = "") -> list[str]:
     reached = run.first_epoch_with(reach)
     return [
         name,
+        seeds,
+        _start([run.start]),
         f"{run.best:.3f}",
         f"{run.last:.3f}",
         "never" if reached is None else str(reached),
@@ -143,8 +181,14 @@ def _run_row(name: str, run: ScoredRun, reach: float) -> list[str]:
     ]
 
 
+def _start(scores: Sequence[float | None]) -> str:
+    """The mean score before training of those sessions that were judged then."""
+    defined = [score for score in scores if score is not None]
+    return f"{statistics.fmean(defined):.3f}" if defined else "-"
+
+
 def _spread(values: Sequence[float]) -> str:
-    return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
+    return f"{statistics.fmean(values):.3f}±{statistics.stdev(values):.3f}"
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -171,6 +215,7 @@ def comparison_record(groups: Sequence[SeedGroup], *, metric: str, reach: float)
     return {
         "metric": metric,
         "reach": reach,
+        "cases": case_count(groups),
         "groups": [_group_record(group, reach) for group in groups],
     }
 
@@ -201,6 +246,7 @@ def _run_record(run: ScoredRun, reach: float) -> dict[str, Any]:
     return {
         "folder": run.folder,
         "seed": run.seed,
+        "start": run.start,
         "best": run.best,
         "best_epoch": run.best_epoch,
         "last": run.last,
@@ -209,6 +255,8 @@ def _run_record(run: ScoredRun, reach: float) -> dict[str, Any]:
         "steps_per_epoch": run.steps_per_epoch,
         "seconds": run.seconds,
         "scores": {str(epoch): score for epoch, score in sorted(run.scores.items())},
+        "classes": dict(run.class_scores),
+        "cases": {case: dict(scores) for case, scores in run.case_scores.items()},
     }
 
 

@@ -11,8 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepseg.report.comparison import SeedGroup
-from deepseg.report.figure import PALETTE, escaped, new_figure, save_figure, shortened
+from deepseg.report.comparison import SeedGroup, counted_cases
+from deepseg.report.figure import (
+    PALETTE,
+    VECTOR_FORMS,
+    escaped,
+    new_figure,
+    save_figure,
+    save_vectors,
+    shortened,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,13 +33,13 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def write_comparison_picture(
-    groups: Sequence[SeedGroup], file: Path, *, metric: str, reach: float
+    groups: Sequence[SeedGroup], stem: Path, *, metric: str, reach: float
 ) -> None:
-    """Draw ``groups`` into one PNG file.
+    """Draw ``groups`` into a PNG, a PDF and an SVG file.
 
     Args:
         groups: The groups, each drawn in a colour of its own.
-        file: The PNG file; an older one is replaced.
+        stem: The files without their endings; older ones are replaced.
         metric: Title of the vertical axis, such as ``Dice on samples``.
         reach: The score at which a dotted line stands.
 
@@ -44,8 +52,10 @@ def write_comparison_picture(
     for number, group in enumerate(groups):
         _draw_group(axes, group, number)
     axes.axhline(reach, color=REACH, linewidth=1.2, linestyle=(0, (1, 3)), zorder=0.5)
+    cases = counted_cases(groups)
     axes.set_title(
-        f"line: mean of the seeds, band: lowest to highest; dotted: {reach:.3g}",
+        f"line: mean of the seeds, band: lowest to highest; dotted: {reach:.3g}"
+        + (f"; {cases}" if cases else ""),
         loc="right",
         fontsize=10,
         color=INK,
@@ -66,7 +76,9 @@ def write_comparison_picture(
         labelcolor=INK,
         handlelength=4,
     )
-    save_figure(figure, file)
+    save_figure(figure, stem.with_name(stem.name + ".png"))
+    for form in VECTOR_FORMS:
+        save_vectors(figure, stem.with_name(f"{stem.name}.{form}"))
 
 
 def _draw_group(axes: Axes, group: SeedGroup, number: int) -> None:
@@ -93,4 +105,5 @@ def _draw_group(axes: Axes, group: SeedGroup, number: int) -> None:
 
 def _label(group: SeedGroup) -> str:
     name = escaped(shortened(group.name, LETTERS))
-    return name if len(group.runs) == 1 else f"{name} ({len(group.runs)} seeds)"
+    seeds = len(group.runs)
+    return f"{name} ({seeds} seed{'' if seeds == 1 else 's'})"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 100
+VECTOR_FORMS = ("pdf", "svg")
 
 # Colours that differ for colour-blind eyes too: B. Wong, "Points of view: Color blindness",
 # Nature Methods 8, 2011, doi:10.1038/nmeth.1618. His yellow is darker here, to show on white.
@@ -72,6 +73,23 @@ def save_figure(figure: Figure, file: Path) -> None:
     small = pixels.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     with replacing(file) as unfinished:
         small.save(unfinished, format="PNG", optimize=True)
+
+
+def save_vectors(figure: Figure, file: Path) -> None:
+    """Write ``figure`` as PDF or SVG, as the name of the file ends; equal figures, equal files.
+
+    An older file stays whole until the new one takes its place.
+    """
+    from matplotlib import rc_context
+
+    form = file.suffix.removeprefix(".")
+    undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    drawn = BytesIO()
+    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "deepseg", "pdf.fonttype": 42}):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(drawn, format=form, metadata=undated[form])
+    with replacing(file) as unfinished:
+        unfinished.write_bytes(drawn.getvalue())
 
 
 def escaped(name: str) -> str:

@@ -32,12 +32,14 @@ def write_events(record: Mapping[str, Any], folder: Path) -> None:
 
 
 def scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Every number of nested mappings with its path.
+    """Every number of nested mappings with its path; those of single cases are left out.
 
     >>> list(scalars({"epoch": 3, "loss": 0.5, "training": {"dice": {"lesion": 0.75}}}))
     [('loss', 0.5), ('training/dice/lesion', 0.75)]
     """
     for key, value in record.items():
+        if key == "cases":
+            continue
         if isinstance(value, Mapping):
             yield from scalars(value, f"{prefix}{key}/")
         elif isinstance(value, (int, float)) and not isinstance(value, bool) and key != "epoch":

@@ -9,6 +9,7 @@ import torch
 
 import deepseg
 from deepseg.commands.check import CheckReport
+from deepseg.config.blocks.freezing import Freeze
 from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import TrainConfig
@@ -39,7 +40,13 @@ epochs: 4
 subepochs: 3
 """
 
-FILES = ["comparison.csv", "comparison.json", "comparison.png"]
+FILES = [
+    *("cases.csv", "classes.csv", "classes.tex", "comparison.csv", "comparison.json"),
+    *("comparison.pdf", "comparison.png", "comparison.svg", "differences.csv", "differences.tex"),
+    *("sessions.csv", "sessions.tex"),
+]
+FROZEN = Freeze(layers=("normal",)).model_dump(mode="json")
+PICTURES = {"comparison.pdf", "comparison.png", "comparison.svg"}
 NOTHING_WRONG = CheckReport(problems=(), warnings=(), text="")
 
 
@@ -58,11 +65,13 @@ def settings(name="a", **changed):
     return {**config.model_dump(mode="json"), **changed}
 
 
-def record(epoch, volumes=None, samples=None):
+def record(epoch, volumes=None, samples=None, cases=None):
     dice = {"foreground": 0.99, "rim": None, "core": None}
     made = {"epoch": epoch, "seconds": 2.5}
     if volumes is not None:
         made["validation_volumes"] = {"dice": {**dice, "rim": volumes, "core": volumes}}
+    if cases is not None:
+        made["validation_volumes"]["cases"] = cases
     if samples is not None:
         made["validation_samples"] = {"dice": {**dice, "core": samples}}
     return made
@@ -117,13 +126,24 @@ def test_two_sessions_by_the_score_of_their_best_models(two, here, capsys):
     said = capsys.readouterr()
     assert said.err == ""
     assert said.out == (
+        "compared: scratch and transferred: no setting differs\n"
         "Dice on whole volumes, mean of the foreground classes\n"
-        "session               best   last  reached  epochs  steps  s/epoch\n"
-        "------------------------------------------------------------------\n"
-        "scratch, seed 0      0.375  0.375        4       4      9      2.5\n"
-        "transferred, seed 3  0.750  0.750        2       4      9      2.5\n"
+        "session              seeds  start   best   last  reached  epochs  steps  s/epoch\n"
+        "--------------------------------------------------------------------------------\n"
+        "scratch, seed 0          1  -      0.375  0.375        4       4      9      2.5\n"
+        "transferred, seed 3      1  -      0.750  0.750        2       4      9      2.5\n"
+        "Dice of the best epoch by class\n"
+        "session      class        Dice  cases  seeds\n"
+        "--------------------------------------------\n"
+        "scratch      foreground  0.990  -          1\n"
+        "scratch      rim         0.375  -          1\n"
+        "scratch      core        0.375  -          1\n"
+        "transferred  foreground  0.990  -          1\n"
+        "transferred  rim         0.750  -          1\n"
+        "transferred  core        0.750  -          1\n"
         "reached: the first epoch with at least 0.375\n"
-        "comparison in runs/comparison: comparison.png, comparison.json, comparison.csv\n"
+        "comparison in runs/comparison: comparison.png, .pdf, .svg, .json, .csv; tables as .csv "
+        "and .tex\n"
     )
 
 
@@ -217,6 +237,86 @@ def test_unfinished_sessions_and_other_cases_are_named(two, here, capsys):
     assert capsys.readouterr().err == (
         "WARNING runs/short has finished 2 of 4 epochs\n"
         "WARNING runs/short is judged on other cases than runs/scratch\n"
+    )
+
+
+def test_the_epoch_before_training_is_not_the_best(two, here, capsys):
+    before = {"epoch": -1, "validation_volumes": {"dice": {"rim": 0.927}}}
+    tuned = session(here, "tuned", [before, *on_volumes(0.25, 0.335)])
+    group = compared(deepseg.compare([two[0], tuned]))["groups"][1]
+    assert (group["best"]["mean"], group["sessions"][0]["start"]) == (0.335, 0.927)
+    assert "tuned, seed 0        1  0.927  0.335  0.335" in capsys.readouterr().out
+
+
+def test_a_session_with_the_epoch_before_training_only_has_no_score(two, here):
+    before = {"epoch": -1, "validation_volumes": {"dice": {"rim": 0.9}}}
+    bare = session(here, "bare", [before, record(0)])
+    assert problems(*two, bare)[0].startswith("[scores-missing] runs/bare: got no score in any")
+
+
+def by_case(rim, core):
+    """A session's only epoch: the Dice of three cases by class."""
+    cases = {
+        case: {"foreground": 0.5, "rim": r, "core": c}
+        for case, r, c in zip(("anna", "ben", "carl"), rim, core, strict=True)
+    }
+    return [record(0, volumes=sum(rim) / 3, cases=cases)]
+
+
+def test_groups_are_held_against_the_first_by_case_and_seed(here, capsys):
+    scratch = by_case((0.25, 0.5, 0.75), (0.5, 0.5, 0.5))
+    better = by_case((0.5, 0.75, 1.0), (0.5, 0.5, 0.5))
+    best = by_case((0.75, 0.75, 1.0), (0.5, 0.5, 1.0))
+    shorter = {"epochs": 1}
+    folders = [
+        session(here, "scratch-seed0", scratch, **shorter),
+        session(here, "scratch-seed1", scratch, seed=1, **shorter),
+        session(here, "tuned-seed0", better, **shorter),
+        session(here, "tuned-seed1", best, seed=1, **shorter),
+        session(here, "tuned-seed2", scratch, seed=2, **shorter),
+    ]
+    out = deepseg.compare(folders)
+    found = compared(out)
+    assert found["cases"] == 3
+    rows = {entry["class"]: entry for entry in found["differences"]}
+    assert list(rows) == ["mean", "foreground", "rim", "core"]
+    # anna gains 0.25 and 0.5 of its rim, ben and carl 0.25; carl gains 0.5 of its core, once
+    assert rows["rim"]["mean"] == pytest.approx((0.375 + 0.25 + 0.25) / 3)
+    assert rows["core"]["mean"] == pytest.approx(0.25 / 3)
+    assert rows["mean"]["mean"] == pytest.approx((0.375 + 0.25 + 0.25 + 0.25) / 6)
+    assert (rows["mean"]["pairs"], rows["mean"]["of"], rows["mean"]["seeds"]) == (3, "cases", 2)
+    assert rows["rim"]["p_wilcoxon"] == 0.25  # 2 of 8 sign patterns
+    assert rows["rim"]["interval"] == [0.25, 0.375]
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "Dice on whole volumes, mean of the foreground classes, 3 cases\n" in said.out
+    assert (
+        "tuned    rim         +0.292  +0.250 to +0.375  0.25      3      2" in said.out
+    )
+    assert (out / "differences.csv").read_text().splitlines()[3] == (
+        "tuned,rim,+0.292,+0.250 to +0.375,0.25,3,2"
+    )
+    lines = (out / "cases.csv").read_text().splitlines()
+    assert len(lines) == 1 + 5 * 3 * 3
+    assert lines[2] == "scratch,runs/scratch-seed0,0,1,anna,rim,0.25"
+    assert r"\toprule" in (out / "differences.tex").read_text()
+
+
+def test_sessions_that_differ_in_more_than_one_thing_are_named(here, capsys):
+    folders = [
+        session(here, "a", on_volumes(0.5, 0.5)),
+        session(here, "b", on_volumes(0.5, 0.5), freeze=FROZEN),
+        session(here, "c", on_volumes(0.5), epochs=2, subepochs=5, freeze=FROZEN),
+    ]
+    deepseg.compare(folders)
+    said = capsys.readouterr()
+    assert said.err == (
+        "WARNING a and c differ in more than one thing: epochs, start, subepochs; a difference of "
+        "their scores may come from any of them\n"
+    )
+    assert said.out.startswith(
+        "compared: a and b: freeze.layers [] → ['normal']\n"
+        "compared: a and c: epochs 4 → 2; freeze.layers [] → ['normal']; subepochs 3 → 5\n"
     )
 
 
@@ -381,7 +481,7 @@ def test_a_begun_session_needs_no_model_in_its_train_file(trained, here, monkeyp
 def test_without_matplotlib_the_numbers_are_still_written(two, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     out = deepseg.compare(two, quiet=True)
-    assert sorted(file.name for file in out.iterdir()) == FILES[:2]
+    assert sorted(file.name for file in out.iterdir()) == sorted(set(FILES) - PICTURES)
     assert capsys.readouterr().err.startswith("WARNING [plot-extra-missing]")
 
 

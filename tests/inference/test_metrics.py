@@ -371,7 +371,7 @@ def test_undefined_cases_are_counted_and_stay_out_of_the_mean():
     assert table["core"]["dice"] == {
         "mean": pytest.approx(0.6),
         "median": 0.75,
-        "standard_deviation": pytest.approx(sqrt(0.575 / 5)),  # 0.36 + 0.01 + 2 x 0.0225 + 0.16
+        "standard_deviation": pytest.approx(sqrt(0.575 / 4)),  # 0.36 + 0.01 + 2 x 0.0225 + 0.16
         "defined": 5,
         "undefined": 2,
     }

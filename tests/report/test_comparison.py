@@ -32,10 +32,10 @@ FAST = SeedGroup("transferred", (run(7, 0.5, 0.875, 0.75, every=2, seconds=54.0)
 
 def test_a_group_of_seeds_has_a_row_of_means_above_one_for_each():
     assert comparison_rows([SLOW, FAST], 0.625) == [
-        ["scratch", "0.625 ± 0.177", "0.562 ± 0.088", "2 (1/2)", "3", "20", "10"],
-        ["  seed 0", "0.500", "0.500", "never", "3", "20", "10"],
-        ["  seed 1", "0.750", "0.625", "2", "3", "20", "10"],
-        ["transferred, seed 7", "0.875", "0.750", "4", "6", "20", "9"],
+        ["scratch", "2", "-", "0.625±0.177", "0.562±0.088", "2 (1/2)", "3", "20", "10"],
+        ["  seed 0", "", "-", "0.500", "0.500", "never", "3", "20", "10"],
+        ["  seed 1", "", "-", "0.750", "0.625", "2", "3", "20", "10"],
+        ["transferred, seed 7", "1", "-", "0.875", "0.750", "4", "6", "20", "9"],
     ]
 
 
@@ -49,11 +49,19 @@ def test_a_score_is_reached_in_the_first_epoch_that_has_it():
 
 
 def test_a_score_that_no_seed_reaches_is_never_reached():
-    assert comparison_rows([SLOW], 0.8)[0][3] == "never"
+    assert comparison_rows([SLOW], 0.8)[0][5] == "never"
 
 
 def test_the_first_of_equal_bests_counts():
     assert run(0, 0.5, 0.75, 0.75).best_epoch == 2
+
+
+def test_a_harmful_training_is_not_as_good_as_its_start():
+    tuned = ScoredRun("runs/a", 0, {0: 0.927, 1: 0.25, 2: 0.335}, 2, 10, 5.0)
+    assert (tuned.start, tuned.best, tuned.best_epoch, tuned.last) == (0.927, 0.335, 2, 0.335)
+    assert comparison_rows([SeedGroup("a", (tuned,))], 0.5)[0][2:6] == [
+        *("0.927", "0.335", "0.335", "0"),
+    ]
 
 
 def test_all_are_held_against_the_best_of_the_weakest_group():
@@ -77,6 +85,7 @@ def test_the_record_holds_every_number():
         {
             "folder": "runs/start-seed7",
             "seed": 7,
+            "start": None,
             "best": 0.875,
             "best_epoch": 4,
             "last": 0.75,
@@ -85,6 +94,8 @@ def test_the_record_holds_every_number():
             "steps_per_epoch": 20,
             "seconds": 54.0,
             "scores": {"2": 0.5, "4": 0.875, "6": 0.75},
+            "classes": {},
+            "cases": {},
         }
     ]
     nobody = comparison_record([SLOW], metric="Dice", reach=0.8)["groups"][0]["epochs_to_reach"]
@@ -109,7 +120,7 @@ def picture(tmp_path):
 
     def drawn(*groups):
         file = tmp_path / "comparison.png"
-        write_comparison_picture(groups, file, metric="Dice", reach=0.6)
+        write_comparison_picture(groups, tmp_path / "comparison", metric="Dice", reach=0.6)
         return np.asarray(Image.open(file).convert("RGB")).astype(int)
 
     return drawn

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from deepseg.errors import DeepsegError, Problem, raise_if_any
+from deepseg.model.provenance import Provenance
 from deepseg.report.comparison import ScoredRun, SeedGroup
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.training.epoch_log import mean_dice
 from deepseg.sessions.training.progress import WITHOUT_EFFECT, flattened
 from deepseg.storage.save_file import read_save
+from deepseg.training.model_selection import MEAN
 
 Metric = Literal["volumes", "samples"]
 
@@ -27,6 +29,9 @@ METRICS: dict[Metric, str] = {
     "samples": "Dice on samples, mean of the foreground classes",
 }
 OF_A_SEED = (*WITHOUT_EFFECT, "name", "seed")  # settings in which the sessions of a group differ
+OF_THE_MACHINE = ("deepseg", "torch", "device", "ranks")  # facts that may change scores
+OF_A_START = ("freeze", "loss.l2_sp", "start")  # what `-fromScratch` changes, and the start itself
+PARTS = ("training", "machine")  # whose entries are compared one by one
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class FinishedRun:
 
     Attributes:
         folder: As the user named it.
-        settings: Every key of its train file, and of its model file after ``network.``.
+        settings: Every key of its train file, and of its model file after ``network.``; ``start``
+            is where its first weights come from, and ``machine.`` on what it was trained.
         records: The lines of metrics.jsonl, by epoch from 0; -1 is before the first.
     """
 
@@ -66,12 +72,16 @@ class FinishedRun:
         }
         return {epoch: score for epoch, score in means.items() if score is not None}
 
+    def is_judged(self, metric: Metric) -> bool:
+        """True if a model that it trained was judged by ``metric``."""
+        return any(epoch > 0 for epoch in self.scores(metric))
+
     def scored(self, metric: Metric) -> ScoredRun:
-        """Its scores by ``metric``, with the work that they took."""
+        """Its scores by ``metric``, all of its best epoch, and the work that they took."""
         settings = self.settings
         segments = settings["training.segments_per_subepoch"]
         batches = -(-segments // settings["training.batch_size"])
-        return ScoredRun(
+        run = ScoredRun(
             folder=str(self.folder),
             seed=settings["seed"],
             scores=self.scores(metric),
@@ -79,6 +89,8 @@ class FinishedRun:
             steps_per_epoch=settings["subepochs"] * batches,
             seconds=sum(record.get("seconds", 0.0) for record in self.records.values()),
         )
+        best = self.records[run.best_epoch - 1][f"validation_{metric}"]
+        return replace(run, class_scores=best["dice"], case_scores=best.get("cases", {}))
 
 
 def group_folder(folder: Path) -> Path:
@@ -115,11 +127,42 @@ def read_run(folder: Path) -> FinishedRun:
     if missing or save is None:
         got = f"a folder without {' and '.join(missing)}" if folder.is_dir() else "no such folder"
         raise DeepsegError(_unknown(folder, got))
-    settings = flattened({**training["settings"], "network": save.model})
+    facts = training.get("machine", {})
+    machine = {key: facts[key] for key in OF_THE_MACHINE if key in facts}
+    settings = flattened(
+        {
+            **training["settings"],
+            "network": save.model,
+            "start": _start(Provenance.from_words(save.provenance)),
+            "machine": machine,
+        }
+    )
     return FinishedRun(folder, settings, records)
 
 
 _MODELS = ("last.save", "previous.save")
+
+
+def _start(provenance: Provenance) -> str:
+    """The origin of the first weights of the last session that trained them, for people.
+
+    >>> from deepseg.model.provenance import FilledFrom
+    >>> _start(Provenance(seed=3)), _start(Provenance())
+    ('random weights', 'unknown weights')
+    >>> filled = Provenance(seed=3, filled_from=FilledFrom("old.save", rules={"layers": ["all"]}))
+    >>> _start(filled.trained("lesions", epochs=2))
+    "old.save (layers: ['all'])"
+    """
+    older = () if provenance.filled_from is None else provenance.filled_from.all
+    files = [f"{source.file}{_rules_text(source.rules)}" for source in older]
+    sessions = [f"session {entry.session}" for entry in provenance.trained_by[:-1]]
+    if files or sessions:
+        return ", then ".join([*files, *sessions])
+    return "unknown weights" if provenance.seed is None else "random weights"
+
+
+def _rules_text(rules: Mapping[str, Any]) -> str:
+    return f" ({', '.join(f'{key}: {value}' for key, value in rules.items())})" if rules else ""
 
 
 def _unknown(folder: Path, got: str) -> Problem:
@@ -141,7 +184,7 @@ def common_metric(sessions: Sequence[FinishedRun]) -> Metric:
     """
     metrics: tuple[Metric, ...] = ("volumes", "samples")
     scored = {
-        session.folder: [metric for metric in metrics if session.scores(metric)]
+        session.folder: [metric for metric in metrics if session.is_judged(metric)]
         for session in sessions
     }
     raise_if_any(
@@ -210,6 +253,7 @@ def comparison_warnings(groups: Sequence[Sequence[FinishedRun]], metric: Metric)
     """Reasons for which the comparison may not mean what it seems to."""
     for sessions in groups:
         yield from _doubts_within(sessions)
+    yield from _doubts_between(groups)
     first = groups[0][0]
     for session in (session for sessions in groups for session in sessions):
         folder, planned = session.folder, session.settings["epochs"]
@@ -221,8 +265,69 @@ def comparison_warnings(groups: Sequence[Sequence[FinishedRun]], metric: Metric)
             )
         if _judged_on(session) != _judged_on(first):
             yield f"{folder} is judged on other cases than {first.folder}"
-        if metric == "samples" and session.scores("volumes"):
+        if metric == "samples" and session.is_judged("volumes"):
             yield f"best.save of {folder} is chosen on whole volumes, which others lack"
+        chosen_by = session.settings.get("checkpoints.best")
+        if chosen_by not in (None, f"validation_{metric}/dice/{MEAN}"):
+            yield f"best.save of {folder} is chosen by {chosen_by}: it may be of another epoch"
+
+
+def compared_settings(groups: Sequence[Sequence[FinishedRun]]) -> Iterator[str]:
+    """A line for every group after the first: the settings in which the two differ.
+
+    A start is one thing, with the layers that are frozen and pulled because of it.
+    """
+    for name, concerns in _concerns(groups):
+        differences = [text for texts in concerns.values() for text in texts]
+        yield f"{name}: " + ("; ".join(differences) or "no setting differs")
+
+
+def _doubts_between(groups: Sequence[Sequence[FinishedRun]]) -> Iterator[str]:
+    """Groups that differ from the first in more than one thing, or in the machine."""
+    for name, concerns in _concerns(groups):
+        if len(concerns) > 1:
+            yield (
+                f"{name} differ in more than one thing: {', '.join(concerns)}; a difference of "
+                + ("their scores may come from any of them")
+            )
+
+
+def _concerns(
+    groups: Sequence[Sequence[FinishedRun]],
+) -> Iterator[tuple[str, dict[str, list[str]]]]:
+    """For every group after the first, the differing settings by what they are about."""
+    names = group_names([sessions[0].group for sessions in groups])
+    first = groups[0][0]
+    for name, sessions in zip(names[1:], groups[1:], strict=True):
+        concerns: dict[str, list[str]] = {}
+        other = sessions[0]
+        for key in _differing_keys(first, other):
+            text = f"{key} {first.settings.get(key)} → {other.settings.get(key)}"
+            concerns.setdefault(_concern(key), []).append(text)
+        yield f"{names[0]} and {name}", concerns
+
+
+def _concern(key: str) -> str:
+    """The part of the settings that ``key`` belongs to.
+
+    >>> _concern("optimiser.learning_rate"), _concern("training.batch_size"), _concern("freeze")
+    ('optimiser', 'training.batch_size', 'start')
+    """
+    if key.startswith(OF_A_START):
+        return "start"
+    first, *rest = key.split(".")
+    return f"{first}.{rest[0]}" if first in PARTS and rest else first
+
+
+def _differing_keys(first: FinishedRun, second: FinishedRun) -> list[str]:
+    """Settings that two sessions do not have in common, but for those of a seed."""
+    return sorted(
+        key
+        for key in first.settings.keys() | second.settings.keys()
+        if key not in OF_A_SEED
+        and not key.startswith(("network.name", "network.output"))
+        and first.settings.get(key) != second.settings.get(key)
+    )
 
 
 def _judged_on(session: FinishedRun) -> dict[str, Any]:
@@ -233,13 +338,7 @@ def _doubts_within(sessions: Sequence[FinishedRun]) -> Iterator[str]:
     """Settings in which the sessions of a group differ, and seeds that stand there twice."""
     first = sessions[0]
     for before, session in pairwise(sessions):
-        keys = sorted(
-            key
-            for key in first.settings.keys() | session.settings.keys()
-            if key not in OF_A_SEED
-            and not key.startswith(("network.name", "network.output"))
-            and first.settings.get(key) != session.settings.get(key)
-        )
+        keys = _differing_keys(first, session)
         if keys:
             yield f"{session.folder} differs from {first.folder} in more than its seed: " + (
                 ", ".join(keys)

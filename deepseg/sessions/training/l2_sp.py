@@ -12,9 +12,10 @@ from torch import Tensor
 
 from deepseg.config.blocks.losses import Loss
 from deepseg.errors import DeepsegError, Problem
-from deepseg.model.checkpoint import Checkpoint, new_checkpoint
+from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.layout import layout
 from deepseg.training.parameter_groups import is_kernel
+from deepseg.transfer.new_parts import new_parts
 
 
 def starting_weights(model: Checkpoint, settings: Loss) -> dict[str, Tensor]:
@@ -46,13 +47,11 @@ def starting_weights(model: Checkpoint, settings: Loss) -> dict[str, Tensor]:
 def _starting_kernels(model: Checkpoint) -> dict[str, Tensor]:
     plan = layout(model.config)
     kernels = {name: w for name, w in model.weights.items() if is_kernel(name, plan)}
-    seed = model.provenance.seed
-    if seed is None:
+    is_new = new_parts(model)
+    if not is_new:
         return {name: kernel.clone() for name, kernel in kernels.items()}
-    # What is still as its seed made it was filled from nowhere.
-    random = new_checkpoint(model.config, seed=seed).weights
     filled = {
-        name: torch.where(kernel == random[name], torch.zeros_like(kernel), kernel)
+        name: torch.where(is_new[name], torch.zeros_like(kernel), kernel)
         for name, kernel in kernels.items()
     }
     return {name: anchor for name, anchor in filled.items() if anchor.any()}

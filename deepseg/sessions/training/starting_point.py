@@ -30,6 +30,7 @@ from deepseg.sessions.training.deepmedic_start import deepmedic_training
 from deepseg.sessions.training.run import TrainingRun
 from deepseg.sessions.training.training_state import training_state_problems
 from deepseg.storage.save_file import file_sha256
+from deepseg.transfer.new_parts import with_new_parts
 from deepseg.transfer.sources.tensor_bundle import looks_like_bundle
 
 
@@ -57,6 +58,7 @@ def starting_model(
     *,
     reset_optimizer: bool,
     from_scratch: bool,
+    redraw: bool = False,
 ) -> Checkpoint:
     """The model from which the session goes on, with its training state only if that is its own.
 
@@ -66,6 +68,8 @@ def starting_model(
         files: All that are named for its model.
         reset_optimizer: Take a trained model's weights only.
         from_scratch: Take a model's architecture only.
+        redraw: Draw weights that no older model has filled with the seed of the session, so that
+            several seeds do not begin with the same random head.
 
     Raises:
         DeepsegError: ``session-has-begun`` or ``start-undecided``, where the user must decide;
@@ -94,11 +98,21 @@ def starting_model(
             _warn_of_preparation(model, config, folder.console)
         if not reset_optimizer:
             raise_if_any(_undecided(model))
+        if redraw:
+            model = _with_seed(model, config.seed, folder.console)
     folder.console.say(
         "(Re)Initializing parameters for the optimization. Reason: "
         f"Uninitialized: [{model.training is None}], Reset requested: [{reset_optimizer}]"
     )
     return replace(model, training=None)
+
+
+def _with_seed(model: Checkpoint, seed: int, console: Console) -> Checkpoint:
+    """``model`` with new parts of its own for this seed."""
+    drawn, layers = with_new_parts(model, seed=seed)
+    if layers:
+        console.say(f"drawn with seed {seed}: {', '.join(layers)}")
+    return drawn
 
 
 def _is_of_session(model: Checkpoint, config: TrainConfig) -> bool:

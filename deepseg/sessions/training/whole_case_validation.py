@@ -28,7 +28,7 @@ def validate_on_volumes(
 ) -> dict[str, Any] | None:
     """Mean scores on whole held-out cases, in the epochs in which that is due and in the last.
 
-    Ranks share the cases; each writes the results of its settings.
+    Under ``cases``, the Dice of each. Ranks share the cases; each writes its results.
     """
     if config.validation is None or config.validation.volumes is None or held_out is None:
         return None
@@ -61,8 +61,12 @@ def validate_on_volumes(
         scores = case_scores(segmentation, case.truth, network.config, {})
         folder.console.log(case_text(case.name, scores, epoch=epoch))
         per_case[case.name] = scores
-    means = summary(dict(ranks.all_gather(list(per_case.items()))))
+    all_cases = dict(sorted(ranks.all_gather(list(per_case.items()))))
+    means = summary(all_cases)
+    dice = {
+        case: {row: values.dice for row, values in rows.items()} for case, rows in all_cases.items()
+    }
     return {
         measure: {row: values[measure]["mean"] for row, values in means.items()}
         for measure in ("dice", "sensitivity", "precision", "hausdorff95_mm")
-    }
+    } | {"cases": dice}
