@@ -53,8 +53,6 @@ def with_new_parts(model: Checkpoint, *, seed: int) -> tuple[Checkpoint, tuple[s
     return changed, _changed_layers(model.weights, weights)
 
 
-def _changed_layers(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor]
-) -> tuple[str, ...]:
+def _changed_layers(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> tuple[str, ...]:
     names = [name for name, weight in after.items() if not torch.equal(weight, before[name])]
     return tuple(dict.fromkeys(".".join(name.split(".")[:-2]) for name in names))

@@ -290,9 +290,7 @@ def test_groups_are_held_against_the_first_by_case_and_seed(here, capsys):
     said = capsys.readouterr()
     assert said.err == ""
     assert "Dice on whole volumes, mean of the foreground classes, 3 cases\n" in said.out
-    assert (
-        "tuned    rim         +0.292  +0.250 to +0.375  0.25      3      2" in said.out
-    )
+    assert "tuned    rim         +0.292  +0.250 to +0.375  0.25      3      2" in said.out
     assert (out / "differences.csv").read_text().splitlines()[3] == (
         "tuned,rim,+0.292,+0.250 to +0.375,0.25,3,2"
     )
