@@ -35,7 +35,7 @@ $(VENV)/.installed-demo: $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[plot,tensorboard,onnx,demo,test,dev]'
+		--editable '.[plot,tensorboard,onnx,keras,demo,test,dev]'
 	touch $@
 
 clean:

@@ -38,6 +38,7 @@ OPTIONAL = {
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "h5py",
 }
 LAZY = {("deepseg/cli/main.py", "deepseg.cli")}
 

@@ -26,7 +26,7 @@ from deepseg.sessions.model_files import described
 from deepseg.sessions.tables import PLAN_COLUMNS, cohort_rows, network_table
 from deepseg.transfer.rules import in_options
 from deepseg.transfer.source import Source, read_named_tensors
-from deepseg.transfer.sources.onnx_file import is_onnx_file
+from deepseg.transfer.sources.graph_files import has_weights, is_graph_file
 from deepseg.transfer.sources.theano import refusal_of_theano_save
 
 
@@ -63,10 +63,13 @@ def show_contents(file: Path, console: Console) -> None:
     Raises:
         DeepsegError: The file is missing, damaged or wrong.
     """
+    if is_graph_file(file) and not has_weights(file):
+        show_graph(file, console)
+        return
     tensors = read_named_tensors(file)
     if tensors is not None:
         _show_tensors(tensors, console)
-        if is_onnx_file(file):
+        if is_graph_file(file):
             show_graph(file, console)
         return
     refusal = refusal_of_theano_save(file)

@@ -1,4 +1,4 @@
-"""``-show net.onnx``: the nodes of a foreign network, and what its images have to be."""
+"""``-show net.onnx``, ``-show net.keras``: a foreign network, and what its images have to be."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from deepseg.model.graph.graph import Graph, GraphNode, pruned
 from deepseg.model.graph.operators.table import check_operators
 from deepseg.model.graph.program import program
 from deepseg.report.console import Console
-from deepseg.transfer.sources.onnx_file import read_onnx
+from deepseg.transfer.sources.graph_files import read_graph
 
 Shapes = Mapping[str, tuple[tuple[int, ...], tuple[Fraction, ...] | None]]
 
 
 def show_graph(file: Path, console: Console) -> None:
-    """Print the nodes of an ONNX file with names by which they may be called, and its geometry.
+    """Print the nodes of a foreign network, with the names that they have, and its geometry.
 
     A network that cannot be computed is shown as well, with a warning that says why.
 
     Raises:
         DeepsegError: The file is missing, damaged or not understood.
     """
-    graph = read_onnx(file)
+    graph = read_graph(file, needs_weights=False)
     shapes: Shapes = {}
     geometry: GraphGeometry | None = None
     faults: list[str] = []

@@ -10,8 +10,9 @@ from torch import Tensor
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
 from deepseg.model.layout import Layout, layout
+from deepseg.transfer.first_common import LayerStep, first_common, walk_note
 from deepseg.transfer.map_selection import overlap
-from deepseg.transfer.matching import ranges
+from deepseg.transfer.matching import ranges, weighted
 from deepseg.transfer.plan import Copy, LayerSummary, Plan, TensorPlan
 from deepseg.transfer.rules import LEFT_NEW, NEW, TransferRules, in_options
 from deepseg.transfer.source import Source
@@ -34,6 +35,8 @@ def plan_by_name(
     source, rules = _without_prefix(source, rules, prefix)
     plan = layout(config)
     chosen = _chosen(plan, rules)
+    if rules.depth == "first-common":
+        return _walked(source, plan, weights, rules, chosen)
     tensors = {
         name: _tensor_plan(name, tensor, *_counterpart(name, source, plan, rules))
         if plan.address_of(name) in chosen
@@ -58,6 +61,89 @@ def plan_by_name(
             *([f"names are compared without {prefix!r} in front"] if prefix else []),
             *_skipped(source, used | namesakes, candidates),
         ),
+    )
+
+
+def _walked(
+    source: Source,
+    plan: Layout,
+    weights: Mapping[str, Tensor],
+    rules: TransferRules,
+    chosen: Set[str],
+) -> Plan:
+    """The plan of a walk along the file's network and each imported one, layer by layer."""
+    steps: list[LayerStep] = []
+    notes = []
+    for pathway in plan.pathways:
+        if pathway.network is not None:
+            walk = first_common(list(map(weighted, pathway.imported_layers)), source.layers)
+            steps += walk
+            notes.append(walk_note(pathway.name, walk))
+    if not steps:
+        raise DeepsegError(_without_walk(source))
+    origins = {step.target.name: step.source.name for step in steps if step.source is not None}
+    copies: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    for step in steps:
+        pathway_name = step.target.name.partition(".")[0]
+        names = [f"{pathway_name}.{name}" for name, _ in step.target.weights]
+        if step.source is not None and step.target.name in chosen:
+            copies |= zip(names, (old for old, _ in step.source.weights), strict=True)
+        reasons |= dict.fromkeys(names, step.reason or "not asked for")
+    tensors = [
+        _tensor_plan(name, tensor, copies[name], source.tensors[copies[name]])
+        if name in copies
+        else TensorPlan(name, tuple(tensor.shape), reason=reasons.get(name, ABSENT))
+        for name, tensor in weights.items()
+    ]
+    if not copies:
+        stop = next(step for step in steps if step.reason)
+        raise DeepsegError(
+            Problem(
+                "nothing-taken",
+                got=f"no layer to take over ({stop.target.name}: {stop.reason})",
+                expected="at least a first layer that both have",
+                fix="begin with the layers of the older network, or name layers with -map",
+            )
+        )
+    return Plan(
+        source=source,
+        rules=rules,
+        tensors=tuple(tensors),
+        layers=tuple(
+            _walked_summary(
+                address, [t for t in tensors if plan.address_of(t.name) == address], origins
+            )
+            for address in plan.order
+        ),
+        source_only=tuple(name for name in source.tensors if name not in copies.values()),
+        notes=(
+            "layers, channels and classes go by position, whatever they are called",
+            *notes,
+            *_skipped_layers(source, set(copies.values())),
+        ),
+    )
+
+
+def _walked_summary(
+    address: str, tensors: list[TensorPlan], origins: Mapping[str, str]
+) -> LayerSummary:
+    summary = _summary(address, tensors)
+    return replace(summary, source=origins.get(address, "") if summary.source else "")
+
+
+def _skipped_layers(source: Source, used: Set[str]) -> Iterator[str]:
+    for layer in source.layers:
+        if not any(name in used for name, _ in layer.weights):
+            yield f"Skipping layer {layer.name}: in the source only"
+
+
+def _without_walk(source: Source) -> Problem:
+    return Problem(
+        code="transfer-rules",
+        got=f"-depth first-common for {source.kind} and a model without imported pathways",
+        expected="an imported pathway, along whose layers those of the file are walked",
+        fix="leave -depth out, and name layers with -map",
     )
 
 
@@ -130,7 +216,8 @@ def _unknown_layers(addresses: Sequence[str], wishes: Mapping[str, str]) -> Iter
 
 
 def _check_rules(source: Source, rules: TransferRules) -> None:
-    refused = {name: rule for name, rule in rules.chosen().items() if name not in MEANINGFUL}
+    meaningful = (*MEANINGFUL, *(["depth"] if source.layers and not rules.keeps_function else []))
+    refused = {name: rule for name, rule in rules.chosen().items() if name not in meaningful}
     depths = [word for word in rules.layers or () if word[:1].isdigit()]
     if depths:
         refused["layers"] = depths

@@ -6,7 +6,6 @@ the weights, by the names that they have in the model.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,7 +29,7 @@ from deepseg.model.graph.geometry import GraphGeometry, graph_geometry
 from deepseg.model.graph.graph import Graph, GraphInput, GraphNode
 from deepseg.model.graph.network import GraphNetwork
 from deepseg.model.imported import attach_point, stored_graph
-from deepseg.transfer.sources.onnx_file import read_onnx
+from deepseg.transfer.sources.graph_files import digest_of_graph_file, read_graph
 
 _SIZES = ("Shape", "Size")  # operators that read no values of an image
 _TYPES: dict[str, WeightType] = {
@@ -125,7 +124,7 @@ class _Network:
 
 def _read(block: ImportedPathway, config: ModelConfig) -> _Network:
     channels = config.channels
-    graph = read_onnx(block.file)
+    graph = read_graph(block.file, needs_weights=not block.random)
     part = cut(graph, outputs=block.output_names, ignore=block.ignore)
     whole = GraphNetwork(part.graph, drops_softmax=False)
     places = _channel_places(block, channels, graph_geometry(whole.program).channels)
@@ -144,7 +143,7 @@ def _read(block: ImportedPathway, config: ModelConfig) -> _Network:
             for point in geometry.outputs
         ),
         layers=tuple(_layers(module)),
-        sha256=hashlib.sha256(block.file.read_bytes()).hexdigest(),
+        sha256=digest_of_graph_file(block.file),
     )
     return _Network(
         record,

@@ -16,10 +16,11 @@ from deepseg.model.layout import ImportedLayerPlan, LayerPlan, Layout, layout
 from deepseg.transfer.by_name import plan_by_name
 from deepseg.transfer.context_phase import context_places, moved_context
 from deepseg.transfer.differences import Difference, network_differences
+from deepseg.transfer.first_common import LayerStep, walk_note
 from deepseg.transfer.layer_mapping import LayerMapping, layer_mappings
 from deepseg.transfer.left_behind import left_behind
 from deepseg.transfer.map_selection import MapSelection, channels, classes, overlap
-from deepseg.transfer.matching import Match, Matching, match_layers
+from deepseg.transfer.matching import ImportedMatch, Match, Matching, match_layers, weighted
 from deepseg.transfer.net2net import identity
 from deepseg.transfer.plan import Copy, LayerSummary, Plan, TensorPlan
 from deepseg.transfer.preparation import carried_preparation
@@ -73,8 +74,8 @@ def make_plan(
     )
     tensors |= {
         tensor.name: tensor
-        for layer, reason in matching.imported
-        for tensor in _imported_tensors(layer, reason, weights, source.tensors, axes)
+        for match in matching.imported
+        for tensor in _imported_tensors(match, weights, source.tensors, axes)
     }
     _raise_if_empty(tensors, matching)
     used = {tensor.copy.source for tensor in tensors.values() if tensor.copy is not None}
@@ -88,13 +89,14 @@ def make_plan(
             new,
             (
                 *(_summary(match, mappings.get(match.target.address)) for match in matching.layers),
-                *(_imported_summary(layer, tensors) for layer, _ in matching.imported),
+                *(_imported_summary(match, tensors) for match in matching.imported),
             ),
         ),
         source_only=source_only,
         notes=(
             *_overrides(source),
             _pathway_note(old, new, matching, rules),
+            *_walk_notes(matching, rules),
             *map(str, differences),
             *_function_notes(matching, mappings, rules),
             *left_behind(source_only, source.tensors),
@@ -234,8 +236,7 @@ class _NamedAxes:
 
 
 def _imported_tensors(
-    layer: ImportedLayerPlan,
-    reason: str,
+    match: ImportedMatch,
     weights: Mapping[str, Tensor],
     values: Mapping[str, Tensor],
     axes: _NamedAxes,
@@ -244,18 +245,18 @@ def _imported_tensors(
 
     Kernels of the image may have other channels, and a classifier other classes, which go by name.
     """
-    pathway = layer.address.partition(".")[0]
-    for weight in layer.weights:
-        name = f"{pathway}.{weight.name}"
-        shape, old = tuple(weights[name].shape), values.get(name)
-        named = None if old is None else axes.copy(layer, weight, name, old)
-        if reason or old is None:
-            yield TensorPlan(name, shape, reason=reason or "not in the source")
+    layer = match.target
+    for weight, origin in zip(layer.weights, _origins(match), strict=True):
+        name = f"{layer.address.partition('.')[0]}.{weight.name}"
+        shape, old = tuple(weights[name].shape), values.get(origin)
+        named = None if old is None else axes.copy(layer, weight, origin, old)
+        if match.source is None or old is None:
+            yield TensorPlan(name, shape, reason=match.reason or "not in the source")
         elif named is not None:
             notes = [note for selection in named.selections for note in selection.notes]
             yield TensorPlan(name, shape, named, reason="; ".join(notes))
         elif tuple(old.shape) == shape:
-            yield TensorPlan(name, shape, Copy(name, tuple(overlap(n, n) for n in shape[:2])))
+            yield TensorPlan(name, shape, Copy(origin, tuple(overlap(n, n) for n in shape[:2])))
         else:
             before, now = ("x".join(map(str, size)) for size in (old.shape, shape))
             yield TensorPlan(name, shape, reason=f"of shape {before} in the source, {now} here")
@@ -267,13 +268,37 @@ def _differ(shape: tuple[int, ...], old: Tensor, *, but: int) -> bool:
     return any(n != m for axis, (n, m) in pairs if axis != but)
 
 
-def _imported_summary(layer: ImportedLayerPlan, tensors: Mapping[str, TensorPlan]) -> LayerSummary:
+def _origins(match: ImportedMatch) -> list[str]:
+    """Names of the older model's tensors for those of an imported layer: its namesakes, or,
+    where the source is a layer of another name, those in the same place."""
+    target, source = match.target, match.source
+    pathway = target.address.partition(".")[0]
+    names = [f"{pathway}.{weight.name}" for weight in target.weights]
+    if source is None or source.address == target.address:
+        return names
+    return [f"{source.address.partition('.')[0]}.{weight.name}" for weight in source.weights]
+
+
+def _walk_notes(matching: Matching, rules: TransferRules) -> Iterator[str]:
+    """Where the walks along imported networks ended, and why."""
+    if rules.depth != "first-common":
+        return
+    steps: dict[str, list[LayerStep]] = {}
+    for match in matching.imported:
+        source = None if match.source is None else weighted(match.source)
+        step = LayerStep(weighted(match.target), source, match.reason, match.is_stop)
+        steps.setdefault(match.target.address.partition(".")[0], []).append(step)
+    yield from (walk_note(pathway, walk) for pathway, walk in steps.items())
+
+
+def _imported_summary(match: ImportedMatch, tensors: Mapping[str, TensorPlan]) -> LayerSummary:
+    layer, source = match.target, match.source
     pathway = layer.address.partition(".")[0]
     plans = [tensors[f"{pathway}.{weight.name}"] for weight in layer.weights]
     copied = sum(plan.copy is not None for plan in plans)
     return LayerSummary(
         layer=layer.address,
-        source=layer.address if copied else "",
+        source=source.address if copied and source is not None else "",
         outputs=f"{copied}/{len(plans)} tensors" if copied else "",
         inputs="",
         new="; ".join(sorted({plan.reason for plan in plans if plan.reason})),

@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
 from deepseg.model.layout import ImportedLayerPlan, LayerPlan, Layout, PathwayLayout
 from deepseg.transfer.differences import COMPUTED, Difference, layer_differences
+from deepseg.transfer.first_common import WeightedLayer, first_common
 from deepseg.transfer.rules import LEFT_NEW, NEW, TransferRules
 
 NEW_HEAD = "new classification layer"
@@ -47,6 +48,22 @@ def _new(layer: LayerPlan, reason: str) -> Match:
 
 
 @dataclass(frozen=True)
+class ImportedMatch:
+    """A layer of an imported network of the new model, and the older model's layer that fills it.
+
+    Attributes:
+        source: None where it stays new.
+        reason: Why it stays new.
+        is_stop: A walk from layer to layer ends here.
+    """
+
+    target: ImportedLayerPlan
+    source: ImportedLayerPlan | None
+    reason: str = ""
+    is_stop: bool = False
+
+
+@dataclass(frozen=True)
 class Matching:
     """All layers of the new model, and those that fill them.
 
@@ -56,24 +73,25 @@ class Matching:
             maps that the first FC layer reads: a source pathway that fills several pathways gives
             its block to one of them only.
         layers: Of our own, in the order of the new model.
-        imported: Layers of imported networks of the new model, and why each is new; a layer of the
-            same address fills it where there is no reason.
+        imported: Layers of imported networks of the new model, and what fills each.
     """
 
     pathways: Mapping[str, str | None]
     blocks: Mapping[str, str | None]
     layers: tuple[Match, ...]
-    imported: tuple[tuple[ImportedLayerPlan, str], ...] = ()
+    imported: tuple[ImportedMatch, ...] = ()
 
     def sources(self) -> set[str]:
         """Addresses of the older model's layers that fill something."""
         chains = {match.source.address for match in self.layers if match.source is not None}
-        return chains | {layer.address for layer in self.imported_sources}
+        return chains | {
+            match.source.address for match in self.imported if match.source is not None
+        }
 
     @property
     def imported_sources(self) -> tuple[ImportedLayerPlan, ...]:
-        """Layers of imported networks that are taken over."""
-        return tuple(layer for layer, reason in self.imported if not reason)
+        """Layers of imported networks of the new model that are filled."""
+        return tuple(match.target for match in self.imported if match.source is not None)
 
     def differences(self) -> Iterator[Difference]:
         """Settings that make filled layers compute something else; layers alike together."""
@@ -108,9 +126,10 @@ def match_layers(
     """
     pathways = _pathways(source, target, rules, source_spacing_mm)
     chosen = _chosen(source, rules)
-    matches = _layers(source, target, rules, pathways, chosen)
-    layers = tuple(_mapped(matches, source, target, rules.layer_map))
     imported = tuple(_imported(source, target, rules, chosen))
+    stops = [match.target.address for match in imported if match.is_stop]
+    matches = _layers(source, target, rules, pathways, chosen, stops)
+    layers = tuple(_mapped(matches, source, target, rules.layer_map))
     matching = Matching(pathways, _blocks(pathways, rules), layers, imported)
     raise_if_any(_growth_of_imported(source, target, rules))
     raise_if_any(
@@ -155,16 +174,44 @@ def _names(pathways: Iterable[PathwayLayout]) -> list[str]:
 
 def _imported(
     source: Layout, target: Layout, rules: TransferRules, chosen: set[str]
-) -> Iterator[tuple[ImportedLayerPlan, str]]:
-    """Layers of imported networks, which are filled by those of the same address."""
+) -> Iterator[ImportedMatch]:
+    """Layers of imported networks, filled by those of the same address or, walking, by number."""
+    by_address = {layer.address: layer for layer in source.imported_layers}
+    if rules.depth == "first-common":
+        by_name = {pathway.name: pathway for pathway in source.pathways}
+        for pathway in target.pathways:
+            old = by_name.get(pathway.name)
+            layers = () if old is None else old.imported_layers
+            yield from _walked_imported(pathway.imported_layers, layers, chosen)
+        return
     for layer in target.imported_layers:
-        if layer.address not in source.order:
-            yield layer, "not in the source"
-        elif layer.address in chosen:
-            yield layer, ""
-        else:
+        match = by_address.get(layer.address)
+        if match is None:
+            yield ImportedMatch(layer, None, "not in the source")
+        elif layer.address not in chosen:
             is_head = layer.address == target.head and rules.layers is None
-            yield layer, NEW_HEAD if is_head else "not asked for"
+            yield ImportedMatch(layer, None, NEW_HEAD if is_head else "not asked for")
+        else:
+            yield ImportedMatch(layer, match)
+
+
+def _walked_imported(
+    new: Sequence[ImportedLayerPlan], old: Sequence[ImportedLayerPlan], chosen: set[str]
+) -> Iterator[ImportedMatch]:
+    sources = {layer.address: layer for layer in old}
+    steps = first_common(list(map(weighted, new)), list(map(weighted, old)))
+    for layer, step in zip(new, steps, strict=True):
+        match = None if step.source is None else sources[step.source.name]
+        if match is not None and match.address not in chosen:
+            yield ImportedMatch(layer, None, "not asked for")
+        else:
+            yield ImportedMatch(layer, match, step.reason, step.is_stop)
+
+
+def weighted(layer: ImportedLayerPlan) -> WeightedLayer:
+    """A layer as it is compared when two networks are walked along."""
+    shapes = tuple((weight.name, weight.shape) for weight in layer.weights)
+    return WeightedLayer(layer.address, layer.operators, shapes)
 
 
 def _growth_of_imported(source: Layout, target: Layout, rules: TransferRules) -> Iterator[Problem]:
@@ -302,9 +349,10 @@ def _layers(
     rules: TransferRules,
     pathways: Mapping[str, str | None],
     chosen: set[str],
+    imported_stops: Sequence[str],
 ) -> Iterator[Match]:
     by_name = {pathway.name: pathway for pathway in source.pathways}
-    stops: list[str] = []
+    stops = list(imported_stops)
     for pathway in target.pathways:
         old = pathways[pathway.name]
         if old is None:

@@ -28,12 +28,17 @@ from deepseg.model.checkpoint import (
     read_checkpoint,
 )
 from deepseg.model.layout import layout
+from deepseg.transfer.first_common import WeightedLayer
 from deepseg.transfer.sources import deepmedic
-from deepseg.transfer.sources.onnx_file import (
-    is_onnx_file,
-    read_onnx_metadata,
-    read_onnx_weights,
+from deepseg.transfer.sources.graph_files import (
+    digest_of_graph_file,
+    float_weights,
+    is_graph_file,
+    kind_of_graph_file,
+    read_graph,
+    weighted_layers,
 )
+from deepseg.transfer.sources.onnx_file import is_onnx_file, read_onnx_metadata
 from deepseg.transfer.sources.tensor_bundle import looks_like_bundle, read_bundle
 from deepseg.transfer.sources.tensor_files import (
     SAFETENSORS,
@@ -56,13 +61,14 @@ class Source:
         file: That was read.
         kind: ``deepseg model``, ``DeepMedic checkpoint``, ``TensorFlow checkpoint`` (of whatever
             model), ``safetensors``, ``torch state dict`` (and its entry of the file), TorchScript,
-            ``numpy arrays`` or ``ONNX``; of a model that deepseg has exported, as what.
+            ``numpy arrays``, ``ONNX`` or ``Keras``; of a model that deepseg has exported, as what.
         tensors: By our names, or, where the layers are not known, by those of the file.
         sha256: Of the file, or files, that hold the weights.
         config: Its settings; None for a file that holds named tensors only.
         preparation: How its training cases were prepared, where known.
         cohort: Its training cases, where known.
         is_random: It has learnt nothing.
+        layers: Layers with weights in their order, of a file that describes a network.
         overrides: Settings that a model with these weights has to have, by key.
     """
 
@@ -74,6 +80,7 @@ class Source:
     preparation: Preparation | None = None
     cohort: TrainingCohort | None = None
     is_random: bool = False
+    layers: tuple[WeightedLayer, ...] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -88,7 +95,7 @@ def read_source(file: Path, config: ModelConfig) -> Source:
     Args:
         file: A `.save`, a session's folder (its best model), a TensorFlow checkpoint of DeepMedic
             (its prefix, or one of its files), a `.safetensors`, a state dict of torch, a `.npz` of
-            arrays, or an ONNX file.
+            arrays, or a file of ONNX or Keras.
         config: Of the new model; a checkpoint of DeepMedic does not know its own layers and is
             read as one of this.
 
@@ -121,8 +128,16 @@ def read_named_tensors(file: Path) -> Source | None:
     if is_tensor_file(file):
         kind, tensors = read_tensors(file)
         return Source(file, kind, tensors, _sha256([file]), config=None)
-    if is_onnx_file(file):
-        return Source(file, "ONNX", read_onnx_weights(file), _sha256([file]), config=None)
+    if is_graph_file(file):
+        graph = read_graph(file)
+        return Source(
+            file,
+            kind_of_graph_file(file),
+            float_weights(graph),
+            digest_of_graph_file(file),
+            config=None,
+            layers=tuple(weighted_layers(graph)),
+        )
     return None
 
 

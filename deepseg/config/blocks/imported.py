@@ -165,7 +165,10 @@ class ImportedNetwork(Settings):
 class ImportedPathway(Settings):
     """A network from a file, cut at inner tensors, as a pathway."""
 
-    file: ConfigPath = Field(description="ONNX file; the `.save` holds all that is needed of it.")
+    file: ConfigPath = Field(
+        description="File of ONNX (`.onnx`) or Keras (`.keras`, `.h5`, or `.json` with "
+        "`.weights.h5` beside it); the `.save` holds all that is needed of it."
+    )
     output: TensorName | tuple[TensorName, ...] = Field(
         (),
         description="Where the network is cut: nodes, tensors or modules by the names that `-show` "

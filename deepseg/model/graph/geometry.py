@@ -196,8 +196,9 @@ class _Probe:
         batch = 1 if self._image.shape is None else self._image.shape[0]
         self._tracer.shapes({self._image.name: (batch or 1, self.channels, *size)})
         shapes = self._observed(size)
-        node = next(n for n in self._program.graph.nodes if n.outputs[0] not in shapes)
-        raise _pinned(node, f"batches of {batch or 1}")
+        node = next((n for n in self._program.graph.nodes if n.outputs[0] not in shapes), None)
+        if node is not None:  # otherwise its outputs are no images
+            raise _pinned(node, f"batches of {batch or 1}")
 
     @property
     def _stated_size(self) -> Int3 | None:

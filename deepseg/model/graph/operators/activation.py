@@ -93,8 +93,9 @@ def _over_axis(call: Call, function: Callable[[Tensor, int], Tensor]) -> Tensor:
 
 
 def dropout(call: Call) -> Tensor:
-    """Switches values off in training only; the mask is not returned."""
-    return F.dropout(call.tensor(0), call.number("ratio", 1, 0.5), call.trains)
+    """Switches values, or whole maps, off in training only; the mask is not returned."""
+    function = F.dropout3d if call.node.integer("whole_maps", 0) else F.dropout
+    return function(call.tensor(0), call.number("ratio", 1, 0.5), call.trains)
 
 
 OPERATORS = {
