@@ -24,7 +24,7 @@ from deepseg.transfer.sources.keras.problems import damaged, refused
 
 OPSET = 21
 NETWORKS = ("Functional", "Model", "Sequential")
-_OWN = ("keras", "tensorflow.keras", "tf_keras", "builtins")
+_PACKAGES = ("keras", "tensorflow.keras", "tf_keras", "builtins")
 
 
 def read_keras(file: Path, *, needs_weights: bool = True) -> Graph:
@@ -213,7 +213,7 @@ class _Unfolding:
     ) -> list[str]:
         kind, name, place = entry["class_name"], entry["name"], work.place
         classes = (*place.classes, work.classes[name])
-        if kind in NETWORKS and _is_own(entry):
+        if kind in NETWORKS and _is_builtin(entry):
             again = place.call + (f":{number}" if number else "")
             inner = _Place((*place.names, name), classes, again)
             return self.network(entry, inner, tensors)
@@ -231,7 +231,7 @@ class _Unfolding:
         return [self._computed(call, entry, number)]
 
     def _computed(self, call: LayerCall, entry: Mapping[str, Any], number: int) -> str:
-        if not _is_own(entry):
+        if not _is_builtin(entry):
             return call.refused("code of its own, which is never run")
         remark = _settings_of_call(entry["inbound_nodes"][number : number + 1])
         if remark:
@@ -272,7 +272,7 @@ def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"inbound_nodes": [], **entry, "config": config, "name": str(name)}
 
 
-def _is_own(entry: Mapping[str, Any]) -> bool:
+def _is_builtin(entry: Mapping[str, Any]) -> bool:
     """True for classes of Keras itself; others come with code, which is never run."""
     registered, module = entry.get("registered_name"), entry.get("module")
     is_builtin = registered in (None, entry["class_name"])
@@ -280,7 +280,7 @@ def _is_own(entry: Mapping[str, Any]) -> bool:
 
 
 def _is_known(module: str) -> bool:
-    return any(module == root or module.startswith(f"{root}.") for root in _OWN)
+    return any(module == root or module.startswith(f"{root}.") for root in _PACKAGES)
 
 
 def _numbered_classes(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
