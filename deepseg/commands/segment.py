@@ -26,6 +26,7 @@ from deepseg.sessions.checked_cases import (
     CheckRules,
     checked_test_cases,
 )
+from deepseg.sessions.cohort import learnt_columns
 from deepseg.sessions.compatibility import preparation_for, testing_incompatibilities
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.model_files import NamedFiles, named_files, session_models
@@ -101,7 +102,8 @@ def segment(
         results = ScoreTable(checked.left_out)
         todo = _not_done(checked.cases, work, console)
         fault = _fault_of_cases(todo, work, results, console, keep_going=config.keep_going)
-        cases = list_cases(config.cases, predictor.config.channels)
+        columns = learnt_columns([model.cohort for model in models])
+        cases = list_cases(config.cases, predictor.config.channels, columns=columns)
         if fault is not None:
             with suppress(DeepsegError):  # the first fault is the one to report
                 _gather(cases, work, results, folder)

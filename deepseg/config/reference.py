@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from deepseg.config.deepmedic.convert import block_if_on
-from deepseg.config.deepmedic.key_rules import IgnoredKey, Key, OldKey, RefusedKey
+from deepseg.config.deepmedic.key_rules import CarriedKey, IgnoredKey, Key, OldKey, RefusedKey
 from deepseg.config.deepmedic.session_keys import ALTERNATIVES
 from deepseg.config.deepmedic.translate import KEYS
 from deepseg.config.files.document import short_text
@@ -231,6 +231,8 @@ def _other_keys(kind: FileKind) -> Iterator[tuple[str, str]]:
                 yield rule.name, f"an older form of `{rule.new}`"
             case IgnoredKey():
                 yield rule.name, f"ignored, with a warning: {rule.note}"
+            case CarriedKey():
+                yield rule.name, "read beside a train file of 0.7.2 or before, which lacks it"
             case RefusedKey():
                 yield rule.name, f"refused: {rule.fix}"
 

@@ -163,8 +163,9 @@ def model_differences(models: Sequence[Checkpoint]) -> Iterator[Problem]:
         for key, names, expected in (
             ("channels", model.config.channels, first.config.channels),
             ("classes", model.config.classes, first.config.classes),
+            ("columns of channels", _columns(model), _columns(first) or _columns(model)),
         ):
-            if names != expected:
+            if names and names != expected:
                 yield Problem(
                     code="models-differ",
                     got=f"{key} {', '.join(names)}",
@@ -172,6 +173,11 @@ def model_differences(models: Sequence[Checkpoint]) -> Iterator[Problem]:
                     fix="average models of the same task only",
                     where=str(model.origin),
                 )
+
+
+def _columns(model: Checkpoint) -> tuple[str, ...]:
+    """Names of the columns of its training cases, where its channels have none."""
+    return () if model.cohort is None else model.cohort.columns or ()
 
 
 def tile_problems(tile: Int3 | None, model: ModelConfig) -> Iterator[Problem]:

@@ -65,6 +65,8 @@ class TrainingCohort:
         class_shares: Voxels of every class by its name, of all voxels.
         intensity: By name of the channel.
         images: Digests of the images of each case, by which it is known again; never its name.
+        columns: Names of the columns of their table, channel by channel, for a model whose
+            channels have no names.
     """
 
     spacing_mm: Spacing | None = None
@@ -76,6 +78,7 @@ class TrainingCohort:
     class_shares: Mapping[str, float] | None = None
     intensity: Mapping[str, IntensityRange] | None = None
     images: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

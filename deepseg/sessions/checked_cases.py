@@ -38,6 +38,7 @@ from deepseg.report.console import Console
 from deepseg.sessions.cohort import (
     decides_orientation,
     learnt_cases,
+    learnt_columns,
     session_preparation,
     training_cohort,
     training_comparison,
@@ -95,11 +96,15 @@ class CheckRules:
         return any(comparison.preparation.roi is not None for comparison in self.comparisons)
 
     @property
+    def cohorts(self) -> list[TrainingCohort | None]:
+        """Training cases of the models."""
+        return [comparison.cohort for comparison in self.comparisons]
+
+    @property
     def compares_channels(self) -> bool:
         """It is known which channels cases of all models may lack."""
-        cohorts = [comparison.cohort for comparison in self.comparisons]
         is_known = [
-            cohort is not None and cohort.missing_channels is not None for cohort in cohorts
+            cohort is not None and cohort.missing_channels is not None for cohort in self.cohorts
         ]
         return bool(is_known) and all(is_known) and not self.needs_labels
 
@@ -118,11 +123,13 @@ class CheckedCases:
         cases: Their files.
         summaries: Of each case.
         left_out: Problems of the cases that were left out.
+        columns: Names of the columns of their table, for a model whose channels have none.
     """
 
     cases: tuple[Case, ...]
     summaries: tuple[CaseSummary, ...]
     left_out: tuple[Problem, ...] = ()
+    columns: tuple[str, ...] = ()
 
     def traits(self, channels: Sequence[str]) -> list[CaseTraits]:
         """Properties of every case that are compared with those of other cases.
@@ -183,7 +190,10 @@ def training_and_held_out(
     preparation, cohort = config.preparation, TrainingCohort()
     if training is not None:
         preparation = session_preparation(config.preparation, model, training.summaries)
-        cohort = training_cohort(training.summaries, preparation, network)
+        cohort = replace(
+            training_cohort(training.summaries, preparation, network),
+            columns=training.columns or learnt_columns(rules.cohorts) or None,
+        )
     held_out = None
     if config.validation is not None:
         volumes = None if problems else config.validation.volumes
@@ -312,7 +322,9 @@ def checked_cases(
     Raises:
         DeepsegError: All problems of all cases.
     """
-    listed = case_list(settings, model.channels, classes=model.classes)
+    listed = case_list(
+        settings, model.channels, classes=model.classes, columns=learnt_columns(rules.cohorts)
+    )
     for warning in listed.warnings:
         console.warn(warning)
     cases = list(listed.cases)
@@ -320,7 +332,7 @@ def checked_cases(
     if rules.shard is not None:
         cases = list(rules.shard.of(cases))
     summaries = _summaries(cases, model, console, rules)
-    checked = CheckedCases(tuple(cases), tuple(summaries))
+    checked = CheckedCases(tuple(cases), tuple(summaries), columns=listed.columns)
     if rules.skip_faulty:
         checked = _without_faulty(checked, console, rules)
     problems, warnings = find_problems(
@@ -425,7 +437,8 @@ def _without_faulty(checked: CheckedCases, console: Console, rules: CheckRules) 
     for summary in checked.summaries:
         if summary.problems:
             console.warn(f"no result for {summary.name}; going on with the other cases")
-    return CheckedCases(
+    return replace(
+        checked,
         cases=tuple(c for c, faulty in zip(checked.cases, is_faulty, strict=True) if not faulty),
         summaries=tuple(summary for summary in checked.summaries if not summary.problems),
         left_out=tuple(p for summary in checked.summaries for p in summary.problems),

@@ -104,6 +104,16 @@ def learnt_cases(cases: Sequence[CaseSummary], model: Checkpoint) -> list[str]:
     return [case.name for case in cases if case.images and image_digest(case) in digests]
 
 
+def learnt_columns(cohorts: Sequence[TrainingCohort | None]) -> tuple[str, ...]:
+    """Names of the columns of a model's training cases; none where its channels have names.
+
+    Args:
+        cohorts: Of all models that see the same cases.
+    """
+    known = [cohort.columns for cohort in cohorts if cohort is not None and cohort.columns]
+    return known[0] if known else ()
+
+
 def _class_shares(cases: Sequence[CaseSummary], classes: Sequence[str]) -> dict[str, float] | None:
     counts = [case.class_voxels for case in cases if case.class_voxels is not None]
     whole = sum(map(sum, counts))

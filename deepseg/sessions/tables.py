@@ -155,6 +155,8 @@ def cohort_rows(cohort: TrainingCohort) -> list[list[str]]:
         rows.append(["every case with a ROI", "yes" if cohort.has_roi else "no"])
     if cohort.missing_channels is not None:
         rows.append(["channels that some lacked", " ".join(cohort.missing_channels) or "none"])
+    if cohort.columns is not None:
+        rows.append(["columns of channels", " ".join(cohort.columns)])
     if cohort.foreground_share is not None:
         rows.append(["foreground", f"{cohort.foreground_share:.2%} of the voxels"])
     for name, share in (cohort.class_shares or {}).items():

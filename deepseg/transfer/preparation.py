@@ -71,10 +71,12 @@ def carried_preparation(
             preparation = preparation.model_copy(update={"resample": rules.spacing_mm})
     if cohort is not None:
         missing = cohort.missing_channels
+        reads_alike = config.channels == source.config.channels and not rules.channels
         cohort = replace(
             cohort,
             spacing_mm=cohort.spacing_mm if rules.spacing_mm is None else rules.spacing_mm,
             missing_channels=None if missing is None else renamed.read_any(missing),
+            columns=cohort.columns if reads_alike else None,
         )
     return CarriedPreparation(preparation, cohort)
 

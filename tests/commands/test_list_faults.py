@@ -223,14 +223,35 @@ def test_an_empty_line_in_one_of_the_lists_is_refused(refused, place, lists):
     ]
 
 
-def test_columns_in_two_orders_are_refused_for_a_model_without_names_of_channels(refused, place):
+def test_a_model_without_names_of_channels_remembers_the_columns_that_it_has_learnt_from(
+    command, place
+):
     place.edit("model.yaml", "[T1, FLAIR]", "[channel1, channel2]")
-    assert refused("-train", "train.yaml", session="training") == [
-        f"[channel-order] HERE/data/{part}.csv:1: got columns in the order T1, FLAIR, whose names "
-        "sort as FLAIR, T1; expected columns that tell which is channel1 and which channel2 of the "
-        "model; fix: call them channel_channel1, channel_channel2 as the model does"
-        for part in ("train", "validation")
-    ]
+    header = "case,channel_T1,channel_FLAIR,labels,roi"
+    place.edit("data/validation.csv", header, header.replace("T1,channel_FLAIR", "T1,channel_T2"))
+    line = (
+        "the channels of the model have no names, so columns count in their order: channel1 is "
+        "the column channel_T1, channel2 channel_"
+    )
+    trained = command("-train", "train.yaml")
+    assert (trained.returncode, trained.warnings) == (
+        0,
+        [
+            f"WARNING HERE/data/train.csv:1: {line}FLAIR; DeepMedic would sort them: "
+            "channel_FLAIR, channel_T1",
+            f"WARNING HERE/data/validation.csv:1: {line}T2",
+        ],
+    )
+    last = "runs/training/models/last.save"
+    assert "columns of channels" in command("-show", last).stdout
+    assert command("-test", "test.yaml", "-model", last).warnings == []
+    one = (place / "runs/results/predictions/d_Segm.nii.gz").read_bytes()
+    place.write("data/test.csv", "case,channel_FLAIR,channel_T1,labels,roi\n"
+                "d,d/FLAIR.nii.gz,d/T1.nii.gz,d/labels.nii.gz,d/roi.nii.gz\n")  # fmt: skip
+    place.edit("test.yaml", "name: results", "name: again")
+    assert command("-test", "test.yaml", "-model", last).warnings == []
+    assert (place / "runs/again/predictions/d_Segm.nii.gz").read_bytes() == one
+    assert (place / "runs/again/cases.csv").is_file()
 
 
 def test_a_case_with_a_number_sign_before_its_name_is_not_lost_in_silence(command, place):

@@ -106,6 +106,13 @@ class IgnoredKey:
 
 
 @dataclass(frozen=True)
+class CarriedKey:
+    """A key of old model files about training, which is read beside an old train file only."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class RefusedKey:
     """A key of old versions that would change the result, but has no safe translation."""
 
@@ -130,7 +137,7 @@ class Reading:
     origin: str = ""
 
 
-KeyRule: TypeAlias = Key | OldKey | IgnoredKey | RefusedKey
+KeyRule: TypeAlias = Key | OldKey | IgnoredKey | CarriedKey | RefusedKey
 
 
 def is_true(name: str) -> Condition:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from deepseg.config.deepmedic import convert
 from deepseg.config.deepmedic.key_rules import (
+    CarriedKey,
     CfgValues,
     IgnoredKey,
     Key,
@@ -49,7 +50,6 @@ def _validation_segment(cfg: CfgValues) -> list[int] | None:
 
 
 _has_subsampled = is_true("useSubsampledPathway")
-_OF_OLD_VERSIONS = "of use beside a train file of 0.7.2 or before only"
 
 MODEL_KEYS: tuple[KeyRule, ...] = (
     Key(name="modelName", path="name", default=default("deepmedic")),
@@ -168,5 +168,5 @@ MODEL_KEYS: tuple[KeyRule, ...] = (
     ),
     IgnoredKey("batchSizeVal", "say batchsize_val_samples in the train file"),
     IgnoredKey("batchSizeInfer", "say batchsize in the test file"),
-    *(IgnoredKey(name, _OF_OLD_VERSIONS) for name in ("batchSizeTrain", *OPTIMISER_KEYS)),
+    *map(CarriedKey, ("batchSizeTrain", *OPTIMISER_KEYS)),
 )

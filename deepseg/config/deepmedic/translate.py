@@ -17,6 +17,7 @@ from typing import Any
 
 from deepseg.config.deepmedic.convert import AFFINE_IGNORED
 from deepseg.config.deepmedic.key_rules import (
+    CarriedKey,
     CfgValues,
     IgnoredKey,
     Key,
@@ -312,6 +313,16 @@ class _Translator:
         if ignored:
             self.warnings.append(
                 f"keys that mean nothing here and are ignored: {', '.join(ignored)}"
+            )
+        carried = [
+            rule.name
+            for rule in self.rules
+            if isinstance(rule, CarriedKey) and rule.name in self.cfg
+        ]
+        if carried:
+            self.warnings.append(
+                "keys about training, which only train files of 0.7.2 and before take from here: "
+                f"{', '.join(carried)}"
             )
         if self.unused:
             self.warnings.append(

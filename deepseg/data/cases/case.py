@@ -68,19 +68,33 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseList:
-    """Cases in their order, and what the user should know of the way in which they are listed."""
+    """Cases in their order, and what the user should know of the way in which they are listed.
+
+    Attributes:
+        cases: Their files.
+        warnings: One sentence each.
+        columns: Names of a table's columns, channel by channel, for a model whose channels have
+            none.
+    """
 
     cases: tuple[Case, ...]
     warnings: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
-def list_cases(config: CasesConfig, channels: Sequence[str]) -> list[Case]:
+def list_cases(
+    config: CasesConfig, channels: Sequence[str], *, columns: Sequence[str] = ()
+) -> list[Case]:
     """The cases that ``config`` lists, in its order; for arguments and errors see `case_list`."""
-    return list(case_list(config, channels).cases)
+    return list(case_list(config, channels, columns=columns).cases)
 
 
 def case_list(
-    config: CasesConfig, channels: Sequence[str], *, classes: Sequence[str] = ()
+    config: CasesConfig,
+    channels: Sequence[str],
+    *,
+    classes: Sequence[str] = (),
+    columns: Sequence[str] = (),
 ) -> CaseList:
     """The cases that ``config`` lists, with warnings.
 
@@ -90,11 +104,12 @@ def case_list(
         channels: Names of the model's channels.
         classes: Names of the model's classes, the background first, with which those of a dataset
             are compared; empty to leave that out.
+        columns: Names of the columns of the model's training cases, where its channels have none.
 
     Raises:
         DeepsegError: everything that is wrong with the lists, and then every file that is missing.
     """
-    listing = _listing(config, channels, classes)
+    listing = _listing(config, channels, classes, columns)
     listed = listing.cases
     problems = [*_no_cases(config, listed), *_name_problems(listed), *_missing_weights(listed)]
     missing = missing_files(file for case in listed for file in case.files)
@@ -117,12 +132,14 @@ def case_list(
         )
         for case, name in zip(listed, _names(listed), strict=True)
     )
-    return CaseList(tuple(cases), listing.warnings)
+    return CaseList(tuple(cases), listing.warnings, listing.columns)
 
 
-def _listing(config: CasesConfig, channels: Sequence[str], classes: Sequence[str]) -> Listing:
+def _listing(
+    config: CasesConfig, channels: Sequence[str], classes: Sequence[str], columns: Sequence[str]
+) -> Listing:
     if config.table is not None:
-        return table_cases(config.table, channels)
+        return table_cases(config.table, channels, columns)
     if config.dataset is not None:
         use = DatasetUse(config.part, channels, classes, config.label_map)
         return dataset_cases(config.dataset, use)

@@ -79,11 +79,14 @@ class Listing:
         cases: In their order.
         warnings: What the user should know, one sentence each.
         ignored: Labels of voxels that nobody has labelled, where the listing itself says so.
+        columns: Names of a table's columns, channel by channel, for a model whose channels have
+            none.
     """
 
     cases: tuple[ListedCase, ...]
     warnings: tuple[str, ...] = ()
     ignored: tuple[int, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 def entry(text: str, where: str, folder: Path) -> ListEntry:

@@ -52,8 +52,14 @@ class _Table:
     comments: tuple[_Record, ...]
 
 
-def table_cases(table: Path, channels: Sequence[str]) -> Listing:
+def table_cases(table: Path, channels: Sequence[str], columns: Sequence[str] = ()) -> Listing:
     """The cases in ``table``, one per row.
+
+    Args:
+        table: The file.
+        channels: Names of the model's channels.
+        columns: Names that the columns of these channels had in the table of its training cases,
+            where the channels themselves have none.
 
     Raises:
         DeepsegError: everything that is wrong with the table, and then every file that is missing.
@@ -65,10 +71,9 @@ def table_cases(table: Path, channels: Sequence[str]) -> Listing:
     where = f"{table}:{header.line}"
     names = [DEEPMEDIC.get(name, name) for name in header.cells]
     problems = _column_problems(header, names, channels, where)
-    columns = [name for name in names if name.startswith(CHANNEL)]
+    written = [name.removeprefix(CHANNEL) for name in names if name.startswith(CHANNEL)]
     try:
-        order = _column_order([n.removeprefix(CHANNEL) for n in columns], channels, where)
-        in_order = [columns[i] for i in order]
+        in_order = [written[i] for i in _column_order(written, channels, columns, where)]
     except DeepsegError as refusal:
         problems += refusal.problems
         in_order = []
@@ -79,25 +84,60 @@ def table_cases(table: Path, channels: Sequence[str]) -> Listing:
         missing = missing_files(e for row in cells for key, e in row.items() if key != "case")
         raise DeepsegError(*problems, *missing.values())
     listed = (
-        _listed_case(f"{table}:{r.line}", row, in_order)
+        _listed_case(f"{table}:{r.line}", row, [CHANNEL + name for name in in_order])
         for r, row in zip(whole, cells, strict=True)
     )
-    return Listing(tuple(listed), _comment_warnings(lines.comments, table))
+    by_place = not _is_same(written, channels) and not _are_numbered(written)
+    warnings = _comment_warnings(lines.comments, table)
+    if by_place and not _is_same(written, columns):
+        warnings = (_place_warning(written, channels, where), *warnings)
+    return Listing(tuple(listed), warnings, columns=tuple(in_order) if by_place else ())
 
 
-def _column_order(names: Sequence[str], channels: Sequence[str], where: str) -> list[int]:
+def _is_same(names: Sequence[str], others: Sequence[str]) -> bool:
+    """True if the names are the same ones in any order and case."""
+    return {name.casefold() for name in names} == {name.casefold() for name in others}
+
+
+def _are_numbered(names: Sequence[str]) -> bool:
+    """True for 1, 2, 3 and channel1, channel2, channel3, which name nothing."""
+    return all(re.fullmatch(r"(channel_?)?\d+", name.casefold()) for name in names)
+
+
+def _place_warning(names: Sequence[str], channels: Sequence[str], where: str) -> str:
+    """Which column each channel is, where their order alone decides."""
+    first, *others = zip(channels, names, strict=True)
+    pairs = [f"{first[0]} is the column {CHANNEL}{first[1]}"]
+    pairs += [f"{channel} {CHANNEL}{name}" for channel, name in others]
+    in_alphabet = sorted(names, key=_with_numbers)
+    sorted_by = (
+        f"; DeepMedic would sort them: {', '.join(CHANNEL + name for name in in_alphabet)}"
+        if list(names) != in_alphabet
+        else ""
+    )
+    return (
+        f"{where}: the channels of the model have no names, so columns count in their order: "
+        f"{', '.join(pairs)}{sorted_by}"
+    )
+
+
+def _column_order(
+    names: Sequence[str], channels: Sequence[str], columns: Sequence[str], where: str
+) -> list[int]:
     """Place in ``names`` of each of the model's ``channels``; see `channel_order`.
 
-    Where the names do not tell, the columns must come in the order in which their names sort:
-    DeepMedic sorts them, and list files are taken in their order.
+    Where they tell nothing, the names of the columns that the model has learnt from do; else the
+    order, in which numbers must rise.
 
     Raises:
         DeepsegError: ``channel-order``, or a code of `channel_order`.
     """
+    if columns and _is_same(names, columns) and len(names) == len(columns):
+        return channel_order(names, columns, where=where)
     order = channel_order(names, channels, where=where)
-    names_decide = {n.casefold() for n in names} == {c.casefold() for c in channels}
     in_alphabet = sorted(names, key=_with_numbers)
-    if not names_decide and list(names) != in_alphabet:
+    is_odd = _are_numbered(names) and list(names) != in_alphabet
+    if is_odd and not _is_same(names, channels):
         raise DeepsegError(
             Problem(
                 code="channel-order",

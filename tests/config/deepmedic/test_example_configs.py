@@ -125,15 +125,15 @@ MODEL_FILES = [
                  "batchSizeVal = 48\nbatchSizeInfer = 10\n" + RESIDUALS + SEGMENTS + DROPOUT + LAST,
                  DEEPMEDIC, [1, 3, 5], "as from 0.7 on, the last list holds for all pathways",
                  id="0.7.0 to 0.7.2 deepMedic"),
-    pytest.param(TINY + "batchSizeTrain = 10\n", 3_291, [1, 3], "batchSizeTrain (of use beside",
+    pytest.param(TINY + "batchSizeTrain = 10\n", 3_291, [1, 3], "take from here: batchSizeTrain",
                  id="0.6 to 0.7.2 tinyCnn"),
-    pytest.param(ORIGINAL + LAST, TWO_PATHS, [1, 3], "batchSizeTrain (of use beside",
+    pytest.param(ORIGINAL + LAST, TWO_PATHS, [1, 3], "take from here: batchSizeTrain",
                  id="0.6.1 deepMedicOriginal"),
-    pytest.param(ORIGINAL + NUMBERED, TWO_PATHS, [1, 3], "batchSizeTrain (of use beside",
+    pytest.param(ORIGINAL + NUMBERED, TWO_PATHS, [1, 3], "take from here: batchSizeTrain",
                  id="0.6 deepMedicOriginal"),
     pytest.param(ORIGINAL + NUMBERED + OPTIMISER_2016
                  + "kernelDimensionsSubsampled = [[3,3,3]] * 8\n",
-                 TWO_PATHS, [1, 3], "learningRate (of use beside a train file",
+                 TWO_PATHS, [1, 3], "take from here: batchSizeTrain, learningRate",
                  id="0.5 deepMedicOriginal"),
 ]  # fmt: skip
 

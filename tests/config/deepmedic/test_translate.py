@@ -313,12 +313,12 @@ def test_without_the_switch_there_is_no_subsampled_pathway(write):
     )
 
 
-def test_optimiser_and_batch_sizes_of_old_model_files_are_named_in_one_warning(warnings):
+def test_optimiser_and_batch_sizes_of_old_model_files_are_named(warnings):
     assert warnings("model", "batchSizeTrain = 10\nlearningRate = 0.001\nbatchSizeInfer = 5") == (
         "some.cfg: keys that mean nothing here and are ignored: "
-        "batchSizeInfer (say batchsize in the test file), "
-        "batchSizeTrain (of use beside a train file of 0.7.2 or before only), "
-        "learningRate (of use beside a train file of 0.7.2 or before only)",
+        "batchSizeInfer (say batchsize in the test file)",
+        "some.cfg: keys about training, which only train files of 0.7.2 and before take from here: "
+        "batchSizeTrain, learningRate",
     )
 
 

@@ -568,12 +568,36 @@ def test_columns_without_the_names_of_channels_are_taken_in_their_order(folder):
     assert case.channels == tuple(folder / file for file in files[:8])
 
 
-@pytest.mark.parametrize("kinds", [("T1", "FLAIR"), ("2", "1"), ("1", "10", "2")])
-def test_columns_whose_names_sort_otherwise_are_refused_with_both_orders(folder, kinds):
+@pytest.mark.parametrize(
+    ("kinds", "sorts_otherwise"), [(("T1", "FLAIR"), True), (("FLAIR", "T1"), False)]
+)
+def test_columns_count_in_their_order_for_channels_without_names_and_a_line_says_so(
+    folder, kinds, sorts_otherwise
+):
+    files = {"T1": "p1/T1c.nii.gz", "FLAIR": "p1/FLAIR.nii.gz"}
+    header = ",".join(f"channel_{kind}" for kind in kinds)
+    config = of_table(folder, header, ",".join(files[kind] for kind in kinds))
+    listed = case_list(config, ["channel1", "channel2"])
+    assert listed.cases[0].channels == tuple(folder / files[kind] for kind in kinds)
+    assert listed.columns == kinds
+    assert listed.warnings == (
+        f"{folder / 'train.csv'}:1: the channels of the model have no names, so columns count in "
+        f"their order: channel1 is the column channel_{kinds[0]}, channel2 channel_{kinds[1]}"
+        + ("; DeepMedic would sort them: channel_FLAIR, channel_T1" if sorts_otherwise else ""),
+    )
+    again = case_list(config, ["channel1", "channel2"], columns=["T1", "FLAIR"])
+    assert again.cases[0].channels == (folder / files["T1"], folder / files["FLAIR"])
+    assert (again.warnings, again.columns) == ((), ("T1", "FLAIR"))
+    unlike = case_list(config, ["channel1", "channel2"], columns=["T1", "T2"])
+    assert len(unlike.warnings) == 1
+
+
+@pytest.mark.parametrize("kinds", [("2", "1"), ("1", "10", "2")])
+def test_numbered_columns_that_do_not_rise_are_refused_with_both_orders(folder, kinds):
     header = ",".join(f"channel_{kind}" for kind in kinds)
     config = of_table(folder, header, ",".join(["p1/T1c.nii.gz"] * len(kinds)))
     channels = [f"channel{i + 1}" for i in range(len(kinds))]
-    in_alphabet = {"T1": "FLAIR, T1", "2": "1, 2", "1": "1, 2, 10"}[kinds[0]]
+    in_alphabet = {"2": "1, 2", "1": "1, 2, 10"}[kinds[0]]
     assert complaints(config, channels) == [
         f"[channel-order] {folder / 'train.csv'}:1: got columns in the order {', '.join(kinds)}, "
         f"whose names sort as {in_alphabet}; expected columns that tell which is channel1 and "
