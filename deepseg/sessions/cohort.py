@@ -110,8 +110,8 @@ def learnt_columns(cohorts: Sequence[TrainingCohort | None]) -> tuple[str, ...]:
     Args:
         cohorts: Of all models that see the same cases.
     """
-    known = [cohort.columns for cohort in cohorts if cohort is not None and cohort.columns]
-    return known[0] if known else ()
+    columns = [cohort.columns for cohort in cohorts if cohort is not None and cohort.columns]
+    return columns[0] if columns else ()
 
 
 def _class_shares(cases: Sequence[CaseSummary], classes: Sequence[str]) -> dict[str, float] | None:

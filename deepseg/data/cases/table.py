@@ -94,9 +94,9 @@ def table_cases(table: Path, channels: Sequence[str], columns: Sequence[str] = (
     return Listing(tuple(listed), warnings, columns=tuple(in_order) if by_place else ())
 
 
-def _is_same(names: Sequence[str], others: Sequence[str]) -> bool:
+def _is_same(names: Sequence[str], reference: Sequence[str]) -> bool:
     """True if the names are the same ones in any order and case."""
-    return {name.casefold() for name in names} == {name.casefold() for name in others}
+    return {name.casefold() for name in names} == {name.casefold() for name in reference}
 
 
 def _are_numbered(names: Sequence[str]) -> bool:
@@ -106,9 +106,9 @@ def _are_numbered(names: Sequence[str]) -> bool:
 
 def _place_warning(names: Sequence[str], channels: Sequence[str], where: str) -> str:
     """Which column each channel is, where their order alone decides."""
-    first, *others = zip(channels, names, strict=True)
+    first, *reference = zip(channels, names, strict=True)
     pairs = [f"{first[0]} is the column {CHANNEL}{first[1]}"]
-    pairs += [f"{channel} {CHANNEL}{name}" for channel, name in others]
+    pairs += [f"{channel} {CHANNEL}{name}" for channel, name in reference]
     in_alphabet = sorted(names, key=_with_numbers)
     sorted_by = (
         f"; DeepMedic would sort them: {', '.join(CHANNEL + name for name in in_alphabet)}"
