@@ -115,7 +115,7 @@ class GraphNetwork(nn.Module):
             self._program,
             dict(zip(names, images, strict=True)),
             self._weight,
-            trains=self._trains,
+            trains=self.trains,
             normalise=None if self.sync_statistics is None else self._normalised,
         )
         if self._inner is not None:
@@ -169,7 +169,8 @@ class GraphNetwork(nn.Module):
         y = kernels.fused_preactivation(volume, whole, weight, bias, torch.ones_like(bias))
         return y.view(x.shape) if x.ndim != 5 else y
 
-    def _trains(self, node: GraphNode) -> bool:
+    def trains(self, node: GraphNode) -> bool:
+        """True if a node computes as in training: by the statistics of the batch, with dropout."""
         return self.training and node.outputs[0] not in self._frozen
 
     def _weight(self, name: str) -> Tensor:

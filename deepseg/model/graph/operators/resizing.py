@@ -91,10 +91,7 @@ def resize(call: Call) -> Tensor:
     quick = _torch_interpolation(x, plan)
     if quick is not None:
         return quick
-    cubic = (
-        call.node.number("cubic_coeff_a", -0.75),
-        bool(call.node.integer("exclude_outside", 0)),
-    )
+    cubic = _cubic_settings(call)
     for axis in range(x.ndim):
         if plan.sizes[axis] != x.shape[axis]:
             places = coordinates(plan, axis, x.shape[axis]).to(x.device)
@@ -142,6 +139,21 @@ def coordinates(plan: Resizing, axis: int, size: int) -> Tensor:
             return shift + (places + 0.5) / scale - 0.5
         case _:
             return (places + 0.5) / scale - 0.5
+
+
+def axis_matrix(call: Call, axis: int) -> Tensor:
+    """``(n, m)``: the share of each of m voxels along an axis in each of the n of the result."""
+    plan, size = resizing(call), call.tensor(0).shape[axis]
+    cubic = _cubic_settings(call)
+    return _along_axis(torch.eye(size), 0, coordinates(plan, axis, size), plan, cubic)
+
+
+def _cubic_settings(call: Call) -> tuple[float, bool]:
+    """The coefficient of cubic interpolation, and whether voxels outside are left out."""
+    return (
+        call.node.number("cubic_coeff_a", -0.75),
+        bool(call.node.integer("exclude_outside", 0)),
+    )
 
 
 def _along_axis(

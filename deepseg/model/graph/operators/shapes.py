@@ -84,12 +84,12 @@ def padding(call: Call) -> Tensor:
         return F.pad(x, torch_pads(low, high), value=call.number("value", 2, 0.0))
     for axis, (before, after) in enumerate(zip(low, high, strict=True)):
         if before or after:
-            places = _border_places(mode, x.shape[axis], before, after)
+            places = border_places(mode, x.shape[axis], before, after)
             x = x.index_select(axis, places.to(x.device))
     return x
 
 
-def _border_places(mode: str, size: int, before: int, after: int) -> Tensor:
+def border_places(mode: str, size: int, before: int, after: int) -> Tensor:
     """``(before + size + after,)`` voxels that are repeated, from 0."""
     places = torch.arange(-before, size + after)
     if mode == "wrap":
