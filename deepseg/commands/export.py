@@ -16,6 +16,7 @@ from deepseg.exports.options import (
     segment_size,
 )
 from deepseg.exports.safetensors_file import export_safetensors
+from deepseg.exports.train_step.folder import write_train_step
 from deepseg.model.checkpoint import Checkpoint, read_checkpoint
 from deepseg.report.console import Console
 from deepseg.sessions.model_files import DESCRIPTIONS
@@ -24,6 +25,7 @@ Exporter: TypeAlias = Callable[[Checkpoint, Path | None, ExportOptions], Sequenc
 EXPORTERS: dict[Kind, Exporter] = {
     "onnx": export_onnx,
     "safetensors": export_safetensors,
+    "train-step": write_train_step,
 }
 
 

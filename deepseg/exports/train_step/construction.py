@@ -23,10 +23,10 @@ RUNNING = ("running_mean", "running_var")
 
 @dataclass(frozen=True)
 class DropoutMask:
-    """A mask that is drawn for every step: 1 with probability ``kept``, else 0."""
+    """A mask that is drawn for every step: 1 with the probability ``share``, else 0."""
 
     variable: Variable
-    kept: float
+    share: float
 
 
 @dataclass
@@ -36,7 +36,8 @@ class Construction:
     Attributes:
         tape: That is written.
         values: Parameters and statistics of the network by name.
-        fed: Names of those that steps of training change; the others are written into the graph.
+        changing: Names of those that steps of training change; the others are written into the
+            graph.
         learnt: Names of the parameters among these.
         trains: Whether the graph is that of a step of training, or of inference.
         statistics: New statistics by name.
@@ -45,7 +46,7 @@ class Construction:
 
     tape: Tape
     values: Mapping[str, NDArray[Any]]
-    fed: frozenset[str]
+    changing: frozenset[str]
     learnt: frozenset[str]
     trains: bool
     statistics: dict[str, Variable] = field(default_factory=dict)
@@ -56,7 +57,7 @@ class Construction:
         """A parameter or a statistic by its name; of those that learn, gradients are wanted."""
         if name not in self._variables:
             value = self.values[name]
-            if name in self.fed:
+            if name in self.changing:
                 variable = self.tape.input(name, value.shape, str(value.dtype))
                 if self.trains and name in self.learnt:
                     self.tape.watch(variable)
@@ -65,10 +66,10 @@ class Construction:
             self._variables[name] = variable
         return self._variables[name]
 
-    def mask(self, place: str, shape: Shape, kept: float) -> Variable:
+    def mask(self, place: str, shape: Shape, share: float) -> Variable:
         """The mask of dropout at a layer or node."""
         name = f"mask.{place}"
-        self.masks[name] = DropoutMask(self.tape.input(name, shape), kept)
+        self.masks[name] = DropoutMask(self.tape.input(name, shape), share)
         return self.masks[name].variable
 
 

@@ -611,7 +611,7 @@ def stored_split(folder: Path, names: Sequence[str], seed: int) -> Mapping[str, 
         raise _bad_split(file, "a file that cannot be read") from error
     if stored["seed"] != seed:
         raise _bad_split(file, f"--seed {seed} and a split with seed {stored['seed']}")
-    if sorted(sum(parts.values(), [])) != sorted(names):
+    if sorted(name for part in parts.values() for name in part) != sorted(names):
         raise _bad_split(file, "other cases than those that were split")
     return parts
 
@@ -667,7 +667,7 @@ def voxels_at(
             for n, low, high in zip(image.shape[1:], *margin, strict=True)
         ]
         corners = [image[:, i, j, k] for i, j, k in product(*ends)]
-        outside = np.mean(corners, axis=0, dtype=np.float64).astype(np.float32)
+        outside = np.asarray(np.mean(corners, axis=0, dtype=np.float64), np.float32)
         out_x, out_y, out_z = beyond
         block[:, out_x[:, None, None] | out_y[:, None] | out_z] = outside[:, None]
     return block
@@ -689,11 +689,12 @@ def segment_labels(case: Case, start: NDArray[Any], plan: Mapping[str, Any]) -> 
     """``(X, Y, Z)`` labels of what is predicted from the segment at ``start``; -1 outside."""
     first = start + plan["margin"][0]
     axes = [a + np.arange(n) for a, n in zip(first, plan["prediction"], strict=True)]
-    x, y, z = (p.clip(0, n - 1) for p, n in zip(axes, case.labels.shape, strict=True))
+    shape = case.labels.shape
+    x, y, z = (p.clip(0, n - 1) for p, n in zip(axes, shape, strict=True))
     block = case.labels[x[:, None, None], y[:, None], z]
-    x, y, z = ((p < 0) | (p >= n) for p, n in zip(axes, case.labels.shape, strict=True))
-    block[x[:, None, None] | y[:, None] | z] = -1
-    return block
+    out_x, out_y, out_z = ((p < 0) | (p >= n) for p, n in zip(axes, shape, strict=True))
+    block[out_x[:, None, None] | out_y[:, None] | out_z] = -1
+    return np.asarray(block, np.int16)
 
 
 @dataclass(frozen=True)
@@ -877,9 +878,10 @@ def scores(network: Network, state: State, cases: Cases, names: Sequence[str]) -
         predicted, true = segmentation(network, state, case)[known], case.labels[known]
         for row, values in enumerate((predicted, true, true[predicted == true])):
             counts[row] += np.bincount(values, minlength=classes)
-    predicted, true, both = counts
-    total = predicted + true
-    dice = [2 * both[k] / total[k] if total[k] else None for k in range(classes)]
+    sizes, overlaps = counts[0] + counts[1], counts[2]
+    dice = [
+        2 * int(n) / int(size) if size else None for n, size in zip(overlaps, sizes, strict=True)
+    ]
     return Scores(dict(zip(network.classes[1:], dice[1:], strict=True)))
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deepseg.config.blocks.imported import AttachPoint
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.exports.train_step.construction import Construction
 from deepseg.exports.train_step.operators import OPERATORS, Translated, covered_setting
-from deepseg.exports.train_step.resampling import chosen, joined
+from deepseg.exports.train_step.resampling import along_axis, chosen, joined, selection_matrix
 from deepseg.exports.train_step.tape import Tape, Variable
 from deepseg.geometry.boxes import Int3
 from deepseg.geometry.context import margin
@@ -91,13 +93,28 @@ def _at_full_resolution(
     tape: Tape, y: Variable, point: AttachPoint, first: Int3, size: Sequence[int]
 ) -> Variable:
     """As `deepseg.model.imported.at_full_resolution`."""
-    for axis, begin, stride, start, n in zip(
-        AXES, point.begin, point.stride, first, size, strict=True
+    for axis, begin, offset, stride, start, n in zip(
+        AXES, point.begin, point.offset, point.stride, first, size, strict=True
     ):
-        last = y.shape[axis] - 1
-        places = [(start - begin + i) // stride for i in range(n)]
-        y = chosen(tape, y, axis, [min(max(place, 0), last) for place in places])
+        voxels = y.shape[axis]
+        is_whole = stride == 1 and begin <= start and start - begin + n <= voxels
+        if point.is_interpolated and not is_whole:
+            places = (start - offset + np.arange(n, dtype=np.float32)) / np.float32(stride)
+            y = along_axis(tape, y, axis, _interpolation(places, voxels))
+        else:
+            numbers = ((start - begin + i) // stride for i in range(n))
+            y = chosen(tape, y, axis, [min(max(number, 0), voxels - 1) for number in numbers])
     return y
+
+
+def _interpolation(places: NDArray[np.float32], voxels: int) -> NDArray[np.float32]:
+    """``(n, voxels)``: the shares of the two voxels around each place."""
+    places = places.clip(0, voxels - 1)
+    low = np.floor(places).astype(int)
+    high = np.minimum(low + 1, voxels - 1)
+    share = (places - low)[:, None]
+    before, after = (selection_matrix(numbers.tolist(), voxels) for numbers in (low, high))
+    return np.asarray(before * (1 - share) + after * share, np.float32)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from deepseg.exports.train_step.resampling import box, chosen, joined, with_bord
 from deepseg.exports.train_step.tape import Tape, Variable
 from deepseg.geometry.boxes import Int3, sub
 from deepseg.geometry.boxes import add as add_voxels
+from deepseg.geometry.context import Alignment
 from deepseg.model.feature_maps import AXES, border_before, crop_offset
 from deepseg.model.layers import Layer, Norm
 from deepseg.model.network import Network, Pathway
@@ -46,6 +47,8 @@ def logits(work: Construction, network: Network, inputs: Sequence[Variable]) -> 
         else:
             module = network.imported(pathway.name)
             outputs.append(imported_outputs(work, module, pathway, x))
+    if not network.layout.fc.layers:
+        return outputs[0]
     factors = [pathway.geometry.factor for pathway in network.layout.pathways]
     size = _size(outputs[0])
     full = [_repeated(work.tape, y, f, size) for y, f in zip(outputs, factors, strict=True)]
@@ -67,7 +70,7 @@ def _chain(work: Construction, pathway: Pathway, x: Variable) -> Variable:
     for layer in pathway.layers():
         y = _layer(work, layer, x)
         if layer.plan.adds_earlier_input:
-            y = _with_residual(work.tape, y, before)
+            y = _with_residual(work.tape, y, before, pathway.alignment)
         before, x = x, y
     return x
 
@@ -195,10 +198,11 @@ def _convolved(work: Construction, layer: Layer, x: Variable) -> Variable:
     return joined(work.tape, planes, 1)
 
 
-def _with_residual(tape: Tape, y: Variable, earlier: Variable) -> Variable:
+def _with_residual(tape: Tape, y: Variable, earlier: Variable, alignment: Alignment) -> Variable:
     """``y`` plus the middle of ``earlier``; missing feature maps count as 0, surplus is cut."""
     maps = min(y.shape[1], earlier.shape[1])
-    offsets = (crop_offset(n, m) for n, m in zip(earlier.shape[2:], y.shape[2:], strict=True))
+    sizes = zip(earlier.shape[2:], y.shape[2:], strict=True)
+    offsets = (crop_offset(n, m, alignment) for n, m in sizes)
     middle = box(tape, earlier, (0, 0, *offsets), (y.shape[0], maps, *y.shape[2:]))
     missing = (0, y.shape[1] - maps, 0, 0, 0)
     return add(tape, y, with_border(tape, middle, (0,) * 5, missing))

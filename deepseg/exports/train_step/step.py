@@ -109,8 +109,8 @@ def inference(network: Network, *, batch: int, segment: Int3) -> StepGraph:
 
 def _construction(network: Network, tape: Tape, *, trains: bool) -> Construction:
     learnt = frozenset(learnt_names(network))
-    fed = learnt | set(changing_statistics(network))
-    return Construction(tape, values_of(network), fed, learnt, trains)
+    changing = learnt | set(changing_statistics(network))
+    return Construction(tape, values_of(network), changing, learnt, trains)
 
 
 def _inputs(tape: Tape, network: Network, batch: int, segment: Int3) -> Iterator[Variable]:
