@@ -65,13 +65,13 @@ def negative(tape: Tape, x: Variable) -> Variable:
 def total(tape: Tape, x: Variable, axes: Sequence[int], *, keeps: bool = True) -> Variable:
     """The sum over ``axes``, which stay with a size of 1 unless told otherwise."""
     axes = sorted(axis % len(x.shape) for axis in axes)
-    kept = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
-    shape = kept if keeps else tuple(n for axis, n in enumerate(x.shape) if axis not in axes)
+    flat = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
+    shape = flat if keeps else tuple(n for axis, n in enumerate(x.shape) if axis not in axes)
     if not axes:
         return x
-    which = tape.constant(axes, "int64")
-    y = tape.call("ReduceSum", [x, which], shape, keepdims=int(keeps))
-    return tape.record(y, (x, lambda g: expand(tape, reshape(tape, g, kept), x.shape)))
+    numbers = tape.constant(axes, "int64")
+    y = tape.call("ReduceSum", [x, numbers], shape, keepdims=int(keeps))
+    return tape.record(y, (x, lambda g: expand(tape, reshape(tape, g, flat), x.shape)))
 
 
 def mean(tape: Tape, x: Variable, axes: Sequence[int], *, keeps: bool = True) -> Variable:

@@ -19,8 +19,8 @@ from deepseg.model.graph.operators.window import SlidingWindow
 
 def plain_window(kernel: Shape) -> SlidingWindow:
     """A window of every voxel, without stride, dilation and border."""
-    ones, none = (1,) * len(kernel), (0,) * len(kernel)
-    return SlidingWindow(tuple(kernel), ones, ones, none, none)
+    single, none = (1,) * len(kernel), (0,) * len(kernel)
+    return SlidingWindow(tuple(kernel), single, single, none, none)
 
 
 def convolution(
@@ -51,8 +51,8 @@ def convolution(
 
     pairs = [(x, back_to_input), (weight, back_to_weight)]
     if bias is not None:
-        others = (0, *range(2, len(shape)))
-        pairs.append((bias, lambda g: total(tape, g, others, keeps=False)))
+        spatial = (0, *range(2, len(shape)))
+        pairs.append((bias, lambda g: total(tape, g, spatial, keeps=False)))
     return tape.record(y, *pairs)
 
 

@@ -38,9 +38,13 @@ STATE_NAME = re.compile(r"state_(\d{6,})\.npz")
 COUNTERS = ("step", "lowest_loss", "best_dice")  # beside the tensors of a state
 PARTS = ("first", "second", "third")
 ENDINGS = (".npy", ".nii", ".nii.gz")
-NIFTI_TYPES = {
-    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8",
-}  # fmt: skip
+NIFTI_TYPES = dict(
+    zip(
+        (2, 4, 8, 16, 64, 256, 512, 768, 1024),
+        ("u1", "i2", "i4", "f4", "f8", "i1", "u2", "u4", "i8"),
+        strict=True,
+    )
+)
 SPACING_TOLERANCE = 1e-3  # of a voxel size, relative
 COLUMNS = "step,loss,lowest_loss,dice"
 
@@ -51,7 +55,7 @@ Mask = NDArray[np.bool_]
 
 
 class DeviceError(Exception):
-    """What is wrong, and what to do about it, in one line; with the exit code of the program."""
+    """One line about something that is wrong and what to do about it, with an exit code."""
 
     def __init__(self, code: str, got: str, expected: str, fix: str, *, exit_code: int = 2) -> None:
         super().__init__(f"[{code}] got {got}; expected {expected}; fix: {fix}")
@@ -209,8 +213,8 @@ def read_state(file: Path, manifest: Mapping[str, Any]) -> State:
     shapes = {name: tuple(shape) for name, shape in manifest["state"].items()}
     for name, shape in shapes.items():
         if name not in arrays or arrays[name].shape != shape:
-            found = str(arrays[name].shape) if name in arrays else "nothing"
-            raise _bad_state(file, f"{found} for {name} of shape {shape}")
+            actual = str(arrays[name].shape) if name in arrays else "nothing"
+            raise _bad_state(file, f"{actual} for {name} of shape {shape}")
         if not np.isfinite(arrays[name]).all():
             raise _bad_state(file, f"infinite or undefined values in {name}")
     defaults = {"step": 0, "lowest_loss": math.inf, "best_dice": -math.inf}
@@ -229,7 +233,7 @@ def _bad_state(file: Path, got: str) -> DeviceError:
 def write_state(file: Path, state: Mapping[str, NDArray[Any]]) -> None:
     """A state as a file that is whole or absent; equal states give equal bytes."""
     with replacing(file) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **state)  # type: ignore[arg-type]
+        np.savez(stream, allow_pickle=False, **state)
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -752,8 +756,10 @@ class Sampler:
     def _sample(self, batch: int, number: int) -> dict[str, NDArray[Any]]:
         rng = np.random.default_rng([self._seed, batch, number])
         case, voxels = self._pairs[int(rng.integers(len(self._pairs)))]
-        wanted = voxels.foreground if rng.random() < 0.5 else voxels.background
-        pool = wanted if wanted.size else np.concatenate([voxels.foreground, voxels.background])
+        preferred = voxels.foreground if rng.random() < 0.5 else voxels.background
+        pool = (
+            preferred if preferred.size else np.concatenate([voxels.foreground, voxels.background])
+        )
         flat = int(pool[int(rng.integers(pool.size))])
         centre = np.array(np.unravel_index(flat, case.labels.shape))
         start = centre - (np.array(self._plan["segment"]) - 1) // 2
@@ -874,8 +880,8 @@ def scores(network: Network, state: State, cases: Cases, names: Sequence[str]) -
     counts = np.zeros((3, classes), np.int64)
     for name in names:
         case = cases.read(name)
-        known = case.labels >= 0
-        predicted, true = segmentation(network, state, case)[known], case.labels[known]
+        labelled = case.labels >= 0
+        predicted, true = segmentation(network, state, case)[labelled], case.labels[labelled]
         for row, values in enumerate((predicted, true, true[predicted == true])):
             counts[row] += np.bincount(values, minlength=classes)
     sizes, overlaps = counts[0] + counts[1], counts[2]

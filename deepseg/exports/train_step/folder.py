@@ -98,5 +98,5 @@ def _freeze(network: Network, settings: StepSettings) -> None:
 
 def _arrays(network: Network) -> bytes:
     stream = io.BytesIO()
-    np.savez(stream, **initial_state(network))  # type: ignore[arg-type]
+    np.savez(stream, allow_pickle=False, **initial_state(network))
     return stream.getvalue()

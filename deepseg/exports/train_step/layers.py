@@ -114,8 +114,8 @@ def _normalised(work: Construction, layer: Layer, norm: Norm, x: Variable) -> Va
     _update(work, prefix, norm.settings, reshape(tape, result.mean, (x.shape[1],)), "mean")
     _update(work, prefix, norm.settings, reshape(tape, result.variance, (x.shape[1],)), "var")
     if norm.settings.statistics == "window":
-        steps, one = work[f"{prefix}.steps"], tape.constant(1, "int64")
-        work.statistics[f"{prefix}.steps"] = tape.call("Add", [steps, one], (), dtype="int64")
+        steps, unit = work[f"{prefix}.steps"], tape.constant(1, "int64")
+        work.statistics[f"{prefix}.steps"] = tape.call("Add", [steps, unit], (), dtype="int64")
     return scaled(tape, result.values, weight, bias)
 
 

@@ -58,11 +58,11 @@ def _shares(
         (1, classes, 1, 1, 1),
     )
     weight = tape.call("Where", [is_class, weights, tape.constant(0.0)], shape)
-    is_known = tape.call(
+    is_labelled = tape.call(
         "Greater", [labels, tape.constant(UNLABELLED, "int64")], labels.shape, dtype="bool"
     )
-    known = tape.call("Cast", [is_known], labels.shape, to="float32")
-    voxels = tape.call("ReduceSum", [known], (), keepdims=0)
+    labelled = tape.call("Cast", [is_labelled], labels.shape, to="float32")
+    voxels = tape.call("ReduceSum", [labelled], (), keepdims=0)
     return tape.call("Div", [weight, tape.call("Max", [voxels, tape.constant(1.0)], ())], shape)
 
 
@@ -98,7 +98,7 @@ def descended(
     shape = parameter.shape
     pull = tape.call("Mul", [rates.decay, parameter], shape)
     slope = tape.call("Add", [gradient, pull], shape)
-    kept = tape.call("Mul", [rates.momentum, velocity], shape)
-    fast = tape.call("Add", [kept, slope], shape)
+    momentum = tape.call("Mul", [rates.momentum, velocity], shape)
+    fast = tape.call("Add", [momentum, slope], shape)
     way = tape.call("Mul", [rates.learning_rate, fast], shape)
     return Moved(tape.call("Sub", [parameter, way], shape), fast)

@@ -86,5 +86,5 @@ def _inverse_deviation(tape: Tape, variance: Variable, epsilon: float) -> Variab
 
 def _mean(tape: Tape, x: Variable, axes: Sequence[int]) -> Variable:
     """The mean without a way back: what it contributes is in the formula above."""
-    kept = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
-    return tape.call("ReduceMean", [x], kept, axes=tuple(axes), keepdims=1)
+    flat = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
+    return tape.call("ReduceMean", [x], flat, axes=tuple(axes), keepdims=1)

@@ -53,13 +53,13 @@ def onnx_content(
 
 def _needed(graph: StepGraph) -> tuple[list[GraphNode], dict[str, NDArray[Any]]]:
     """Nodes and constants that an output depends on."""
-    wanted = {variable.name for variable in graph.outputs}
+    needed = {variable.name for variable in graph.outputs}
     nodes = []
     for node in reversed(graph.tape.nodes):
-        if wanted & set(node.outputs):
+        if needed & set(node.outputs):
             nodes.append(node)
-            wanted |= set(node.inputs)
-    constants = {n: value for n, value in graph.tape.constants.items() if n in wanted}
+            needed |= set(node.inputs)
+    constants = {n: value for n, value in graph.tape.constants.items() if n in needed}
     return nodes[::-1], constants
 
 

@@ -178,10 +178,10 @@ def _batch_normalisation(do: Translated) -> Variable:
 
 def _update_running(do: Translated, old: Variable, batch: Variable) -> None:
     """``momentum old + (1 - momentum) batch``."""
-    kept = do.node.number("momentum", 0.9)
+    share = do.node.number("momentum", 0.9)
     parts = (
-        do.tape.call("Mul", [value, do.tape.constant(share)], old.shape)
-        for value, share in ((old, kept), (batch, 1 - kept))
+        do.tape.call("Mul", [value, do.tape.constant(part)], old.shape)
+        for value, part in ((old, share), (batch, 1 - share))
     )
     do.work.statistics[old.name] = do.tape.call("Add", list(parts), old.shape)
 
@@ -246,8 +246,10 @@ def _softmax(do: Translated) -> Variable:
 def _dropout(do: Translated) -> Variable:
     if not do.call.trains:
         return do.x()
-    kept = 1 - do.call.number("ratio", 1, 0.5)
-    return activation.dropped(do.tape, do.x(), do.work.mask(do.label, do.x().shape, kept), 1 / kept)
+    share = 1 - do.call.number("ratio", 1, 0.5)
+    return activation.dropped(
+        do.tape, do.x(), do.work.mask(do.label, do.x().shape, share), 1 / share
+    )
 
 
 def _max_pooling(do: Translated) -> Variable:

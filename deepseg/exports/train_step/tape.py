@@ -61,7 +61,7 @@ class Tape:
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
     _records: list[_Record] = field(default_factory=list)
     _active: set[str] = field(default_factory=set)
-    _known: dict[Any, tuple[Variable, ...]] = field(default_factory=dict)
+    _results: dict[Any, tuple[Variable, ...]] = field(default_factory=dict)
 
     def input(self, name: str, shape: Shape, dtype: str = "float32") -> Variable:
         """A tensor that is fed."""
@@ -78,9 +78,9 @@ class Tape:
         """A nameless tensor that is written into the graph; equal ones are there once."""
         array = np.asarray(value, dtype)
         key = ("constant", array.shape, dtype, array.tobytes())
-        if key not in self._known:
-            self._known[key] = (self.weight(f"constant_{len(self.constants)}", array),)
-        return self._known[key][0]
+        if key not in self._results:
+            self._results[key] = (self.weight(f"constant_{len(self.constants)}", array),)
+        return self._results[key][0]
 
     def call(
         self,
@@ -110,15 +110,15 @@ class Tape:
         """The results of a node, of given shapes and types."""
         names = tuple(x.name for x in inputs)
         key = (operator, names, len(results), tuple(sorted(attributes.items())))
-        if key not in self._known:
+        if key not in self._results:
             label = f"{operator}_{len(self.nodes)}"
             outputs = [label if i == 0 else f"{label}_{i}" for i in range(len(results))]
             self.nodes.append(GraphNode(operator, names, tuple(outputs), attributes))
-            self._known[key] = tuple(
+            self._results[key] = tuple(
                 Variable(name, shape, dtype)
                 for name, (shape, dtype) in zip(outputs, results, strict=True)
             )
-        return self._known[key]
+        return self._results[key]
 
     def rename(self, variable: Variable, name: str) -> Variable:
         """``variable`` under another name, as an output of the graph."""
@@ -127,16 +127,16 @@ class Tape:
         return Variable(name, variable.shape, variable.dtype)
 
     def watch(self, variable: Variable) -> Variable:
-        """``variable``, from now on one for which gradients are wanted."""
+        """``variable``, from now on one for which gradients are active."""
         self._active.add(variable.name)
         return variable
 
     def record(self, result: Variable, *inputs: tuple[Variable, Pullback]) -> Variable:
         """``result``, with the way in which its gradient comes back to the inputs it is made of."""
-        wanted = tuple(pair for pair in inputs if pair[0].name in self._active)
-        if wanted and result.name not in self._active:
+        active = tuple(pair for pair in inputs if pair[0].name in self._active)
+        if active and result.name not in self._active:
             self._active.add(result.name)
-            self._records.append(_Record(result.name, wanted))
+            self._records.append(_Record(result.name, active))
         return result
 
     def gradients(self, result: Variable, variables: Sequence[Variable]) -> list[Variable]:

@@ -38,9 +38,11 @@ def verify(network: Network, settings: StepSettings, step: StepGraph, content: b
     feeds = random_feeds(network, settings, step.masks)
     session = _session(content)
     state = initial_state(network)
-    fed = {e.name: (feeds | state)[e.name] for e in session.get_inputs() if e.name in feeds | state}
+    arrays = {
+        e.name: (feeds | state)[e.name] for e in session.get_inputs() if e.name in feeds | state
+    }
     outputs = [entry.name for entry in session.get_outputs()]
-    results = dict(zip(outputs, session.run(outputs, fed), strict=True))
+    results = dict(zip(outputs, session.run(outputs, arrays), strict=True))
     for name, expected in torch_step(network, feeds).items():
         got = results[name if name == "loss" else NEW + name]
         limit = TOLERANCE * (1 + float(np.abs(expected).max()))
