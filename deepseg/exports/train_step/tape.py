@@ -127,7 +127,7 @@ class Tape:
         return Variable(name, variable.shape, variable.dtype)
 
     def watch(self, variable: Variable) -> Variable:
-        """``variable``, from now on one for which gradients are active."""
+        """``variable``, from now on one for which gradients are wanted."""
         self._active.add(variable.name)
         return variable
 
