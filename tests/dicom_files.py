@@ -10,6 +10,12 @@ import numpy as np
 
 CT, MR, ENHANCED_MR = (f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("2", "4", "4.1"))
 RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+SYNTAXES = {
+    "implicit": "1.2.840.10008.1.2",
+    "explicit": "1.2.840.10008.1.2.1",
+    "big": "1.2.840.10008.1.2.2",
+    "rle": "1.2.840.10008.1.2.5",
+}
 _LONG_TYPES = ("OB", "OW", "SQ")
 
 
@@ -27,7 +33,7 @@ def write_file(path, tags, *, sop_class, uid="1.2.3.4", syntax="1.2.840.10008.1.
     )
     length = _content({(2, 0): ("UL", len(meta))})
     tags = {(8, 0x16): ("UI", sop_class), (8, 0x18): ("UI", uid), **tags}
-    path.write_bytes(bytes(128) + b"DICM" + length + meta + _content(tags))
+    path.write_bytes(bytes(128) + b"DICM" + length + meta + _content(tags, syntax))
     return path
 
 
@@ -70,13 +76,35 @@ def write_series(folder, stored, *, spacing=(2.0, 3.0, 4.0), name="s", first=1, 
     return folder
 
 
-def write_frames(path, stored, positions):
-    """One enhanced file with a frame for each slice of ``stored``, each at its own position."""
+def write_frames(path, stored, positions, **settings):
+    """One enhanced file with a frame for each slice of ``stored``, each at its own position.
+
+    Args:
+        path: The file.
+        stored: ``(X, Y, N)`` whole numbers.
+        positions: Of all frames.
+        settings: ``slopes`` and ``intercepts`` of all frames, ``directions`` of single ones by
+            their number, ``frame_tags`` with tags of every frame, ``signed``, ``tags`` of the file,
+            and ``syntax``: ``explicit``, ``implicit``, ``big`` or ``rle``.
+    """
+    count = stored.shape[2]
+    measures = {(0x18, 0x50): ("DS", 4), (0x28, 0x30): ("DS", (3, 2))}
     shared = {
         (0x20, 0x9116): ("SQ", [{(0x20, 0x37): ("DS", (1, 0, 0, 0, 1, 0))}]),
-        (0x28, 0x9110): ("SQ", [{(0x18, 0x50): ("DS", 4), (0x28, 0x30): ("DS", (3, 2))}]),
+        (0x28, 0x9110): ("SQ", [measures]),
     }
     frames = [{(0x20, 0x9113): ("SQ", [{(0x20, 0x32): ("DS", place)}])} for place in positions]
+    slopes, intercepts = settings.get("slopes"), settings.get("intercepts", [0] * count)
+    for number, frame in enumerate(frames):
+        if slopes is not None:
+            scale = {(0x28, 0x1052): ("DS", intercepts[number])}
+            scale[0x28, 0x1053] = ("DS", slopes[number])
+            frame[0x28, 0x9145] = ("SQ", [scale])
+        if number in settings.get("directions", {}):
+            direction = {(0x20, 0x37): ("DS", settings["directions"][number])}
+            frame[0x20, 0x9116] = ("SQ", [direction])
+        if "frame_tags" in settings:
+            frame[0x20, 0x9111] = ("SQ", [settings["frame_tags"][number]])
     tags = {
         (0x08, 0x60): ("CS", "MR"),
         (0x20, 0x0D): ("UI", "1.2.3.1"),
@@ -84,9 +112,28 @@ def write_frames(path, stored, positions):
         (0x28, 0x08): ("IS", stored.shape[2]),
         (0x5200, 0x9229): ("SQ", [shared]),
         (0x5200, 0x9230): ("SQ", frames),
-        **_pixels(stored, signed=False),
+        **_pixels(stored, signed=settings.get("signed", False)),
+        **settings.get("tags", {}),
     }
-    return write_file(path, tags, sop_class=ENHANCED_MR)
+    tags = {tag: element for tag, element in tags.items() if element is not None}
+    syntax = settings.get("syntax", "explicit")
+    if syntax == "rle":
+        tags[0x7FE0, 0x10] = ("OB", [_run_lengths(stored[:, :, k]) for k in range(count)])
+    if syntax == "big":
+        tags[0x7FE0, 0x10] = ("OW", stored.astype(">u2").tobytes(order="F"))
+    return write_file(path, tags, sop_class=ENHANCED_MR, syntax=SYNTAXES[syntax])
+
+
+def _run_lengths(slice_):
+    """A slice of 16 bits in run-length encoding, without any run."""
+    values = slice_.astype(">u2").tobytes(order="F")
+    planes = []
+    for plane in (values[::2], values[1::2]):
+        parts = [plane[k : k + 128] for k in range(0, len(plane), 128)]
+        packed = b"".join(bytes([len(part) - 1]) + part for part in parts)
+        planes.append(packed + b"\x80" * (len(packed) % 2))
+    offsets = (2, 64, 64 + len(planes[0]), *[0] * 13)
+    return struct.pack("<16I", *offsets) + b"".join(planes)
 
 
 def _pixels(stored, signed):
@@ -105,27 +152,41 @@ def _pixels(stored, signed):
     }
 
 
-def _content(tags):
-    return b"".join(_element(*tag, *element) for tag, element in sorted(tags.items()))
+def _content(tags, syntax=SYNTAXES["explicit"]):
+    return b"".join(_element(*tag, *element, syntax) for tag, element in sorted(tags.items()))
 
 
-def _element(group, number, value_type, value):
-    content = _encoded(value_type, value)
+def _element(group, number, value_type, value, syntax):
+    order = ">" if syntax == SYNTAXES["big"] else "<"
+    head = struct.pack(f"{order}HH", group, number)
+    if (group, number) == (0x7FE0, 0x10) and isinstance(value, list):  # compressed frames
+        fragments = b"".join(_item(frame, order) for frame in [b"", *value])
+        end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+        return head + value_type.encode() + struct.pack("<HI", 0, 0xFFFFFFFF) + fragments + end
+    content = _encoded(value_type, value, syntax)
+    if syntax == SYNTAXES["implicit"]:
+        return head + struct.pack("<I", len(content)) + content
     if value_type in _LONG_TYPES:
-        size = struct.pack("<HI", 0, len(content))
+        size = struct.pack(f"{order}HI", 0, len(content))
     else:
-        size = struct.pack("<H", len(content))
-    return struct.pack("<HH", group, number) + value_type.encode() + size + content
+        size = struct.pack(f"{order}H", len(content))
+    return head + value_type.encode() + size + content
 
 
-def _encoded(value_type, value):
+def _item(content, order):
+    return struct.pack(f"{order}HHI", 0xFFFE, 0xE000, len(content)) + content
+
+
+def _encoded(value_type, value, syntax):
+    order = ">" if syntax == SYNTAXES["big"] else "<"
     if value_type == "US":
-        return struct.pack("<H", value)
+        return struct.pack(f"{order}H", value)
     if value_type == "UL":
-        return struct.pack("<I", value)
+        return struct.pack(f"{order}I", value)
+    if value_type == "FD":
+        return struct.pack(f"{order}d", value)
     if value_type == "SQ":
-        items = [_content(tags) for tags in value]
-        return b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item for item in items)
+        return b"".join(_item(_content(tags, syntax), order) for tags in value)
     if isinstance(value, bytes):
         return value
     values = [value] if isinstance(value, str | int | float) else list(value)

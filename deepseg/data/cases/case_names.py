@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 CaseKey: TypeAlias = tuple[str, ...]
 
-ENDING = re.compile(r"\.(nii|img|hdr|mha|mhd|nrrd|nhdr)(\.gz)?$", re.IGNORECASE)
+ENDING = re.compile(r"\.(nii|img|hdr|mha|mhd|nrrd|nhdr|dcm|ima)(\.gz)?$", re.IGNORECASE)
 ALLOWED = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]+")
 LONGEST = 200  # bytes of a name; a file system counts bytes, and 255 hold the name of a result file
 

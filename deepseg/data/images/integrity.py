@@ -22,6 +22,7 @@ from deepseg.errors import DeepsegError, Problem, did_you_mean
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".img", ".img.gz", ".hdr", ".hdr.gz")
 ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
+DICOM_SUFFIXES = (".dcm", ".ima")  # of enhanced files, which hold a whole series
 
 _WHOLE_BYTES, _END_BYTES = 1 << 22, 1 << 16  # read for a digest: whole files, ends of larger ones
 _PIECES, _PIECE_BYTES = 256, 1 << 12  # and pieces in between
@@ -66,6 +67,8 @@ def format_of(path: Path) -> Literal["nifti", "itk", "dicom"]:
         return "dicom"
     if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
         raise DeepsegError(_unreadable(path, "a pipe, socket or device"))
+    if has_suffix(path, *DICOM_SUFFIXES):
+        return "dicom"
     if not has_suffix(path, *NIFTI_SUFFIXES, *ITK_SUFFIXES):
         raise DeepsegError(_unknown_format(path))
     with damage_named(path), path.open("rb") as stream:
@@ -208,7 +211,7 @@ def _unknown_format(path: Path) -> Problem:
         code="file-format",
         got=f"the suffix {''.join(path.suffixes[-2:]) or 'of no format'}",
         expected=f"one of {', '.join(NIFTI_SUFFIXES + ITK_SUFFIXES)}, or a folder with one "
-        "DICOM series",
+        "DICOM series, or an enhanced .dcm",
         fix="convert the file to .nii.gz",
         where=str(path),
     )

@@ -598,7 +598,8 @@ def test_an_unknown_format_is_refused_with_those_known(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG")
     assert refusal_of(tmp_path / "a.png") == (
         "[file-format] FILE: got the suffix .png; expected one of .nii, .nii.gz, .img, .img.gz, "
-        ".hdr, .hdr.gz, .mha, .mhd, .nrrd, .nhdr, or a folder with one DICOM series; "
+        ".hdr, .hdr.gz, .mha, .mhd, .nrrd, .nhdr, or a folder with one DICOM series, or an "
+        "enhanced .dcm; "
         "fix: convert the file to .nii.gz"
     )
 

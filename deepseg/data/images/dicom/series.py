@@ -1,4 +1,4 @@
-"""The one DICOM series in a folder, as a grid and as voxels."""
+"""The one DICOM series in a folder or an enhanced file, as a grid and as voxels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepseg.data.images.dicom.slices import DicomSlice, dicom_slice, is_dicom
+from deepseg.data.images.dicom.slices import DicomSlice, dicom_slices, is_dicom
 from deepseg.data.images.dicom.stack import Stack, series_name, stack_of
 from deepseg.data.images.grid import Grid, invertible, three_dimensional
 from deepseg.data.images.integrity import damage_named
@@ -46,17 +46,35 @@ def _grid(folder: Path, stack: Stack, index: int | None) -> Grid:
 
 
 def _stack(folder: Path) -> Stack:
+    if folder.is_file():
+        return _stack_in_file(folder)
     with damage_named(folder):
         files = [path for path in sorted(folder.iterdir()) if is_dicom(path)]
     by_series: dict[str, list[DicomSlice]] = {}
     for path in files:
-        item = dicom_slice(path)
-        if item is not None:
+        for item in dicom_slices(path):
             by_series.setdefault(item.tags.get(_SERIES_UID, ""), []).append(item)
     if len(by_series) != 1:
         raise DeepsegError(_series_problem(folder, list(by_series.values())))
     (slices,) = by_series.values()
     return stack_of(slices, str(folder))
+
+
+def _stack_in_file(path: Path) -> Stack:
+    """The stack of an enhanced file, which holds a whole series."""
+    slices = dicom_slices(path) if is_dicom(path) else []
+    if len(slices) > 1 or any(item.frames > 1 for item in slices):
+        return stack_of(slices, str(path))
+    content = "one slice" if slices else "no DICOM image"
+    raise DeepsegError(
+        Problem(
+            code="dicom-series",
+            got=f"a file with {content}",
+            expected="a whole series: an enhanced file with a frame for every slice, or a folder",
+            fix="give the folder of the series" if slices else "give the image itself",
+            where=str(path),
+        )
+    )
 
 
 def _series_problem(folder: Path, series: Sequence[Sequence[DicomSlice]]) -> Problem:

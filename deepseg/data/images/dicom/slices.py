@@ -1,8 +1,8 @@
-"""One DICOM file as a slice: its tags, its place in the patient, its voxels.
+"""DICOM files as slices: their tags, their place in the patient, their voxels.
 
 SimpleITK reads every slice by itself, so that each is scaled as its own header says: read together,
 all would have the integer type of the first, which cuts fractions off and wraps large values
-around. Other slices are not known here.
+around. The frames of an enhanced file are slices too. Other slices are not known here.
 
 Source: DICOM PS3.3, "Information Object Definitions", C.7.6.2 (Image Plane Module) and C.11.1
 (Modality LUT Module), https://dicom.nema.org/medical/dicom/current/output/html/part03.html
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 
+from deepseg.data.images.dicom.data_set import DEFLATED, EXPLICIT
+from deepseg.data.images.dicom.frames import Frames, frames_of
 from deepseg.data.images.integrity import damage_named, damaged, has_suffix
 from deepseg.data.images.raw_voxels import dtype_problem
 from deepseg.errors import DeepsegError, Problem
@@ -51,10 +53,14 @@ _READABLE_SYNTAXES = (
 
 @dataclass(frozen=True)
 class DicomSlice:
-    """A DICOM file that holds an image.
+    """A DICOM file that holds an image, or a frame of one.
 
     Attributes:
-        tags: Text of every tag outside sequences, as ``0020|0032``, without padding.
+        path: The file.
+        tags: Text of every tag outside sequences, as ``0020|0032``, without padding; of a frame
+            also those of its functional groups.
+        source: The frames of the file, if this is one of them.
+        index: Of the frame, counted from 0.
 
     >>> tags = {"0028|0030": r"2\\3", "0020|0037": r"1\\0\\0\\0\\1\\0", "0020|0032": r"4\\5\\6"}
     >>> plane = DicomSlice(Path("s001.dcm"), tags)
@@ -64,6 +70,13 @@ class DicomSlice:
 
     path: Path
     tags: Mapping[str, str]
+    source: Frames | None = field(default=None, repr=False)
+    index: int = 0
+
+    @property
+    def name(self) -> str:
+        """The file, and of several frames in it which one, counted from 1."""
+        return self.path.name + (f" frame {self.index + 1}" if self.source else "")
 
     def values(self, tag: str, count: int) -> Vector | None:
         """The ``count`` finite numbers of a tag; None if it has other content."""
@@ -75,8 +88,8 @@ class DicomSlice:
 
     @property
     def frames(self) -> int:
-        """Images in the file."""
-        frames = self.values(FRAMES, 1)
+        """Images in the file that nothing tells apart: 1 for a frame with a place of its own."""
+        frames = None if self.source else self.values(FRAMES, 1)
         return 1 if frames is None else int(frames[0])
 
     @property
@@ -111,6 +124,8 @@ class DicomSlice:
         Raises:
             DeepsegError: ``image-damaged``, or ``image-dtype`` for colours.
         """
+        if self.source is not None:
+            return self.source.voxels(self.index)
         try:
             image = sitk.ReadImage(str(self.path))
         except RuntimeError:
@@ -134,15 +149,16 @@ def is_dicom(path: Path) -> bool:
         return stream.read(132)[128:] == b"DICM" or has_suffix(path, ".dcm", ".ima")
 
 
-def dicom_slice(path: Path) -> DicomSlice | None:
-    """The tags of a DICOM file; None for one without an image, such as contours or a report.
+def dicom_slices(path: Path) -> list[DicomSlice]:
+    """A DICOM file, or its frames; none without an image, such as contours or a report.
 
     Raises:
-        DeepsegError: ``image-damaged``.
+        DeepsegError: ``image-damaged``, or ``file-format`` for a compression that is not read.
     """
-    sop_class = _meta(path).get(_SOP_CLASS, "")
+    meta = _meta(path)
+    sop_class = meta.texts.get(_SOP_CLASS, "")
     if any(f"{sop_class}.".startswith(f"{prefix}.") for prefix in _WITHOUT_IMAGE):
-        return None
+        return []
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what it warns of is refused here
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -151,12 +167,19 @@ def dicom_slice(path: Path) -> DicomSlice | None:
     except RuntimeError:
         raise DeepsegError(_unread(path)) from None
     tags = {key: reader.GetMetaData(key).strip("\0 ") for key in reader.GetMetaDataKeys()}
-    return DicomSlice(path, tags)
+    whole = DicomSlice(path, tags)
+    if whole.frames == 1 and POSITION in tags:
+        return [whole]
+    syntax = meta.texts.get(_TRANSFER_SYNTAX, EXPLICIT)
+    frames = None if syntax == DEFLATED else frames_of(path, syntax, meta.end)
+    if frames is None:
+        return [whole]
+    return [DicomSlice(path, frame, frames, index) for index, frame in enumerate(frames.tags)]
 
 
 def _unread(path: Path) -> Problem:
     """The problem of a file that SimpleITK cannot read."""
-    syntax = _meta(path).get(_TRANSFER_SYNTAX)
+    syntax = _meta(path).texts.get(_TRANSFER_SYNTAX)
     if syntax is None or syntax in _READABLE_SYNTAXES:
         return damaged(path, "a DICOM file that is damaged")
     return Problem(
@@ -168,13 +191,26 @@ def _unread(path: Path) -> Problem:
     )
 
 
-def _meta(path: Path) -> dict[int, str]:
-    """Text of the elements of group 2, which describe the file, by number."""
+@dataclass(frozen=True)
+class _Meta:
+    """The elements of group 2, which describe the file.
+
+    Attributes:
+        texts: By number.
+        end: The byte after them.
+    """
+
+    texts: Mapping[int, str]
+    end: int
+
+
+def _meta(path: Path) -> _Meta:
     with damage_named(path), path.open("rb") as stream:
         content = stream.read(_META_BYTES)
     elements: dict[int, str] = {}
-    place = 132
-    while content[128:132] == b"DICM" and len(content) >= place + 12:
+    is_marked = content[128:132] == b"DICM"
+    place = 132 if is_marked else 0
+    while is_marked and len(content) >= place + 12:
         group, number, value_type = struct.unpack_from("<HH2s", content, place)
         if group != 2:
             break
@@ -183,4 +219,4 @@ def _meta(path: Path) -> dict[int, str]:
         place += 8 + 4 * is_long
         elements[number] = content[place : place + size].decode("ascii", "replace").strip("\0 ")
         place += size
-    return elements
+    return _Meta(elements, place)

@@ -9,9 +9,11 @@ the right, the front and the head.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -48,14 +50,22 @@ _SHARED = {  # tags by which the slices of one stack must agree
 _REPEATED = {  # tags that tell slices at one place apart, the most telling first
     "0018|0086": "EchoNumbers",
     "0018|0081": "EchoTime",
+    "0018|9082": "EffectiveEchoTime",
     "0018|9087": "DiffusionBValue",
     "0020|0100": "TemporalPositionIdentifier",
+    "0020|9128": "TemporalPositionIndex",
     "0018|1060": "TriggerTime",
+    "0020|9153": "NominalCardiacTriggerDelayTime",
+    "0062|000b": "ReferencedSegmentNumber",
+    "0008|9007": "FrameType",
     "0008|0008": "ImageType",
+    "0020|9056": "StackID",
     "0020|0012": "AcquisitionNumber",
+    "0018|9074": "FrameAcquisitionDateTime",
     "0008|0032": "AcquisitionTime",
     "0008|0033": "ContentTime",
     "0020|0013": "InstanceNumber",
+    "0020|9157": "DimensionIndexValues",
 }
 _SPLIT = "give each phase, echo or repetition a folder of its own, as a series of its own"
 
@@ -96,9 +106,16 @@ def series_name(slices: Sequence[DicomSlice]) -> str:
         modality,
         repr(description) if description else "",
         f"UID {uid}" if uid else "",
-        f"{len(slices)} file{'s' * (len(slices) != 1)}",
+        _count(slices),
     ]
     return f"series {number or 'without number'} ({', '.join(part for part in parts if part)})"
+
+
+def _count(slices: Sequence[DicomSlice]) -> str:
+    """Files, and frames in them."""
+    files = len({item.path for item in slices})
+    frames = f"{len(slices)} frames in " if len(slices) > files else ""
+    return f"{frames}{files} file{'s' * (files != 1)}"
 
 
 def stack_of(slices: Sequence[DicomSlice], where: str) -> Stack:
@@ -129,8 +146,9 @@ def _unplaced(slices: Sequence[DicomSlice], where: str) -> Iterator[Problem]:
         yield _problem(
             slices,
             where,
-            f"{several[0].frames} frames in the one file {several[0].path.name}",
-            "one slice per file",
+            f"{several[0].frames} frames in the one file {several[0].path.name}, and no "
+            "functional groups that say where each lies",
+            "one slice per file, or an enhanced file",
             "convert it to NIfTI (dcm2niix does), or to one file per slice",
         )
         return
@@ -211,15 +229,18 @@ def _without_copies(
     """Places without files that have the same bytes as another one, and their names in warnings."""
     single: list[list[DicomSlice]] = []
     warnings = []
+    digests: dict[Path, bytes] = {}
     for place in places:
-        first_with: dict[bytes, DicomSlice] = {}
+        first_with: dict[tuple[bytes, int], DicomSlice] = {}
         for item in sorted(place, key=lambda item: (len(item.path.name), item.path.name)):
-            content = item.path.read_bytes() if len(place) > 1 else b""
-            original = first_with.setdefault(content, item)
+            if len(place) > 1 and item.path not in digests:
+                digests[item.path] = hashlib.sha256(item.path.read_bytes()).digest()
+            content = digests.get(item.path, b"")
+            original = first_with.setdefault((content, item.index), item)
             if original is not item:
                 warnings.append(f"{item.path.name} is a copy of {original.path.name}; read once")
         single.append(list(first_with.values()))
-    return single, tuple(warnings)
+    return single, tuple(dict.fromkeys(warnings))
 
 
 def _repeated(
@@ -230,7 +251,7 @@ def _repeated(
     shown = {tag: [item.tags.get(tag, "") for item in together] for tag in _REPEATED}
     telling = next((tag for tag, texts in shown.items() if len(set(texts)) > 1), None)
     if telling is None:
-        difference = f"such as {together[0].path.name} and {together[1].path.name}"
+        difference = f"such as {together[0].name} and {together[1].name}"
     else:
         texts = list(dict.fromkeys(shown[telling]))
         listed = ", ".join(texts[:4]) + ", …" * (len(texts) > 4)
@@ -287,7 +308,7 @@ def _uneven(ordered: Sequence[DicomSlice], where: str) -> Problem:
         got = f"slices that do not lie on one straight line in {name}"
         fix = "resample the series to slices that lie in a row"
         return _damaged(where, got, "slices on a straight line", fix)
-    before, after = ordered[odd].path.name, ordered[odd + 1].path.name
+    before, after = ordered[odd].name, ordered[odd + 1].name
     got = (
         f"{len(ordered)} slices at unequal distances in {name}: {usual:g} mm, but "
         f"{steps[odd]:g} mm between {before} and {after}"
@@ -328,7 +349,7 @@ def _some(group: Sequence[DicomSlice], slices: Sequence[DicomSlice]) -> str:
     """Files of a group, by number and the first of them."""
     if len(group) == len(slices):
         return "any slice" if len(slices) > 1 else "the slice"
-    return f"{len(group)} of {len(slices)} slices ({group[0].path.name})"
+    return f"{len(group)} of {len(slices)} slices ({group[0].name})"
 
 
 def _problem(

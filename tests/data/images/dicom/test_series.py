@@ -253,13 +253,132 @@ def test_one_slice_without_its_place_is_named(tmp_path):
     )
 
 
-def test_a_file_with_many_frames_is_named(tmp_path):
-    write_frames(tmp_path / "a/m.dcm", ramp(), places(0, 4, 8, 12, 16, 99))
+# ---- Many frames in one file ----
+
+FRAMES = "series without number (MR, UID 1.2.3.10, {} frames in 1 file)"
+
+
+@pytest.mark.parametrize("syntax", ["explicit", "implicit", "big", "rle"])
+def test_frames_lie_where_their_groups_say(tmp_path, syntax):
+    heights = places(12, 4, 0, 20, 8, 16)
+    path = write_frames(tmp_path / "a/m.dcm", ramp() * 300, heights, syntax=syntax)
+    image = read_image(tmp_path / "a")
+    assert np.array_equal(image.array, 300 * ramp()[:, :, [2, 1, 4, 0, 5, 3]])
+    assert np.array_equal(image.geometry.affine, TO_RAS @ np.diag([2, 3, 4, 1]))
+    assert image.warnings == ()
+    assert np.array_equal(read_image(path).array, image.array)
+
+
+def test_every_frame_is_scaled_as_its_own_group_says(tmp_path):
+    slopes, intercepts = [1, 0.5, 100, 1e-3, -1, 1], [0, -1024, 0, 0, 3, 0]
+    write_frames(
+        tmp_path / "a/m.dcm",
+        ramp(),
+        places(0, 4, 8, 12, 16, 20),
+        slopes=slopes,
+        intercepts=intercepts,
+    )
+    assert np.allclose(read_image(tmp_path / "a").array, ramp() * slopes + intercepts, rtol=1e-6)
+
+
+def test_frames_have_signs_and_no_overlays(tmp_path):
+    stored = ramp() - 60
+    heights = places(0, 4, 8, 12, 16, 20)
+    write_frames(tmp_path / "a/m.dcm", stored, heights, signed=True)
+    assert np.array_equal(read_image(tmp_path / "a").array, stored)
+    bits = {(0x28, 0x101): ("US", 12), (0x28, 0x102): ("US", 11)}
+    write_frames(tmp_path / "b/m.dcm", ramp() + 0x8000, heights, tags=bits)
+    assert np.array_equal(read_image(tmp_path / "b").array, ramp())
+
+
+def test_compressed_frames_are_scaled_alike_or_refused(tmp_path):
+    heights = places(0, 4, 8, 12, 16, 20)
+    alike, differing = [2] * 6, [2] * 5 + [3]
+    write_frames(tmp_path / "a/m.dcm", ramp(), heights, slopes=alike, syntax="rle")
+    assert np.array_equal(read_image(tmp_path / "a").array, 2 * ramp())
+    write_frames(tmp_path / "b/m.dcm", ramp(), heights, slopes=differing, syntax="rle")
+    with pytest.raises(DeepsegError) as refusal:
+        read_image(tmp_path / "b")
+    assert str(refusal.value).replace(str(tmp_path), "HERE") == (
+        "[file-format] HERE/b/m.dcm: got compressed frames with slopes or intercepts of their own; "
+        "expected one scale for all frames, or frames that are not compressed; "
+        "fix: write the file again without compression (gdcmconv --raw does)"
+    )
+
+
+def test_files_of_one_frame_each_have_groups_too(tmp_path):
+    for k in range(6):
+        path = tmp_path / f"a/m{k}.dcm"
+        write_frames(path, ramp()[:, :, k : k + 1], places(4 * k))
+    assert np.array_equal(read_image(tmp_path / "a").array, ramp())
+
+
+def test_phases_in_one_file_are_told_apart(tmp_path):
+    phases = [{(0x20, 0x9128): ("UL", 1 + k // 3)} for k in range(6)]
+    write_frames(tmp_path / "a/m.dcm", ramp(), places(0, 4, 8, 0, 4, 8), frame_tags=phases)
+    assert refusal_of(tmp_path / "a") == (
+        f"[dicom-series] FOLDER: got {FRAMES.format(6)}: 6 slices at 3 places, up to 2 at one, "
+        "which differ in TemporalPositionIndex: 1, 2; expected one slice at every place; "
+        f"fix: {SPLIT}"
+    )
+
+
+def test_frames_that_are_no_stack_are_named(tmp_path):
+    heights = places(0, 4, 8, 12, 16, 99)
+    write_frames(tmp_path / "a/m.dcm", ramp(), heights)
+    assert refusal_of(tmp_path / "a") == (
+        f"[image-damaged] FOLDER: got 6 slices at unequal distances in {FRAMES.format(6)}: 4 mm, "
+        "but 83 mm between m.dcm frame 5 and m.dcm frame 6; expected slices at equal distances; "
+        "fix: add the missing slices or resample the series to equal distances"
+    )
+    write_frames(
+        tmp_path / "b/m.dcm",
+        ramp(),
+        places(0, 4, 8, 12, 16, 20),
+        directions={4: (1, 0, 0, 0, 0, -1)},
+    )
+    assert "slices with 2 orientations, as localizers have" in refusal_of(tmp_path / "b")
+
+
+def test_frames_without_groups_are_put_nowhere(tmp_path):
+    groups = {(0x5200, 0x9229): None, (0x5200, 0x9230): None}
+    write_frames(tmp_path / "a/m.dcm", ramp(), places(*range(6)), tags=groups)
     assert refusal_of(tmp_path / "a") == (
         "[dicom-series] FOLDER: got series without number (MR, UID 1.2.3.10, 1 file): 6 frames in "
-        "the one file m.dcm; expected one slice per file; "
+        "the one file m.dcm, and no functional groups that say where each lies; "
+        "expected one slice per file, or an enhanced file; "
         "fix: convert it to NIfTI (dcm2niix does), or to one file per slice"
     )
+
+
+def test_a_copy_of_a_file_of_frames_is_read_once(tmp_path):
+    path = write_frames(tmp_path / "a/m.dcm", ramp(), places(0, 4, 8, 12, 16, 20))
+    shutil.copy(path, tmp_path / "a/m (1).dcm")
+    image = read_image(tmp_path / "a")
+    assert np.array_equal(image.array, ramp())
+    assert image.warnings == ("m (1).dcm is a copy of m.dcm; read once",)
+
+
+def test_one_slice_of_a_series_is_not_taken_for_the_series(tmp_path):
+    folder = write_series(tmp_path / "a", ramp())
+    assert refusal_of(folder / "s003.dcm") == (
+        "[dicom-series] FOLDER: got a file with one slice; expected a whole series: an enhanced "
+        "file with a frame for every slice, or a folder; fix: give the folder of the series"
+    )
+
+
+@pytest.mark.parametrize("size", [0.2, 0.5, 0.8, 0.99])
+def test_a_file_of_frames_that_was_cut_is_damaged(tmp_path, size):
+    path = write_frames(tmp_path / "a/m.dcm", ramp(), places(0, 4, 8, 12, 16, 20))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(size * len(content))])
+    with pytest.raises(DeepsegError) as refusal:
+        read_image(tmp_path / "a")
+    assert {problem.code for problem in refusal.value.problems} <= {
+        "image-damaged",
+        "image-truncated",
+        "dicom-series",
+    }
 
 
 def test_a_compression_that_is_not_read_is_named(tmp_path):
