@@ -36,6 +36,8 @@ from deepseg.sessions.comparison.run_history import (
     read_run,
     seed_groups,
 )
+from deepseg.sessions.segmentation.completed_cases import CompletedCases
+from deepseg.sessions.set_aside import warn_of_set_aside
 from deepseg.storage.atomic import writable, write_json, write_text
 
 
@@ -222,6 +224,12 @@ def _write(
 ) -> None:
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    names = [
+        *("cases.csv", *(f"comparison.{ending}" for ending in ("json", "csv", *PICTURES))),
+        *(f"{table.name}.{ending}" for table in tables for ending in ("csv", "tex")),
+    ]
+    written = CompletedCases(folder, ".written")
+    warn_of_set_aside(written.begin("comparison", [folder / name for name in names]), console)
     record = comparison_record(groups, metric=metric, reach=reach)
     record["differences"] = [difference.record() for difference in differences(groups)]
     write_json(folder / "comparison.json", record)
@@ -234,7 +242,10 @@ def _write(
         write_comparison_picture(groups, folder / "comparison", metric=metric, reach=reach)
     except DeepsegError as error:
         console.warn(str(error))
+    files = [name for name in names if (folder / name).is_file()]
+    written.keep("comparison", "", {"files": files})
     console.say(f"comparison in {folder}: " + "; ".join(_NAMES))
 
 
+PICTURES = ("png", "pdf", "svg")
 _NAMES = ("comparison.png, .pdf, .svg, .json, .csv", "tables as .csv and .tex")

@@ -35,8 +35,8 @@ from deepseg.sessions.result_names import result_endings
 from deepseg.sessions.segmentation.case_stages import CaseStages
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
 from deepseg.sessions.segmentation.pipeline import in_stages
-from deepseg.sessions.segmentation.result_files import warn_of_set_aside
 from deepseg.sessions.segmentation.score_table import ScoreTable
+from deepseg.sessions.set_aside import warn_of_set_aside
 from deepseg.sessions.training.epoch_log import announce, log_settings
 
 UNKNOWN_PREPARATION = (

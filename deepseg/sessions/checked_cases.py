@@ -334,7 +334,9 @@ def checked_cases(
     summaries = _summaries(cases, model, console, rules)
     checked = CheckedCases(tuple(cases), tuple(summaries), columns=listed.columns)
     if rules.skip_faulty:
-        checked = _without_faulty(checked, console, rules)
+        checked = _without_faulty(
+            _with_problems_of_comparisons(checked, model, rules), console, rules
+        )
     problems, warnings = find_problems(
         checked.summaries,
         CohortRules(
@@ -443,6 +445,24 @@ def _without_faulty(checked: CheckedCases, console: Console, rules: CheckRules) 
         summaries=tuple(summary for summary in checked.summaries if not summary.problems),
         left_out=tuple(p for summary in checked.summaries for p in summary.problems),
     )
+
+
+def _with_problems_of_comparisons(
+    checked: CheckedCases, model: ModelConfig, rules: CheckRules
+) -> CheckedCases:
+    """The cases, each with the differences for which it cannot be used with the models."""
+    summaries = [
+        replace(summary, problems=(*summary.problems, *_differences(case, rules)))
+        for case, summary in zip(checked.traits(model.channels), checked.summaries, strict=True)
+    ]
+    if rules.shard is None and all(summary.problems for summary in summaries):
+        return checked  # told for all of them together
+    return replace(checked, summaries=tuple(summaries))
+
+
+def _differences(case: CaseTraits, rules: CheckRules) -> list[Problem]:
+    """What is wrong with one case for the models."""
+    return [problem for comparison in rules.comparisons for problem in comparison.problems([case])]
 
 
 def _problems(summaries: Sequence[CaseSummary]) -> list[Problem]:

@@ -23,15 +23,19 @@ from typing import Any
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.report.console import Console
 from deepseg.sessions.event_log import EventLog
-from deepseg.sessions.folder_lock import lock_session
+from deepseg.sessions.folder_lock import is_last_shard, lock_session
 from deepseg.sessions.outcome import Outcome, exit_code
 from deepseg.sessions.processes.shard import Shard
-from deepseg.storage.atomic import writable, write_text
+from deepseg.sessions.set_aside import set_aside, warn_of_set_aside
+from deepseg.storage.atomic import writable, write_json, write_text
 from deepseg.storage.save_file import SaveFile, read_save, write_save
 from deepseg.version import VERSION
 
 RUNNING = "running.save"
-BEGINNING = re.compile(r"(log|outcome|events|lock|cache)(-\d+of\d+)?(\.txt|\.jsonl?|\.owner)?")
+BEGINNING = re.compile(
+    r"(log|outcome|events|lock|cache)(-\d+of\d+|-made)?(\.txt|\.jsonl?|\.owner)?"
+)
+MADE_BY_SHARD = "lock-made.json"  # the folders that the first shard has made, this one first
 RESUMABLE = (RUNNING, "last.save", "previous.save")  # files from which a session can go on
 
 
@@ -81,6 +85,8 @@ class SessionFolder:
         self._new_folders = missing_folders(self.path)
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            if self._ending and self._new_folders:
+                write_json(self.path / MADE_BY_SHARD, list(map(str, self._new_folders)))
             self._locks = lock_session(self.path, self._ending)
             with ExitStack() as opened:
                 for lock in self._locks:
@@ -93,8 +99,9 @@ class SessionFolder:
                     on_warning=lambda text: self.note("warning", text=text),
                 )
                 opened.callback(self.console.close)
-                self._outcome.begin()
+                foreign = self._outcome.begin()
                 self._opened = opened.pop_all()
+        warn_of_set_aside(foreign, self.console)
         self.note("started", pid=os.getpid(), host=socket.gethostname(), version=VERSION)
         return self
 
@@ -109,10 +116,23 @@ class SessionFolder:
         with self._opened:
             self.note("ended", exit_code=exit_code(error))
             self._outcome.end(error, self.console.warnings)
-            is_alone = not self._ending  # no other shard is at work here
-            if exit_code(error) == DeepsegError.exit_code and self._new_folders and is_alone:
-                self.console.close()
-                discard(self.path, self._new_folders)
+            if exit_code(error) == DeepsegError.exit_code:
+                self._discard_if_new()
+
+    def _discard_if_new(self) -> None:
+        """Remove the folder if this session was refused and has made it, with all other shards.
+
+        A shard that others are at work beside leaves the folder to the last of them.
+        """
+        if not self._ending:
+            new_folders = self._new_folders
+        elif is_last_shard(self._locks):
+            new_folders = _noted_folders(self.path)
+        else:
+            return
+        if new_folders:
+            self.console.close()
+            discard(self.path, new_folders)
 
     def note(self, event: str, **fields: Any) -> None:
         """Add a line to events.jsonl."""
@@ -123,6 +143,14 @@ class SessionFolder:
     def models(self) -> Path:
         """Where the model files are."""
         return self.path / "models"
+
+    def set_aside_foreign(self) -> None:
+        """Set records and curves aside that no epoch of this session has written."""
+        metrics, curves = self.path / "metrics.jsonl", self.path / "progress.png"
+        foreign = [metrics] if metrics.is_file() and not _holds_records(metrics) else []
+        if curves.is_file() and (foreign or not metrics.is_file()):
+            foreign.append(curves)
+        warn_of_set_aside([set_aside(file, self.path) for file in foreign], self.console)
 
     def latest(self) -> Path | None:
         """The whole model file of this session that has come furthest, or None before the first.
@@ -234,6 +262,24 @@ class SessionFolder:
     def _write_records(self, records: list[dict[str, Any]]) -> None:
         from_text = "".join(json.dumps(record) + "\n" for record in records)
         write_text(self.path / "metrics.jsonl", from_text)
+
+
+def _holds_records(path: Path) -> bool:
+    """True for a file in which every whole line is the record of an epoch."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+        return all("epoch" in json.loads(line) for line in lines if line.endswith("}"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _noted_folders(path: Path) -> list[Path]:
+    """The folders that were made for the shards of this session; none if there is no note."""
+    try:
+        names = json.loads((path / MADE_BY_SHARD).read_text("utf-8"))
+        return [folder for folder in map(Path, names) if folder == path or folder in path.parents]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def missing_folders(path: Path) -> list[Path]:

@@ -17,7 +17,8 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Protocol
 
@@ -61,6 +62,11 @@ class OwnerFile:
         with contextlib.suppress(OSError):
             if self._is_held():
                 self._path.unlink()
+
+    def has_rivals(self) -> bool:
+        """True if another living process holds an owner file in the folder."""
+        rivals = [path for path in self._path.parent.glob("lock*.owner") if path != self._path]
+        return any(living_owner(path) is not None for path in rivals)
 
     def _create(self) -> None:
         for _ in range(ATTEMPTS):
@@ -119,6 +125,19 @@ def lock_session(folder: Path, ending: str) -> list[Lock]:
         if error.errno not in WITHOUT_FLOCK:
             raise
     return [_owned(folder, ending)]
+
+
+def is_last_shard(locks: Sequence[Lock]) -> bool:
+    """True if no other shard works in the folder of these locks of a shard, and none can begin."""
+    share = locks[0]
+    if isinstance(share, OwnerFile):
+        return not share.has_rivals()
+    assert isinstance(share, TextIOWrapper)
+    try:
+        fcntl.flock(share, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

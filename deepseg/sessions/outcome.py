@@ -20,6 +20,7 @@ from typing import Any
 
 from deepseg.errors import DeepsegError, OutOfMemory, Problem, is_out_of_memory, is_process_limit
 from deepseg.parent_process import is_alive
+from deepseg.sessions.set_aside import set_aside
 from deepseg.storage.atomic import write_json
 from deepseg.version import VERSION
 
@@ -110,13 +111,19 @@ class Outcome:
             "ended": None,
         }
 
-    def begin(self) -> None:
+    def begin(self) -> list[Path]:
         """Write that the session is running.
+
+        Returns:
+            The new place of a file of this name that no session has written.
 
         Raises:
             OutputNotWritable: The folder cannot be written to.
         """
+        is_foreign = self._file.is_file() and not _is_outcome(self._file)
+        foreign = [set_aside(self._file, self._file.parent)] if is_foreign else []
         write_json(self._file, self._record)
+        return foreign
 
     def end(self, error: BaseException | None, warnings: Sequence[str]) -> None:
         """Write how the session ended.
@@ -133,6 +140,15 @@ class Outcome:
             write_json(self._file, record if error else {**record, **_ended(stop, self._place)})
             if error is None:
                 raise
+
+
+def _is_outcome(file: Path) -> bool:
+    """True for a file that a session has written, whole or not."""
+    try:
+        text = file.read_text("utf-8")
+        return not text or "exit_code" in json.loads(text)
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def close_for_lost_process(file: Path, error: BaseException, *, place: str) -> bool:

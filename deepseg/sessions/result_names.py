@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.model import ModelConfig
 from deepseg.data.cases.case import Case
-from deepseg.data.cases.case_names import byte_count
+from deepseg.data.cases.case_names import byte_count, folded
 from deepseg.errors import Problem
 from deepseg.inference.requests import feature_map_slices, probability_labels
 from deepseg.model.layout import layout
@@ -69,7 +69,7 @@ def result_name_problems(cases: Sequence[Case], endings: Sequence[str]) -> list[
             )
         for ending in endings:
             name = result_name(case.name, ending)
-            twin = first.setdefault(name, case)
+            twin = first.setdefault(folded(name), case)
             if twin is not case:
                 problems.append(
                     Problem(

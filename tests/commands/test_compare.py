@@ -41,6 +41,7 @@ subepochs: 3
 """
 
 FILES = [
+    ".written",
     *("cases.csv", "classes.csv", "classes.tex", "comparison.csv", "comparison.json"),
     *("comparison.pdf", "comparison.png", "comparison.svg", "differences.csv", "differences.tex"),
     *("sessions.csv", "sessions.tex"),

@@ -352,7 +352,7 @@ def test_parts_together_give_what_one_run_gives(command, place, three):
     assert contents(three) == images
     for part in ("1of2", "2of2"):
         assert json.loads((three / f"outcome-{part}.json").read_text())["exit_code"] == 0
-        assert "results in " in (three / f"log-{part}.txt").read_text()
+        assert "results in " in (three / f"log-{part}.txt").read_text("utf-8")
     assert not (three / "outcome.json").exists()
     assert "3 of 3 cases are done already\n" in command(*TEST).stdout
 

@@ -15,6 +15,7 @@ from deepseg.config.cases import CasesConfig
 from deepseg.data.cases.case_names import (
     LONGEST,
     byte_count,
+    folded,
     is_allowed,
     names_from_paths,
     without_ending,
@@ -22,6 +23,7 @@ from deepseg.data.cases.case_names import (
 from deepseg.data.cases.dataset import DatasetUse, dataset_cases
 from deepseg.data.cases.list_files import channel_files, list_file_cases
 from deepseg.data.cases.listing import ListedCase, Listing, missing_files
+from deepseg.data.cases.pairing import MixedFile, mixed_files
 from deepseg.data.cases.table import table_cases
 from deepseg.errors import DeepsegError, Problem
 
@@ -111,7 +113,9 @@ def case_list(
     """
     listing = _listing(config, channels, classes, columns)
     listed = listing.cases
+    mixed = mixed_files(listed, channels)
     problems = [*_no_cases(config, listed), *_name_problems(listed), *_missing_weights(listed)]
+    problems += _mixed_pairs(mixed) if config.dataset is not None else []
     missing = missing_files(file for case in listed for file in case.files)
     label_map = _label_map(config, listing)
     if problems:
@@ -132,7 +136,38 @@ def case_list(
         )
         for case, name in zip(listed, _names(listed), strict=True)
     )
-    return CaseList(tuple(cases), listing.warnings, listing.columns)
+    warnings = (*listing.warnings, *_mixed_warning(mixed))
+    return CaseList(tuple(cases), warnings, listing.columns)
+
+
+def _mixed_pairs(mixed: Sequence[MixedFile]) -> list[Problem]:
+    """The problem of a dataset, where all files of a case have one name, with pairs of two."""
+    if not mixed:
+        return []
+    return [
+        Problem(
+            code="dataset-pairs",
+            got=_mixed_text(mixed),
+            expected="files of one case in every entry",
+            fix="correct the entries; if the files belong together as they are, list them in a "
+            "table",
+            where=mixed[0].where,
+        )
+    ]
+
+
+def _mixed_warning(mixed: Sequence[MixedFile]) -> list[str]:
+    if not mixed:
+        return []
+    return [
+        f"{mixed[0].where}: {_mixed_text(mixed)}: by their names, files of different cases; "
+        "correct the list, unless they belong together"
+    ]
+
+
+def _mixed_text(mixed: Sequence[MixedFile]) -> str:
+    more = len(mixed) - 1
+    return f"{mixed[0]}" + (f", and {more} more such pair{'s' * (more > 1)}" if more else "")
 
 
 def _listing(
@@ -189,13 +224,21 @@ def _name_problems(listed: Sequence[ListedCase]) -> list[Problem]:
             got, expected = f"the name {name!r} of {byte_count(name)} bytes", f"at most {LONGEST}"
             fix = "shorten it; a letter beyond a to z takes 2 to 4 bytes"
             problems.append(Problem("case-name", got, expected, fix, case.name.where))
-        elif name in first:
-            got, fix = f"the name {name!r}, as in {first[name].name.where}", "rename one of them"
-            where = case.name.where
-            problems.append(Problem("case-name-twice", got, "a name of its own", fix, where))
+        elif folded(name) in first:
+            problems.append(_name_twice(name, case, first[folded(name)]))
         else:
-            first[name] = case
+            first[folded(name)] = case
     return problems
+
+
+def _name_twice(name: str, case: ListedCase, first: ListedCase) -> Problem:
+    """The problem of a name that another case has, perhaps in other letters."""
+    twin, where = _listed_name(first), first.name.where
+    got, expected = f"the name {name!r}, as in {where}", "a name of its own"
+    if twin != name:
+        got = f"the name {name!r}, which differs from {twin!r} ({where}) in capitals only"
+        expected += ", also on disks that do not tell them apart"
+    return Problem("case-name-twice", got, expected, "rename one of them", case.name.where)
 
 
 def _missing_weights(listed: Sequence[ListedCase]) -> list[Problem]:

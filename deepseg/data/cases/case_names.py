@@ -6,6 +6,7 @@ A name becomes part of the names of result files.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import reduce
@@ -36,6 +37,15 @@ def is_allowed(name: str) -> bool:
     (True, False, False)
     """
     return ALLOWED.fullmatch(name) is not None
+
+
+def folded(name: str) -> str:
+    """``name`` as file systems see it that do not tell capitals, or ways to write umlauts, apart.
+
+    >>> folded("P1") == folded("p1"), folded("p1") == folded("p2")
+    (True, False)
+    """
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def byte_count(name: str) -> int:
@@ -76,14 +86,14 @@ def names_from_paths(paths: Sequence[Path], reserved: Sequence[str] = ()) -> lis
     """
     split = [_parts(path) for path in paths]
     ends = _distinctive_ends(split)
-    used, names = set(reserved), []
+    used, names = set(map(folded, reserved)), []
     for parts in split:
         stem = _shortened(re.sub(r"[\\\x00-\x1f]", "_", "_".join(ends[parts])))
         name, number = stem, 1
-        while name in used:
+        while folded(name) in used:
             number += 1
             name = _shortened(f"{stem}_{number}")
-        used.add(name)
+        used.add(folded(name))
         names.append(name)
     return names
 

@@ -18,6 +18,7 @@ from deepseg.geometry.boxes import text
 IMPLAUSIBLE = 100  # ratio of voxel sides before and after resampling
 OUTSIDE_ROI = 0.05  # share of the foreground of a case, from which a warning is worth it
 TWINS = 3  # pairs of equal cases that are named
+OTHER_UNIT = 5  # ratio of all voxel sides before and after, from which the unit may be another
 SAME_SPACING = 0.01  # share by which voxel sizes may differ and still count as the same
 
 
@@ -72,6 +73,8 @@ def find_problems(
     warnings += _same_labels(summaries)
     warnings += _foreground_outside_rois(summaries)
     warnings += _mixed_spacings(summaries) if not rules.spacings_mm else []
+    for spacing_mm in dict.fromkeys(rules.spacings_mm):
+        warnings += _doubtful_units(summaries, spacing_mm)
     warnings += _mixed_orientations(summaries) if not rules.is_turned else []
     # A mask that many cases share has its faults once.
     return list(dict.fromkeys(problems)), list(dict.fromkeys(warnings))
@@ -195,6 +198,37 @@ def _implausible_spacings(
         and summary.spacing_mm is not None
         and _ratio(summary.spacing_mm, spacing_mm) >= IMPLAUSIBLE
     ]
+
+
+def _doubtful_units(
+    summaries: Sequence[CaseSummary], spacing_mm: tuple[float, float, float]
+) -> list[str]:
+    """A warning about voxels all of whose sides are several times smaller or larger than new ones.
+
+    So are those of a header that counts in centimetres, which NIfTI has no unit for.
+    """
+    doubtful = [
+        summary
+        for summary in summaries
+        if summary.spacing_mm is not None
+        and _common_ratio(summary.spacing_mm, spacing_mm) >= OTHER_UNIT
+        and _ratio(summary.spacing_mm, spacing_mm) < IMPLAUSIBLE
+    ]
+    if not doubtful:
+        return []
+    first, more = doubtful[0], len(doubtful) - 1
+    others = f" and {more} more case{'s have' if more > 1 else ' has'} such voxels" if more else ""
+    return [
+        f"{first.name} has voxels of {_mm(first.spacing_mm or ())} mm, all sides at least "
+        f"{OTHER_UNIT} times other than the {_mm(spacing_mm)} mm to which they are "
+        f"resampled{others}; correct the header if it counts in centimetres"
+    ]
+
+
+def _common_ratio(sides: Sequence[float], other: Sequence[float]) -> float:
+    """The ratio by which all sides are smaller, or all are larger, at least."""
+    ratios = [a / b for a, b in zip(sorted(sides), sorted(other), strict=True)]
+    return max(min(ratios), 1 / max(ratios))
 
 
 def _ratio(sides: Sequence[float], other: Sequence[float]) -> float:

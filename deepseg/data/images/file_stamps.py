@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from deepseg.data.images.integrity import content_digest, has_suffix, partner
+from deepseg.data.images.integrity import has_suffix, partner
+from deepseg.storage.content_stamp import content_stamp
 
 HEADER_BYTES = 1 << 16  # of a MetaImage or NRRD file, in which further files are named
 NAMING = r"(?:ElementDataFile|data ?file)\s*[=:]\s*(.*)"
@@ -25,8 +27,21 @@ def file_stamp(path: Path) -> list[str | int]:
     return [n for file in (path, *further_files(path)) for n in _stamp(file)]
 
 
+def image_stamp(path: Path) -> str:
+    """Sixteen hex digits that follow from the content of an image's files; empty without them.
+
+    Where the files lie, and when they were written, does not count.
+    """
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path, *further_files(path)]
+        stamps = [content_stamp(file) for file in files if file.is_file()]
+    except OSError:
+        return ""
+    return hashlib.sha256(" ".join(stamps).encode()).hexdigest()[:16]
+
+
 def _stamp(file: Path) -> list[str | int]:
-    return [str(file), file.stat().st_mtime_ns, content_digest(file)]
+    return [str(file), file.stat().st_mtime_ns, content_stamp(file)]
 
 
 def further_files(path: Path) -> list[Path]:

@@ -7,7 +7,6 @@ reads them. Voxels and headers are not known here.
 from __future__ import annotations
 
 import contextlib
-import errno
 import gzip
 import os
 import re
@@ -19,13 +18,12 @@ from pathlib import Path
 from typing import Literal
 
 from deepseg.errors import DeepsegError, Problem, did_you_mean
+from deepseg.storage.content_stamp import content_stamp
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".img", ".img.gz", ".hdr", ".hdr.gz")
 ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 DICOM_SUFFIXES = (".dcm", ".ima")  # of enhanced files, which hold a whole series
 
-_WHOLE_BYTES, _END_BYTES = 1 << 22, 1 << 16  # read for a digest: whole files, ends of larger ones
-_PIECES, _PIECE_BYTES = 256, 1 << 12  # and pieces in between
 _BACKSLASH = "\\"
 
 _COPY_AGAIN = "copy or download the file again from its source"
@@ -127,7 +125,7 @@ def unpacked_size(path: Path) -> int:
         state = path.stat()
         if not has_suffix(path, ".gz"):
             return state.st_size
-        return _verified_size(path.absolute(), state.st_mtime_ns, content_digest(path))
+        return _verified_size(path.absolute(), state.st_mtime_ns, content_stamp(path))
 
 
 @lru_cache(maxsize=4096)
@@ -146,33 +144,6 @@ def read_to_end(path: Path) -> int:
         except EOFError:
             raise EOFError(f"{total} bytes unpacked") from None
     return total
-
-
-def content_digest(path: Path) -> str:
-    """Text that changes with the size and the content of a file, cheap for large ones.
-
-    A gzip stream ends in a checksum of all it holds, so its ends are enough. Of another file above
-    4 MiB, the ends and 256 pieces in between are read; of a smaller one everything.
-
-    Raises:
-        OSError: The file cannot be read, or is a pipe or device.
-    """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    size = status.st_size
-    is_gzip = has_suffix(path, ".gz")
-    if size <= _WHOLE_BYTES and not is_gzip:
-        pieces = [(0, size)]
-    else:
-        middle = [] if is_gzip else [(size * n // _PIECES, _PIECE_BYTES) for n in range(_PIECES)]
-        pieces = [(0, _END_BYTES), *middle, (max(0, size - _END_BYTES), _END_BYTES)]
-    checksum = 0
-    with path.open("rb") as stream:
-        for begin, count in pieces:
-            stream.seek(begin)
-            checksum = zlib.crc32(stream.read(count), checksum)
-    return f"{size}-{checksum:08x}"
 
 
 def _missing(path: Path) -> Problem:

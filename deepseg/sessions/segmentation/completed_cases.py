@@ -26,6 +26,7 @@ from deepseg.data.cases.case import Case
 from deepseg.geometry.boxes import Int3
 from deepseg.report.figure import is_possible
 from deepseg.sessions.folder_lock import waiting_lock
+from deepseg.sessions.set_aside import set_aside
 from deepseg.storage.atomic import writable, write_json
 from deepseg.storage.content_stamp import content_stamp
 
@@ -113,7 +114,7 @@ class CompletedCases:
 
         Files that were changed since this session wrote them are set aside.
         """
-        deleted, set_aside = 0, []
+        deleted, aside = 0, []
         for file_name, stamp in self._noted(name).items():
             file = self._session / file_name
             if not file.is_file():
@@ -123,11 +124,11 @@ class CompletedCases:
                     file.unlink()
                 deleted += 1
             else:
-                set_aside.append(self._set_aside(file))
+                aside.append(set_aside(file, self._session))
         with writable(self._folder):
             (self._folder / f"{name}.json").unlink(missing_ok=True)
             self._journal(name).unlink(missing_ok=True)
-        return Cleared(deleted, tuple(set_aside))
+        return Cleared(deleted, tuple(aside))
 
     def begin(self, name: str, files: Sequence[Path]) -> tuple[Path, ...]:
         """Note that ``files`` are about to be written for a case.
@@ -138,13 +139,13 @@ class CompletedCases:
             The new places of files that were set aside.
         """
         stamps = self._noted(name)
-        set_aside = []
+        aside = []
         for file_name, file in self._named(files).items():
             is_noted = file_name in stamps and _is_as_written(file, stamps[file_name])
             if file.is_file() and not is_noted:
-                set_aside.append(self._set_aside(file))
+                aside.append(set_aside(file, self._session))
         self._write(self._journal(name), {"files": [*self._named(files)]})
-        return tuple(set_aside)
+        return tuple(aside)
 
     def keep(self, name: str, key: str, record: Mapping[str, Any]) -> None:
         """Note that a case is done, and what its result files hold."""
@@ -167,17 +168,6 @@ class CompletedCases:
         record = self._stored(name)
         stamps = {file: record["stamps"].get(file) for file in self._files(record)}
         return stamps | dict.fromkeys(self._files(_record_in(self._journal(name))))
-
-    def _set_aside(self, file: Path) -> Path:
-        """Move a file out of the way, to a new folder in the session's if it has to be."""
-        number, place = 1, self._session / "set_aside" / file.name
-        while place.exists():
-            number += 1
-            place = self._session / f"set_aside-{number}" / file.name
-        with writable(place):
-            place.parent.mkdir(exist_ok=True)
-            file.rename(place)
-        return place
 
     def _named(self, files: Sequence[Path]) -> dict[str, Path]:
         return {str(file.relative_to(self._session)): file for file in files}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.model import ModelConfig
 from deepseg.data.images.volumes import write_volume
-from deepseg.errors import DeepsegError, Problem
+from deepseg.errors import DeepsegError
 from deepseg.inference.loaded_case import LoadedCase
 from deepseg.inference.metrics import Scores, class_scores
 from deepseg.inference.requests import feature_map_slices
@@ -22,6 +22,7 @@ from deepseg.report.console import Console
 from deepseg.report.picture import write_picture
 from deepseg.sessions.result_names import map_ending, result_name
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
+from deepseg.sessions.set_aside import warn_of_set_aside
 from deepseg.storage.atomic import writable
 
 
@@ -60,19 +61,6 @@ def write_results(
                 raise
             console.warn(str(error))
     return files
-
-
-def warn_of_set_aside(files: Sequence[Path], console: Console) -> None:
-    """Print one warning for files of the user's that were in the way of results."""
-    if files:
-        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-        problem = Problem(
-            code="result-changed",
-            got="files with names of results that this session did not write as they are",
-            expected="its own results",
-            fix=f"look at them where they are kept: {', '.join(map(str, files[:3]))}{more}",
-        )
-        console.warn(str(problem))
 
 
 def _volumes(

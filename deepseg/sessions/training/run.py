@@ -96,6 +96,8 @@ class TrainingRun:
         self.tally = Tally.from_state(unfinished["tally"]) if unfinished else self._empty_tally()
         self._timer = EpochTimer(unfinished)
         self._saved_at = time.monotonic()
+        if ranks.is_main:
+            folder.set_aside_foreign()
         folder.drop_records_from(BEFORE if self.next_subepoch == 0 else self.progress.epoch)
         self._set_rates()
 

@@ -5,15 +5,12 @@ A file counts by its content: where it lies, and when it was written, is nothing
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TypeAlias
 
 from deepseg.data.cases.case import Case
-from deepseg.data.images.file_stamps import further_files
+from deepseg.data.images.file_stamps import image_stamp
 from deepseg.sessions.checked_cases import CheckedCases
-from deepseg.storage.content_stamp import content_stamp
 
 CaseStamps: TypeAlias = dict[str, dict[str, str]]
 """Stamps of the files of cases: by the name of the case, then by what the file is of it."""
@@ -79,19 +76,9 @@ def _first(names: Sequence[str]) -> str:
 def _stamps(case: Case, channels: Sequence[str]) -> Iterator[tuple[str, str]]:
     for channel, (path, volume) in zip(channels, case.images, strict=True):
         if path is not None:
-            yield channel, _stamp(path) + ("" if volume is None else f" volume {volume}")
+            yield channel, image_stamp(path) + ("" if volume is None else f" volume {volume}")
     files = {"labels": case.labels, "roi": case.roi}
     files |= {f"weights_{number}": path for number, path in enumerate(case.weight_maps, start=1)}
     for title, path in files.items():
         if path is not None:
-            yield title, _stamp(path)
-
-
-def _stamp(path: Path) -> str:
-    """Sixteen hex digits that follow from the content of an image's files; empty without them."""
-    try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path, *further_files(path)]
-        stamps = [content_stamp(file) for file in files if file.is_file()]
-    except OSError:
-        return ""
-    return hashlib.sha256(" ".join(stamps).encode()).hexdigest()[:16]
+            yield title, image_stamp(path)

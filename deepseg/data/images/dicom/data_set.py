@@ -159,7 +159,8 @@ class _Parser:
         stop = end if is_open else element.begin + element.size
         if stop > end:
             raise ValueError(f"a sequence ends at byte {stop} of {end}")
-        items, place = [], element.begin
+        items: list[DataSet] = []
+        place = element.begin
         while place + 8 <= stop:
             item = self._element(place, is_explicit=False)
             if item.tag == _SEQUENCE_END:

@@ -90,8 +90,8 @@ class Frames:
         bits, rows, columns = (self._number(tag, 0) for tag in (_BITS, _ROWS, _COLUMNS))
         if bits not in _READ_BITS or self._number(_SAMPLES, 1) != 1:
             samples = self._number(_SAMPLES, 1)
-            dtype = f"{samples} x {bits} bits" if samples != 1 else f"{bits} bits"
-            raise DeepsegError(dtype_problem(self.path, dtype))
+            name = f"{samples} x {bits} bits" if samples != 1 else f"{bits} bits"
+            raise DeepsegError(dtype_problem(self.path, name))
         is_signed = self._number(_SIGNED, 0) == 1
         order = ">" if self.syntax == BIG_ENDIAN else "<"
         dtype = np.dtype(f"{order}u{bits // 8}")
