@@ -14,7 +14,11 @@ CHECK_INTERVAL_S = 1.0
 
 
 def end_with(parent: int) -> None:
-    """End this process, whatever it waits for, once it has another parent than ``parent``."""
+    """End this process, whatever it waits for, once it has another parent than ``parent``.
+
+    Raises:
+        RuntimeError: The system allows no more threads.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:

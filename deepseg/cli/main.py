@@ -25,6 +25,7 @@ from deepseg.cli.process import (
 from deepseg.errors import (
     DeepsegError,
     OutOfMemory,
+    Problem,
     ReportedByPeer,
     is_out_of_memory,
     is_process_limit,
@@ -91,12 +92,25 @@ def _run(arguments: Arguments) -> None:
         _call(arguments)
     except DeepsegError as error:
         raise error.at(place) from error
+    except UnicodeEncodeError as error:
+        raise DeepsegError(_unwritable_letters(error)).at(place) from error
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfMemory(*problems(error)).at(place) from error
         if is_process_limit(error):
             raise DeepsegError(*problems(error)).at(place) from error
         raise
+
+
+def _unwritable_letters(error: UnicodeEncodeError) -> Problem:
+    """The problem of a name with letters that the locale cannot write."""
+    return Problem(
+        code="path-unusable",
+        got=f"a name with {error.object[error.start]!a}, and a locale with the letters of "
+        f"{error.encoding} only",
+        expected="a locale that has all letters of the names",
+        fix="set LC_ALL=C.UTF-8 or PYTHONUTF8=1, or rename it",
+    )
 
 
 def _call(arguments: Arguments) -> None:

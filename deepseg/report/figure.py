@@ -5,6 +5,7 @@ The one place that knows matplotlib is optional. The content of figures is not k
 
 from __future__ import annotations
 
+import logging
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -30,6 +31,9 @@ def new_figure(width: int, height: int, *, background: str) -> Figure:
     Raises:
         DeepsegError: ``plot-extra-missing``, if matplotlib is not installed.
     """
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it has several lines to say of a folder that is read-only
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -42,6 +46,8 @@ def new_figure(width: int, height: int, *, background: str) -> Figure:
                 fix="pip install 'deepseg-pathways[plot]'",
             )
         ) from failure
+    finally:
+        logger.setLevel(level)
     size = (width / DOTS_PER_INCH, height / DOTS_PER_INCH)
     figure = Figure(figsize=size, dpi=DOTS_PER_INCH, facecolor=background)
     FigureCanvasAgg(figure)

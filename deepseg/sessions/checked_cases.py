@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -54,6 +53,7 @@ from deepseg.sessions.result_names import result_endings, result_name_problems
 from deepseg.sessions.summary_cache import SummaryCache
 from deepseg.sessions.tables import cases_table
 from deepseg.storage.atomic import writable
+from deepseg.thread_pool import thread_pool
 
 THREADS = 8  # that read cases at the same time, each a whole one
 
@@ -507,7 +507,7 @@ def _on_threads(
         return []
     results = []
     count = min(len(items), os.cpu_count() or 1, threads)
-    with console.progress(title, len(items)) as advance, ThreadPoolExecutor(count) as pool:
+    with console.progress(title, len(items)) as advance, thread_pool(count) as pool:
         for result in pool.map(function, items):
             results.append(result)
             advance()

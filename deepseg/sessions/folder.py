@@ -27,7 +27,7 @@ from deepseg.sessions.folder_lock import is_last_shard, lock_session
 from deepseg.sessions.outcome import Outcome, exit_code
 from deepseg.sessions.processes.shard import Shard
 from deepseg.sessions.set_aside import set_aside, warn_of_set_aside
-from deepseg.storage.atomic import writable, write_json, write_text
+from deepseg.storage.atomic import raise_if_any_pipe, writable, write_json, write_text
 from deepseg.storage.save_file import SaveFile, read_save, write_save
 from deepseg.version import VERSION
 
@@ -83,6 +83,7 @@ class SessionFolder:
             self.console = Console(silent=True)
             return self
         self._new_folders = missing_folders(self.path)
+        raise_if_any_pipe(self.path)
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             if self._ending and self._new_folders:

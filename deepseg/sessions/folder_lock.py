@@ -29,6 +29,7 @@ WITHOUT_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 HEARTBEAT_S = 15.0
 STALE_S = 600.0  # without a heartbeat, a lock of another machine counts no longer
 POLL_S = 0.1
+ORPHANS_S = 10.0  # in which the children of a killed session let go of its lock
 ATTEMPTS = 5
 
 
@@ -54,7 +55,8 @@ class OwnerFile:
         self._text = f"{_process_on_host()} [{secrets.token_hex(8)}]"
         self._create()
         self._is_closed = threading.Event()
-        threading.Thread(target=self._beat, daemon=True).start()
+        with contextlib.suppress(RuntimeError):  # no more threads: it counts for `STALE_S` at most
+            threading.Thread(target=self._beat, daemon=True).start()
 
     def close(self) -> None:
         """Remove the file, unless another process has taken it over."""
@@ -178,15 +180,21 @@ def _flocked(folder: Path, ending: str) -> list[Lock]:
 
 def _flock(folder: Path, name: str, kind: int) -> Lock:
     file = (folder / name).open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except OSError as error:
-        file.seek(0)
-        owner = file.read().strip() or "another process"
-        file.close()
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise
-        raise _in_use(folder, owner) from error
+    until = time.monotonic() + ORPHANS_S
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                file.close()
+                raise
+            if not _is_dead(owner) or time.monotonic() > until:
+                file.close()
+                raise _in_use(folder, owner) from error
+        time.sleep(POLL_S)  # a child of the dead owner has not come to closing its copy yet
     file.seek(0)
     file.truncate()
     file.write(_process_on_host())
@@ -194,6 +202,13 @@ def _flock(folder: Path, name: str, kind: int) -> Lock:
     # Workers that outlive a killed session for seconds would keep the next one out.
     os.register_at_fork(after_in_child=file.close)
     return file
+
+
+def _is_dead(owner: str) -> bool:
+    """True if an owner is a process of this machine that is gone."""
+    match = re.fullmatch(r"process (\d+) on (.+)", owner)
+    is_here = match is not None and match[2] == socket.gethostname()
+    return match is not None and is_here and not is_alive(int(match[1]))
 
 
 def _owned(folder: Path, ending: str) -> OwnerFile:

@@ -190,6 +190,46 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def raise_if_any_pipe(folder: Path) -> None:
+    """Refuse a folder with pipes, sockets or devices in it, for which opening would wait for ever.
+
+    Raises:
+        OutputNotWritable: ``output-not-writable``.
+    """
+    pipes = [Path(entry.path) for entry in _entries(folder) if not _is_plain(entry)]
+    if pipes:
+        raise OutputNotWritable(
+            Problem(
+                code="output-not-writable",
+                got="a pipe, socket or device",
+                expected="files and folders only",
+                fix="remove it, or choose another output folder",
+                where=str(min(pipes)),
+            )
+        )
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Everything in ``folder`` and below, as far as it can be read."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                yield entry
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _entries(Path(entry.path))
+    except OSError:
+        return
+
+
+def _is_plain(entry: os.DirEntry[str]) -> bool:
+    """True for a file, a folder, and a link to one of them or to nothing."""
+    try:
+        is_there = entry.is_file() or entry.is_dir()
+        return is_there or (entry.is_symlink() and not Path(entry.path).exists())
+    except OSError:
+        return True
+
+
 @contextlib.contextmanager
 def writable(path: Path) -> Iterator[None]:
     """Report what the system says against writing to ``path`` as a problem of the user's.

@@ -92,3 +92,34 @@ def test_a_transfer_plan_of_another_name_is_not_written_over(refused, place, mod
         "[file-exists] B.transfer.json: got a file that is there; expected a name that is free; "
         "fix: choose another -out, or remove the file"
     ]
+
+
+def test_records_and_curves_of_the_user_are_not_lost_to_training(command, place):
+    session = place / "runs/training"
+    session.mkdir(parents=True)
+    for name in ("progress.png", "metrics.jsonl", "outcome.json"):
+        (session / name).write_text(f"my {name}")
+    result = command("-train", "train.yaml")
+    assert result.returncode == 0
+    outcome, rest = result.warnings
+    assert outcome.endswith("are kept: HERE/runs/training/set_aside/outcome.json")
+    aside = [f"HERE/runs/training/set_aside/{name}" for name in ("metrics.jsonl", "progress.png")]
+    assert rest.endswith(f"are kept: {', '.join(aside)}")
+    for name in ("progress.png", "metrics.jsonl", "outcome.json"):
+        assert (session / "set_aside" / name).read_text() == f"my {name}"
+    place.edit("train.yaml", "\nepochs: 2", "\nepochs: 3")
+    assert command("-train", "train.yaml").stderr == ""
+
+
+def test_a_table_of_the_user_is_not_lost_to_a_comparison(command, place, trained_here):
+    place.edit("train.yaml", "name: training", "name: other")
+    place.edit("train.yaml", "epochs: 2", "epochs: 1")
+    out = place / "runs/comparison"
+    out.mkdir()
+    (out / "comparison.csv").write_text("mine")
+    result = command("-compare", "runs/training", "train.yaml", "-out", "runs/comparison")
+    assert result.returncode == 0, result.stderr
+    assert result.warnings[-1].endswith("kept: runs/comparison/set_aside/comparison.csv")
+    assert (out / "set_aside/comparison.csv").read_text() == "mine"
+    again = command("-compare", "runs/training", "runs/other", "-out", "runs/comparison")
+    assert (again.returncode, again.warnings) == (0, result.warnings[:-1])

@@ -6,6 +6,7 @@ from tests.commands.conftest import (  # noqa: F401
     model,
     place,
     refused,
+    same_weights,
     template,
     trained,
 )

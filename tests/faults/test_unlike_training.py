@@ -127,3 +127,82 @@ def test_a_class_that_resampling_removes_is_named(command, place):
         "resampling leaves no voxel of core in " in line and "lower preparation.resample" in line
         for line in result.warnings
     ), result.stderr
+
+
+def test_a_header_in_centimetres_is_a_warning_where_voxels_are_resampled(command, place):
+    for file in ("T1", "FLAIR", "labels", "roi"):
+        affine = np.diag([0.1, 0.1, 0.15, 1])
+        place.store(f"a/{file}.nii.gz", place.array(f"a/{file}.nii.gz"), affine)
+    place.write("train.yaml", (place / "train.yaml").read_text() + "preparation: {resample: 1}\n")
+    assert (
+        "WARNING a has voxels of 0.1 x 0.1 x 0.15 mm, all sides at least 5 times other than the "
+        "1 x 1 x 1 mm to which they are resampled; correct the header if it counts in centimetres"
+    ) in command("-check", "train.yaml").warnings
+
+
+def begin_session(place, command, *changes):
+    """Train one epoch with other settings or cases."""
+    text = (place / "train.yaml").read_text().partition("validation:")[0]
+    place.write("train.yaml", f"{text}epochs: 1\nsubepochs: 1\nworkers: 0\n{''.join(changes)}")
+    result = command("-train", "train.yaml")
+    assert result.returncode == 0, result.stderr
+    (place / "runs/training/models/last.save").rename(place / "M.save")
+
+
+def test_intensities_of_another_scale_are_told_where_nothing_is_normalised(command, place):
+    begin_session(place, command, "preparation: {z_score: none}\n")
+    place.store("d/T1.nii.gz", 1000.0 * place.array("d/T1.nii.gz"), dtype=np.float32)
+    (warning,) = command(*TEST).warnings
+    assert warning.startswith("WARNING T1 of d: intensities of d lie from ")
+    assert warning.endswith("and T1 is not normalised: expect a worse segmentation")
+
+
+def test_a_roi_where_training_had_none_is_told(command, place):
+    place.write("data/train.csv", (place / "data/train.csv").read_text().replace(",roi\n", "\n"))
+    for case in "ab":
+        place.edit("data/train.csv", f",{case}/roi.nii.gz", "")
+    begin_session(place, command)
+    assert command(*TEST).warnings == [
+        "WARNING a ROI for 1 of 1 cases (d), where z-scores are taken; the training cases of "
+        "M.save have none: expect a worse segmentation"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "key"),
+    [
+        ("d,d/T1.nii.gz,d/FLAIR.nii.gz,d/labels.nii.gz,\n", "roi-missing", "roi"),
+        ("d,d/T1.nii.gz,,d/labels.nii.gz,d/roi.nii.gz\n", "channel-lacking", "channels"),
+    ],
+)
+def test_fine_tuning_compares_its_cases_with_those_of_the_model(
+    refused, command, place, model, row, code, key
+):
+    place.write("data/train.csv", HEADER + WHOLE + row.replace("d,", "e,", 1))
+    text = (place / "train.yaml").read_text().partition("validation:")[0]
+    place.write("train.yaml", f"{text}epochs: 1\nsubepochs: 1\nworkers: 0\n")
+    arguments = ("-train", "train.yaml", "-model", model, "-resetOptimizer")
+    (line,) = refused(*arguments, session="training")
+    assert line.startswith(f"[{code}] HERE/data/train.csv:3: got no ")
+    assert f"'accept: [{key}]'" in line
+    place.write("train.yaml", (place / "train.yaml").read_text() + f"accept: [{key}]\n")
+    assert command(*arguments).returncode == 0
+
+
+def test_training_cases_with_other_axes_are_turned_and_give_the_same_weights(
+    command, place, same_weights
+):
+    begin_session(place, command)
+    expected = place / "straight.save"
+    (place / "M.save").rename(expected)
+    (place / "runs").rename(place / "runs-before")
+    for name in ("T1", "FLAIR", "labels", "roi"):
+        image = nibabel.as_closest_canonical(place.image(f"b/{name}.nii.gz"))
+        nibabel.save(image, place / f"data/b/{name}.nii.gz")
+    result = command("-train", "train.yaml")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (
+        "1 of 2 training cases have other axes than the model's LSA (1 RAS): turned for it, and "
+        "results back"
+    ) in result.stdout
+    same_weights(expected, place / "runs/training/models/last.save")

@@ -244,7 +244,11 @@ def _mm(sides: Sequence[float]) -> str:
 def _mixed_spacings(summaries: Sequence[CaseSummary]) -> list[str]:
     """A warning about voxel sizes that are not the same in all cases."""
     spacings = np.array(
-        [summary.spacing_mm for summary in summaries if summary.spacing_mm is not None]
+        [
+            _along_the_body(summary.spacing_mm, summary.orientation)
+            for summary in summaries
+            if summary.spacing_mm is not None
+        ]
     )
     if not len(spacings):
         return []
@@ -255,6 +259,21 @@ def _mixed_spacings(summaries: Sequence[CaseSummary]) -> list[str]:
         f"the voxels of the cases are from {_mm(low)} to {_mm(high)} mm large; "
         "consider the key 'resample'"
     ]
+
+
+def _along_the_body(
+    spacing_mm: tuple[float, float, float], orientation: str | None
+) -> tuple[float, float, float]:
+    """Voxel sides from side to side, from back to front and from feet to head.
+
+    >>> _along_the_body((1.0, 2.0, 3.0), "LSA")
+    (1.0, 3.0, 2.0)
+    """
+    if orientation is None:
+        return spacing_mm
+    axes = (next(k for k in range(3) if orientation[k] in ends) for ends in ("LR", "AP", "IS"))
+    x, y, z = (spacing_mm[axis] for axis in axes)
+    return x, y, z
 
 
 def _mixed_orientations(summaries: Sequence[CaseSummary]) -> list[str]:

@@ -49,13 +49,13 @@ def further_files(path: Path) -> list[Path]:
     if has_suffix(path, ".hdr", ".hdr.gz", ".img", ".img.gz"):
         files = [partner(path)]
     elif has_suffix(path, ".mhd", ".mha", ".nhdr", ".nrrd"):
-        files = sorted(set(_named_files(path)))
+        files = sorted(set(named_files(path)))
     else:
         files = []
     return [file for file in files if file != path and _is_there(file)]
 
 
-def _named_files(path: Path) -> Iterator[Path]:
+def named_files(path: Path) -> Iterator[Path]:
     """Files that a header names as the place of its voxels, in its folder or elsewhere."""
     with path.open("rb") as file:
         lines = os.fsdecode(file.read(HEADER_BYTES)).split("\n")

@@ -63,8 +63,7 @@ def format_of(path: Path) -> Literal["nifti", "itk", "dicom"]:
         raise DeepsegError(_unreadable(path, _reason(path, error))) from error
     if stat.S_ISDIR(mode):
         return "dicom"
-    if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
-        raise DeepsegError(_unreadable(path, "a pipe, socket or device"))
+    refuse_pipe(path)
     if has_suffix(path, *DICOM_SUFFIXES):
         return "dicom"
     if not has_suffix(path, *NIFTI_SUFFIXES, *ITK_SUFFIXES):
@@ -76,6 +75,20 @@ def format_of(path: Path) -> Literal["nifti", "itk", "dicom"]:
         return "itk"
     _refuse_wrong_compression(path, beginning)
     return "nifti"
+
+
+def refuse_pipe(path: Path) -> None:
+    """Refuse what is neither a file nor a folder: opening a pipe would wait for ever.
+
+    Raises:
+        DeepsegError: ``file-unreadable``.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # reading it will say why
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DeepsegError(_unreadable(path, "a pipe, socket or device"))
 
 
 def _refuse_stand_in(path: Path, beginning: bytes) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import SimpleITK
 
+from deepseg.data.images.file_stamps import named_files
 from deepseg.data.images.grid import Grid, invertible, three_dimensional
-from deepseg.data.images.integrity import damage_named, damaged, has_suffix
+from deepseg.data.images.integrity import damage_named, damaged, has_suffix, refuse_pipe
 from deepseg.data.images.itk_fields import itk_fields
 from deepseg.data.images.nifti import header_from_affine
 from deepseg.data.images.raw_voxels import RawVoxels, dtype_problem
@@ -35,6 +36,8 @@ def _itk_damage_named(path: Path) -> Iterator[None]:
 
 def itk_header(path: Path) -> Any:
     """A reader that has read the header of ``path`` and no voxel."""
+    for file in named_files(path):
+        refuse_pipe(file)
     itk_fields(path)  # refuses encodings of which SimpleITK would say that they are damage
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))

@@ -5,11 +5,15 @@ How a segment is found and cut is not known here, only that it is the same whoev
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +30,7 @@ from torch.utils.data import DataLoader, Sampler
 from deepseg.data.segments.segment import Segment
 from deepseg.data.segments.segment_dataset import SegmentDataset
 from deepseg.data.segments.workers import (
+    NO_THREADS,
     death,
     end_stopped,
     end_with,
@@ -35,6 +40,11 @@ from deepseg.data.segments.workers import (
 from deepseg.errors import OutOfMemory, Problem, is_process_limit
 
 FILES = 1024  # open at a time, below which batches come through pipes
+FEW_WORKERS, WORKERS_PER_CORE = 4, 2  # more only wait for each other
+NO_SEMAPHORES = (
+    *(errno.ENOSPC, errno.EROFS, errno.ENOENT, errno.ENOSYS),
+    *(errno.EACCES, errno.EPERM),
+)
 PREFETCHED = 8  # batches that each worker cuts ahead
 CHECK_INTERVAL_S = 2.0  # between two looks at workers that may have been stopped
 
@@ -189,24 +199,37 @@ class SegmentLoader:
         self._next = first * self.steps  # batch
         self._sampler = _PlaceSampler(self._next, self._samples, shard)
         self._pin = pin
+        workers = self._worth_starting(workers)
         self._through_pipes = workers > 0 and self._lacks_shared_memory(workers)
         self._loader = self._new_loader(workers)
         self._batches: Iterator[Batch | _PipedBatch] | None = None
         self._workers: list[BaseProcess] = []
 
     def _new_loader(self, workers: int) -> DataLoader[Any]:
-        return DataLoader(
-            self.dataset,
-            batch_sampler=self._sampler,
-            num_workers=workers,
-            collate_fn=_collate_for_pipe if self._through_pipes else collate,
-            worker_init_fn=partial(end_with, os.getpid()),
-            pin_memory=self._pin and not self._through_pipes,
-            prefetch_factor=PREFETCHED if workers else None,
-            # Without its own generator, the loader would draw a number from the one that dropout
-            # masks come from, once per process, and a continued session would differ.
-            generator=torch.Generator(),
-        )
+        with _no_word_on_workers():
+            return DataLoader(
+                self.dataset,
+                batch_sampler=self._sampler,
+                num_workers=workers,
+                collate_fn=_collate_for_pipe if self._through_pipes else collate,
+                worker_init_fn=partial(end_with, os.getpid()),
+                pin_memory=self._pin and not self._through_pipes,
+                prefetch_factor=PREFETCHED if workers else None,
+                # Without its own generator, the loader would draw a number from the one that
+                # dropout masks come from, once per process, and a continued session would differ.
+                generator=torch.Generator(),
+            )
+
+    def _worth_starting(self, workers: int) -> int:
+        """So many workers as the cores of this machine can keep busy; the bits are the same."""
+        cores = os.cpu_count() or 1
+        enough = max(FEW_WORKERS, WORKERS_PER_CORE * cores)
+        if workers > enough:
+            self._warn(
+                f"{workers} workers on a machine with {cores} cores: {enough} are started, with "
+                "the same results"
+            )
+        return min(workers, enough)
 
     def _lacks_shared_memory(self, workers: int) -> bool:
         """True if batches that are cut ahead could fill the shared memory."""
@@ -273,18 +296,16 @@ class SegmentLoader:
         self._sampler.first = self._next
         older, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
         try:
-            batches = iter(self._loader)
+            with _no_word_on_workers():
+                batches = iter(self._loader)
         except (RuntimeError, OSError) as error:
-            if self._loader.num_workers == 0 or not is_process_limit(error):
+            if self._loader.num_workers == 0 or not _is_refused_start(error):
                 raise
             for child in multiprocessing.active_children():
                 if child not in older:
                     child.kill()
-            self._warn(
-                f"the system allows no more processes or open files ({error}): segments are cut by "
-                "the session itself, which is slower; lower workers, or raise ulimit -u or -n"
-            )
-            self._loader = self._new_loader(0)
+            _drop_quietly(error)
+            self._cut_alone(str(error))
             batches = iter(self._loader)
         self._workers = [child for child in multiprocessing.active_children() if child not in older]
         if self._workers:
@@ -294,6 +315,14 @@ class SegmentLoader:
             # waiting for a batch finds out, within seconds.
             signal.signal(signal.SIGCHLD, handler)
         return batches
+
+    def _cut_alone(self, reason: str) -> None:
+        """Cut segments without workers from now on."""
+        self._warn(
+            f"the system lets no workers start ({reason}): segments are cut by the session itself, "
+            "which is slower; lower workers, raise ulimit -u or -n, or make room in /dev/shm"
+        )
+        self._loader = self._new_loader(0)
 
     def _give_up_killed_workers(self, attempt: int, error: Exception) -> None:
         """Give up the workers if some were killed; raise ``error`` if none was.
@@ -305,10 +334,37 @@ class SegmentLoader:
         killed = [death(worker) for worker in self._workers if worker.exitcode]
         if not killed:
             raise error
+        if any(worker.exitcode == NO_THREADS for worker in self._workers):
+            self._batches = None
+            self._cut_alone("no threads for them")
+            return
         if attempt == self.attempts:
             raise _workers_killed(killed, attempt) from error
         self._warn(f"[worker-killed] {', '.join(killed)}; new workers go on")
         self._batches = None
+
+
+def _is_refused_start(error: Exception) -> bool:
+    """True if the system refuses processes, open files, or the semaphores in shared memory."""
+    return is_process_limit(error) or (isinstance(error, OSError) and error.errno in NO_SEMAPHORES)
+
+
+def _drop_quietly(error: Exception) -> None:
+    """Let go of the half-made loader in the trace of ``error``, whose end would print a trace."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        traceback.clear_frames(error.__traceback__)
+    finally:
+        sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def _no_word_on_workers() -> Iterator[None]:
+    """Keep torch from warning of more workers than cores, over several lines."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create", append=False)
+        yield
 
 
 def _without_known_voxels(batch: Batch) -> Batch:

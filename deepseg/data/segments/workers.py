@@ -14,13 +14,22 @@ from pathlib import Path
 
 from deepseg import parent_process
 
+NO_THREADS = 71  # exit code of a worker that the system allows no threads
+
 
 def end_with(parent: int, _worker: int) -> None:
     """End this worker soon after its parent.
 
-    The loader's own watch misses a parent that is killed before it begins.
+    The loader's own watch misses a parent that is killed before it begins. A worker that may not
+    start the thread for that, and another one to hand its batches over, ends with `NO_THREADS`.
     """
-    parent_process.end_with(parent)
+    try:
+        parent_process.end_with(parent)
+        hands_over = threading.Thread(target=lambda: None, daemon=True)
+        hands_over.start()
+        hands_over.join()
+    except RuntimeError:
+        os._exit(NO_THREADS)
 
 
 def death(worker: BaseProcess) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from deepseg.inference.limits import DEFAULT_LIMITS, Limits
 from deepseg.inference.out_of_memory import SplitOnOutOfMemory
 from deepseg.inference.prediction import BoxPrediction
 from deepseg.model.regions import coarse_box
+from deepseg.thread_pool import thread_pool
 
 NORMAL = 0  # number of the pathway at full resolution
 
@@ -77,7 +78,7 @@ def box_predictions(
 
 
 @contextmanager
-def _threads(network: BoxwiseNetwork) -> Iterator[ThreadPoolExecutor]:
+def _threads(network: BoxwiseNetwork) -> Iterator[Executor]:
     """Threads that compute with one core each; many small steps then wait for nobody.
 
     torch counts threads for the whole process too: its count is put back in the end, so that
@@ -85,9 +86,7 @@ def _threads(network: BoxwiseNetwork) -> Iterator[ThreadPoolExecutor]:
     """
     threads = torch.get_num_threads()
     per_worker = 1 if network.device.type == "cpu" else threads
-    pool = ThreadPoolExecutor(
-        workers(network), initializer=torch.set_num_threads, initargs=(per_worker,)
-    )
+    pool = thread_pool(workers(network), initializer=torch.set_num_threads, initargs=(per_worker,))
     try:
         with pool:
             try:

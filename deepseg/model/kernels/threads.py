@@ -8,6 +8,9 @@ from typing import TypeVar
 
 import torch
 
+from deepseg.errors import is_process_limit
+from deepseg.thread_pool import CallersThread
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -27,7 +30,14 @@ def map_on_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> lis
         return [result for _, result in _drain(work, queue, infers)]
     try:
         with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            futures = [pool.submit(_drain, work, queue, infers) for _ in range(count)]
+            futures = []
+            for _ in range(count):
+                try:
+                    futures.append(pool.submit(_drain, work, queue, infers))
+                except RuntimeError as error:  # those that have started do all
+                    if not is_process_limit(error):
+                        raise
+            futures = futures or [CallersThread().submit(_drain, work, queue, infers)]
             results = dict(pair for future in futures for pair in future.result())
     finally:
         torch.set_num_threads(threads)  # of threads that begin later

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 from deepseg.errors import DeepsegError, OutOfMemory, Problem, is_out_of_memory
+from deepseg.thread_pool import thread_pool
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -35,7 +36,7 @@ def in_stages(
     Running out of memory is an error of the item that was in work. Exceptions that are neither that
     nor a `DeepsegError` end everything.
     """
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    with thread_pool(1) as reader, thread_pool(1) as writer:
         waiting = deque(items)
         ahead: Future[Read | DeepsegError] | None = None
         behind: tuple[Item, Future[Written | DeepsegError]] | None = None

@@ -219,9 +219,65 @@ def test_without_processes_the_session_cuts_by_itself(folders, monkeypatch):
     )
     (warning,) = warnings
     assert warning == (
-        "the system allows no more processes or open files ([Errno 11] Resource temporarily "
-        "unavailable): segments are cut by the session itself, which is slower; lower workers, or "
-        "raise ulimit -u or -n"
+        "the system lets no workers start ([Errno 11] Resource temporarily unavailable): segments "
+        "are cut by the session itself, which is slower; lower workers, raise ulimit -u or -n, or "
+        "make room in /dev/shm"
     )
+    alone = SegmentLoader(SegmentDataset(folders, rules()), batch_size=4, workers=0, first=0)
+    assert all(same(*pair) for pair in zip(found, all_batches(alone), strict=True))
+
+
+def no_semaphores(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_without_room_for_semaphores_the_session_cuts_by_itself(folders, monkeypatch, capfd):
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", no_semaphores)
+    warnings = []
+    stream = SegmentLoader(
+        SegmentDataset(folders, rules()), batch_size=4, workers=2, first=0, warn=warnings.append
+    )
+    with stream:
+        assert len(list(stream.subepoch())) > 0
+    assert [line.partition("):")[0] for line in warnings] == [
+        "the system lets no workers start ([Errno 28] No space left on device"
+    ]
+    assert capfd.readouterr().err == ""
+
+
+def test_more_workers_than_cores_can_keep_busy_are_not_started(folders, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    warnings = []
+    stream = SegmentLoader(
+        SegmentDataset(folders, rules()), batch_size=4, workers=64, first=0, warn=warnings.append
+    )
+    with stream:
+        next(stream.subepoch())
+        assert len(multiprocessing.active_children()) == 4
+    assert warnings == [
+        "64 workers on a machine with 1 cores: 4 are started, with the same results"
+    ]
+
+
+def test_workers_that_may_not_start_threads_are_done_without(folders, monkeypatch, capfd):
+    def no_threads(_parent):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("deepseg.parent_process.end_with", no_threads)
+    warnings = []
+    found = all_batches(
+        SegmentLoader(
+            SegmentDataset(folders, rules()),
+            batch_size=4,
+            workers=2,
+            first=0,
+            warn=warnings.append,
+        )
+    )
+    assert warnings == [
+        "the system lets no workers start (no threads for them): segments are cut by the session "
+        "itself, which is slower; lower workers, raise ulimit -u or -n, or make room in /dev/shm"
+    ]
+    assert capfd.readouterr().err == ""
     alone = SegmentLoader(SegmentDataset(folders, rules()), batch_size=4, workers=0, first=0)
     assert all(same(*pair) for pair in zip(found, all_batches(alone), strict=True))
