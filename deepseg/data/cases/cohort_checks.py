@@ -217,11 +217,11 @@ def _doubtful_units(
     if not doubtful:
         return []
     first, more = doubtful[0], len(doubtful) - 1
-    others = f" and {more} more case{'s have' if more > 1 else ' has'} such voxels" if more else ""
+    tail = f" and {more} more case{'s have' if more > 1 else ' has'} such voxels" if more else ""
     return [
         f"{first.name} has voxels of {_mm(first.spacing_mm or ())} mm, all sides at least "
         f"{OTHER_UNIT} times other than the {_mm(spacing_mm)} mm to which they are "
-        f"resampled{others}; correct the header if it counts in centimetres"
+        f"resampled{tail}; correct the header if it counts in centimetres"
     ]
 
 

@@ -45,14 +45,14 @@ def mixed_files(cases: Sequence[ListedCase], channels: Sequence[str]) -> list[Mi
     if not telling:
         return []
     _, first_entries, first_keys = telling[0]
-    known = set(first_keys) - {None}
+    keys_of_cases = set(first_keys) - {None}
     return [
         MixedFile(entry.where, noun, str(first.text), str(entry.text))
         for noun, entries, keys in telling[1:]
         for entry, key, first, first_key in zip(
             entries, keys, first_entries, first_keys, strict=True
         )
-        if None not in (key, first_key) and key != first_key and key in known
+        if None not in (key, first_key) and key != first_key and key in keys_of_cases
     ]
 
 

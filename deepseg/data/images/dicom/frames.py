@@ -142,10 +142,10 @@ def _without_overlay(
     >>> _without_overlay(np.array([0x8001, 0x0FFF]), 12, is_signed=True).tolist()
     [1, -1]
     """
-    kept = values & ((1 << stored_bits) - 1)
+    masked = values & ((1 << stored_bits) - 1)
     if is_signed:
-        kept = np.where(kept >= 1 << (stored_bits - 1), kept - (1 << stored_bits), kept)
-    return kept
+        masked = np.where(masked >= 1 << (stored_bits - 1), masked - (1 << stored_bits), masked)
+    return masked
 
 
 def frames_of(path: Path, syntax: str, begin: int) -> Frames | None:
