@@ -108,7 +108,8 @@ def test_records_and_curves_of_the_user_are_not_lost_to_training(command, place)
     for name in ("progress.png", "metrics.jsonl", "outcome.json"):
         assert (session / "set_aside" / name).read_text() == f"my {name}"
     place.edit("train.yaml", "\nepochs: 2", "\nepochs: 3")
-    assert command("-train", "train.yaml").stderr == ""
+    again = command("-train", "train.yaml")
+    assert again.stderr == "WARNING epochs changed since the last epoch: 2 → 3\n"
 
 
 def test_a_table_of_the_user_is_not_lost_to_a_comparison(command, place, trained_here):
