@@ -32,7 +32,7 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 OPTIONS: dict[str, tuple[Command, ...]] = {
     "model": ("train", "test", "check"),
     "load": ("train", "test", "check"),
-    "out": ("newModel", "export", "convert", "compare", "demo"),
+    "out": ("newModel", "show", "export", "convert", "compare", "demo"),
     "seed": ("newModel", "train"),
     "pretrained": ("newModel",),
     "resetOptimizer": ("train",),
@@ -214,7 +214,9 @@ def _add_options(parser: _Parser) -> None:
         help="older model that fills the new one; of several, each fills what the ones before left",
     )
     options.add_argument(
-        "-out", metavar="PATH", help="file of -newModel, folder of -compare, -demo"
+        "-out",
+        metavar="PATH",
+        help="file of -newModel, SVG picture of -show, folder of -compare, -demo",
     )
     options.add_argument(
         "-resetOptimizer",

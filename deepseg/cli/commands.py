@@ -14,6 +14,7 @@ from deepseg.commands.check import check as check_config
 from deepseg.commands.compare import compare as compare_runs
 from deepseg.commands.convert import convert as convert_config
 from deepseg.commands.demo import demo as run_demo
+from deepseg.commands.draw import draw
 from deepseg.commands.export import export as export_model
 from deepseg.commands.json_records import check_record, show_record
 from deepseg.commands.new_model import new_model as build_model
@@ -150,6 +151,9 @@ def show(arguments: Arguments) -> None:
     """``-show``."""
     if arguments.json:
         _print_json(show_record(_file(arguments)))
+        return
+    if arguments.out is not None:
+        draw(_file(arguments), arguments.out, quiet=arguments.quiet)
         return
     show_contents(_file(arguments), Console(quiet=arguments.quiet))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,6 +33,7 @@ from deepseg.sessions.compatibility import preparation_for, testing_incompatibil
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.model_files import NamedFiles, named_files, session_models
 from deepseg.sessions.processes.shard import Shard
+from deepseg.sessions.reports.testing_page import write_testing_page
 from deepseg.sessions.result_names import result_endings
 from deepseg.sessions.segmentation.case_stages import CaseStages
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
@@ -102,13 +105,18 @@ def segment(
         results = ScoreTable(checked.left_out)
         todo = _not_done(checked.cases, work, console)
         fault = _fault_of_cases(todo, work, results, console, keep_going=config.keep_going)
+<<<<<<< HEAD
         columns = learnt_columns([model.cohort for model in models])
         cases = list_cases(config.cases, predictor.config.channels, columns=columns)
+=======
+        cases = list_cases(config.cases, predictor.config.channels)
+        report = partial(write_testing_page, folder.path, config, models) if config.report else None
+>>>>>>> 2c7870c (A page per session: report.html with scores, slices, curves, settings and weights; lesions are counted; the network as a picture)
         if fault is not None:
             with suppress(DeepsegError):  # the first fault is the one to report
-                _gather(cases, work, results, folder)
+                _gather(cases, work, results, folder, report)
             raise fault
-        _gather(cases, work, results, folder)
+        _gather(cases, work, results, folder, report)
         _say_memory(config, console)
         console.say(f"results in {folder.path}")
         if results.failures:
@@ -212,15 +220,21 @@ def _fault_of_cases(
 
 
 def _gather(
-    cases: Sequence[Case], work: CaseStages, results: ScoreTable, folder: SessionFolder
+    cases: Sequence[Case],
+    work: CaseStages,
+    results: ScoreTable,
+    folder: SessionFolder,
+    report: Callable[[Mapping[str, Mapping[str, Any]]], None] | None,
 ) -> None:
     """Write the results of all cases that are done, by this process or by others."""
     with CompletedCases(folder.path).alone():
-        for case in cases:
-            record = work.record(case)
-            if record is not None:
-                results.add(case.name, record)
+        listed = {case.name: work.record(case) for case in cases}
+        records = {name: record for name, record in listed.items() if record is not None}
+        for name, record in records.items():
+            results.add(name, record)
         warn_of_set_aside(results.write(folder.path), folder.console)
+        if report is not None:
+            report(records)
     results.show(folder.console)
 
 

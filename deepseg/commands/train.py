@@ -14,6 +14,7 @@ from deepseg.model.devices import chosen_device, slowness
 from deepseg.sessions.checked_cases import training_and_held_out
 from deepseg.sessions.model_files import named_files
 from deepseg.sessions.processes.rank_session import session_of_ranks
+from deepseg.sessions.reports.training_page import write_training_page
 from deepseg.sessions.tables import network_table
 from deepseg.sessions.training.epoch_log import BEFORE, announce, log_settings
 from deepseg.sessions.training.run import TrainingRun
@@ -137,6 +138,8 @@ def train(
                     run.evaluated, held_out, folder, config, epoch=run.progress.epoch, ranks=ranks
                 )
                 run.end_epoch(scores, samples, volumes)
+        if config.report and ranks.is_main:
+            write_training_page(folder.path, config, run.checkpoint(), checked, folder.records())
         _print_end(run)
         return folder.models / "last.save"
 

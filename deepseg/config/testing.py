@@ -145,6 +145,12 @@ class TestConfig(Settings):
         False, description="Go on with the other cases when one fails; the exit code is then 3."
     )
 
+    report: bool = Field(
+        True,
+        description="Write `report.html`, one page with scores, slices of every case, settings and "
+        "weights.",
+    )
+
     __test__ = False  # its name starts like a test's, and pytest would collect it
 
     @property

@@ -111,6 +111,11 @@ class TrainConfig(Settings):
         None, description="Folder for prepared cases. Default: `cache` in the session's folder."
     )
     tensorboard: bool = Field(False, description="Also write TensorBoard event files.")
+    report: bool = Field(
+        True,
+        description="Write `report.html` at the end, one page with curves, cases, settings and "
+        "weights.",
+    )
 
     @property
     def folder(self) -> Path:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from deepseg.config.cases import Preparation
 from deepseg.data.cases.case import Case
 from deepseg.data.images.orientation import Reorientation
-from deepseg.data.images.resampling import voxels_read
+from deepseg.data.images.resampling import resample, voxels_read
 from deepseg.data.images.volumes import Geometry, Volume, read_labels
 from deepseg.data.preparation import (
     CaseImages,
@@ -60,6 +60,23 @@ class LoadedCase:
     def grid(self) -> Geometry:
         """The voxels of the source with their axes turned to those of the first model's cases."""
         return self.turn.geometry(self.source.geometry)
+
+    def channels_on_source(self, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Channels as the first model saw them, ``(X, Y, Z)`` on the grid of the source, by name.
+
+        Where that model saw other voxels, they are interpolated. A channel with one value only,
+        such as one that the case lacks, is left out, but for the first of all.
+        """
+        case, back = self.prepared[0], self.turn.inverse
+        channels = dict(zip(names, case.channels, strict=True))
+        varied = {name: values for name, values in channels.items() if values.min() < values.max()}
+        on_grid = varied or {names[0]: channels[names[0]]}
+        if case.geometry != self.grid:
+            on_grid = {
+                name: np.asarray(resample(values, case.geometry, self.grid, order=1), np.float32)
+                for name, values in on_grid.items()
+            }
+        return {name: back.array(values) for name, values in on_grid.items()}
 
     def forget(self) -> None:
         """Give back the memory of voxels that can be read from files again."""

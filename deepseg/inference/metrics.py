@@ -20,6 +20,10 @@ direction:
 * ``hausdorff95_mm`` is the larger of the 95th percentiles of the two sets (interpolated linearly);
 * ``surface_distance_mm`` is the mean of both sets taken together (average symmetric distance).
 
+A lesion is a component of the truth whose voxels touch by faces, edges or corners (26 neighbours).
+It is found if at least one of its voxels is predicted, else missed; a component of the prediction
+without a single true voxel is a false one. One that covers two lesions finds both.
+
 These are the definitions of MONAI and of the sources. Tools that weight surfaces by area, or take
 one percentile of both sets together, give other values.
 
@@ -47,6 +51,7 @@ Labels: TypeAlias = NDArray[np.integer[Any]]
 
 FOREGROUND = "foreground"
 
+_TOUCHING = np.ones((3, 3, 3), bool)  # the 26 neighbours of a voxel, and itself
 _RIGHT_ANGLE = 1e-4  # cosine between two axes, up to which they count as perpendicular
 
 
@@ -188,6 +193,9 @@ class Scores:
         surface_distance_mm: Average symmetric surface distance.
         predicted_ml: Volume of the prediction.
         true_ml: Volume of the truth.
+        lesions_found: Components of the truth that the prediction touches.
+        lesions_missed: Other components of the truth.
+        lesions_false: Components of the prediction that do not touch the truth.
     """
 
     dice: float | None
@@ -198,6 +206,9 @@ class Scores:
     surface_distance_mm: float | None
     predicted_ml: float
     true_ml: float
+    lesions_found: int | None = None
+    lesions_missed: int | None = None
+    lesions_false: int | None = None
 
 
 def scores(
@@ -239,6 +250,7 @@ def scores(
         hausdorff95_mm, surface_distance_mm = _distances_mm(prediction, truth, axes)
     volume_mm3 = np.prod(spacing_mm) if axes_mm is None else abs(np.linalg.det(axes_mm))
     volume_ml = float(volume_mm3) / 1000
+    hits, missed, false = lesion_counts(prediction, truth)
     return Scores(
         dice=counts.dice,
         precision=counts.precision,
@@ -248,7 +260,33 @@ def scores(
         surface_distance_mm=surface_distance_mm,
         predicted_ml=predicted * volume_ml,
         true_ml=true * volume_ml,
+        lesions_found=hits,
+        lesions_missed=missed,
+        lesions_false=false,
     )
+
+
+def lesion_counts(prediction: Mask, truth: Mask) -> tuple[int, int, int]:
+    """Lesions that are found, that are missed, and false ones, as defined at the top.
+
+    Args:
+        prediction: ``(X, Y, Z)`` bool.
+        truth: ``(X, Y, Z)`` bool.
+
+    >>> truth, prediction = np.zeros((2, 1, 1, 9), bool)
+    >>> truth[..., [0, 1, 4]] = prediction[..., [1, 6, 8]] = True
+    >>> lesion_counts(prediction, truth)
+    (1, 1, 2)
+    """
+    occupied = prediction | truth
+    if not occupied.any():
+        return 0, 0, 0
+    box = _bounding_box(occupied)
+    true, lesions = ndimage.label(truth[box], _TOUCHING)
+    predicted, components = ndimage.label(prediction[box], _TOUCHING)
+    both = prediction[box] & truth[box]
+    hits, right = np.unique(true[both]).size, np.unique(predicted[both]).size
+    return hits, lesions - hits, components - right
 
 
 def class_scores(
@@ -291,6 +329,18 @@ def class_scores(
     for name, labels in {**regions, **groups}.items():
         rows[name] = compare(np.isin(segmentation, list(labels)), np.isin(truth, list(labels)))
     return rows
+
+
+def mean_dice(rows: Mapping[str, Scores], classes: Sequence[str]) -> float | None:
+    """Mean Dice of ``classes``, of those for which it is defined; None if it is for none.
+
+    Args:
+        rows: Scores of a case by name.
+        classes: Names of the foreground classes.
+    """
+    dice = (rows[name].dice for name in classes if name in rows)
+    defined = [value for value in dice if value is not None]
+    return statistics.fmean(defined) if defined else None
 
 
 def summary(

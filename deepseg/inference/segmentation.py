@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,19 @@ class Segmentation:
     def affine(self) -> NDArray[np.float64]:
         """``(4, 4)``: voxel index to RAS millimetres."""
         return self.geometry.affine
+
+    def volumes_ml(self, classes: Sequence[str]) -> dict[str, float]:
+        """Volume of every class above the background, by name.
+
+        Args:
+            classes: Names of all labels.
+        """
+        voxel_ml = self.geometry.voxel_ml
+        return {
+            name: float((self.labels == label).sum()) * voxel_ml
+            for label, name in enumerate(classes)
+            if label > 0
+        }
 
     def save(self, path: Path | str, array: NDArray[Any] | None = None) -> Path:
         """Write the labels, or another ``(X, Y, Z)`` array on this grid, as NIfTI.

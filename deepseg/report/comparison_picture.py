@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+<<<<<<< HEAD
 from deepseg.report.comparison import SeedGroup, counted_cases
 from deepseg.report.figure import (
     PALETTE,
@@ -21,13 +22,17 @@ from deepseg.report.figure import (
     save_vectors,
     shortened,
 )
+=======
+from deepseg.report.comparison import SeedGroup
+from deepseg.report.figure import GRID, INK, PALETTE, escaped, new_figure, save_figure, shortened
+>>>>>>> 2c7870c (A page per session: report.html with scores, slices, curves, settings and weights; lesions are counted; the network as a picture)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT = 1100, 520
 LETTERS = 30
-INK, GRID, REACH = "#333333", "#dddddd", "#999999"
+REACH = "#999999"
 STROKES = ("solid", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 

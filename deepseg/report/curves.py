@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from deepseg.report.figure import PALETTE, escaped, new_figure, save_figure, shortened
+from deepseg.report.figure import GRID, INK, PALETTE, escaped, new_figure, save_figure, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+
+FOREGROUND = "foreground"  # the row of all classes but the background
 
 Record = Mapping[str, Any]
 Points = tuple[tuple[int, float | None], ...]
@@ -27,8 +30,6 @@ FEW_EPOCHS = 40
 LEGEND_ROWS = 9
 MOST_LABELS = 16
 LETTERS = 24
-INK = "#333333"
-GRID = "#dddddd"
 BEST = "#999999"
 DASHES = (0, (4, 2))
 
@@ -65,9 +66,20 @@ def write_curves(records: Sequence[Record], file: Path) -> None:
     Raises:
         DeepsegError: ``plot-extra-missing``.
     """
+    figure = curves_figure(records)
+    if figure is not None:
+        save_figure(figure, file)
+
+
+def curves_figure(records: Sequence[Record]) -> Figure | None:
+    """All `panels` of ``records``, drawn one below the other; None if there are none.
+
+    Raises:
+        DeepsegError: ``plot-extra-missing``.
+    """
     drawn = panels(records)
     if not drawn:
-        return
+        return None
     figure = new_figure(WIDTH, PANEL_HEIGHT * len(drawn), background="white")
     figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.1)
     column: list[Axes] = list(figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0])
@@ -75,7 +87,7 @@ def write_curves(records: Sequence[Record], file: Path) -> None:
         _draw(axes, panel)
     _draw_epochs(column[-1], records)
     _mark_best(column, best_epoch(records))
-    save_figure(figure, file)
+    return figure
 
 
 def panels(records: Sequence[Record]) -> tuple[Panel, ...]:
@@ -139,6 +151,7 @@ def _dice_curves(
     return tuple(
         Curve(name, _points(epochs, section, "dice", name), colour, is_training)
         for name, colour in colours.items()
+        if len(colours) != 2 or name != FOREGROUND  # of one class, that would be the same curve
     )
 
 
@@ -190,7 +203,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(BEST)
-    axes.tick_params(colors=INK, labelsize=10)
+    axes.tick_params(which="both", colors=INK, labelsize=10)
     if panel.scale == "zero to one":
         axes.set_ylim(-0.02, 1.02)
     elif panel.scale == "logarithmic":

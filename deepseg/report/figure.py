@@ -9,7 +9,10 @@ import logging
 import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from deepseg.errors import DeepsegError, Problem
 from deepseg.storage.atomic import replacing
@@ -18,7 +21,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 100
+<<<<<<< HEAD
 VECTOR_FORMS = ("pdf", "svg")
+=======
+INK, GRID = "#333333", "#dddddd"
+>>>>>>> 2c7870c (A page per session: report.html with scores, slices, curves, settings and weights; lesions are counted; the network as a picture)
 
 # Colours that differ for colour-blind eyes too: B. Wong, "Points of view: Color blindness",
 # Nature Methods 8, 2011, doi:10.1038/nmeth.1618. His yellow is darker here, to show on white.
@@ -38,6 +45,7 @@ def new_figure(width: int, height: int, *, background: str) -> Figure:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as failure:
+<<<<<<< HEAD
         raise DeepsegError(
             Problem(
                 code="plot-extra-missing",
@@ -48,10 +56,35 @@ def new_figure(width: int, height: int, *, background: str) -> Figure:
         ) from failure
     finally:
         logger.setLevel(level)
+=======
+        raise _extra_missing(failure) from failure
+>>>>>>> 2c7870c (A page per session: report.html with scores, slices, curves, settings and weights; lesions are counted; the network as a picture)
     size = (width / DOTS_PER_INCH, height / DOTS_PER_INCH)
     figure = Figure(figsize=size, dpi=DOTS_PER_INCH, facecolor=background)
     FigureCanvasAgg(figure)
     return figure
+
+
+def encoded_image(pixels: npt.NDArray[Any], *, quality: int | None = None) -> bytes:
+    """The bytes of an image file of grey values from 0 to 255.
+
+    Args:
+        pixels: ``(height, width)``.
+        quality: Of a WebP file, up to 100; None for a PNG file, which loses nothing.
+
+    Raises:
+        DeepsegError: ``plot-extra-missing``.
+    """
+    try:
+        from PIL import Image  # comes with matplotlib
+    except ImportError as failure:
+        raise _extra_missing(failure) from failure
+    image, written = Image.fromarray(pixels.astype(np.uint8)), BytesIO()
+    if quality is None:
+        image.save(written, format="PNG", optimize=True)
+    else:
+        image.save(written, format="WEBP", quality=quality)
+    return written.getvalue()
 
 
 def is_possible() -> bool:
@@ -81,6 +114,7 @@ def save_figure(figure: Figure, file: Path) -> None:
         small.save(unfinished, format="PNG", optimize=True)
 
 
+<<<<<<< HEAD
 def save_vectors(figure: Figure, file: Path) -> None:
     """Write ``figure`` as PDF or SVG, as the name of the file ends; equal figures, equal files.
 
@@ -96,6 +130,31 @@ def save_vectors(figure: Figure, file: Path) -> None:
         figure.savefig(drawn, format=form, metadata=undated[form])
     with replacing(file) as unfinished:
         unfinished.write_bytes(drawn.getvalue())
+=======
+def svg(figure: Figure) -> str:
+    """``figure`` as an element of an HTML page, in the page's own font and colour of ink."""
+    import matplotlib
+
+    drawn = BytesIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "deepseg"}):
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    text = drawn.getvalue().decode("utf-8")
+    inks = {INK: "currentColor", GRID: "rgba(128, 128, 128, 0.35)"}
+    for colour, on_page in inks.items():
+        text = text.replace(colour, on_page)
+    return text[text.index("<svg") :]
+
+
+def _extra_missing(failure: ImportError) -> DeepsegError:
+    return DeepsegError(
+        Problem(
+            code="plot-extra-missing",
+            got=f"no usable matplotlib ({failure})",
+            expected="matplotlib, which draws curves and pictures",
+            fix="pip install 'deepseg-pathways[plot]'",
+        )
+    )
+>>>>>>> 2c7870c (A page per session: report.html with scores, slices, curves, settings and weights; lesions are counted; the network as a picture)
 
 
 def escaped(name: str) -> str:

@@ -36,6 +36,11 @@ TILE = 270
 SMALLEST_TILE = 90
 PIXELS_OF_A_GALLERY = 2_000_000
 MOST_CLASSES = 21
+SIDES: dict[Plane, tuple[str, str]] = {
+    "axial": ("R", "L"),
+    "coronal": ("R", "L"),
+    "sagittal": ("A", "P"),
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def write_picture(
     by_volume = zip(*_tiles(case, tuple(AXES), TILE), strict=True)
     named = zip(ROWS, by_volume, strict=True)
     rows = [SheetRow(name, tiles) for name, tiles in named if tiles[0] is not None]
-    write_sheet(file, title, tuple(AXES), rows, legend(classes))
+    write_sheet(file, title, tuple(AXES), rows, legend(classes), sides=[SIDES[p] for p in AXES])
 
 
 def write_gallery(
@@ -105,7 +110,8 @@ def write_gallery(
     fair = math.isqrt(PIXELS_OF_A_GALLERY // (len(ROWS) * len(pictures)))
     size = min(TILE, max(SMALLEST_TILE, fair))
     rows = [SheetRow(case.name, _tiles(case, ("axial",), size)[0]) for case in pictures]
-    write_sheet(file, title, ROWS, rows, legend(classes))
+    sides = [SIDES["axial"]] * len(ROWS)
+    write_sheet(file, title, ROWS, rows, legend(classes), sides=sides)
 
 
 def slices_to_show(case: CasePicture) -> Int3:

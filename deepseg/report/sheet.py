@@ -103,6 +103,8 @@ def write_sheet(
     columns: Sequence[str],
     rows: Sequence[SheetRow],
     legend: Sequence[LegendItem],
+    *,
+    sides: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write ``rows`` below the names of the ``columns`` as a PNG file.
 
@@ -112,6 +114,7 @@ def write_sheet(
         columns: A name for each column.
         rows: From top to bottom, at least one.
         legend: Names and their colours; a colour of None leaves words alone.
+        sides: Letters at the left and right edge of the tiles of each column.
 
     Raises:
         DeepsegError: ``plot-extra-missing``.
@@ -127,6 +130,9 @@ def write_sheet(
         page.words(cell.middle[0], TOP - 13, name, room=cell.width, centred=True)
     for row, row_of_cells in zip(rows, grid, strict=True):
         page.row(row, row_of_cells)
+        for (left, right), cell in zip(sides, row_of_cells, strict=False):
+            page.letter(left, cell.left + LETTER, cell.middle[1])
+            page.letter(right, cell.left + cell.width - LETTER, cell.middle[1])
     for (name, colour), cell in zip(legend, items, strict=True):
         page.legend_item(name, colour, cell)
     page.write(file)
@@ -150,6 +156,10 @@ class _Page:
                 self.words(*cell.middle, "none", room=cell.width, centred=True)
             else:
                 self._pixels[cell.around(tile)] = tile
+
+    def letter(self, letter: str, x: int, y: int) -> None:
+        """A letter around a point."""
+        self.words(x, y, letter, room=2 * LETTER, centred=True)
 
     def legend_item(self, name: str, colour: Colour | None, cell: Cell) -> None:
         """A square of ``colour`` and its name."""

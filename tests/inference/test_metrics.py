@@ -10,7 +10,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from deepseg.inference.metrics import Confusion, Counts, Scores, class_scores, scores, summary
+from deepseg.inference.metrics import (
+    Confusion,
+    Counts,
+    Scores,
+    class_scores,
+    lesion_counts,
+    scores,
+    summary,
+)
 
 SHAPE = (3, 4, 5)
 SPACING_MM = (1.0, 2.0, 3.5)
@@ -91,6 +99,9 @@ def test_nothing_predicted_and_nothing_true_has_no_dice():
         surface_distance_mm=None,
         predicted_ml=0.0,
         true_ml=0.0,
+        lesions_found=0,
+        lesions_missed=0,
+        lesions_false=0,
     )
 
 
@@ -104,6 +115,9 @@ def test_a_prediction_of_what_is_not_there_has_dice_0_and_no_distance():
         surface_distance_mm=None,
         predicted_ml=1.0,
         true_ml=0.0,
+        lesions_found=0,
+        lesions_missed=0,
+        lesions_false=1,
     )
 
 
@@ -117,6 +131,9 @@ def test_a_missed_truth_has_dice_0_and_no_distance():
         surface_distance_mm=None,
         predicted_ml=0.0,
         true_ml=1.0,
+        lesions_found=0,
+        lesions_missed=1,
+        lesions_false=0,
     )
 
 
@@ -475,3 +492,50 @@ def test_counts_do_not_overflow():
         confusion = confusion.add(confusion)
     assert confusion.classes == (Counts(2**70, 2**70, 2**70, 2**71),) * 2
     assert confusion.foreground.dice == 1.0
+
+
+def components(mask):
+    """Sets of voxels that touch by faces, edges or corners, found by walking from each to all."""
+    left, found = {tuple(voxel) for voxel in np.argwhere(mask).tolist()}, []
+    while left:
+        component, pending = set(), [left.pop()]
+        while pending:
+            voxel = pending.pop()
+            component.add(voxel)
+            steps = product((-1, 0, 1), repeat=3)
+            near = {tuple(np.add(voxel, step).tolist()) for step in steps} & left
+            left -= near
+            pending += near
+        found.append(component)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lesions_are_counted_as_by_walking_from_voxel_to_voxel(seed):
+    rng = np.random.default_rng(seed)
+    truth, prediction = rng.random((2, 9, 11, 13)) < 0.045
+    counts = lesion_counts(prediction, truth)
+    true, predicted = components(truth), components(prediction)
+    voxels, others = set().union(*predicted), set().union(*true)
+    found = sum(not component.isdisjoint(voxels) for component in true)
+    assert counts == (
+        found,
+        len(true) - found,
+        sum(component.isdisjoint(others) for component in predicted),
+    )
+    assert min(counts) > 0
+
+
+def test_one_component_that_covers_two_lesions_finds_both():
+    truth, prediction = np.zeros((2, 3, 4, 9), bool)
+    truth[1, 1, [1, 7]] = True
+    prediction[1, 1, 1:8] = True
+    assert lesion_counts(prediction, truth) == (2, 0, 0)
+
+
+def test_lesions_outside_the_roi_do_not_count():
+    truth, roi = np.zeros((2, 3, 4, 9), bool)
+    truth[1, 1, [1, 7]] = True
+    roi[:, :, :5] = True
+    scored = scores(np.zeros_like(truth), truth, spacing_mm=(1, 1, 1), roi=roi)
+    assert (scored.lesions_found, scored.lesions_missed, scored.lesions_false) == (0, 1, 0)

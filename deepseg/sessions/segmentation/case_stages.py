@@ -16,6 +16,7 @@ from deepseg.inference.predictor import Predictor
 from deepseg.inference.segmentation import Segmentation
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.reports.stored_views import StoredViews, volumes_to_view
 from deepseg.sessions.segmentation.completed_cases import (
     Cleared,
     CompletedCases,
@@ -106,6 +107,9 @@ class CaseStages:
         assert case.segmentation is not None
         loaded, segmentation, model = case.loaded, case.segmentation, self._predictor.config
         predictions = self._folder.path / "predictions"
+        scores = None
+        if loaded.truth is not None:
+            scores = case_scores(segmentation, loaded.truth, model, self._config.groups)
         files = write_results(
             segmentation,
             loaded,
@@ -114,21 +118,20 @@ class CaseStages:
             self._config.save,
             self._completed,
             self._folder.console,
+            scores,
         )
+        if self._config.report:
+            StoredViews(self._folder.path).keep(
+                volumes_to_view(loaded, segmentation, model.channels),
+                case.key,
+                self._folder.console,
+            )
         loaded.forget()
-        scores = None
-        if loaded.truth is not None:
-            scores = case_scores(segmentation, loaded.truth, model, self._config.groups)
-        voxel_ml = segmentation.geometry.voxel_ml
         record = {
             "files": [str(file.relative_to(self._folder.path)) for file in files],
             "without_picture": self._config.save.pictures
             and all(file.suffix != ".png" for file in files),
-            "volumes_ml": {
-                name: float((segmentation.labels == label).sum()) * voxel_ml
-                for label, name in enumerate(model.classes)
-                if label > 0
-            },
+            "volumes_ml": segmentation.volumes_ml(model.classes),
             "seconds": round(time.monotonic() - case.began, 2),
             "scores": None
             if scores is None

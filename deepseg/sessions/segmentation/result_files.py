@@ -14,13 +14,19 @@ from deepseg.config.model import ModelConfig
 from deepseg.data.images.volumes import write_volume
 from deepseg.errors import DeepsegError
 from deepseg.inference.loaded_case import LoadedCase
-from deepseg.inference.metrics import Scores, class_scores
+from deepseg.inference.metrics import Scores, class_scores, mean_dice
 from deepseg.inference.requests import feature_map_slices
 from deepseg.inference.segmentation import Segmentation
 from deepseg.model.layout import layout
 from deepseg.report.console import Console
+from deepseg.report.page.case_view import CaseVolumes, clearest_channel
 from deepseg.report.picture import write_picture
+<<<<<<< HEAD
 from deepseg.sessions.result_names import map_ending, result_name
+=======
+from deepseg.sessions.reports.stored_views import volumes_to_view
+from deepseg.sessions.result_names import result_name
+>>>>>>> 2c7870c (A page per session: report.html with scores, slices, curves, settings and weights; lesions are counted; the network as a picture)
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
 from deepseg.sessions.set_aside import warn_of_set_aside
 from deepseg.storage.atomic import writable
@@ -34,6 +40,7 @@ def write_results(
     settings: SavedResults,
     records: CompletedCases,
     console: Console,
+    scores: Mapping[str, Scores] | None = None,
 ) -> list[Path]:
     """Write the results that ``settings`` ask for; return the files.
 
@@ -54,7 +61,9 @@ def write_results(
         write_volume(file, array, case.source)
     if settings.pictures:
         try:
-            _write_picture(picture, segmentation, case, model)
+            _write_picture(
+                picture, volumes_to_view(case, segmentation, model.channels), model, scores
+            )
             files.append(picture)
         except DeepsegError as error:
             if any(problem.code != "plot-extra-missing" for problem in error.problems):
@@ -79,16 +88,19 @@ def _volumes(
 
 
 def _write_picture(
-    file: Path, segmentation: Segmentation, case: LoadedCase, model: ModelConfig
+    file: Path, case: CaseVolumes, model: ModelConfig, scores: Mapping[str, Scores] | None
 ) -> None:
+    """The channel in which the foreground is seen best, and the mean Dice in the title."""
+    channel = clearest_channel(case.channels, case.foreground)
+    dice = None if scores is None else mean_dice(scores, model.classes[1:])
     write_picture(
         file,
-        case.source.array,
-        spacing_mm=case.source.geometry.spacing_mm,
+        case.channels[channel],
+        spacing_mm=case.spacing_mm,
         truth=case.truth,
-        segmentation=segmentation.labels,
+        segmentation=case.prediction,
         classes=model.classes,
-        title=case.name,
+        title=f"{case.name}, {channel}" + ("" if dice is None else f", Dice {dice:.3f}"),
     )
 
 

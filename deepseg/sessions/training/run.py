@@ -190,7 +190,7 @@ class TrainingRun:
         self.progress = replace(progress, end=end)
         self.tally = self._empty_tally()
         self.folder.save_epoch(
-            self._checkpoint().to_save(),
+            self.checkpoint().to_save(),
             {**record, "best": is_best},
             is_best=is_best,
             name=checkpoint_name(self.config.checkpoints, progress.epoch, value(record, metric)),
@@ -249,10 +249,11 @@ class TrainingRun:
     def _save_running(self) -> None:
         """Write the model in the middle of the epoch, if the last one is old enough."""
         if time.monotonic() - self._saved_at >= self.config.checkpoints.seconds:
-            self.folder.save_running(self._checkpoint().to_save())
+            self.folder.save_running(self.checkpoint().to_save())
             self._saved_at = time.monotonic()
 
-    def _checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> Checkpoint:
+        """The model as it is now, with all that training needs to go on."""
         unfinished = {}
         if self.progress.subepoch:
             unfinished = {"tally": self.tally.state_dict(), **self._timer.state_dict()}

@@ -11,6 +11,8 @@ from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.network import Network
 from deepseg.sessions.checked_cases import CheckedCases
 from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.reports.case_sections import CaseResult
+from deepseg.sessions.reports.stored_views import StoredViews, volumes_to_view
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
 from deepseg.sessions.segmentation.result_files import case_scores, write_results
 from deepseg.sessions.training.epoch_log import case_text
@@ -51,15 +53,22 @@ def validate_on_volumes(
             uncertainty=save.uncertainty,
             feature_maps=save.feature_maps,
         )
+        assert case.truth is not None
+        scores = case_scores(segmentation, case.truth, network.config, {})
         files = write_results(
-            segmentation, case, predictions, network.config, save, records, folder.console
+            segmentation, case, predictions, network.config, save, records, folder.console, scores
         )
         if files:
             noted = [str(file.relative_to(folder.path)) for file in files]
             records.keep(case.name, f"epoch {epoch + 1}", {"files": noted})
-        assert case.truth is not None
-        scores = case_scores(segmentation, case.truth, network.config, {})
         folder.console.log(case_text(case.name, scores, epoch=epoch))
+        if config.report:
+            StoredViews(folder.path).keep(
+                volumes_to_view(case, segmentation, network.config.channels),
+                f"epoch {epoch + 1}",
+                folder.console,
+                CaseResult(case.name, segmentation.volumes_ml(network.config.classes), scores),
+            )
         per_case[case.name] = scores
     all_cases = dict(sorted(ranks.all_gather(list(per_case.items()))))
     means = summary(all_cases)

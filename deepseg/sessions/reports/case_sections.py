@@ -1,0 +1,178 @@
+"""The part of a report that shows cases: a table with the worst first, and slices of each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from deepseg.inference.metrics import FOREGROUND, Scores, mean_dice
+from deepseg.report.page.document import Section
+from deepseg.report.page.markup import Html, Value, data_block, element, joined, shown, table
+
+MOST_CLASS_COLUMNS = 6
+BYTES_OF_ALL_SLICES = 18_000_000
+HEADINGS = {
+    "dice": "Dice",
+    "precision": "precision",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "hausdorff95_mm": "HD95 mm",
+    "surface_distance_mm": "ASSD mm",
+    "predicted_ml": "predicted ml",
+    "true_ml": "true ml",
+    "lesions_found": "found",
+    "lesions_missed": "missed",
+    "lesions_false": "false",
+}
+NO_SLICES = (
+    "No slices here: this page holds those of the worst cases only, or Pillow is not installed. "
+    "The result itself lies in the folder predictions."
+)
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """Volumes and scores of a segmented case.
+
+    Attributes:
+        name: Of the case.
+        volumes_ml: What was predicted, by name of the class.
+        scores: By row of the table of scores; None without a truth.
+    """
+
+    name: str
+    volumes_ml: Mapping[str, float]
+    scores: Mapping[str, Scores] | None = None
+
+    @property
+    def mean_dice(self) -> float | None:
+        """Mean Dice of the foreground classes in which it is defined; None without a truth."""
+        return None if self.scores is None else mean_dice(self.scores, list(self.volumes_ml))
+
+
+def worst_first(results: Sequence[CaseResult]) -> list[CaseResult]:
+    """Cases by their mean Dice; those without one come last, in their order.
+
+    >>> cases = [CaseResult("a", {}), CaseResult("b", {})]
+    >>> [case.name for case in worst_first(cases)]
+    ['a', 'b']
+    """
+    return sorted(results, key=lambda case: 2.0 if case.mean_dice is None else case.mean_dice)
+
+
+def case_sections(
+    results: Sequence[CaseResult],
+    view_of: Callable[[str], dict[str, Any] | None],
+    classes: Sequence[str],
+) -> list[Section]:
+    """The table of the cases, and their slices.
+
+    Args:
+        results: Of all cases.
+        view_of: Gives the slices of a case by its name, or None.
+        classes: Names of all labels, the background first.
+    """
+    ordered = worst_first(results)
+    is_scored = any(case.scores is not None for case in ordered)
+    title = "Cases, worst first" if is_scored else "Cases"
+    columns, row = _columns(classes, is_scored=is_scored)
+    listed = Section(title, table(columns, [row(case) for case in ordered]))
+    return [listed, Section("Slices", _slices(ordered, view_of, classes))]
+
+
+def case_anchor(name: str) -> str:
+    """By which links find the slices of a case."""
+    return f"case-{name}"
+
+
+def _columns(
+    classes: Sequence[str], *, is_scored: bool
+) -> tuple[list[str], Callable[[CaseResult], list[Value | Html]]]:
+    """Names of the columns, and the cells of a case."""
+    foreground = list(classes[1:])
+    if not is_scored:
+        return ["case", *(f"{name} ml" for name in foreground)], lambda case: [
+            _link(case.name),
+            *(case.volumes_ml.get(name) for name in foreground),
+        ]
+    several = foreground if 1 < len(foreground) <= MOST_CLASS_COLUMNS else []
+    measures = [name for name in HEADINGS if name not in ("dice", "specificity")]
+
+    def cells(case: CaseResult) -> list[Value | Html]:
+        scores = case.scores or {}
+        whole = scores.get(FOREGROUND)
+        return [
+            _link(case.name),
+            case.mean_dice,
+            *(_measure(scores.get(name), "dice") for name in several),
+            *(_measure(whole, name) for name in measures),
+        ]
+
+    dice = "Dice" if len(foreground) == 1 else "mean Dice"
+    headings = (HEADINGS[name] for name in measures)
+    return ["case", dice, *(f"Dice {name}" for name in several), *headings], cells
+
+
+def _measure(scores: Scores | None, name: str) -> float | None:
+    return None if scores is None else getattr(scores, name)
+
+
+def _link(name: str) -> Html:
+    return element("a", name, href=f"#{case_anchor(name)}")
+
+
+def _slices(
+    ordered: Sequence[CaseResult],
+    view_of: Callable[[str], dict[str, Any] | None],
+    classes: Sequence[str],
+) -> Html:
+    """A part for each case that opens by a click; slices as long as there is room for them."""
+    parts: list[Html] = []
+    room = BYTES_OF_ALL_SLICES
+    for case in ordered:
+        view = view_of(case.name) if room > 0 else None
+        block = None if view is None else data_block(view, class_="case")
+        room -= 0 if block is None else len(block.text)
+        parts.append(_case(case, block if room > 0 else None, classes, is_open=not parts))
+    note = (
+        "The right of the patient is at the left of axial and coronal slices. Scroll with the "
+        "wheel, the arrow keys or the slider; most of the slices lie where the foreground is. "
+        "Uncertainty is a layer where the settings save it."
+    )
+    return joined([element("p", note, class_="note"), *parts])
+
+
+def _case(case: CaseResult, block: Html | None, classes: Sequence[str], *, is_open: bool) -> Html:
+    dice = "" if case.scores is None else f"Dice {shown(case.mean_dice)}"
+    summary = element("summary", case.name, element("span", dice))
+    slices = (
+        element("p", NO_SLICES, class_="note")
+        if block is None
+        else joined(
+            [element("div", element("noscript", "Slices need JavaScript."), class_="viewer"), block]
+        )
+    )
+    content = element("div", slices, _class_table(case))
+    return element(
+        "details",
+        summary,
+        content,
+        class_="case",
+        id=case_anchor(case.name),
+        data_classes=json.dumps(list(classes)),
+        **({"open": ""} if is_open else {}),
+    )
+
+
+def _class_table(case: CaseResult) -> Html:
+    """All measures of a case by class."""
+    if case.scores is None:
+        return table(["class", "ml"], [[name, ml] for name, ml in case.volumes_ml.items()])
+    measures = [field.name for field in fields(Scores)]
+    rows = [
+        [name, *(asdict(scores)[measure] for measure in measures)]
+        for name, scores in case.scores.items()
+    ]
+    return table(["class", *(HEADINGS[measure] for measure in measures)], rows)

@@ -1,0 +1,100 @@
+"""The page of a testing session."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deepseg.config.testing import TestConfig
+from deepseg.inference.metrics import Scores, summary
+from deepseg.model.checkpoint import Checkpoint
+from deepseg.report.page.document import Section, write_page
+from deepseg.report.page.markup import Html, element, joined, table
+from deepseg.sessions.reports.case_sections import HEADINGS, CaseResult, case_sections
+from deepseg.sessions.reports.model_sections import settings_section, weights_section
+from deepseg.sessions.reports.stored_views import StoredViews
+from deepseg.version import VERSION
+
+
+def write_testing_page(
+    folder: Path,
+    config: TestConfig,
+    models: Sequence[Checkpoint],
+    records: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Write ``report.html`` of the cases that are done.
+
+    Args:
+        folder: Of the session.
+        config: Its settings.
+        models: That predict.
+        records: Of the cases by name, as they lie in the session's folder.
+    """
+    results = [case_result(name, record) for name, record in records.items()]
+    views = StoredViews(folder)
+    sections = [
+        *_means(results),
+        *case_sections(
+            results,
+            lambda name: views.view(name, str(records[name].get("key"))),
+            models[0].config.classes,
+        ),
+        weights_section(models),
+        settings_section(config, shlex.join(sys.argv)),
+    ]
+    subtitle = (
+        f"{_cases(len(results))} segmented, deepseg {VERSION}, "
+        f"{time.strftime('%Y-%m-%d %H:%M')}, {folder}"
+    )
+    write_page(folder / "report.html", f"Test {config.name}", subtitle, sections)
+
+
+def case_result(name: str, record: Mapping[str, Any]) -> CaseResult:
+    """The record of a case as it is shown."""
+    scores = record["scores"]
+    return CaseResult(
+        name,
+        record["volumes_ml"],
+        None if scores is None else {row: Scores(**values) for row, values in scores.items()},
+    )
+
+
+def _means(results: Sequence[CaseResult]) -> list[Section]:
+    """Statistics over the cases, by class; nothing where no truth is known."""
+    scored = {case.name: case.scores for case in results if case.scores is not None}
+    if not scored:
+        return []
+    measures = ("dice", "precision", "sensitivity", "hausdorff95_mm", "surface_distance_mm")
+    rows: list[list[str | float | Html | None]] = [
+        [name, *_cells(by_measure, measures), by_measure["dice"]["defined"]]
+        for name, by_measure in summary(scored).items()
+    ]
+    columns = ["class"]
+    for measure in measures:
+        columns += [HEADINGS[measure], "± s.d."]
+    note = element(
+        "p",
+        "Means and standard deviations (of the population) over "
+        f"{_cases(len(scored))} with a truth. A case in which a measure is undefined is left "
+        "out of its mean.",
+        class_="note",
+    )
+    return [Section("Mean scores", joined([note, table([*columns, "cases"], rows)]))]
+
+
+def _cases(number: int) -> str:
+    return "1 case" if number == 1 else f"{number} cases"
+
+
+def _cells(
+    by_measure: Mapping[str, Mapping[str, float | int | None]], measures: Sequence[str]
+) -> list[float | int | None]:
+    return [
+        by_measure[measure][statistic]
+        for measure in measures
+        for statistic in ("mean", "standard_deviation")
+    ]
