@@ -105,13 +105,9 @@ def segment(
         results = ScoreTable(checked.left_out)
         todo = _not_done(checked.cases, work, console)
         fault = _fault_of_cases(todo, work, results, console, keep_going=config.keep_going)
-<<<<<<< HEAD
         columns = learnt_columns([model.cohort for model in models])
         cases = list_cases(config.cases, predictor.config.channels, columns=columns)
-=======
-        cases = list_cases(config.cases, predictor.config.channels)
         report = partial(write_testing_page, folder.path, config, models) if config.report else None
->>>>>>> 2c7870c (A page per session: report.html with scores, slices, curves, settings and weights; lesions are counted; the network as a picture)
         if fault is not None:
             with suppress(DeepsegError):  # the first fault is the one to report
                 _gather(cases, work, results, folder, report)

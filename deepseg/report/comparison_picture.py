@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-<<<<<<< HEAD
 from deepseg.report.comparison import SeedGroup, counted_cases
 from deepseg.report.figure import (
+    GRID,
+    INK,
     PALETTE,
     VECTOR_FORMS,
     escaped,
@@ -22,10 +23,6 @@ from deepseg.report.figure import (
     save_vectors,
     shortened,
 )
-=======
-from deepseg.report.comparison import SeedGroup
-from deepseg.report.figure import GRID, INK, PALETTE, escaped, new_figure, save_figure, shortened
->>>>>>> 2c7870c (A page per session: report.html with scores, slices, curves, settings and weights; lesions are counted; the network as a picture)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,11 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 100
-<<<<<<< HEAD
 VECTOR_FORMS = ("pdf", "svg")
-=======
 INK, GRID = "#333333", "#dddddd"
->>>>>>> 2c7870c (A page per session: report.html with scores, slices, curves, settings and weights; lesions are counted; the network as a picture)
 
 # Colours that differ for colour-blind eyes too: B. Wong, "Points of view: Color blindness",
 # Nature Methods 8, 2011, doi:10.1038/nmeth.1618. His yellow is darker here, to show on white.
@@ -45,20 +42,9 @@ def new_figure(width: int, height: int, *, background: str) -> Figure:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as failure:
-<<<<<<< HEAD
-        raise DeepsegError(
-            Problem(
-                code="plot-extra-missing",
-                got=f"no usable matplotlib ({failure})",
-                expected="matplotlib, which draws curves and pictures",
-                fix="pip install 'deepseg-pathways[plot]'",
-            )
-        ) from failure
+        raise _extra_missing(failure) from failure
     finally:
         logger.setLevel(level)
-=======
-        raise _extra_missing(failure) from failure
->>>>>>> 2c7870c (A page per session: report.html with scores, slices, curves, settings and weights; lesions are counted; the network as a picture)
     size = (width / DOTS_PER_INCH, height / DOTS_PER_INCH)
     figure = Figure(figsize=size, dpi=DOTS_PER_INCH, facecolor=background)
     FigureCanvasAgg(figure)
@@ -114,7 +100,6 @@ def save_figure(figure: Figure, file: Path) -> None:
         small.save(unfinished, format="PNG", optimize=True)
 
 
-<<<<<<< HEAD
 def save_vectors(figure: Figure, file: Path) -> None:
     """Write ``figure`` as PDF or SVG, as the name of the file ends; equal figures, equal files.
 
@@ -130,7 +115,8 @@ def save_vectors(figure: Figure, file: Path) -> None:
         figure.savefig(drawn, format=form, metadata=undated[form])
     with replacing(file) as unfinished:
         unfinished.write_bytes(drawn.getvalue())
-=======
+
+
 def svg(figure: Figure) -> str:
     """``figure`` as an element of an HTML page, in the page's own font and colour of ink."""
     import matplotlib
@@ -154,7 +140,6 @@ def _extra_missing(failure: ImportError) -> DeepsegError:
             fix="pip install 'deepseg-pathways[plot]'",
         )
     )
->>>>>>> 2c7870c (A page per session: report.html with scores, slices, curves, settings and weights; lesions are counted; the network as a picture)
 
 
 def escaped(name: str) -> str:

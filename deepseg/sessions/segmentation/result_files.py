@@ -21,12 +21,8 @@ from deepseg.model.layout import layout
 from deepseg.report.console import Console
 from deepseg.report.page.case_view import CaseVolumes, clearest_channel
 from deepseg.report.picture import write_picture
-<<<<<<< HEAD
-from deepseg.sessions.result_names import map_ending, result_name
-=======
 from deepseg.sessions.reports.stored_views import volumes_to_view
-from deepseg.sessions.result_names import result_name
->>>>>>> 2c7870c (A page per session: report.html with scores, slices, curves, settings and weights; lesions are counted; the network as a picture)
+from deepseg.sessions.result_names import map_ending, result_name
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
 from deepseg.sessions.set_aside import warn_of_set_aside
 from deepseg.storage.atomic import writable
