@@ -220,7 +220,7 @@ def _gather(
     work: CaseStages,
     results: ScoreTable,
     folder: SessionFolder,
-    report: Callable[[Mapping[str, Mapping[str, Any]]], None] | None,
+    report: Callable[[Mapping[str, Mapping[str, Any]]], tuple[Path, ...]] | None,
 ) -> None:
     """Write the results of all cases that are done, by this process or by others."""
     with CompletedCases(folder.path).alone():
@@ -230,7 +230,7 @@ def _gather(
             results.add(name, record)
         warn_of_set_aside(results.write(folder.path), folder.console)
         if report is not None:
-            report(records)
+            warn_of_set_aside(report(records), folder.console)
     results.show(folder.console)
 
 

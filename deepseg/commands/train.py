@@ -15,6 +15,7 @@ from deepseg.sessions.checked_cases import training_and_held_out
 from deepseg.sessions.model_files import named_files
 from deepseg.sessions.processes.rank_session import session_of_ranks
 from deepseg.sessions.reports.training_page import write_training_page
+from deepseg.sessions.set_aside import warn_of_set_aside
 from deepseg.sessions.tables import network_table
 from deepseg.sessions.training.epoch_log import BEFORE, announce, log_settings
 from deepseg.sessions.training.run import TrainingRun
@@ -139,7 +140,9 @@ def train(
                 )
                 run.end_epoch(scores, samples, volumes)
         if config.report and ranks.is_main:
-            write_training_page(folder.path, config, run.checkpoint(), checked, folder.records())
+            records = folder.records()
+            set_aside = write_training_page(folder.path, config, run.checkpoint(), checked, records)
+            warn_of_set_aside(set_aside, console)
         _print_end(run)
         return folder.models / "last.save"
 

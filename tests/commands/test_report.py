@@ -112,7 +112,17 @@ def test_slices_of_an_older_result_are_not_shown_with_a_new_one(model, place, co
     assert embedded(page(place / "runs/results")) == []
 
 
-# ---------------------------------------------------------------------------------------------
+def test_a_page_of_the_users_own_is_kept(model, place, command):
+    (place / "runs/results").mkdir(parents=True)
+    place.write("runs/results/report.html", "mine")
+    result = command("-test", "test.yaml", "-model", model)
+    assert result.returncode == 0
+    assert any("[result-changed]" in line and "report.html" in line for line in result.warnings)
+    assert (place / "runs/results/set_aside/report.html").read_text() == "mine"
+    again = command("-test", "test.yaml", "-model", model)
+    assert not any("[result-changed]" in line for line in again.warnings)
+
+
 # In a browser
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import xml.etree.ElementTree as ElementTree
 from io import StringIO
 
 import pytest
@@ -139,3 +140,38 @@ def test_the_tables_fit_a_terminal(transferred, width):
     lines = page.getvalue().splitlines()
     assert max(len(line) for line in lines) <= width
     assert all(any(line.startswith(row[0]) for line in lines) for row in rows)
+
+
+def test_the_network_is_drawn_where_a_picture_is_wanted(model, place, command):
+    result = command("-show", model, "-out", "network.svg")
+    assert (result.returncode, result.stdout) == (0, "network drawn in network.svg\n")
+    picture = ElementTree.parse(place / "network.svg")
+    titles = [title.text for title in picture.iter("{http://www.w3.org/2000/svg}title")]
+    assert [title.split(",")[0] for title in titles if "." in title] == [
+        "normal.1", "normal.2", "sub1.1", "sub1.2", "fc.1",
+    ]  # fmt: skip
+
+
+def test_layers_of_a_transfer_are_drawn_in_the_colour_of_their_origin(model, place, command):
+    arguments = ("-newModel", "model.yaml", "-pretrained", model, "-layers", "1", "-out", "B.save")
+    assert command(*arguments).returncode == 0
+    assert command("-show", "B.save", "-out", "network.svg").returncode == 0
+    texts = (place / "network.svg").read_text("utf-8")
+    assert "from M.save" in texts
+    assert ">new<" in texts
+
+
+def test_a_picture_of_no_network_is_refused(model, place, refused):
+    place.write("there.svg", "mine")
+    assert refused("-show", "train.yaml", "-out", "a.svg") == [
+        "[no-network] train.yaml: got a file without the pathways of a network; expected a .save, "
+        "the folder of a session, or a model file; fix: give one of these, or leave -out away"
+    ]
+    assert refused("-show", model, "-out", "a.png") == [
+        "[output-ending] a.png: got the ending '.png'; expected .svg, in which the network is "
+        "drawn; fix: end the name after -out with .svg"
+    ]
+    assert refused("-show", model, "-out", "there.svg") == [
+        "[file-exists] there.svg: got a file that is there; expected a name that is free; fix: "
+        "choose another -out, or remove the file"
+    ]

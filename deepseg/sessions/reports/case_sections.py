@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
-from deepseg.inference.metrics import FOREGROUND, Scores, mean_dice
+from deepseg.inference.metrics import FOREGROUND, Scores
 from deepseg.report.page.document import Section
 from deepseg.report.page.markup import Html, Value, data_block, element, joined, shown, table
+from deepseg.sessions.segmentation.case_result import CaseResult
 
 MOST_CLASS_COLUMNS = 6
 BYTES_OF_ALL_SLICES = 18_000_000
@@ -30,26 +31,6 @@ NO_SLICES = (
     "No slices here: this page holds those of the worst cases only, or Pillow is not installed. "
     "The result itself lies in the folder predictions."
 )
-
-
-@dataclass(frozen=True)
-class CaseResult:
-    """Volumes and scores of a segmented case.
-
-    Attributes:
-        name: Of the case.
-        volumes_ml: What was predicted, by name of the class.
-        scores: By row of the table of scores; None without a truth.
-    """
-
-    name: str
-    volumes_ml: Mapping[str, float]
-    scores: Mapping[str, Scores] | None = None
-
-    @property
-    def mean_dice(self) -> float | None:
-        """Mean Dice of the foreground classes in which it is defined; None without a truth."""
-        return None if self.scores is None else mean_dice(self.scores, list(self.volumes_ml))
 
 
 def worst_first(results: Sequence[CaseResult]) -> list[CaseResult]:

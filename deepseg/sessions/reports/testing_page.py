@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ from typing import Any
 from deepseg.config.testing import TestConfig
 from deepseg.inference.metrics import Scores, summary
 from deepseg.model.checkpoint import Checkpoint
-from deepseg.report.page.document import Section, write_page
+from deepseg.report.page.document import Section
 from deepseg.report.page.markup import Html, element, joined, table
-from deepseg.sessions.reports.case_sections import HEADINGS, CaseResult, case_sections
+from deepseg.sessions.reports.case_sections import HEADINGS, case_sections
 from deepseg.sessions.reports.model_sections import settings_section, weights_section
-from deepseg.sessions.reports.stored_views import StoredViews
-from deepseg.version import VERSION
+from deepseg.sessions.reports.session_page import write_session_page
+from deepseg.sessions.segmentation.case_result import CaseResult
+from deepseg.sessions.segmentation.stored_views import StoredViews
 
 
 def write_testing_page(
@@ -25,7 +25,7 @@ def write_testing_page(
     config: TestConfig,
     models: Sequence[Checkpoint],
     records: Mapping[str, Mapping[str, Any]],
-) -> None:
+) -> tuple[Path, ...]:
     """Write ``report.html`` of the cases that are done.
 
     Args:
@@ -33,6 +33,9 @@ def write_testing_page(
         config: Its settings.
         models: That predict.
         records: Of the cases by name, as they lie in the session's folder.
+
+    Returns:
+        The new places of files of this name that others wrote.
     """
     results = [case_result(name, record) for name, record in records.items()]
     views = StoredViews(folder)
@@ -46,11 +49,9 @@ def write_testing_page(
         weights_section(models),
         settings_section(config, shlex.join(sys.argv)),
     ]
-    subtitle = (
-        f"{_cases(len(results))} segmented, deepseg {VERSION}, "
-        f"{time.strftime('%Y-%m-%d %H:%M')}, {folder}"
+    return write_session_page(
+        folder, f"Test {config.name}", f"{_cases(len(results))} segmented", sections
     )
-    write_page(folder / "report.html", f"Test {config.name}", subtitle, sections)
 
 
 def case_result(name: str, record: Mapping[str, Any]) -> CaseResult:
@@ -78,7 +79,7 @@ def _means(results: Sequence[CaseResult]) -> list[Section]:
         columns += [HEADINGS[measure], "± s.d."]
     note = element(
         "p",
-        "Means and standard deviations (of the population) over "
+        "Means and standard deviations (of the sample, n - 1) over "
         f"{_cases(len(scored))} with a truth. A case in which a measure is undefined is left "
         "out of its mean.",
         class_="note",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -18,15 +17,15 @@ from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.layout import layout
 from deepseg.report.curves import best_epoch, curves_figure
 from deepseg.report.figure import svg
-from deepseg.report.page.document import Section, write_page
+from deepseg.report.page.document import Section
 from deepseg.report.page.markup import Html, Value, element, pairs, table
 from deepseg.report.progress import duration
 from deepseg.sessions.checked_cases import CheckedCases, TrainingCases
 from deepseg.sessions.reports.case_sections import case_sections
 from deepseg.sessions.reports.model_sections import settings_section, weights_section
-from deepseg.sessions.reports.stored_views import StoredViews
+from deepseg.sessions.reports.session_page import write_session_page
+from deepseg.sessions.segmentation.stored_views import StoredViews
 from deepseg.training.freezing import frozen_layers
-from deepseg.version import VERSION
 
 
 def write_training_page(
@@ -35,7 +34,7 @@ def write_training_page(
     model: Checkpoint,
     cases: TrainingCases,
     records: Sequence[Mapping[str, Any]],
-) -> None:
+) -> tuple[Path, ...]:
     """Write ``report.html`` of a session that has come to its end.
 
     Args:
@@ -44,6 +43,9 @@ def write_training_page(
         model: As it is after the last epoch.
         cases: Of the session.
         records: Lines of ``metrics.jsonl``.
+
+    Returns:
+        The new places of files of this name that others wrote.
     """
     sections = [
         Section("Result", pairs(_result(records))),
@@ -54,9 +56,7 @@ def write_training_page(
         weights_section([model], frozen_layers(layout(model.config), config.freeze, epoch=0)),
         settings_section(config, shlex.join(sys.argv)),
     ]
-    now = time.strftime("%Y-%m-%d %H:%M")
-    subtitle = f"deepseg {VERSION}, {now}, {folder}"
-    write_page(folder / "report.html", f"Training {config.name}", subtitle, sections)
+    return write_session_page(folder, f"Training {config.name}", "", sections)
 
 
 def _result(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -16,7 +16,6 @@ from deepseg.inference.predictor import Predictor
 from deepseg.inference.segmentation import Segmentation
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.reports.stored_views import StoredViews, volumes_to_view
 from deepseg.sessions.segmentation.completed_cases import (
     Cleared,
     CompletedCases,
@@ -24,6 +23,7 @@ from deepseg.sessions.segmentation.completed_cases import (
     case_key,
 )
 from deepseg.sessions.segmentation.result_files import case_scores, write_results
+from deepseg.sessions.segmentation.stored_views import StoredViews, volumes_to_view
 
 
 @dataclass(frozen=True)

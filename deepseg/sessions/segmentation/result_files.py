@@ -21,9 +21,9 @@ from deepseg.model.layout import layout
 from deepseg.report.console import Console
 from deepseg.report.page.case_view import CaseVolumes, clearest_channel
 from deepseg.report.picture import write_picture
-from deepseg.sessions.reports.stored_views import volumes_to_view
 from deepseg.sessions.result_names import map_ending, result_name
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
+from deepseg.sessions.segmentation.stored_views import volumes_to_view
 from deepseg.sessions.set_aside import warn_of_set_aside
 from deepseg.storage.atomic import writable
 

@@ -11,10 +11,10 @@ from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.network import Network
 from deepseg.sessions.checked_cases import CheckedCases
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.reports.case_sections import CaseResult
-from deepseg.sessions.reports.stored_views import StoredViews, volumes_to_view
+from deepseg.sessions.segmentation.case_result import CaseResult
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
 from deepseg.sessions.segmentation.result_files import case_scores, write_results
+from deepseg.sessions.segmentation.stored_views import StoredViews, volumes_to_view
 from deepseg.sessions.training.epoch_log import case_text
 from deepseg.training.distributed import SINGLE_RANK, Ranks
 

@@ -19,7 +19,7 @@ from deepseg.inference.loaded_case import LoadedCase
 from deepseg.inference.segmentation import Segmentation
 from deepseg.report.console import Console
 from deepseg.report.page.case_view import CaseVolumes, case_view
-from deepseg.sessions.reports.case_sections import CaseResult
+from deepseg.sessions.segmentation.case_result import CaseResult
 from deepseg.storage.atomic import writable, write_json
 
 _RESULT = TypeAdapter(CaseResult)
