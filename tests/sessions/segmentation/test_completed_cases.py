@@ -190,7 +190,7 @@ def test_settings_with_an_effect_count(case, changes):
 
 def test_every_setting_is_known_to_count_or_not():
     """A new one is to be thought about."""
-    without = {"name", "output", "model", "cases", "keep_going", "batch_size"}
+    without = {"name", "output", "model", "cases", "keep_going", "batch_size", "report"}
     in_models = {"tile", "preparation", "inference"}
     assert set(TestConfig.model_fields) == RESULT_SETTINGS | without | in_models
     assert set(Inference.model_fields) == RESULT_INFERENCE | {"memory", "tiling", "accept"}
