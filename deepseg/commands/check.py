@@ -27,7 +27,7 @@ from deepseg.sessions.checked_cases import (
 from deepseg.sessions.compatibility import testing_incompatibilities
 from deepseg.sessions.model_files import NamedFiles, described, named_files, session_models
 from deepseg.sessions.result_names import result_endings
-from deepseg.sessions.tables import cases_table, imported_table, network_table
+from deepseg.sessions.tables import cases_table, imported_table, learning_table, network_table
 
 _Network: TypeAlias = tuple[ModelConfig, Mapping[str, CheckedCases]]
 
@@ -130,6 +130,7 @@ def _examined_training(config_file: Path, files: NamedFiles, console: Console) -
     network_table(console, model.config)
     begun = replace(model, training=None)  # as a session of its own
     cases = training_and_held_out(loaded.config, begun, console)
+    learning_table(console, model, loaded.config)
     groups = {"training cases": cases.training}
     if cases.held_out is not None:
         groups["validation cases"] = cases.held_out

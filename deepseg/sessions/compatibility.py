@@ -36,6 +36,7 @@ from deepseg.training.batch_statistics import single_value_problems
 from deepseg.training.freezing import frozen_layers
 from deepseg.training.model_selection import metric_incompatibilities
 from deepseg.training.parameter_groups import absent_types
+from deepseg.training.weight_rules import nothing_learns
 
 SIDES = {"left": "right", "l": "r", "lh": "rh", "lt": "rt"}
 SIDES |= {right: left for left, right in SIDES.items()}
@@ -64,8 +65,11 @@ def training_incompatibilities(config: TrainConfig, checkpoint: Checkpoint) -> I
     plan = layout(model)
     freeze_problems = list(_problems(lambda: frozen_layers(plan, config.freeze, epoch=0)))
     yield from freeze_problems
-    yield from _problems(lambda: plan.addresses(config.optimiser.by_layer))
+    rule_problems = list(_problems(lambda: plan.addresses(config.optimiser.by_layer)))
+    yield from rule_problems
     yield from absent_types(plan, config.optimiser)
+    if not freeze_problems and not rule_problems:
+        yield from nothing_learns(list(checkpoint.weights), plan, config)
     if not freeze_problems:
         yield from single_value_problems(config, model)
     yield from metric_incompatibilities(config, model)

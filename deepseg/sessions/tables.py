@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 
 from deepseg.config.blocks.imported import ImportedNetwork
 from deepseg.config.model import ModelConfig
+from deepseg.config.training import TrainConfig
 from deepseg.data.cases.summary import CaseSummary
 from deepseg.geometry.boxes import Int3, add, ceil_div, maximum, mul, sub, text, volume
 from deepseg.geometry.receptive_field import shrinkage
-from deepseg.model.checkpoint import TrainingCohort
+from deepseg.model.checkpoint import Checkpoint, TrainingCohort
 from deepseg.model.layout import Layout, PathwayLayout, layout
 from deepseg.report.console import Console
+from deepseg.training.weight_rules import weight_rules
 from deepseg.transfer.imported import ImportedModel
 from deepseg.transfer.plan import Plan
 
@@ -113,6 +116,36 @@ def transfer_table(console: Console, plan: Plan) -> None:
     for note in plan.notes:
         console.say(note)
     console.say(plan.summary())
+
+
+def learning_table(console: Console, model: Checkpoint, config: TrainConfig) -> None:
+    """Show of every tensor how it learns and which rule says so; those alike in a layer together.
+
+    Args:
+        console: That prints.
+        model: That begins to learn.
+        config: Of the session.
+    """
+    plan = layout(model.config)
+    rules = weight_rules(model.weights, plan, config)
+    rows = [
+        [", ".join(_shortened([rule.name for rule in alike], address)), *words]
+        for (address, words), alike in groupby(
+            rules, key=lambda rule: (plan.address_of(rule.name), rule.words)
+        )
+    ]
+    columns = ["tensor", "learning rate", "momentum", "decay", "set by"]
+    console.table("first epoch: rates of every tensor", columns, rows)
+
+
+def _shortened(names: Sequence[str], address: str) -> list[str]:
+    """Names of a layer's tensors, the later ones without what is in front of them.
+
+    >>> _shortened(["fc.1.norm.weight", "fc.1.norm.bias"], "fc.1")
+    ['fc.1.norm.weight', 'norm.bias']
+    """
+    first, *others = names
+    return [first, *(name.removeprefix(f"{address}.") for name in others)]
 
 
 def cases_table(

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from torch import nn
 
 from deepseg.config.blocks.freezing import Freeze, FreezeBlocks
+from deepseg.config.blocks.optimisers import KERNEL_TYPES, Optimiser
 from deepseg.errors import DeepsegError, Problem
 from deepseg.model.graph.network import GraphNetwork
+from deepseg.model.graph.program import BATCH_NORM
 from deepseg.model.layers import Layer, Norm
 from deepseg.model.layout import Layout, PathwayLayout
 from deepseg.model.network import Network
+from deepseg.training.parameter_groups import FixedWeights, fixed_weights
 
 
-def freeze(network: Network, settings: FreezeBlocks, *, epoch: int = 0) -> tuple[str, ...]:
+def freeze(
+    network: Network, settings: FreezeBlocks, *, epoch: int = 0, rules: Optimiser | None = None
+) -> tuple[str, ...]:
     """Freeze the layers that ``settings`` freezes in ``epoch``, and no others; return them.
 
     A frozen layer has no gradients and no penalty and, unless the settings say otherwise, no
@@ -22,15 +27,27 @@ def freeze(network: Network, settings: FreezeBlocks, *, epoch: int = 0) -> tuple
     layer that learns, nothing is kept for the backward pass. Freezing the head freezes its class
     bias.
 
+    Args:
+        network: In training.
+        settings: Layers that are frozen.
+        epoch: Counted from 0.
+        rules: Settings of the optimiser, which freeze by type and by layer; None for none.
+
     Raises:
         DeepsegError: ``layer-unknown`` or ``everything-frozen``.
     """
     frozen = frozen_layers(network.layout, settings, epoch=epoch)
+    weights = dict(network.named_parameters())
+    fixed = FixedWeights() if rules is None else fixed_weights(weights, network.layout, rules)
     for layer in network.layers():
         _set(layer, frozen.get(layer.plan.address))
+        if isinstance(layer.norm, Norm) and layer.plan.address in fixed.statistics:
+            layer.norm.is_frozen = True
     for pathway in network.layout.pathways:
         if pathway.network is not None:
-            _set_imported(network.imported(pathway.name), pathway, frozen)
+            _set_imported(network.imported(pathway.name), pathway, frozen, fixed.statistics)
+    for name in fixed.weights:
+        weights[name].requires_grad_(False)
     return tuple(frozen)
 
 
@@ -68,6 +85,27 @@ def trainable(network: Network) -> list[tuple[str, nn.Parameter]]:
 def _named_by(block: Freeze, plan: Layout) -> Iterator[str]:
     yield from plan.addresses(block.layers)
     yield from _below(plan.addresses(_stops(block)), plan)
+    yield from _not_tuned(block.tune, plan)
+
+
+def _not_tuned(tune: str, plan: Layout) -> Iterator[str]:
+    """Layers of the parallel pathways that a preset leaves as they are."""
+    if tune == "all":
+        return
+    _, _, number = tune.partition(":")
+    for pathway in plan.pathways:
+        left = int(number or 0) + (not plan.fc.layers)
+        for address in reversed(pathway.addresses):
+            if left == 0:
+                yield address
+            elif _has_kernel(address, pathway):
+                left -= 1
+
+
+def _has_kernel(address: str, pathway: PathwayLayout) -> bool:
+    imported = {layer.address: layer for layer in pathway.imported_layers}
+    layer = imported.get(address)
+    return layer is None or any(weight.type in KERNEL_TYPES for weight in layer.weights)
 
 
 def _stops(block: Freeze) -> tuple[str, ...]:
@@ -94,7 +132,10 @@ def _set(layer: Layer, block: Freeze | None) -> None:
 
 
 def _set_imported(
-    module: GraphNetwork, pathway: PathwayLayout, frozen: Mapping[str, Freeze]
+    module: GraphNetwork,
+    pathway: PathwayLayout,
+    frozen: Mapping[str, Freeze],
+    fixed_statistics: Collection[str],
 ) -> None:
     """Freeze layers of an imported network, and its dropout where all below it is frozen."""
     blocks = {layer.address: frozen.get(layer.address) for layer in pathway.imported_layers}
@@ -111,6 +152,12 @@ def _set_imported(
         node
         for layer in pathway.imported_layers
         if (block := blocks[layer.address]) is not None and block.batch_norm == "frozen"
+        for node in layer.nodes
+    ]
+    fixed += [
+        node
+        for layer in pathway.imported_layers
+        if layer.address in fixed_statistics and BATCH_NORM in layer.operators
         for node in layer.nodes
     ]
     module.freeze_statistics([*fixed, *_dropout_of_frozen(module, pathway, blocks)])

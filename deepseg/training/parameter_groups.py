@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import get_args
 
@@ -51,18 +51,64 @@ def parameter_groups(network: Network, settings: Optimiser) -> dict[str, Paramet
     Raises:
         DeepsegError: ``layer-unknown``.
     """
-    layers = {p: network.layout.addresses([p]) for p in settings.by_layer}
-    groups = {}
-    for name, _ in network.named_parameters():
-        group = default_group(settings)
-        kind = weight_type(name, network.layout)
-        if kind in settings.by_type:
-            group = _changed(group, kind, settings.by_type[kind], settings)
-        for pattern, addresses in layers.items():
-            if network.layout.address_of(name) in addresses:
-                group = _changed(group, pattern, settings.by_layer[pattern], settings)
-        groups[name] = group
-    return groups
+    return {
+        name: parameter_group(name, network.layout, settings)
+        for name, _ in network.named_parameters()
+    }
+
+
+def parameter_group(name: str, plan: Layout, settings: Optimiser) -> ParameterGroup:
+    """The group of a weight; rules that come later win, key by key.
+
+    Raises:
+        DeepsegError: ``layer-unknown``.
+    """
+    group = default_group(settings)
+    for rule, rates in _rules(name, plan, settings):
+        group = _changed(group, rule, rates, settings)
+    return group
+
+
+def _rules(name: str, plan: Layout, settings: Optimiser) -> Iterator[tuple[str, Rates]]:
+    """The rules for a weight as the user wrote them: of its type, then of layers."""
+    kind = weight_type(name, plan)
+    if kind in settings.by_type:
+        yield kind, settings.by_type[kind]
+    for pattern, rates in settings.by_layer.items():
+        if plan.address_of(name) in plan.addresses([pattern]):
+            yield pattern, rates
+
+
+@dataclass(frozen=True)
+class FixedWeights:
+    """Weights and statistics that rules of the optimiser's settings freeze.
+
+    Attributes:
+        weights: By name.
+        statistics: Addresses of the layers whose batch normalisation uses stored statistics.
+    """
+
+    weights: frozenset[str] = frozenset()
+    statistics: frozenset[str] = frozenset()
+
+
+def fixed_weights(names: Iterable[str], plan: Layout, settings: Optimiser) -> FixedWeights:
+    """Those of ``names`` that the settings freeze by type and by layer.
+
+    Raises:
+        DeepsegError: ``layer-unknown``.
+    """
+    weights, statistics = set(), set()
+    for name in names:
+        is_frozen, kept = False, None
+        for _, rates in _rules(name, plan, settings):
+            is_frozen = is_frozen if rates.frozen is None else rates.frozen
+            kept = kept if rates.statistics is None else rates.statistics
+        if is_frozen:
+            weights.add(name)
+        if weight_type(name, plan) == "BatchNorm" and (kept or is_frozen * "frozen") == "frozen":
+            statistics.add(plan.address_of(name))
+    return FixedWeights(frozenset(weights), frozenset(statistics))
 
 
 def absent_types(plan: Layout, settings: Optimiser) -> Iterator[Problem]:

@@ -14,10 +14,12 @@ from deepseg.config.blocks.schedules import (
     Constant,
     Cosine,
     Exponential,
+    InverseTime,
     Plateau,
     Poly,
     Predefined,
     Schedule,
+    StepDecay,
 )
 
 EXPONENTIAL_END = 1 / 256  # of the initial rate, where no final one is given
@@ -42,6 +44,10 @@ def learning_rate(
         case Predefined():
             passed = sum(epoch > boundary for boundary in schedule.epochs)
             return initial / schedule.divide_by**passed
+        case StepDecay():
+            return float(initial * schedule.factor ** (epoch // schedule.every))
+        case InverseTime():
+            return initial / (1 + schedule.decay * epoch)
         case Poly():
             done = _done(epoch, _wait(schedule.wait, epochs), epochs)
             return float(initial * (1 - done) ** schedule.power)

@@ -365,3 +365,43 @@ def test_maps_of_inner_layers_are_files_of_a_session(imported, command):
     assert [name.partition("imported1")[2] for name in names] == [
         ".down_fm1.nii.gz", ".down_fm2.nii.gz",
     ]  # fmt: skip
+
+
+def test_a_check_tells_the_rate_of_every_tensor(imported, command):
+    command("-newModel", "model.yaml", "-out", "A.save")
+    imported.edit(
+        "train.yaml",
+        "weight_decay: 0.01}",
+        "weight_decay: 0.01, by_type: {BatchNorm: {statistics: frozen}, PReLU: {frozen: true}}}\n"
+        "freeze: {tune: last:1}",
+    )
+    imported.edit("train.yaml", "model: model.yaml", "model: A.save")
+    result = command("-check", "train.yaml")
+    assert result.errors == []
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [*"imported1.last.weight, 0.05 0.9 0.01 default".split()] in [
+        [words[0], *words[-4:]] for words in lines if len(words) > 4
+    ]
+    assert "frozen by PReLU" in result.stdout
+    assert "frozen by freeze" in result.stdout
+
+
+def test_rules_that_freeze_are_no_part_of_a_session_from_scratch(imported, command):
+    command("-newModel", "model.yaml", "-out", "A.save")
+    imported.edit(
+        "train.yaml",
+        "weight_decay: 0.01}",
+        "weight_decay: 0.01, by_type: {Conv: {frozen: true}, BatchNorm: {frozen: true}}}",
+    )
+    imported.edit("train.yaml", "model: model.yaml", "model: A.save")
+    assert command("-train", "train.yaml").errors == []
+    assert command("-train", "train.yaml", "-fromScratch").errors == []
+    files = ("A.save", "runs/training/models/last.save", "runs/training-scratch/models/last.save")
+    start, frozen, scratch = (read_checkpoint(imported / file).weights for file in files)
+    name = "imported1.down.weight"
+    assert torch.equal(start[name], frozen[name])
+    assert not torch.equal(start["imported1.down.bias"], frozen["imported1.down.bias"])
+    assert not torch.equal(start[name], scratch[name])
+    mean = "imported1.norm.running_mean"
+    assert scratch[mean].any()  # those of new weights are zero
+    assert torch.equal(start[mean], frozen[mean])

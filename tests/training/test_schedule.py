@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepseg.config.blocks.optimisers import Adam, Rmsprop, Sgd
-from deepseg.config.blocks.schedules import Constant, Cosine, Exponential, Plateau, Poly, Predefined
+from deepseg.config.blocks.schedules import (
+    Constant,
+    Cosine,
+    Exponential,
+    InverseTime,
+    Plateau,
+    Poly,
+    Predefined,
+    StepDecay,
+)
 from deepseg.training.schedule import learning_rate, momentum, warm_up
 
 
@@ -26,6 +35,26 @@ def test_a_predefined_rate_is_divided_behind_each_listed_epoch():
     assert [rate(schedule, e) for e in range(8)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
     by_ten = Predefined(type="predefined", epochs=(0,), divide_by=10)
     assert [rate(by_ten, e, initial=3) for e in range(2)] == [3, pytest.approx(0.3)]
+
+
+CLOSED_FORMS = {
+    "step": (StepDecay(type="step"), lambda e: 0.993**e),
+    "step of three": (StepDecay(type="step", every=3, factor=0.5), lambda e: 2.0 ** -(e // 3)),
+    "inverse time": (InverseTime(type="inverse_time", decay=0.25), lambda e: 4 / (4 + e)),
+    "poly": (Poly(wait=0, power=2), lambda e: (1 - e / 20) ** 2),
+    "exponential": (
+        Exponential(type="exponential", wait=0, final_learning_rate=0.2 * math.exp(-3)),
+        lambda e: math.exp(-3 * e / 20),
+    ),
+    "cosine": (Cosine(type="cosine"), lambda e: (1 + math.cos(math.pi * e / 20)) / 2),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_the_policies_of_n2d2_are_their_closed_forms(name):
+    schedule, share = CLOSED_FORMS[name]
+    found = [rate(schedule, e, epochs=20, initial=0.2) for e in range(20)]
+    assert found == pytest.approx([0.2 * share(e) for e in range(20)], abs=1e-9)
 
 
 @pytest.mark.parametrize(

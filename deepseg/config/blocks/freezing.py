@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,11 @@ class Freeze(Settings):
         (),
         description="Layers that learn while everything below them is frozen: `normal.4` freezes "
         "normal.1-3, `fc.1` all parallel pathways.",
+    )
+    tune: Annotated[str, Field(pattern=r"^(head|all|last:[1-9]\d{0,3})$")] = Field(
+        "all",
+        description="Short for the layers that learn: `head`, the FC pathway, or the network's own "
+        "classifier; `last:2`, the last two convolutions of every other pathway too; `all`.",
     )
     until_epoch: Count | None = Field(
         None, description="Epochs for which this holds; later these layers learn. Default: all."

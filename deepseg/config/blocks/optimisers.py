@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from deepseg.config.settings import Count, Fraction, Name, NotNegative, Positive, Settings, Share
+from deepseg.config.validation.validator_error import invalid
 
 WeightType: TypeAlias = Literal[
     "Conv",
@@ -24,7 +25,7 @@ KERNEL_TYPES: tuple[WeightType, ...] = ("Conv", "ConvTranspose", "Linear")
 _BY_TYPE = (
     "Settings of their own for weights of a type: Conv, BatchNorm, PReLU, Bias and, in imported "
     "pathways, ConvTranspose, Linear, InstanceNorm, GroupNorm, LayerNorm; such as "
-    "`{BatchNorm: {weight_decay: 0}}`. What is left out is as for all."
+    "`{BatchNorm: {weight_decay: 0, statistics: frozen}}`. What is left out is as for all."
 )
 _BY_LAYER = (
     "Settings of their own for layers, such as `{head: {learning_rate: 0.1}, sub1.*: {…}}`; they "
@@ -41,6 +42,16 @@ class Rates(Settings):
     weight_decay: NotNegative | None = Field(
         None, description="Share of the weights taken off per step, times the learning rate."
     )
+    frozen: bool | None = Field(
+        None,
+        description="Keep these weights as they are and, of batch normalisation, the statistics "
+        "too; layers that `freeze` names are frozen in any case.",
+    )
+    statistics: Literal["frozen", "batch"] | None = Field(
+        None,
+        description="Of batch normalisation: `frozen`, those stored are used in training too and "
+        "stay; `batch`, those of the batch, which move them.",
+    )
 
 
 class RatesWithMomentum(Rates):
@@ -51,6 +62,27 @@ class RatesWithMomentum(Rates):
     )
 
 
+Rules = TypeVar("Rules", bound=Rates)
+
+
+def _types_have_statistics(rules: dict[WeightType, Rules]) -> dict[WeightType, Rules]:
+    for kind, rates in rules.items():
+        if kind != "BatchNorm" and rates.statistics is not None:
+            raise invalid(
+                "config-value",
+                got=f"statistics of {kind}",
+                expected="them for BatchNorm only, which has statistics",
+                fix="write by_type: {BatchNorm: {statistics: frozen}}",
+            )
+    return rules
+
+
+ByType: TypeAlias = Annotated[dict[WeightType, Rates], AfterValidator(_types_have_statistics)]
+ByTypeWithMomentum: TypeAlias = Annotated[
+    dict[WeightType, RatesWithMomentum], AfterValidator(_types_have_statistics)
+]
+
+
 class MomentumOptimiser(Settings):
     """Settings that SGD and RMSprop share."""
 
@@ -58,7 +90,7 @@ class MomentumOptimiser(Settings):
     weight_decay: NotNegative = Field(
         0.0, description="Share of the weights taken off per step, times the learning rate."
     )
-    by_type: dict[WeightType, RatesWithMomentum] = Field({}, description=_BY_TYPE)
+    by_type: ByTypeWithMomentum = Field({}, description=_BY_TYPE)
     by_layer: dict[Name, RatesWithMomentum] = Field({}, description=_BY_LAYER)
     momentum: Share = Field(0.6, description="Share of the last step kept in the next.")
     nesterov: bool = Field(True, description="Look ahead along the momentum.")
@@ -89,7 +121,7 @@ class Adam(Settings):
     weight_decay: NotNegative = Field(
         0.0, description="Share of the weights taken off per step, times the learning rate."
     )
-    by_type: dict[WeightType, Rates] = Field({}, description=_BY_TYPE)
+    by_type: ByType = Field({}, description=_BY_TYPE)
     by_layer: dict[Name, Rates] = Field({}, description=_BY_LAYER)
     beta1: Fraction = Field(0.9, description="Memory of gradients.")
     beta2: Fraction = Field(0.999, description="Memory of squared gradients.")
@@ -107,11 +139,25 @@ class AdamW(Settings):
     weight_decay: NotNegative = Field(
         0.01, description="Share of the weights taken off per step, times the learning rate."
     )
-    by_type: dict[WeightType, Rates] = Field({}, description=_BY_TYPE)
+    by_type: ByType = Field({}, description=_BY_TYPE)
     by_layer: dict[Name, Rates] = Field({}, description=_BY_LAYER)
 
 
 Optimiser: TypeAlias = Annotated[Rmsprop | Sgd | Adam | AdamW, Field(discriminator="name")]
+
+
+def learning_everywhere(optimiser: Optimiser) -> Optimiser:
+    """The settings without rules that freeze.
+
+    >>> rules = {"BatchNorm": {"frozen": True, "weight_decay": 0}}
+    >>> learning_everywhere(AdamW(name="adamw", by_type=rules)).by_type["BatchNorm"].frozen
+    """
+    free = {"frozen": None, "statistics": None}
+    rules = {
+        "by_type": {k: rates.model_copy(update=free) for k, rates in optimiser.by_type.items()},
+        "by_layer": {k: rates.model_copy(update=free) for k, rates in optimiser.by_layer.items()},
+    }
+    return optimiser.model_copy(update=rules)
 
 
 class Steps(Settings):

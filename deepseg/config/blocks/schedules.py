@@ -35,6 +35,23 @@ class Poly(Settings):
     power: Positive = Field(0.9, description="Exponent.")
 
 
+class StepDecay(Settings):
+    """lr * factor^floor(epoch / every)."""
+
+    type: Literal["step"]
+    every: Count = Field(1, description="Epochs between two falls.")
+    factor: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.993, description="Factor on the learning rate each time."
+    )
+
+
+class InverseTime(Settings):
+    """lr / (1 + decay * epoch)."""
+
+    type: Literal["inverse_time"]
+    decay: NotNegative = Field(description="Decay per epoch; 1 halves the rate after the first.")
+
+
 class Exponential(Settings):
     """The learning rate falls by the same factor every epoch; momentum moves linearly."""
 
@@ -69,5 +86,6 @@ class Cosine(Settings):
 
 
 Schedule: TypeAlias = Annotated[
-    Constant | Predefined | Poly | Exponential | Plateau | Cosine, Field(discriminator="type")
+    Constant | Predefined | StepDecay | InverseTime | Poly | Exponential | Plateau | Cosine,
+    Field(discriminator="type"),
 ]

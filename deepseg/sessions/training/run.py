@@ -272,7 +272,12 @@ class TrainingRun:
         if self.trainer.average is not None:
             networks.append(self.trainer.average.network)
         for network in networks:
-            freeze(network, self.config.freeze, epoch=self.progress.epoch)
+            freeze(
+                network,
+                self.config.freeze,
+                epoch=self.progress.epoch,
+                rules=self.config.optimiser,
+            )
         # Layers that stay frozen may let their norms learn from now on, so names decide.
         self.trainer.optimizer.set_parameters(trainable(self.trainer.network))
         frozen = self._frozen_layers()

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from deepseg.config.blocks.optimisers import learning_everywhere
 from deepseg.config.training import TrainConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.geometry.boxes import text
@@ -44,7 +45,11 @@ def varied(config: TrainConfig, *, from_scratch: bool, seed: int | None) -> Trai
     name = config.name
     if from_scratch:
         name += "-scratch"
-        changes |= {"freeze": (), "loss": config.loss.model_copy(update={"l2_sp": 0.0})}
+        changes |= {
+            "freeze": (),
+            "loss": config.loss.model_copy(update={"l2_sp": 0.0}),
+            "optimiser": learning_everywhere(config.optimiser),
+        }
     if seed is not None:
         name += f"-seed{seed}"
         changes |= {"seed": seed}

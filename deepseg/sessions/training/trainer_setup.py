@@ -33,7 +33,7 @@ def session_trainer(
         network.load_state_dict(model.training["weights"])
     network.to(device)
     epoch = 0 if model.training is None else model.training["epoch"]
-    freeze(network, config.freeze, epoch=epoch)
+    freeze(network, config.freeze, epoch=epoch, rules=config.optimiser)
     return Trainer(
         network,
         Optimizer(
