@@ -36,7 +36,7 @@ from deepseg.training.batch_statistics import single_value_problems
 from deepseg.training.freezing import frozen_layers
 from deepseg.training.model_selection import metric_incompatibilities
 from deepseg.training.parameter_groups import absent_types
-from deepseg.training.weight_rules import nothing_learns
+from deepseg.training.weight_rules import frozen_problems
 
 SIDES = {"left": "right", "l": "r", "lh": "rh", "lt": "rt"}
 SIDES |= {right: left for left, right in SIDES.items()}
@@ -69,7 +69,7 @@ def training_incompatibilities(config: TrainConfig, checkpoint: Checkpoint) -> I
     yield from rule_problems
     yield from absent_types(plan, config.optimiser)
     if not freeze_problems and not rule_problems:
-        yield from nothing_learns(list(checkpoint.weights), plan, config)
+        yield from frozen_problems(list(checkpoint.weights), plan, config)
     if not freeze_problems:
         yield from single_value_problems(config, model)
     yield from metric_incompatibilities(config, model)

@@ -144,8 +144,8 @@ def _shortened(names: Sequence[str], address: str) -> list[str]:
     >>> _shortened(["fc.1.norm.weight", "fc.1.norm.bias"], "fc.1")
     ['fc.1.norm.weight', 'norm.bias']
     """
-    first, *others = names
-    return [first, *(name.removeprefix(f"{address}.") for name in others)]
+    first, *rest = names
+    return [first, *(name.removeprefix(f"{address}.") for name in rest)]
 
 
 def cases_table(

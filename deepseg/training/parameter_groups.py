@@ -100,13 +100,14 @@ def fixed_weights(names: Iterable[str], plan: Layout, settings: Optimiser) -> Fi
     """
     weights, statistics = set(), set()
     for name in names:
-        is_frozen, kept = False, None
+        is_frozen, statistics_rule = False, None
         for _, rates in _rules(name, plan, settings):
             is_frozen = is_frozen if rates.frozen is None else rates.frozen
-            kept = kept if rates.statistics is None else rates.statistics
+            statistics_rule = rates.statistics or statistics_rule
         if is_frozen:
             weights.add(name)
-        if weight_type(name, plan) == "BatchNorm" and (kept or is_frozen * "frozen") == "frozen":
+        is_fixed = is_frozen if statistics_rule is None else statistics_rule == "frozen"
+        if is_fixed and weight_type(name, plan) == "BatchNorm":
             statistics.add(plan.address_of(name))
     return FixedWeights(frozenset(weights), frozenset(statistics))
 

@@ -58,7 +58,7 @@ def weight_rules(names: Iterable[str], plan: Layout, config: TrainConfig) -> lis
     return [_rule(name, plan, config, frozen.get(plan.address_of(name))) for name in names]
 
 
-def nothing_learns(names: Sequence[str], plan: Layout, config: TrainConfig) -> Iterator[Problem]:
+def frozen_problems(names: Sequence[str], plan: Layout, config: TrainConfig) -> Iterator[Problem]:
     """The problem that rules by type and by layer leave no weight that learns."""
     rules = weight_rules(names, plan, config)
     if not any(rule.learning_rate is not None and not rule.is_statistics for rule in rules):
@@ -85,7 +85,7 @@ def _rule(name: str, plan: Layout, config: TrainConfig, block: Freeze | None) ->
     if by_block and block is not None:
         return WeightRule(name, is_statistics, None, None, None, _origin(block, config))
     if by_rule:
-        return WeightRule(name, is_statistics, None, None, None, f"frozen by {group.label}")
+        return WeightRule(name, is_statistics, None, None, None, group.label)
     default = settings.momentum if isinstance(settings, MomentumOptimiser) else None
     momentum = default if group.momentum is None else group.momentum
     return WeightRule(
@@ -108,4 +108,4 @@ def _is_statistics(name: str, plan: Layout) -> bool:
 def _origin(block: Freeze, config: TrainConfig) -> str:
     number = f"[{config.freeze.index(block)}]" if isinstance(config.freeze, tuple) else ""
     until = "" if block.until_epoch is None else f" until epoch {block.until_epoch}"
-    return f"frozen by freeze{number}{until}"
+    return f"freeze{number}{until}"

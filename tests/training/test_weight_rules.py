@@ -17,7 +17,7 @@ from deepseg.model.network import Network
 from deepseg.training.freezing import freeze, frozen_layers, trainable
 from deepseg.training.optimization import Optimizer
 from deepseg.training.parameter_groups import parameter_groups
-from deepseg.training.weight_rules import nothing_learns, weight_rules
+from deepseg.training.weight_rules import frozen_problems, weight_rules
 from deepseg.transfer.imported import read_imported
 from tests.imported_networks import (
     IMPORTED_MODEL,
@@ -180,13 +180,13 @@ def test_every_tensor_has_its_rule_and_what_said_so(imported):
         rule.name: rule.words for rule in weight_rules(net.state_dict(), layout(imported), config)
     }
     assert set(rules) == set(net.state_dict())
-    assert rules["imported1.stem.weight"] == ("fixed", "", "", "frozen by freeze")
-    assert rules["imported1.norm.running_mean"] == ("fixed", "", "", "frozen by freeze")
+    assert rules["imported1.stem.weight"] == ("fixed", "", "", "freeze")
+    assert rules["imported1.norm.running_mean"] == ("fixed", "", "", "freeze")
     assert rules["imported1.down.weight"] == ("0.02", "0.9", "0.01", "Conv")
     assert rules["imported1.down.bias"] == ("0.1", "0.9", "0.01", "default")
     assert rules["imported1.down_norm.weight"] == ("0.1", "0.9", "0.01", "BatchNorm")
-    assert rules["imported1.down_norm.running_var"] == ("fixed", "", "", "frozen by BatchNorm")
-    assert rules["fc.1.conv.weight"] == ("fixed", "", "", "frozen by Conv + fc.1")
+    assert rules["imported1.down_norm.running_var"] == ("fixed", "", "", "BatchNorm")
+    assert rules["fc.1.conv.weight"] == ("fixed", "", "", "Conv + fc.1")
     assert rules["fc.1.norm.running_var"] == ("moves", "", "", "batches")
     assert rules["fc.2.conv.weight"] == ("0.02", "0.5", "0.01", "Conv + head")
 
@@ -210,7 +210,7 @@ def test_blocks_are_told_apart():
     config = train_config([{"layers": ["normal.1"]}, {"layers": ["sub1.1"], "until_epoch": 2}])
     rules = weight_rules(["normal.1.conv.weight", "sub1.1.conv.weight"], layout(NATIVE), config)
     assert [rule.origin for rule in rules] == [
-        "frozen by freeze[0]", "frozen by freeze[1] until epoch 2",
+        "freeze[0]", "freeze[1] until epoch 2",
     ]  # fmt: skip
 
 
@@ -218,12 +218,12 @@ def test_rules_that_leave_nothing_are_refused():
     types = ("Conv", "BatchNorm", "PReLU", "Bias")
     config = train_config(by_type={kind: {"frozen": True} for kind in types})
     names, plan = list(network(NATIVE).state_dict()), layout(NATIVE)
-    (problem,) = nothing_learns(names, plan, config)
+    (problem,) = frozen_problems(names, plan, config)
     assert problem.code == "everything-frozen"
     config = train_config({"tune": "head"}, by_layer={"fc.*": {"frozen": True}})
-    assert len(list(nothing_learns(names, plan, config))) == 1
+    assert len(list(frozen_problems(names, plan, config))) == 1
     config = train_config(by_layer={"fc.*": {"frozen": True}})
-    assert list(nothing_learns(names, plan, config)) == []
+    assert list(frozen_problems(names, plan, config)) == []
 
 
 def test_only_batch_normalisation_has_statistics():
