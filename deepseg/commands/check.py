@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from deepseg.config.files.kind_of_file import kind_of_file
-from deepseg.config.load import in_words_of
+from deepseg.config.load import in_words_of, wording_of
 from deepseg.config.load import load as load_config
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
@@ -113,9 +113,11 @@ def _examined(config_file: Path, files: NamedFiles, console: Console) -> _Networ
             imported_table(console, imported)
             return imported.config, {}
         case "train":
+            console.wording = wording_of(config_file, TrainConfig)
             with in_words_of(config_file, TrainConfig):
                 return _examined_training(config_file, files, console)
         case "test":
+            console.wording = wording_of(config_file, TestConfig)
             with in_words_of(config_file, TestConfig):
                 return _examined_testing(config_file, files, console)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from deepseg.config.load import in_words_of
+from deepseg.config.load import in_words_of, wording_of
 from deepseg.config.load import load as load_config
 from deepseg.config.settings import Precision
 from deepseg.config.testing import TestConfig
@@ -94,6 +94,7 @@ def segment(
         in_words_of(config_file, TestConfig),
     ):
         console = folder.console
+        console.wording = wording_of(config_file, TestConfig)
         warnings = [*loaded.warnings, *slowness(config.inference.precision, computer)]
         announce(console, f"test {config.name}", warnings, computer)
         log_settings(console, config)

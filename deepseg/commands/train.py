@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from deepseg.config.load import in_words_of
+from deepseg.config.load import in_words_of, wording_of
 from deepseg.config.load import load as load_config
 from deepseg.config.settings import Precision
 from deepseg.config.training import TrainConfig
@@ -83,6 +83,7 @@ def train(
         in_words_of(config_file, TrainConfig),
     ):
         console = folder.console
+        console.wording = wording_of(config_file, TrainConfig)
         warnings = [*loaded.warnings, *slowness(config.precision, computer)]
         announce(console, f"train {config.name}", warnings, computer, ranks.world_size)
         log_settings(console, config)

@@ -5,7 +5,7 @@ The kind of file follows from the model class that is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from deepseg.config.deepmedic.old_models import training_keys
 from deepseg.config.deepmedic.translate import (
     in_deepmedic_keys,
     in_deepmedic_words,
+    text_in_deepmedic_keys,
     translate,
 )
 from deepseg.config.files.cfg_file import read_cfg
@@ -98,6 +99,18 @@ def in_words_of(file: Path, model: type[AnyConfig]) -> Iterator[None]:
         kind = KINDS[model]
         problems = (in_deepmedic_keys(problem, kind) for problem in error.problems)
         raise type(error)(*problems) from error
+
+
+def wording_of(file: Path, model: type[AnyConfig]) -> Callable[[str], str]:
+    """Function that lets warnings speak of the keys of ``file``, if that is a `.cfg`.
+
+    Args:
+        file: The config file of a session.
+        model: `TrainConfig` or `TestConfig`.
+    """
+    if file.suffix.lower() != ".cfg":
+        return lambda text: text
+    return lambda text: text_in_deepmedic_keys(text, KINDS[model])
 
 
 def _from_deepmedic(

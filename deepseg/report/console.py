@@ -33,6 +33,7 @@ class Console:
 
     Attributes:
         warnings: Every different warning so far, in order, for the outcome of the session.
+        wording: Puts warnings into the words of the user's files.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Console:
             OutputNotWritable: ``log-not-writable``.
         """
         self.warnings: list[str] = []
+        self.wording: Callable[[str], str] = lambda text: text
         self._stream = LenientStream(sys.stdout if stream is None else stream)
         self._terminal = rich_terminal(self._stream)
         self._quiet = quiet or silent
@@ -97,6 +99,7 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Print a warning: something is odd but the run goes on. Equal texts are printed once."""
+        text = self.wording(text)
         if text not in self.warnings:
             self.warnings.append(text)
             self._alarm("WARNING", text, style="yellow")

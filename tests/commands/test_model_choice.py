@@ -301,8 +301,8 @@ def test_deepmedics_training_goes_on_with_its_optimiser(command, place, deepmedi
     ) in result.stdout
     assert "17/17 tensors" not in result.stdout
     assert [line for line in result.warnings if "changed since" in line] == [
-        "WARNING optimiser.learning_rate changed since the last epoch: 0.001 → 1e-12",
-        "WARNING optimiser.momentum changed since the last epoch: 0.6 → 0.5",
+        "WARNING learningRate changed since the last epoch: 0.001 → 1e-12",
+        "WARNING momentumValue changed since the last epoch: 0.6 → 0.5",
     ]
     lines = (place / "runs/old/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [7]
@@ -405,6 +405,36 @@ def test_arrays_of_numpy_fill_a_model_as_the_advice_for_theano_says(
     result = command(*fill, "W.npz", "-out", "N.save")
     assert result.returncode == 0, result.stderr
     same_weights(place / "I.save", place / "N.save")
+
+
+# The advice is a command that works
+
+
+def advised(result, place):
+    """The command in the one error of ``result``, with the names of files of this place."""
+    (line,) = result.errors
+    words = line[line.index("-newModel") :].replace("MODEL", "model.yaml")
+    return words.replace("HERE", str(place.path)).split()
+
+
+def test_the_commands_for_a_checkpoint_and_for_named_tensors_work(command, place, deepmedic):
+    alone = command("-test", "E.cfg")
+    assert command(*advised(alone, place)).returncode == 0
+    assert command("-test", "E.cfg", "-model", "M.save").returncode == 0
+    place.edit("model.yaml", "[T1, FLAIR]", "[channel1, channel2]")
+    assert command("-newModel", "model.yaml", "-out", "N.save").returncode == 0
+    torch.save(dict(read_checkpoint(place / "N.save").weights), place / "W.pt")
+    for file in ("M.save", "M.transfer.json"):
+        (place / file).unlink()
+    named = command("-test", "test.yaml", "-load", "W.pt")
+    assert command(*advised(named, place)).returncode == 0
+    assert command("-check", "test.yaml", "-load", "M.save").returncode == 0
+    assert (
+        command("-check", "train.yaml", "-load", "model.yaml")
+        .errors[0]
+        .endswith("fix: give it as -model model.yaml")
+    )
+    assert command("-check", "train.yaml", "-model", "model.yaml").errors == []
 
 
 # What later problems say of .cfg files

@@ -53,6 +53,8 @@ _PHRASES = {
     "add validation": "set performValidationOnSamplesThroughoutTraining = True",
     "cross_entropy, dice and iou": "xentr, dsc and iou in losses_and_weights",
     "cross_entropy: 1": "'xentr': 1",
+    "batch_size": "the batch size",
+    "with preparation in the test file": "with norm_zscore_prms in the test file",
     "segments_per_subepoch": "numberTrainingSegmentsLoadedOnGpuPerSubep",
     "preparation from the test file": "norm_zscore_prms from the test file",
     "foreground_background and per_class": "types 0 and 3",
@@ -130,6 +132,15 @@ def in_deepmedic_keys(problem: Problem, kind: FileKind) -> Problem:
         expected=_renamed(problem.expected, names),
         fix=_renamed(problem.fix, names),
     )
+
+
+def text_in_deepmedic_keys(text: str, kind: FileKind) -> str:
+    """A warning of a session, with DeepMedic's keys in place of the house's.
+
+    >>> text_in_deepmedic_keys("optimiser.rho changed since the last epoch", "train")
+    'rhoRms changed since the last epoch'
+    """
+    return _renamed(text, house_names(kind))
 
 
 def _renamed(text: str, names: Mapping[str, str]) -> str:

@@ -106,9 +106,9 @@ def _are_numbered(names: Sequence[str]) -> bool:
 
 def _place_warning(names: Sequence[str], channels: Sequence[str], where: str) -> str:
     """Which column each channel is, where their order alone decides."""
-    first, *reference = zip(channels, names, strict=True)
+    first, *further = zip(channels, names, strict=True)
     pairs = [f"{first[0]} is the column {CHANNEL}{first[1]}"]
-    pairs += [f"{channel} {CHANNEL}{name}" for channel, name in reference]
+    pairs += [f"{channel} {CHANNEL}{name}" for channel, name in further]
     in_alphabet = sorted(names, key=_with_numbers)
     sorted_by = (
         f"; DeepMedic would sort them: {', '.join(CHANNEL + name for name in in_alphabet)}"
