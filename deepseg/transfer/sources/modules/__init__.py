@@ -1,0 +1,1 @@
+"""Modules of torch as graphs: found by name, traced, their operators translated."""
