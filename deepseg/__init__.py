@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from deepseg.inference.predictor import Predictor
     from deepseg.model.checkpoint import read_checkpoint as load
     from deepseg.transfer.rules import TransferRules
+    from deepseg.transfer.sources.modules.module_registry import register_module
 
 __version__ = VERSION
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "load",
     "new_model",
     "plan_transfer",
+    "register_module",
     "segment",
     "show",
     "train",
@@ -79,6 +81,10 @@ _HOMES = {
     "load": ("deepseg.model.checkpoint", "read_checkpoint"),
     "new_model": ("deepseg.commands.new_model", "new_model"),
     "plan_transfer": ("deepseg.commands.new_model", "plan_transfer"),
+    "register_module": (
+        "deepseg.transfer.sources.modules.module_registry",
+        "register_module",
+    ),
     "segment": ("deepseg.commands.segment", "segment"),
     "show": ("deepseg.commands.show", "show"),
     "train": ("deepseg.commands.train", "train"),

@@ -29,7 +29,7 @@ from deepseg.model.graph.geometry import GraphGeometry, graph_geometry
 from deepseg.model.graph.graph import Graph, GraphInput, GraphNode
 from deepseg.model.graph.network import GraphNetwork
 from deepseg.model.imported import attach_point, stored_graph
-from deepseg.transfer.sources.graph_files import digest_of_graph_file, read_graph
+from deepseg.transfer.imported_source import read_network
 
 _SIZES = ("Shape", "Size")  # operators that read no values of an image
 _TYPES: dict[str, WeightType] = {
@@ -90,10 +90,10 @@ def read_imported(
         try:
             network = _read(block, config)
         except DeepsegError as error:
-            problems += error.at(f"{block.file} ({name})").problems
+            problems += error.at(f"{block.origin} ({name})").problems
             continue
         blocks.append(block.model_copy(update={"network": network.record}))
-        if not block.random:
+        if network.has_weights:
             weights |= {f"{name}.{key}": value for key, value in network.weights.items()}
         notices += [f"{name}: {notice}" for notice in network.notices]
         rows += _rows(name, block, network)
@@ -113,6 +113,7 @@ class _Network:
         weights: By name within the pathway.
         channels: The network's channel for each of the model's, None for a new one.
         stems: Names of the weights that have an axis of channels.
+        has_weights: False where new weights are drawn.
     """
 
     record: ImportedNetwork
@@ -120,12 +121,14 @@ class _Network:
     notices: tuple[str, ...]
     channels: tuple[str, ...]
     stems: frozenset[str]
+    has_weights: bool
 
 
 def _read(block: ImportedPathway, config: ModelConfig) -> _Network:
     channels = config.channels
-    graph = read_graph(block.file, needs_weights=not block.random)
-    part = cut(graph, outputs=block.output_names, ignore=block.ignore)
+    source = read_network(block)
+    has_weights = source.has_weights and not block.random
+    part = cut(source.graph, outputs=block.output_names, ignore=block.ignore)
     whole = GraphNetwork(part.graph, drops_softmax=False)
     places = _channel_places(block, channels, graph_geometry(whole.program).channels)
     chosen = _with_channels(part.graph, places)
@@ -143,14 +146,14 @@ def _read(block: ImportedPathway, config: ModelConfig) -> _Network:
             for point in geometry.outputs
         ),
         layers=tuple(_layers(module)),
-        sha256=digest_of_graph_file(block.file),
+        sha256=source.sha256,
     )
     return _Network(
         record,
         {key: module.state_dict()[key] for key in module.keys.values()},
         (
             *part.notices,
-            *_channel_notices(block, channels, places, geometry.channels),
+            *_channel_notices(block, channels, places, has_weights),
             *classifier.notices,
         ),
         tuple(
@@ -158,6 +161,7 @@ def _read(block: ImportedPathway, config: ModelConfig) -> _Network:
             for name, place in zip(channels, places, strict=True)
         ),
         frozenset(module.keys[name] for name in chosen.stems if name in module.keys),
+        has_weights,
     )
 
 
@@ -184,12 +188,12 @@ def _channel_places(
 
 
 def _channel_notices(
-    block: ImportedPathway, channels: Sequence[str], places: Sequence[int | None], count: int
+    block: ImportedPathway, channels: Sequence[str], places: Sequence[int | None], has_weights: bool
 ) -> Iterator[str]:
-    if not block.channels and count > 1:
+    if not block.channels and len(places) > 1:
         yield f"channels by position: {', '.join(channels)}"
     new = [name for name, place in zip(channels, places, strict=True) if place is None]
-    if new and not block.random:
+    if new and has_weights:
         yield f"channels that the network does not know begin as zero: {', '.join(new)}"
 
 
@@ -412,10 +416,10 @@ def _layers_below(graph: Graph, name_of: dict[str, str]) -> dict[str, tuple[str,
 def _rows(
     name: str, block: ImportedPathway, network: _Network
 ) -> Iterator[tuple[str, str, str, str]]:
-    origin = "new" if block.random else block.file.name
+    origin = Path(block.weights or block.origin).name if network.has_weights else "new"
     for layer in network.record.layers:
         is_stem = any(weight.name in network.stems for weight in layer.weights)
-        remarks = ", ".join(network.channels) if is_stem and not block.random else ""
+        remarks = ", ".join(network.channels) if is_stem and network.has_weights else ""
         yield f"{name}.{layer.name}", ", ".join(layer.operators), origin, remarks
 
 

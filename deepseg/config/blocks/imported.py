@@ -1,7 +1,7 @@
 """Imported pathways in a model file: networks of other programs, cut at inner tensors.
 
-What a network consists of is found out when its file is read; the `.save` keeps it, so that the
-file is not needed any more.
+What a network consists of is found out when its file is read or its module built; the `.save` keeps
+it, so that neither is needed any more.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from deepseg.config.blocks.optimisers import WeightType
 from deepseg.config.settings import ConfigPath, Name, Settings
@@ -18,6 +18,8 @@ from deepseg.geometry.boxes import Int3, add, floor_div, maximum, mul, per_axis,
 from deepseg.geometry.context import PathwayGeometry
 from deepseg.geometry.size_rule import SizeRule
 
+SOURCES = ("file", "module", "nnunet")
+BELONGING = {"arguments": "module", "weights": "module", "fold": "nnunet"}
 LARGE = 64  # steps of the size of an image in which border and middle are apart
 
 TensorName: TypeAlias = Annotated[str, Field(min_length=1)]
@@ -163,11 +165,34 @@ class ImportedNetwork(Settings):
 
 
 class ImportedPathway(Settings):
-    """A network from a file, cut at inner tensors, as a pathway."""
+    """A network of another program, cut at inner tensors, as a pathway."""
 
-    file: ConfigPath = Field(
+    file: ConfigPath | None = Field(
+        None,
         description="File of ONNX (`.onnx`) or Keras (`.keras`, `.h5`, or `.json` with "
-        "`.weights.h5` beside it); the `.save` holds all that is needed of it."
+        "`.weights.h5` beside it); the `.save` holds all that is needed of it.",
+    )
+    module: Name | None = Field(
+        None,
+        description="Class of `monai.networks.nets` or `dynamic_network_architectures."
+        "architectures`, such as `monai.networks.nets.UNet`, or a module that "
+        "`deepseg.register_module` knows.",
+    )
+    arguments: dict[str, Any] = Field(
+        {}, description="Arguments by which the class of `module` is made."
+    )
+    weights: ConfigPath | None = Field(
+        None,
+        description="Weights of `module`: a state dict or a checkpoint of torch, or a "
+        "`.safetensors`. Without, a class begins with new ones.",
+    )
+    nnunet: ConfigPath | None = Field(
+        None,
+        description="Folder of a model that nnU-Net has trained, with `plans.json`, "
+        "`dataset.json` and folders `fold_0`, …; or `fold_0` itself.",
+    )
+    fold: Annotated[int, Field(ge=0, strict=True)] | Literal["all"] | None = Field(
+        None, description="Which fold of `nnunet`. Default: the only one, or 0."
     )
     output: TensorName | tuple[TensorName, ...] = Field(
         (),
@@ -209,6 +234,26 @@ class ImportedPathway(Settings):
         json_schema_extra={"is_stored_only": True},
     )
 
+    @model_validator(mode="after")
+    def _has_a_single_source(self) -> ImportedPathway:
+        present = [key for key in SOURCES if getattr(self, key) is not None]
+        if len(present) != 1:
+            raise invalid(
+                "imported-source",
+                got=" and ".join(present) if present else "an imported pathway without a network",
+                expected=f"one of {', '.join(SOURCES)}",
+                fix="keep one of the three",
+            )
+        for key, home in BELONGING.items():
+            if home != present[0] and key in self.model_fields_set and getattr(self, key):
+                raise invalid(
+                    "imported-source",
+                    got=f"{key} beside {present[0]}",
+                    expected=f"{key} beside {home} only",
+                    fix=f"remove {key}",
+                )
+        return self
+
     @field_validator("network", mode="before")
     @classmethod
     def _comes_from_a_save(cls, value: object, info: ValidationInfo) -> object:
@@ -220,6 +265,15 @@ class ImportedPathway(Settings):
                 fix="remove it: deepseg reads the network from its file",
             )
         return value
+
+    @property
+    def origin(self) -> str:
+        """The file, module or folder that it comes from.
+
+        >>> ImportedPathway(module="monai.networks.nets.UNet").origin
+        'monai.networks.nets.UNet'
+        """
+        return str(self.file or self.module or self.nnunet)
 
     @property
     def output_names(self) -> tuple[str, ...]:

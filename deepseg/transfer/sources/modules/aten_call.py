@@ -128,8 +128,9 @@ class AtenCall:
 
     def sizes(self, values: Sequence[int | fx.Node]) -> str:
         """The name of a tensor ``(n,)`` of whole numbers, some of which depend on the image."""
-        if not any(isinstance(value, fx.Node) for value in values):
-            return self.constant(torch.tensor([int(n) for n in values], dtype=torch.int64))
+        numbers = [value for value in values if not isinstance(value, fx.Node)]
+        if len(numbers) == len(values):
+            return self.constant(torch.tensor(numbers, dtype=torch.int64))
         pieces = [
             self._names[value] if isinstance(value, fx.Node) else self.sizes([value])
             for value in values
@@ -143,9 +144,7 @@ class AtenCall:
     def step(self, operator: str, *inputs: str, **attributes: AttributeValue) -> str:
         """Add a node in front of the one for the result; the name of its output."""
         name = self._parts.free(f"{self.node.name}_{operator.lower()}")
-        self._parts.nodes.append(
-            GraphNode(operator, inputs, (name,), attributes, scope=self.scope)
-        )
+        self._parts.nodes.append(GraphNode(operator, inputs, (name,), attributes, scope=self.scope))
         return name
 
     def add(self, result: Result) -> str:

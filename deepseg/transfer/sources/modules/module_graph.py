@@ -1,4 +1,4 @@
-"""A module of torch as a graph: traced once, each of its operations translated, the result compared.
+"""A module of torch as a graph: traced once, its operations translated, the result compared.
 
 The module is computed with images that it accepts, `torch.export` writes down what it does while
 the size of images stays free, and the graph has to give the values that the module gives.
@@ -223,7 +223,9 @@ class _Recorder(fx.Interpreter):
         """The value of a node."""
         value = super().run_node(n)
         if n.name in self._wanted and isinstance(value, Tensor):
-            self.kept[n.name] = value.clone()
+            self.kept[n.name] = (
+                value  # as it is at the end, in whatever way it is changed until then
+            )
         return value
 
 

@@ -10,6 +10,7 @@ import inspect
 import pkgutil
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -59,16 +60,16 @@ def register_module(name: str, module: ModuleSource) -> None:
     _registered[name] = module
 
 
+@dataclass(frozen=True)
 class BuiltModule:
     """A module and what is known of its weights.
 
-    Args:
-        module: Built.
+    Attributes:
         has_weights: Its weights are those of a registered module; else they mean nothing.
     """
 
-    def __init__(self, module: nn.Module, *, has_weights: bool) -> None:
-        self.module, self.has_weights = module, has_weights
+    module: nn.Module
+    has_weights: bool
 
 
 def built_module(name: str, arguments: Mapping[str, Any]) -> BuiltModule:
@@ -208,7 +209,7 @@ def _value(value: Any) -> Any:
     """The argument; a class of torch.nn for its name, also within lists and mappings."""
     match value:
         case str() if value.startswith("torch.nn."):
-            found = getattr(nn, value.rpartition(".")[2], None)
+            found = vars(nn).get(value.rpartition(".")[2])
             return found if isinstance(found, type) and issubclass(found, nn.Module) else value
         case dict():
             return {key: _value(entry) for key, entry in value.items()}
