@@ -314,7 +314,8 @@ def test_optional_packages_are_imported_in_functions_only():
 def test_only_the_door_imports_by_text():
     texts = {str(p.relative_to(ROOT)): p.read_text("utf-8") for p in files()}
     importers = [f for f, text in texts.items() if "import_module" in text or "__import__" in text]
-    assert importers == [DOOR]
+    # The door, and modules of torch that a model file may name: of packages in a list only.
+    assert importers == [DOOR, "deepseg/transfer/sources/modules/module_registry.py"]
 
 
 def loaded_by(*modules: str) -> set[str]:

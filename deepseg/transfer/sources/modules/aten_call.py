@@ -42,13 +42,13 @@ class GraphParts:
     """Nodes and constants of a graph that is being put together.
 
     Args:
-        taken: Names of tensors that are not free any more.
+        names: Of tensors, not free any more.
     """
 
-    def __init__(self, taken: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         self.nodes: list[GraphNode] = []
         self.constants: dict[str, Tensor] = {}
-        self._taken = set(taken)
+        self._names = set(names)
 
     def free(self, name: str) -> str:
         """``name``, or one like it that no tensor has; it is taken from now on.
@@ -57,9 +57,9 @@ class GraphParts:
         >>> parts.free("add"), parts.free("add")
         ('add_', 'add__')
         """
-        while name in self._taken:
+        while name in self._names:
             name += "_"
-        self._taken.add(name)
+        self._names.add(name)
         return name
 
     def constant(self, value: Tensor) -> str:

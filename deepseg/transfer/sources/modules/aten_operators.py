@@ -299,7 +299,7 @@ def concatenation(call: AtenCall) -> Translation:
 
 
 def reshaped(call: AtenCall) -> Translation:
-    """The same values in another shape."""
+    """Its values in another shape."""
     key = "size" if "size" in call.values else "shape"
     return result("Reshape", call.tensor("self"), call.sizes(list(call.values[key])))
 

@@ -214,16 +214,16 @@ def _piece(node: fx.Node, names: Mapping[fx.Node, str], parts: GraphParts) -> st
 class _Recorder(fx.Interpreter):
     """Computes a traced module, and keeps the values of some of its nodes."""
 
-    def __init__(self, program: ExportedProgram, wanted: Sequence[str]) -> None:
+    def __init__(self, program: ExportedProgram, names: Sequence[str]) -> None:
         super().__init__(program.graph_module)
-        self.kept: dict[str, Tensor] = {}
-        self._wanted = set(wanted)
+        self.values_by_name: dict[str, Tensor] = {}
+        self._names = set(names)
 
     def run_node(self, n: fx.Node) -> Any:
         """The value of a node."""
         value = super().run_node(n)
-        if n.name in self._wanted and isinstance(value, Tensor):
-            self.kept[n.name] = (
+        if n.name in self._names and isinstance(value, Tensor):
+            self.values_by_name[n.name] = (
                 value  # as it is at the end, in whatever way it is changed until then
             )
         return value
@@ -240,7 +240,7 @@ def _compare(graph: Graph, program: ExportedProgram, image: Tensor) -> None:
         recorder.run(*inputs)
         values = GraphNetwork(part, drops_softmax=False).eval()(image)
     for name, value in zip(part.outputs, values, strict=True):
-        expected = recorder.kept.get(name)
+        expected = recorder.values_by_name.get(name)
         if expected is None or not expected.is_floating_point():
             continue
         difference = (value - expected).abs().max()
@@ -255,17 +255,17 @@ def _value_of(entry: Any, program: ExportedProgram, image: Tensor) -> Tensor:
 
 def _covered(graph: Graph) -> Graph:
     """What can be computed without any operator that is not covered; its ends are the outputs."""
-    known = {entry.name for entry in graph.inputs} | {*graph.weights, *graph.constants, ""}
+    available = {entry.name for entry in graph.inputs} | {*graph.weights, *graph.constants, ""}
     nodes: list[GraphNode] = []
     for node in graph.nodes:
         operator = OPERATORS.get(node.operator)
         is_covered = operator is not None and operator.refusal(node) is None
-        if is_covered and known.issuperset(node.inputs):
+        if is_covered and available.issuperset(node.inputs):
             nodes.append(node)
-            known.update(node.outputs)
+            available.update(node.outputs)
     read = {name for node in nodes for name in node.inputs}
     ends = [name for node in nodes for name in node.outputs if name not in read]
-    ends += [name for name in graph.outputs if name in known and name not in ends]
+    ends += [name for name in graph.outputs if name in available and name not in ends]
     return pruned(
         Graph(tuple(nodes), graph.inputs, tuple(ends), graph.weights, graph.constants, graph.opset)
     )

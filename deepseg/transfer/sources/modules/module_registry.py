@@ -84,9 +84,9 @@ def built_module(name: str, arguments: Mapping[str, Any]) -> BuiltModule:
     """
     source = _registered.get(name)
     if source is None:
-        return BuiltModule(_made(name, _listed_class(name), arguments), has_weights=False)
+        return BuiltModule(_built(name, _listed_class(name), arguments), has_weights=False)
     if not isinstance(source, nn.Module):
-        return BuiltModule(_made(name, source, arguments), has_weights=True)
+        return BuiltModule(_built(name, source, arguments), has_weights=True)
     if arguments:
         raise _wrong_arguments(
             f"arguments {', '.join(arguments)} for {name!r}, a module that is there already",
@@ -156,12 +156,12 @@ def _listed_class(name: str) -> type[nn.Module]:
     if inner and inner not in below:
         raise _unknown(name, [f"{package}.{entry}" for entry in sorted(below)])
     home = _imported(path, PACKAGES[package])
-    found = vars(home).get(leaf)
-    if not _is_network(found, package):
+    network = vars(home).get(leaf)
+    if not _is_network(network, package):
         names = [key for key, value in vars(home).items() if _is_network(value, package)]
         raise _unknown(name, [f"{path}.{key}" for key in names])
-    assert isinstance(found, type)
-    return found
+    assert isinstance(network, type)
+    return network
 
 
 def _is_network(value: object, package: str) -> bool:
@@ -188,7 +188,7 @@ def _imported(path: str, extra: str) -> ModuleType:
         ) from error
 
 
-def _made(name: str, source: Callable[..., Any], arguments: Mapping[str, Any]) -> nn.Module:
+def _built(name: str, source: Callable[..., Any], arguments: Mapping[str, Any]) -> nn.Module:
     values = {key: _value(value) for key, value in arguments.items()}
     raise_if_any(_argument_problems(name, source, values))
     try:
@@ -209,8 +209,8 @@ def _value(value: Any) -> Any:
     """The argument; a class of torch.nn for its name, also within lists and mappings."""
     match value:
         case str() if value.startswith("torch.nn."):
-            found = vars(nn).get(value.rpartition(".")[2])
-            return found if isinstance(found, type) and issubclass(found, nn.Module) else value
+            entry = vars(nn).get(value.rpartition(".")[2])
+            return entry if isinstance(entry, type) and issubclass(entry, nn.Module) else value
         case dict():
             return {key: _value(entry) for key, entry in value.items()}
         case list() | tuple():
@@ -250,13 +250,13 @@ def _wrong_arguments(got: str, expected: str) -> DeepsegError:
     )
 
 
-def _unknown(name: str, known: list[str]) -> DeepsegError:
+def _unknown(name: str, candidates: list[str]) -> DeepsegError:
     return DeepsegError(
         Problem(
             code="module-unknown",
             got=f"module {name!r}",
             expected=f"a class of {' or '.join(PACKAGES)}, or a module that "
             "deepseg.register_module knows",
-            fix="correct the name" + did_you_mean(name, known),
+            fix="correct the name" + did_you_mean(name, candidates),
         )
     )
