@@ -48,6 +48,7 @@ class GraphNetwork(nn.Module):
         notices: A line for each node that was taken off without being named.
         sync_statistics: Makes statistics of a part of the batch those of the whole; None where the
             maps are the whole batch.
+        dropout_enabled: False if nothing is dropped in training either.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class GraphNetwork(nn.Module):
         check_operators(part.graph)
         self.notices = part.notices
         self.sync_statistics: Callable[[Statistics], Statistics] | None = None
+        self.dropout_enabled = True
         self._program = program(part.graph)
         self._outputs = self._program.graph.outputs
         self._inner: dict[str, Tensor] | None = None
