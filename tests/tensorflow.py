@@ -15,7 +15,12 @@ WINDOW = 60
 
 
 def write_checkpoint(
-    prefix: Path, model_config: Path, *, epochs: int, slots: Sequence[str] = ()
+    prefix: Path,
+    model_config: Path,
+    *,
+    epochs: int,
+    slots: Sequence[str] = (),
+    learning_rate: float | None = None,
 ) -> Path:
     """Write random variables of the network, with the trainer's count of epochs beside them.
 
@@ -25,6 +30,7 @@ def write_checkpoint(
         epochs: Count of the trainer.
         slots: DeepMedic's names of the optimiser's, such as ``velocities_for_mom``; the value of
             each is the number of its tensor, half of it for the second name.
+        learning_rate: To which a schedule that follows accuracy has come.
     """
     plan = layout(load(ModelConfig, model_config).config)
     expected, rng = shapes(plan), np.random.default_rng(0)
@@ -43,6 +49,8 @@ def write_checkpoint(
             name = f"trainer/{slot}_{number}" if number else f"trainer/{slot}"
             arrays[name] = np.full(expected[variable.weight], share * number, "<f4")
     arrays |= {"trainer/init_lr": np.float32(0.001), "trainer/init_mom": np.float32(0.6)}
+    if learning_rate is not None:
+        arrays["trainer/curr_lr_tfv"] = np.float32(learning_rate)
     checkpoint = written(prefix.parent, arrays)
     for file in prefix.parent.glob(f"{checkpoint.name}.*"):
         file.replace(file.with_name(file.name.replace(checkpoint.name, prefix.name)))

@@ -339,26 +339,35 @@ FINE_TUNE = "add -resetOptimizer to fine-tune it: its weights, everything else f
 
 
 @pytest.mark.parametrize(
-    ("slots", "epochs", "reason"),
+    ("slots", "epochs", "rate", "reason"),
     [
         (
             (),
             9,
+            None,
             ", without the state of its optimiser; expected -resetOptimizer; fix: " + FINE_TUNE,
         ),
         (
             ("velocities_for_mom",),
+            9,
+            0.0005,
+            ", with a learning rate that its schedule 'auto' has lowered; expected "
+            "-resetOptimizer, as plateau follows mean Dice here; fix: " + FINE_TUNE,
+        ),
+        (
+            ("velocities_for_mom",),
             7,
+            0.001,
             ", in a session of 7; expected more epochs, which count those of the checkpoint; fix: "
             f"raise numberOfEpochs to train on; or {FINE_TUNE}",
         ),
     ],
 )
 def test_a_checkpoint_from_which_deepmedics_training_cannot_go_on(
-    refused, place, deepmedic, slots, epochs, reason
+    refused, place, deepmedic, slots, epochs, rate, reason
 ):
     place.edit("T.cfg", "numberOfEpochs = 1", f"numberOfEpochs = {epochs}")
-    write_checkpoint(place / deepmedic, place / "M.cfg", epochs=7, slots=slots)
+    write_checkpoint(place / deepmedic, place / "M.cfg", epochs=7, slots=slots, learning_rate=rate)
     assert refused("-train", "T.cfg", "-model", "M.cfg", session="old") == [
         "[start-undecided] HERE/X.model.ckpt: got a checkpoint that DeepMedic has trained for 7 "
         f"epochs{reason}"

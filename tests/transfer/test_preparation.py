@@ -1,5 +1,7 @@
 """The preparation of an older model in a new one: with its first layers, in the new names."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -53,6 +55,20 @@ def test_without_a_first_layer_nothing_comes_along(layers):
     assert (model.preparation, model.cohort) == (None, None)
     assert not any(note.startswith(NOTE) for note in plan.notes)
     assert plan.record()["preparation"] is None
+
+
+@pytest.mark.parametrize(
+    ("channels", "wishes", "columns"),
+    [
+        (("T1", "FLAIR"), None, ("a", "b")),
+        (("FLAIR", "T1"), None, None),
+        (("T1", "FLAIR"), {"T1": "copy:FLAIR"}, None),
+    ],
+)
+def test_columns_come_along_where_every_channel_reads_what_it_did(channels, wishes, columns):
+    cohort = replace(COHORT, columns=("a", "b"))
+    _, model = filled(cohort=cohort, channels=channels, wishes=wishes)
+    assert model.cohort.columns == columns
 
 
 def test_an_older_model_that_saw_no_cases_has_nothing_to_bring():
