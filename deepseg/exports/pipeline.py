@@ -82,10 +82,8 @@ def _tiling_record(model: Checkpoint, box: ImageBox, segment: Int3 | None) -> di
         "border": list(_border(plan, step)),
         "context": [list(before), list(after)],
         "mirrored": None if EVERYWHERE in mirrored else [list(size) for size in mirrored],
-        "sizes": {
-            "smallest": list(box.input_sizes.smallest),
-            "step": list(box.input_sizes.step),
-        },
+        "smallest_box": list(box.input_sizes.smallest),
+        "box_step": list(box.input_sizes.step),
         "overlap": 0.0 if plan.sees_whole else WINDOW_OVERLAP,
     }
 
