@@ -11,6 +11,7 @@ TYPES = {
     "string": str,
     "integer": int,
     "number": (int, float),
+    "boolean": bool,
     "null": type(None),
 }
 UNDERSTOOD = {

@@ -6,7 +6,7 @@ Weights keep the names that they have in a `.save`. Layers give tensors of their
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from deepseg.config.blocks.imported import AttachPoint
 from deepseg.config.model import BatchNorm
 from deepseg.exports.graph_builder import END, SPACE, GraphBuilder
 from deepseg.exports.image_box import ImageBox, PathwayRead, image_box
+from deepseg.exports.modernisation import modernised
 from deepseg.geometry.boxes import Int3, add, floor_div, mul, per_axis, sub
 from deepseg.geometry.context import margin
 from deepseg.model.feature_maps import border_before
@@ -60,29 +61,32 @@ class Maps:
 
 
 def network_graph(network: Network) -> NetworkGraph:
-    """The network as a graph."""
+    """The network as a graph.
+
+    Raises:
+        DeepsegError: ``export-version``.
+    """
     box = image_box(network.layout, network.geometry)
-    writer = _Writer(network, box)
-    image = GraphInput(IMAGE, (None, len(network.config.channels), None, None, None))
+    versions = [
+        network.imported(pathway.name).graph.opset
+        for pathway in network.layout.pathways
+        if pathway.network is not None
+    ]
+    opset = max(OLDEST_OPSET, *versions) if versions else OPSET
+    writer = _Writer(network, box, opset)
     writer.write()
-    opset = max((graph.opset for _, graph in _imported(network)), default=OPSET)
-    graph = writer.builder.graph([image], [PROBABILITIES], opset=max(opset, OLDEST_OPSET))
-    return NetworkGraph(graph, box)
-
-
-def _imported(network: Network) -> Iterator[tuple[str, Graph]]:
-    for pathway in network.layout.pathways:
-        if pathway.network is not None:
-            yield pathway.name, network.imported(pathway.name).graph
+    image = GraphInput(IMAGE, (None, len(network.config.channels), None, None, None))
+    return NetworkGraph(writer.builder.graph([image], [PROBABILITIES], opset=opset), box)
 
 
 class _Writer:
     """Writes the nodes of a network into a builder."""
 
-    def __init__(self, network: Network, box: ImageBox) -> None:
+    def __init__(self, network: Network, box: ImageBox, opset: int) -> None:
         self.builder = GraphBuilder()
         self._network = network
         self._box = box
+        self._opset = opset
 
     def write(self) -> None:
         """All nodes of the network."""
@@ -342,7 +346,8 @@ class _Writer:
     def _copy_graph(self, pathway: str, image: str) -> None:
         """The nodes of an imported network; its weights get the names that they have in a model."""
         module, build = self._network.imported(pathway), self.builder
-        graph, keys, state = module.graph, module.keys, module.state_dict()
+        graph = modernised(module.graph, self._opset)
+        keys, state = module.keys, module.state_dict()
         names = {entry.name: image for entry in graph.inputs}
         names |= {name: f"{pathway}.{key}" for name, key in keys.items()}
         for name, key in keys.items():

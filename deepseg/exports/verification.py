@@ -49,7 +49,7 @@ def inference_session(content: bytes) -> Any:
     """A session of onnxruntime on the CPU that says nothing but errors.
 
     Raises:
-        DeepsegError: ``onnx-extra-missing``.
+        DeepsegError: ``onnx-extra-missing``; ``export-differs`` for a file that it refuses.
     """
     try:
         import onnxruntime
@@ -59,7 +59,17 @@ def inference_session(content: bytes) -> Any:
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+    except Exception as error:  # of classes of its own, without a common one
+        raise DeepsegError(
+            Problem(
+                code="export-differs",
+                got=f"a file that onnxruntime does not run: {error}",
+                expected="one that it runs",
+                fix="report it with the model; nothing was written",
+            )
+        ) from error
 
 
 def _sizes(box: ImageBox) -> Iterator[Int3]:

@@ -21,7 +21,7 @@ def lines(file):
 def test_every_schema_is_listed_and_names_itself():
     page = (SCHEMAS / "README.md").read_text("utf-8")
     names = sorted(file.stem for file in SCHEMAS.glob("*.json"))
-    assert names == ["check-1", "events-1", "outcome-1", "show-1"]
+    assert names == ["check-1", "events-1", "outcome-1", "pipeline-1", "show-1"]
     for name in names:
         assert f"[{name}.json]({name}.json)" in page
         assert schema(name)["$id"] == f"{name}.json"

@@ -173,8 +173,7 @@ class GraphNetwork(nn.Module):
 
     def trains(self, node: GraphNode) -> bool:
         """True if a node computes as in training: by the statistics of the batch, with dropout."""
-        is_enabled = self.dropout_enabled or node.operator != "Dropout"
-        return self.training and is_enabled and node.outputs[0] not in self._frozen
+        return self.training and node.outputs[0] not in self._frozen
 
     def _weight(self, name: str) -> Tensor:
         module, leaf = self._places[name]
