@@ -1,8 +1,13 @@
 """Every test leaves the process as it was: nothing that deepseg does is seen by its caller."""
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.process_state import changed, process_state
+
+# On a busy machine, slow examples say nothing about the code.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True)

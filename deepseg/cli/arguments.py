@@ -21,7 +21,7 @@ from deepseg.transfer.rules import TransferRules
 from deepseg.version import VERSION
 
 Command = Literal[
-    "newModel", "train", "test", "check", "show", "export", "convert", "compare", "demo"
+    "newModel", "train", "test", "segment", "check", "show", "export", "convert", "compare", "demo"
 ]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 
@@ -32,7 +32,7 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 OPTIONS: dict[str, tuple[Command, ...]] = {
     "model": ("train", "test", "check"),
     "load": ("train", "test", "check"),
-    "out": ("newModel", "show", "export", "convert", "compare", "demo"),
+    "out": ("newModel", "segment", "show", "export", "convert", "compare", "demo"),
     "seed": ("newModel", "train"),
     "pretrained": ("newModel",),
     "resetOptimizer": ("train",),
@@ -40,19 +40,18 @@ OPTIONS: dict[str, tuple[Command, ...]] = {
     "seeds": ("compare",),
     "reach": ("compare",),
     **dict.fromkeys(transfer_options.NAMES, ("newModel",)),
-    "precision": ("train", "test"),
+    "precision": ("train", "test", "segment"),
     "keepGoing": ("test",),
     "part": ("test",),
     "devices": ("train", "test"),
     "json": ("check", "show"),
     "trainable": ("export",),
     "batch": ("export",),
-    "segment": ("export",),
 }
 
 # What other programs call our commands and options, in small letters without separators.
 SYNONYMS = {
-    **dict.fromkeys(("predict", "prediction", "segment", "infer", "inference"), "-test"),
+    **dict.fromkeys(("predict", "prediction", "infer", "inference"), "-test"),
     **dict.fromkeys(("apply", "evaluate", "eval", "score"), "-test"),
     **dict.fromkeys(("fit", "training", "resume", "continue"), "-train"),
     **dict.fromkeys(("new", "build", "create", "init"), "-newModel"),
@@ -100,6 +99,7 @@ class Arguments:
         reset_optimizer: ``-resetOptimizer``.
         kind: Of the export; empty for other commands.
         export_options: Of the export; the defaults for other commands.
+        images: To be segmented, as they are typed: a file, or ``NAME=FILE``.
         runs: Session folders and train files to compare.
         seeds: ``-seeds``, none where they are not given.
         from_scratch: ``-fromScratch``.
@@ -126,6 +126,7 @@ class Arguments:
     reset_optimizer: bool
     kind: str
     export_options: ExportOptions
+    images: tuple[str, ...]
     runs: tuple[Path, ...]
     seeds: tuple[int, ...]
     from_scratch: bool
@@ -174,6 +175,13 @@ def _add_commands(parser: _Parser) -> None:
     commands.add_argument("-newModel", metavar="MODEL", help="build the model of a model file")
     commands.add_argument("-train", metavar="TRAIN", help="train; the same command continues")
     commands.add_argument("-test", metavar="TEST", help="segment cases, score them where possible")
+    commands.add_argument(
+        "-segment",
+        metavar="WORD",
+        nargs="+",
+        help="-segment MODEL IMAGE...: segment files, one per channel in the model's order or as "
+        "T1=FILE; with -export: voxels of a segment, such as 25 or 25,27,29",
+    )
     commands.add_argument(
         "-check", metavar="CONFIG", help="list all that is wrong with config and data"
     )
@@ -280,12 +288,6 @@ def _add_options(parser: _Parser) -> None:
         help="-export M train-step: segments of a step; its -train LAYERS names those that learn "
         "(head; fc.2,head; tune:last:2; all)",
     )
-    options.add_argument(
-        "-segment",
-        metavar="N",
-        nargs="+",
-        help="-export: voxels of a segment, such as 25 or 25,27,29",
-    )
     options.add_argument("-quiet", action="store_true", help="print warnings and errors only")
     options.add_argument(
         "-json",
@@ -347,6 +349,7 @@ def parsed(words: Sequence[str], *, program: str = "deepseg") -> Arguments:
         dry_run=options.dryRun is True,
         kind=kind,
         export_options=export_options,
+        images=tuple(options.segment[1:]) if command == "segment" else (),
         reset_optimizer=options.resetOptimizer is not None,
         runs=tuple(map(user_path, options.compare or ())),
         seeds=tuple(options.seeds or ()),
@@ -370,14 +373,15 @@ def _command(options: argparse.Namespace) -> tuple[Command, str | None]:
         DeepsegError: ``command-line``, for none and for several.
     """
     typed = [command for command in COMMANDS if vars(options)[command] not in (None, False)]
-    if typed == ["train", "export"]:  # -train names the layers that learn on the device
-        return "export", options.export[0]
+    if "export" in typed:  # -train names the layers that learn there, -segment a size
+        typed = [command for command in typed if command not in ("train", "segment")]
     if len(typed) != 1:
         got = " and ".join(f"-{command}" for command in typed) or "no command"
         expected = "one of " + ", ".join(f"-{command}" for command in COMMANDS)
         raise DeepsegError(_problem(got, expected, fix="give exactly one command"))
     (command,) = typed
-    file = options.export[0] if command == "export" else vars(options)[command]
+    value = vars(options)[command]
+    file = value[0] if command in ("export", "segment") else value
     return command, file if isinstance(file, str) else None
 
 
@@ -406,8 +410,6 @@ def _export(options: argparse.Namespace) -> tuple[str, ExportOptions]:
 def _misspelt(words: Sequence[str], parser: _Parser) -> Iterator[Problem]:
     """Options that do not exist, and those typed more than once."""
     actions = {option: action for action in parser._actions for option in action.option_strings}
-    if "-export" not in {word.split("=")[0] for word in words}:
-        del actions["-segment"]  # of another program, whose users mean -test
     typed: list[str] = []
     for word in words:
         if not word.startswith("-") or word.lstrip("-").isdigit():

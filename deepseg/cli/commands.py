@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from deepseg.commands.json_records import check_record, show_record
 from deepseg.commands.new_model import new_model as build_model
 from deepseg.commands.new_model import plan_transfer
 from deepseg.commands.segment import segment as segment_cases
+from deepseg.commands.segment_images import segment_images
 from deepseg.commands.show import show_contents
 from deepseg.commands.train import train as train_model
 from deepseg.config.load import load
 from deepseg.config.training import TrainConfig
-from deepseg.errors import raise_if_any
+from deepseg.config.user_paths import user_path
+from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.report.console import Console
 from deepseg.report.streams import LenientStream
 from deepseg.sessions.model_files import NamedFiles
@@ -123,6 +125,40 @@ def test(arguments: Arguments) -> None:
         precision=arguments.precision,
         device=arguments.device,
         quiet=arguments.quiet,
+    )
+
+
+def segment(arguments: Arguments) -> None:
+    """``-segment``."""
+    segment_images(
+        _file(arguments),
+        _images(arguments.images),
+        out=arguments.out,
+        precision=arguments.precision or "float32",
+        device=arguments.device,
+        quiet=arguments.quiet,
+    )
+
+
+def _images(words: Sequence[str]) -> list[Path] | dict[str, Path | None]:
+    """Images in their order, or by name where every word is ``NAME=FILE`` or ``NAME=``.
+
+    Raises:
+        DeepsegError: ``command-line`` for no image, and for names on some of them only.
+    """
+    named = {word: word.partition("=") for word in words if "=" in word and not Path(word).exists()}
+    names = [name for name, _, _ in named.values()]
+    if not words:
+        got, fix = "-segment without an image", "name the images behind the model"
+    elif 0 < len(named) < len(words):
+        got, fix = "images with and without a name", "give all of them as NAME=FILE, or none"
+    elif len(names) > len(set(names)):
+        got, fix = "two images with one name", "give every channel once"
+    else:
+        by_name = {name: user_path(file) if file else None for name, _, file in named.values()}
+        return by_name or [user_path(word) for word in words]
+    raise DeepsegError(
+        Problem("command-line", got, expected="-segment MODEL IMAGE..., or T1=FILE ...", fix=fix)
     )
 
 

@@ -127,6 +127,7 @@ def _call(arguments: Arguments) -> None:
         "newModel": commands.new_model,
         "train": commands.train,
         "test": commands.test,
+        "segment": commands.segment,
         "check": commands.check,
         "show": commands.show,
         "export": commands.export,

@@ -111,8 +111,8 @@ def test_help_names_every_command_on_stdout(command):
         pytest.param(
             ["-quiet"],
             [
-                "[command-line] got no command; expected one of -newModel, -train, -test, -check, "
-                "-show, -export, -convert, -compare, -demo; fix: give exactly one command"
+                "[command-line] got no command; expected one of -newModel, -train, -test, "
+                "-segment, -check, -show, -export, -convert, -compare, -demo; fix: give exactly one command"
             ],
             id="options only",
         ),
@@ -120,8 +120,8 @@ def test_help_names_every_command_on_stdout(command):
             ["-newModel", "model.yaml", "-train", "train.yaml"],
             [
                 "[command-line] got -newModel and -train; expected one of -newModel, -train, "
-                "-test, -check, -show, -export, -convert, -compare, -demo; fix: give exactly one "
-                "command"
+                "-test, -segment, -check, -show, -export, -convert, -compare, -demo; fix: give "
+                "exactly one command"
             ],
             id="two commands",
         ),
@@ -144,8 +144,8 @@ def test_help_names_every_command_on_stdout(command):
         pytest.param(
             ["-test", "test.yaml", "-out", "elsewhere", "-seed", "3"],
             [
-                "[command-line] got -out with -test; expected -out with -newModel, -export, "
-                "-convert, -compare, -demo; fix: remove -out",
+                "[command-line] got -out with -test; expected -out with -newModel, -segment, "
+                "-show, -export, -convert, -compare, -demo; fix: remove -out",
                 "[command-line] got -seed with -test; expected -seed with -newModel, -train; "
                 "fix: remove -seed",
             ],

@@ -14,7 +14,6 @@ ABSENT = "no voxel of class 2 (core) in any of the "
         ("-predict", "-test"),
         ("--predict", "-test"),
         ("-Predict=x.yaml", "-test"),
-        ("-segment", "-test"),
         ("-fit", "-train"),
         ("-newmodel", "-newModel"),
         ("-gpu", "-dev"),
