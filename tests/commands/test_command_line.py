@@ -112,7 +112,8 @@ def test_help_names_every_command_on_stdout(command):
             ["-quiet"],
             [
                 "[command-line] got no command; expected one of -newModel, -train, -test, "
-                "-segment, -check, -show, -export, -convert, -compare, -demo; fix: give exactly one command"
+                "-segment, -check, -show, -export, -convert, -compare, -demo; fix: give exactly "
+                "one command"
             ],
             id="options only",
         ),
