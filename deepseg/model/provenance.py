@@ -27,6 +27,7 @@ class FilledFrom:
         tensors: Such as ``20 of 25``: tensors of the new model that were filled, of all.
         layers: Rows of the transfer's table.
         is_random: The older model had learnt nothing either.
+        device_steps: Steps that it was trained on a device; None if it was on none.
         earlier: Other older models, whose weights were taken over before.
     """
 
@@ -36,6 +37,7 @@ class FilledFrom:
     tensors: str = ""
     layers: tuple[tuple[str, ...], ...] = ()
     is_random: bool = False
+    device_steps: int | None = None
     earlier: tuple[FilledFrom, ...] = ()
 
     @property
@@ -116,6 +118,8 @@ class Provenance:
                 f"tensors{mark}": source.tensors,
                 f"layers{mark}": [list(row) for row in source.layers],
             }
+            if source.device_steps is not None:
+                words[f"steps on the device{mark}"] = source.device_steps
         for entry in self.trained_by:
             words[_TRAINED_BY + entry.session] = f"{entry.epochs} epochs"
         return words

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.model.checkpoint import Checkpoint, new_checkpoint, non_finite_weights
 from deepseg.model.layout import layout
 from deepseg.transfer.make_plan import make_plan
 from deepseg.transfer.plan import Plan, filled_checkpoint
 from deepseg.transfer.rules import TransferRules
-from deepseg.transfer.source import read_source, settings_for
+from deepseg.transfer.source import Source, read_source, settings_for
 from deepseg.transfer.succession import succession
 
 
@@ -55,6 +56,8 @@ def planned_transfer(
     plans = []
     for number, source in enumerate(sources, start=1):
         chosen = rules if len(files) == 1 else rules.of_source(number)
+        if chosen.layers is None and _is_one_model(source, config):
+            chosen = replace(chosen, layers=("all",))
         try:
             plan = make_plan(source, config, model.weights, chosen)
             raise_if_any(non_finite_weights(plan.source_tensors))
@@ -62,6 +65,12 @@ def planned_transfer(
             raise error.at(str(source.file)) from error
         plans.append(plan)
     return PlannedTransfer(model, succession(plans))
+
+
+def _is_one_model(source: Source, config: ModelConfig) -> bool:
+    """True if a model comes back from a device: its classification layer is the new one's."""
+    older = source.config
+    return source.device_steps is not None and older is not None and older.classes == config.classes
 
 
 def _two_functions() -> Problem:

@@ -229,6 +229,7 @@ class Plan:
             tensors=f"{len(self.filled)} of {len(self.tensors)}",
             layers=tuple(tuple(row) for row in self.table()),
             is_random=self.source.is_random,
+            device_steps=self.source.device_steps,
             earlier=tuple(plan.provenance() for plan in self.earlier),
         )
 

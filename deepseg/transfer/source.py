@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -30,6 +31,7 @@ from deepseg.model.checkpoint import (
 from deepseg.model.layout import layout
 from deepseg.transfer.first_common import WeightedLayer
 from deepseg.transfer.sources import deepmedic
+from deepseg.transfer.sources.device_folder import DeviceState, device_state
 from deepseg.transfer.sources.graph_files import (
     digest_of_graph_file,
     float_weights,
@@ -70,6 +72,7 @@ class Source:
         is_random: It has learnt nothing.
         layers: Layers with weights in their order, of a file that describes a network.
         overrides: Settings that a model with these weights has to have, by key.
+        device_steps: Steps that it was trained on a device, of a folder that was exported for it.
     """
 
     file: Path
@@ -82,6 +85,7 @@ class Source:
     is_random: bool = False
     layers: tuple[WeightedLayer, ...] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    device_steps: int | None = None
 
     @property
     def spacing_mm(self) -> Spacing | None:
@@ -95,13 +99,17 @@ def read_source(file: Path, config: ModelConfig) -> Source:
     Args:
         file: A `.save`, a session's folder (its best model), a TensorFlow checkpoint of DeepMedic
             (its prefix, or one of its files), a `.safetensors`, a state dict of torch, a `.npz` of
-            arrays, or a file of ONNX or Keras.
+            arrays, a file of ONNX or Keras, or a folder in which a device has trained (its latest
+            state), or one of its states.
         config: Of the new model; a checkpoint of DeepMedic does not know its own layers and is
             read as one of this.
 
     Raises:
         DeepsegError: The file is missing, damaged, not understood, or belongs to another network.
     """
+    on_device = device_state(file)
+    if on_device is not None:
+        return _of_device(on_device, file)
     if looks_like_bundle(file):
         return _deepmedic(file, config)
     named = read_named_tensors(file)
@@ -144,6 +152,18 @@ def read_named_tensors(file: Path) -> Source | None:
 def _save(file: Path) -> Source:
     checkpoint = read_checkpoint(file, finite=False)
     return _of_checkpoint(checkpoint, file, "deepseg model", _sha256([file]))
+
+
+def _of_device(state: DeviceState, file: Path) -> Source:
+    tensors = {name: torch.from_numpy(np.array(a)) for name, a in state.arrays.items()}
+    checkpoint = described_checkpoint(state.description, tensors, state.file)
+    source = _of_checkpoint(checkpoint, file, "deepseg model on a device", _sha256([state.file]))
+    return replace(
+        source,
+        preparation=Preparation.model_validate(state.preparation),
+        is_random=source.is_random and state.steps == 0,
+        device_steps=state.steps,
+    )
 
 
 def _of_checkpoint(checkpoint: Checkpoint, file: Path, kind: str, sha256: str) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -82,9 +83,7 @@ def manifest(
             name: {"shape": list(mask.variable.shape), "share": mask.share}
             for name, mask in step.masks.items()
         },
-        "model": config.model_dump(mode="json"),
-        "cohort": model.to_save().cohort,
-        "lineage": model.provenance.record(),
+        "description": json.loads(model.description()),
         "files": dict(digests),
     }
 
