@@ -828,7 +828,9 @@ def _run_step(
 
 
 def _inputs_of(session: Any, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {e.name: feeds[e.name] for e in session.get_inputs() if e.name in feeds}
+    """Inputs of a graph among ``feeds``, those with a default included."""
+    entries = (*session.get_inputs(), *session.get_overridable_initializers())
+    return {entry.name: feeds[entry.name] for entry in entries if entry.name in feeds}
 
 
 # Scores

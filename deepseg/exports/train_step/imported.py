@@ -77,7 +77,7 @@ def imported_outputs(
         pathway: Where its maps are read and where they lie.
         x: What the pathway reads.
     """
-    outputs = _Translation(work, module, pathway.name).outputs(x)
+    outputs = translated(work, module, pathway.name, x)
     network, geometry = pathway.network, pathway.geometry
     assert network is not None
     first, _ = margin(geometry.shrink)
@@ -87,6 +87,20 @@ def imported_outputs(
         for y, point in zip(outputs, network.outputs, strict=True)
     ]
     return joined(work.tape, maps, 1)
+
+
+def translated(
+    work: Construction, module: GraphNetwork, pathway: str, image: Variable
+) -> list[Variable]:
+    """The outputs of a graph that reads one image; its weights have names that begin with it.
+
+    Args:
+        work: That is written.
+        module: The network.
+        pathway: Its name.
+        image: That it reads.
+    """
+    return _Translation(work, module, pathway).outputs(image)
 
 
 def _at_full_resolution(

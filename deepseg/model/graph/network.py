@@ -79,6 +79,7 @@ class GraphNetwork(nn.Module):
         self._program = program(part.graph)
         self._outputs = self._program.graph.outputs
         self._inner: dict[str, Tensor] | None = None
+        self.dropout_enabled = True
         self._frozen: frozenset[str] = frozenset()
         self._places: dict[str, tuple[nn.Module, str]] = {}
         self._keys: dict[str, str] = {}
