@@ -56,7 +56,7 @@ def planned_transfer(
     plans = []
     for number, source in enumerate(sources, start=1):
         chosen = rules if len(files) == 1 else rules.of_source(number)
-        if chosen.layers is None and _is_one_model(source, config):
+        if chosen.layers is None and _comes_back(source, config):
             chosen = replace(chosen, layers=("all",))
         try:
             plan = make_plan(source, config, model.weights, chosen)
@@ -67,7 +67,7 @@ def planned_transfer(
     return PlannedTransfer(model, succession(plans))
 
 
-def _is_one_model(source: Source, config: ModelConfig) -> bool:
+def _comes_back(source: Source, config: ModelConfig) -> bool:
     """True if a model comes back from a device: its classification layer is the new one's."""
     older = source.config
     return source.device_steps is not None and older is not None and older.classes == config.classes
