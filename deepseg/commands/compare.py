@@ -36,6 +36,7 @@ from deepseg.sessions.comparison.run_history import (
     read_run,
     seed_groups,
 )
+from deepseg.sessions.reports.comparison_page import write_comparison_page
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
 from deepseg.sessions.set_aside import warn_of_set_aside
 from deepseg.storage.atomic import writable, write_json, write_text
@@ -111,9 +112,10 @@ def compare(
             sessions.append(run)
     metric = common_metric(sessions)
     by_seed = grouped(sessions)
-    for warning in comparison_warnings(by_seed, metric):
+    doubts, settings = [*comparison_warnings(by_seed, metric)], [*compared_settings(by_seed)]
+    for warning in doubts:
         console.warn(warning)
-    for line in compared_settings(by_seed):
+    for line in settings:
         console.say(f"compared: {line}")
     groups = seed_groups(by_seed, metric)
     reached = weakest_best(groups) if reach is None else reach
@@ -122,7 +124,8 @@ def compare(
         console.table(table.title, [*table.columns], table.rows)
     console.say(f"reached: the first epoch with at least {reached:.3g}")
     folder = sessions[0].folder.parent / "comparison" if out is None else Path(out)
-    _write(folder, groups, tables, console, metric=METRICS[metric], reach=reached)
+    remarks = [*settings, *doubts]
+    _write(folder, groups, tables, remarks, console, metric=METRICS[metric], reach=reached)
     return folder
 
 
@@ -217,6 +220,7 @@ def _write(
     folder: Path,
     groups: Sequence[SeedGroup],
     tables: Sequence[ComparisonTable],
+    remarks: Sequence[str],
     console: Console,
     *,
     metric: str,
@@ -225,7 +229,11 @@ def _write(
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     names = [
-        *("cases.csv", *(f"comparison.{ending}" for ending in ("json", "csv", *PICTURES))),
+        *(
+            "report.html",
+            "cases.csv",
+            *(f"comparison.{ending}" for ending in ("json", "csv", *PICTURES)),
+        ),
         *(f"{table.name}.{ending}" for table in tables for ending in ("csv", "tex")),
     ]
     written = CompletedCases(folder, ".written")
@@ -238,6 +246,9 @@ def _write(
     for table in tables:
         write_text(folder / f"{table.name}.csv", table.csv())
         write_text(folder / f"{table.name}.tex", table.latex())
+    write_comparison_page(
+        folder / "report.html", groups, tables, remarks, metric=metric, reach=reach
+    )
     try:
         write_comparison_picture(groups, folder / "comparison", metric=metric, reach=reach)
     except DeepsegError as error:
@@ -248,4 +259,4 @@ def _write(
 
 
 PICTURES = ("png", "pdf", "svg")
-_NAMES = ("comparison.png, .pdf, .svg, .json, .csv", "tables as .csv and .tex")
+_NAMES = ("report.html", "comparison.png, .pdf, .svg, .json, .csv", "tables as .csv and .tex")

@@ -26,6 +26,7 @@ from deepseg.report.figure import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 1100, 520
 LETTERS = 30
@@ -48,6 +49,14 @@ def write_comparison_picture(
     Raises:
         DeepsegError: ``plot-extra-missing``.
     """
+    figure = comparison_figure(groups, metric=metric, reach=reach)
+    save_figure(figure, stem.with_name(stem.name + ".png"))
+    for form in VECTOR_FORMS:
+        save_vectors(figure, stem.with_name(f"{stem.name}.{form}"))
+
+
+def comparison_figure(groups: Sequence[SeedGroup], *, metric: str, reach: float) -> Figure:
+    """The picture of ``groups``; for arguments and errors see `write_comparison_picture`."""
     figure = new_figure(WIDTH, HEIGHT, background="white")
     figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.1)
     axes: Axes = figure.subplots(1, 1)
@@ -78,9 +87,7 @@ def write_comparison_picture(
         labelcolor=INK,
         handlelength=4,
     )
-    save_figure(figure, stem.with_name(stem.name + ".png"))
-    for form in VECTOR_FORMS:
-        save_vectors(figure, stem.with_name(f"{stem.name}.{form}"))
+    return figure
 
 
 def _draw_group(axes: Axes, group: SeedGroup, number: int) -> None:

@@ -44,7 +44,7 @@ FILES = [
     ".written",
     *("cases.csv", "classes.csv", "classes.tex", "comparison.csv", "comparison.json"),
     *("comparison.pdf", "comparison.png", "comparison.svg", "differences.csv", "differences.tex"),
-    *("sessions.csv", "sessions.tex"),
+    *("report.html", "sessions.csv", "sessions.tex"),
 ]
 FROZEN = Freeze(layers=("normal",)).model_dump(mode="json")
 PICTURES = {"comparison.pdf", "comparison.png", "comparison.svg"}
@@ -143,9 +143,14 @@ def test_two_sessions_by_the_score_of_their_best_models(two, here, capsys):
         "transferred  rim         0.750  -          1\n"
         "transferred  core        0.750  -          1\n"
         "reached: the first epoch with at least 0.375\n"
-        "comparison in runs/comparison: comparison.png, .pdf, .svg, .json, .csv; tables as .csv "
-        "and .tex\n"
+        "comparison in runs/comparison: report.html; comparison.png, .pdf, .svg, .json, .csv; "
+        "tables as .csv and .tex\n"
     )
+    page = (here / "runs/comparison/report.html").read_text("utf-8")
+    for heading in ("Curves", "Sessions", "Classes", "What differs"):
+        assert f"<h2>{heading}</h2>" in page
+    assert "<td>transferred</td><td>rim</td><td>0.750</td>" in page
+    assert "<svg" in page
 
 
 def test_seeds_are_one_group_whatever_their_order(two, here, capsys):
