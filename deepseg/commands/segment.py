@@ -18,7 +18,7 @@ from deepseg.config.testing import TestConfig
 from deepseg.data.cases.case import Case, list_cases
 from deepseg.errors import DeepsegError, SomeCasesFailed, raise_if_any
 from deepseg.inference import memory
-from deepseg.inference.predictor import Listener, Predictor, Tiles
+from deepseg.inference.predictor import UNKNOWN_PREPARATION, Listener, Predictor, Tiles
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.devices import chosen_device, slowness
 from deepseg.report.console import Console
@@ -41,11 +41,6 @@ from deepseg.sessions.segmentation.pipeline import in_stages
 from deepseg.sessions.segmentation.score_table import ScoreTable
 from deepseg.sessions.set_aside import warn_of_set_aside
 from deepseg.sessions.training.epoch_log import announce, log_settings
-
-UNKNOWN_PREPARATION = (
-    "the model does not say how its cases were prepared: they are used as they are; say otherwise "
-    "with preparation in the test file"
-)
 
 
 def segment(
@@ -82,7 +77,7 @@ def segment(
     config_file = Path(config_file)
     loaded = load_config(TestConfig, config_file)
     config = _overridden(loaded.config, precision=precision, keep_going=keep_going)
-    computer = chosen_device(device)
+    torch_device = chosen_device(device)
     with (
         SessionFolder(
             config.folder,
@@ -95,16 +90,16 @@ def segment(
     ):
         console = folder.console
         console.wording = wording_of(config_file, TestConfig)
-        warnings = [*loaded.warnings, *slowness(config.inference.precision, computer)]
-        announce(console, f"test {config.name}", warnings, computer)
+        warnings = [*loaded.warnings, *slowness(config.inference.precision, torch_device)]
+        announce(console, f"test {config.name}", warnings, torch_device)
         log_settings(console, config)
         models = _models(named_files(model, load, config.models), console)
         raise_if_any(testing_incompatibilities(config, models))
-        predictor = _predictor(config, models, computer, console)
+        predictor = _predictor(config, models, torch_device, console)
         work = CaseStages(folder, config, predictor, models)
         checked = _checked(config, models, folder, shard)
         results = ScoreTable(checked.left_out)
-        todo = _not_done(checked.cases, work, console)
+        todo = _clear_pending(checked.cases, work, console)
         fault = _fault_of_cases(todo, work, results, console, keep_going=config.keep_going)
         columns = learnt_columns([model.cohort for model in models])
         cases = list_cases(config.cases, predictor.config.channels, columns=columns)
@@ -143,15 +138,15 @@ def _models(files: NamedFiles, console: Console) -> tuple[Checkpoint, ...]:
 
 
 def _predictor(
-    config: TestConfig, models: Sequence[Checkpoint], computer: torch.device, console: Console
+    config: TestConfig, models: Sequence[Checkpoint], torch_device: torch.device, console: Console
 ) -> Predictor:
     """The models, ready to segment cases as the test file asks for."""
     if config.preparation is None and any(model.preparation is None for model in models):
-        console.warn(UNKNOWN_PREPARATION)
+        console.warn(f"{UNKNOWN_PREPARATION} in the test file")
     return Predictor(
         [replace(model, preparation=preparation_for(config, model)) for model in models],
         config.inference,
-        device=computer,
+        device=torch_device,
         postprocess=config.postprocess,
         tiles=Tiles(config.tile_size, config.batch_size),
         listener=Listener(console.warn, console.progress),
@@ -175,8 +170,12 @@ def _checked(
     return checked_test_cases(config, models, folder.console, rules)
 
 
-def _not_done(cases: Sequence[Case], work: CaseStages, console: Console) -> list[Case]:
-    """The cases to be done, nothing of whose older results lies beside new ones any more."""
+def _clear_pending(cases: Sequence[Case], work: CaseStages, console: Console) -> list[Case]:
+    """Delete older results of the cases that are not done, or set them aside.
+
+    Returns:
+        These cases.
+    """
     todo = [case for case in cases if work.record(case) is None]
     done = len(cases) - len(todo)
     if done:

@@ -71,21 +71,21 @@ def train(
     config = varied(loaded.config, from_scratch=from_scratch, seed=seed)
     if precision is not None:
         config = config.model_copy(update={"precision": precision})
-    computer = chosen_device(device)
+    torch_device = chosen_device(device)
     with (
         session_of_ranks(
             config.folder,
             config_file=config_file,
             settings=config.model_dump(mode="json"),
             quiet=quiet,
-            device=computer,
+            device=torch_device,
         ) as (folder, ranks),
         in_words_of(config_file, TrainConfig),
     ):
         console = folder.console
         console.wording = wording_of(config_file, TrainConfig)
-        warnings = [*loaded.warnings, *slowness(config.precision, computer)]
-        announce(console, f"train {config.name}", warnings, computer, ranks.world_size)
+        warnings = [*loaded.warnings, *slowness(config.precision, torch_device)]
+        announce(console, f"train {config.name}", warnings, torch_device, ranks.world_size)
         log_settings(console, config)
         start = ranks.broadcast(
             lambda: starting_model(
@@ -106,7 +106,7 @@ def train(
         start = replace(start, preparation=checked.preparation, cohort=checked.cohort)
         config = config.model_copy(update={"preparation": checked.preparation})
         cases = ranks.broadcast(lambda: session_cases(training, held_out, start.config.channels))
-        run = TrainingRun(folder, config, start, computer, ranks, cases)
+        run = TrainingRun(folder, config, start, torch_device, ranks, cases)
         print_start(run)
         if run.is_finished:
             console.say(_why_finished(run))
@@ -129,7 +129,7 @@ def train(
             batch_size=config.training.batch_size,
             workers=config.workers,
             first=run.next_subepoch,
-            pin=computer.type == "cuda",
+            pin=torch_device.type == "cuda",
             shard=BatchShard(ranks.rank, ranks.world_size),
             warn=console.warn,
         ) as loader:

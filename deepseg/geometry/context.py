@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 from deepseg.geometry.boxes import (
@@ -165,12 +166,12 @@ class NetworkGeometry:
     fc_shrink: Int3
     alignment: Alignment
 
-    @property
+    @cached_property
     def shrink(self) -> Int3:
         """Voxels by which the prediction is smaller than the segment."""
         return add(self.pathways[0].shrink, self.fc_shrink)
 
-    @property
+    @cached_property
     def margin(self) -> tuple[Int3, Int3]:
         """Voxels of a segment before and after its prediction."""
         return margin(self.shrink)

@@ -77,8 +77,8 @@ from deepseg.model.devices import PRECISIONS, chosen_device
 
 TOO_LITTLE = "{} memory is not enough: the smallest boxes are taken, and more memory is used"
 UNKNOWN_PREPARATION = (
-    "{}: the model does not say how its cases were prepared: they are used as they are; say "
-    "otherwise with preparation"
+    "the model does not say how its cases were prepared: they are used as they are; say otherwise "
+    "with preparation"
 )
 NO_FEATURE_MAPS: FeatureMaps = MappingProxyType({})
 
@@ -285,7 +285,7 @@ class Predictor:
         preparation = applied_preparation(configured, checkpoint.preparation, accepted)
         if preparation is not None:
             return preparation
-        self._listener.warn(UNKNOWN_PREPARATION.format(checkpoint.origin))
+        self._listener.warn(f"{checkpoint.origin}: {UNKNOWN_PREPARATION}")
         return Preparation(z_score="none")
 
     def _loaded(
@@ -378,6 +378,7 @@ class Predictor:
             tile=member.feature_map_tile,
             batch_size=self._tiles.batch_size,
             feature_maps=requested.feature_maps,
+            with_probabilities=False,
         )
         if prepared.geometry == grid:
             return dict(result.feature_maps)

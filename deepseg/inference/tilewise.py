@@ -38,7 +38,8 @@ class TilewisePrediction:
     """Probabilities and feature maps of a case.
 
     Attributes:
-        probabilities: ``(K, X, Y, Z)`` float32; 0 for every class where nothing was computed.
+        probabilities: ``(K, X, Y, Z)`` float32; 0 for every class where nothing was computed;
+            K is 0 where only feature maps were requested.
         feature_maps: ``(maps, X, Y, Z)`` by layer address, of the requested layers.
     """
 
@@ -53,6 +54,7 @@ def predict(
     tile: Int3,
     batch_size: int,
     feature_maps: Mapping[str, slice] | None = None,
+    with_probabilities: bool = True,
     on_tiles: Callable[[int], None] = lambda _: None,
 ) -> TilewisePrediction:
     """Probabilities of every voxel of ``case``.
@@ -63,12 +65,14 @@ def predict(
         tile: Size of the segment of one tile.
         batch_size: Tiles computed together.
         feature_maps: Layers whose maps are requested, and which of their maps.
+        with_probabilities: False where only feature maps are requested.
         on_tiles: Called with the number of tiles just done.
     """
     requested = {} if feature_maps is None else dict(feature_maps)
     geometry = network.geometry
     segments = tiles_to_compute(network, case, tile, with_feature_maps=bool(requested))
-    probabilities = np.zeros((len(network.config.classes), *case.shape), np.float32)
+    classes = len(network.config.classes) if with_probabilities else 0
+    probabilities = np.zeros((classes, *case.shape), np.float32)
     points = inner_points(network.layout, requested)
     maps = {
         address: np.zeros((_count(network, points, address, numbers), *case.shape), np.float32)
@@ -84,9 +88,10 @@ def predict(
             read = [inputs(case, box, geometry) for box in boxes]
             batch = [torch.from_numpy(np.stack(images)) for images in zip(*read, strict=True)]
             logits = network([images.to(device) for images in batch])
-            result = logits.float().softmax(1).cpu().numpy()
-            for box, shares in zip(boxes, result, strict=True):
-                _place(probabilities, shares, geometry.prediction(box))
+            if with_probabilities:
+                result = logits.float().softmax(1).cpu().numpy()
+                for box, shares in zip(boxes, result, strict=True):
+                    _place(probabilities, shares, geometry.prediction(box))
             for address, output in outputs.items():
                 size = geometry.prediction(boxes[0]).size
                 central = _at_full_resolution(output, network, address, size)

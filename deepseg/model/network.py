@@ -117,7 +117,7 @@ class Network(nn.Module):
         for pathway in self.pathways():
             yield from pathway.layers()
 
-    def kernels(self) -> Iterator[tuple[str, Tensor]]:
+    def convolution_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Address of the layer and weight of every convolution."""
         for layer in self.layers():
             for module in layer.conv.modules():

@@ -112,7 +112,7 @@ def _rank(rank, folder):
     freeze(net, FREEZE)
     parallel = DistributedDataParallel(net)
     optimizer = Optimizer(trainable(net), RULE)
-    kernels = [weight for _, weight in net.kernels() if weight.requires_grad]
+    kernels = [weight for _, weight in net.convolution_weights() if weight.requires_grad]
     parallel.train()
     for number in range(20):
         own = batch(net, PROCESSES * number + rank)

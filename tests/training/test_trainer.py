@@ -77,7 +77,7 @@ def test_one_step_moves_every_weight_by_the_rate_times_its_gradient():
     net, settings = network(), Loss(dice=0.5, l1=0.01, l2=0.02)
     twin = copy.deepcopy(net).train()
     one = batch(1)
-    kernels = [weight for _, weight in twin.kernels()]
+    kernels = [weight for _, weight in twin.convolution_weights()]
     loss(twin(one.inputs), one.labels, kernels, settings, torch.ones(3)).total.backward()
     rule = Sgd(name="sgd", learning_rate=0.1, momentum=0.5, nesterov=False)
     learn(net, [one], settings, Optimizer(trainable(net), rule))
@@ -179,7 +179,7 @@ def test_training_goes_on_in_training_mode_after_validation():
 def test_frozen_kernels_are_not_penalised():
     net = network()
     freeze(net, Freeze(layers=("normal.2",)))
-    own = dict(net.kernels())
+    own = dict(net.convolution_weights())
     expected = sum(own[name].square().sum().item() for name in ("normal.1", "fc.1"))
     assert trainer(net).validate([batch(1)]).parts["l2"] == pytest.approx(expected, rel=1e-5)
     assert learn(net, [batch(1)])[0].parts["l2"] == pytest.approx(expected, rel=1e-5)
@@ -210,7 +210,7 @@ def test_a_loss_that_is_not_finite_names_the_cases_and_changes_no_weight(bad, te
 def test_an_infinite_loss_is_refused_too():
     net = network()
     with torch.no_grad():
-        dict(net.kernels())["fc.1"].mul_(1e30)
+        dict(net.convolution_weights())["fc.1"].mul_(1e30)
     with pytest.raises(NumericalFailure, match=r"^\[loss-not-finite\] got a loss of inf on"):
         learn(net, [batch(1)])
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Literal
 
 from deepseg.errors import DeepsegError, Problem
-from deepseg.geometry.boxes import Int3, per_axis, text
+from deepseg.geometry.boxes import Int3, add, floor_div, minimum, mul, sub, text
 from deepseg.geometry.size_rule import SizeRule
 from deepseg.model.graph.graph import GraphInput, GraphNode
 from deepseg.model.graph.program import Program
@@ -81,12 +81,12 @@ class AttachGeometry:
             return "padded"
         if self.receptive_field is None:
             return "mixed"
-        whole = per_axis(lambda field, s: field - s, self.receptive_field, self.stride)
+        whole = sub(self.receptive_field, self.stride)
         return "cropped" if self.loss == whole else "mixed"
 
     def output_size(self, size: Int3) -> Int3:
         """Voxels of the output for an image that the graph computes."""
-        return per_axis(lambda n, loss, s: (n - loss) // s, size, self.loss, self.stride)
+        return floor_div(sub(size, self.loss), self.stride)
 
 
 @dataclass(frozen=True)
@@ -219,12 +219,12 @@ class _Probe:
         step = (steps[0], steps[1], steps[2])
         size = (smallest[0], smallest[1], smallest[2])
         while self.output_sizes(size) is None:  # small along every axis at once
-            size = per_axis(lambda n, s, most: min(n + s, most), size, step, first)
+            size = minimum(add(size, step), first)
         return SizeRule(size, step)
 
     def _check_free(self, first: Int3) -> None:
         """Refuse a graph that computes one size only, and name the node that fixes it."""
-        double = per_axis(lambda n: 2 * n, first)
+        double = mul(first, 2)
         before, after = self._observed(first), self._observed(double)
         node = next((n for n in self._program.graph.nodes if _pins(n, before, after)), None)
         if node is None and self.output_sizes(double) is None:
@@ -236,7 +236,7 @@ class _Probe:
 
     def _other_size_fits(self, first: Int3) -> bool:
         """True if a size is computed that is larger along all axes, but not the double one."""
-        larger = (per_axis(lambda n, s=s: n + s, first) for s in _STEPS)
+        larger = (add(first, s) for s in _STEPS)
         return any(self.output_sizes(size) is not None for size in larger)
 
     def _observed(self, size: Int3) -> dict[str, Shape]:
@@ -281,10 +281,10 @@ class _Probe:
     def attach(self, name: str, rule: SizeRule) -> AttachGeometry:
         """The geometry of the output ``name``."""
         size = rule.at_least(self.first_size)
-        more = per_axis(lambda n, s: n + s, size, rule.step)
+        more = add(size, rule.step)
         shape, larger = self.shapes(size)[name], self.shapes(more)[name]
         voxels, more_voxels = _int3(shape[2:]), _int3(larger[2:])
-        stride = per_axis(lambda s, n, m: s // (m - n), rule.step, voxels, more_voxels)
+        stride = floor_div(rule.step, sub(more_voxels, voxels))
         fields = [self._field(name, rule, axis, stride) for axis in range(3)]
         bounded = [field for field in fields if field is not None]
         is_bounded = len(bounded) == 3
@@ -293,7 +293,7 @@ class _Probe:
             maps=shape[1],
             stride=stride,
             offset=_triple([0.0 if field is None else field.offset for field in fields]),
-            loss=per_axis(lambda n, s, m: n - s * m, size, stride, voxels),
+            loss=sub(size, mul(stride, voxels)),
             receptive_field=_int3([f.width for f in bounded]) if is_bounded else None,
             reach=(
                 (_int3([f.before for f in bounded]), _int3([f.after for f in bounded]))
@@ -338,7 +338,7 @@ class _Probe:
         first = self._stated_size or self.first_size
         shapes = self._tracer.shapes({self._image.name: (1, self.channels, *first)})
         try:
-            more = per_axis(lambda n, s: n + 2 * s, first, self.size_rule().step)
+            more = add(first, mul(self.size_rule().step, 2))
             larger = self.shapes(more)
         except DeepsegError:
             return {name: (shape, None) for name, shape in shapes.items()}

@@ -132,10 +132,10 @@ def _bug(worker: _Worker) -> str:
 def _start(
     config_file: Path, options: Sequence[str], shard: Shard, device: str, errors: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    computer = chosen_device(device)
+    torch_device = chosen_device(device)
     name = "cpu"
     threads = max(1, torch.get_num_threads() // shard.count)
-    if computer.type == "cuda":
+    if torch_device.type == "cuda":
         name = f"cuda{(shard.number - 1) % torch.cuda.device_count()}"
     command = [sys.executable, "-m", "deepseg", "-test", str(config_file), *options]
     command += ["-part", f"{shard.number}/{shard.count}", "-dev", name, "-quiet"]
