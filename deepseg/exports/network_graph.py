@@ -29,6 +29,7 @@ LOGITS = "logits"
 PROBABILITIES = "probabilities"
 OPSET = 17
 OLDEST_OPSET = 13  # in which the operators that are written here mean what they mean today
+TRAINING_ONLY = ("training_mode", "whole_maps")  # attributes of imported nodes
 OPERATORS = {"relu": "Relu", "elu": "Elu", "selu": "Selu"}  # activations without weights
 
 
@@ -100,9 +101,10 @@ class _Writer:
         x = joined[0]
         if len(joined) > 1:
             x = build.node("Concat", joined, "joined", {"axis": 1})
-        maps = sum(pathway.outputs for pathway in layout.pathways)
-        logits = self._chain(self._pathway("fc"), Maps(x, maps, (0, 0, 0))).tensor
-        build.node("Identity", [logits], LOGITS)
+        if layout.fc.layers:  # otherwise an imported network has its own classifier
+            maps = sum(pathway.outputs for pathway in layout.pathways)
+            x = self._chain(self._pathway("fc"), Maps(x, maps, (0, 0, 0))).tensor
+        build.node("Identity", [x], LOGITS)
         build.node("Softmax", [LOGITS], PROBABILITIES, {"axis": 1})
 
     def _image(self, pathway: str, read: PathwayRead) -> str:
@@ -302,11 +304,11 @@ class _Writer:
         loss = sub(y.shrink, earlier.shrink)
         maps = min(y.count, earlier.count)
         middle = earlier.tensor
-        if any(n % 2 for n in loss):
+        if any(n % 2 for n in loss) and self._network.config.context_alignment == "deepmedic":
             middle = self._middle(middle, y.tensor, name)
         elif loss != (0, 0, 0):
             half = floor_div(loss, 2)
-            middle = build.box(middle, half, per_axis(_end, half), f"{name}/middle")
+            middle = build.box(middle, half, per_axis(_end, sub(loss, half)), f"{name}/middle")
         if maps < earlier.count:
             middle = build.box(middle, (0,), (maps,), f"{name}/maps", axes=(1,))
         if maps < y.count:
@@ -365,48 +367,122 @@ class _Writer:
                     node.operator,
                     tuple(_renamed(name, names, pathway) for name in node.inputs),
                     tuple(_renamed(name, names, pathway) for name in outputs),
-                    {k: v for k, v in node.attributes.items() if k != "training_mode"},
+                    {k: v for k, v in node.attributes.items() if k not in TRAINING_ONLY},
                     f"/{pathway}/{node.label.lstrip('/')}",
                 )
             )
 
     def _around_core(self, y: str, point: AttachPoint, low: Int3, shrink: Int3) -> str:
-        """``(N, F, *core)``: every voxel of an output repeated for those that it stands for."""
-        first = sub(low, point.begin)
-        covers = per_axis(
-            lambda begin, less, loss: int(begin >= 0 and begin - less + loss <= 0),
-            first,
-            shrink,
-            point.loss,
-        )
-        name = f"{y}/full"
-        if point.stride == (1, 1, 1) and covers == (1, 1, 1):
-            start = self.builder.integers(f"{name}/first", first)
-            ends = self.builder.node("Add", ["core", start], f"{name}/ends")
-            return self.builder.box(y, first, ends, name)
-        for axis, word, stride, begin in zip(SPACE, "xyz", point.stride, first, strict=True):
-            places = self._repeated_places(f"{name}/{word}", y, axis, stride, begin)
-            y = self.builder.node("Gather", [y, places], f"{name}/{word}", {"axis": axis})
+        """``(N, F, *core)``: an output at the voxels of the image, as `at_full_resolution`."""
+        for axis, word in zip(SPACE, "xyz", strict=True):
+            place = _Place.of(point, low, shrink, axis - 2)
+            y = self._axis_around_core(y, axis, place, f"{y.removesuffix('/full')}/{word}")
         return y
 
-    def _repeated_places(self, name: str, y: str, axis: int, stride: int, first: int) -> str:
+    def _axis_around_core(self, y: str, axis: int, place: _Place, name: str) -> str:
+        """An output at the voxels of the core along one axis."""
+        build = self.builder
+        index = build.integers(f"{name}/axis", (axis - 2,))
+        count = build.node("Gather", ["core", index], f"{name}/count")
+        if place.covers:
+            ends = build.node(
+                "Add", [count, build.integers(f"{name}/first", (place.first,))], f"{name}/ends"
+            )
+            return build.box(y, (place.first,), ends, f"{name}/full", axes=(axis,))
+        if place.is_interpolated:
+            return self._interpolated(y, axis, place, name)
+        places = self._repeated_places(y, axis, place, name)
+        return build.node("Gather", [y, places], f"{name}/full", {"axis": axis})
+
+    def _voxels(self, name: str, first: int) -> str:
+        """Numbers of as many voxels as the core has along an axis, from ``first`` on."""
+        build = self.builder
+        count = build.node("Squeeze", [f"{name}/count"], f"{name}/scalar")
+        offset = build.integers(f"{name}/offset", first)
+        end = build.node("Add", [count, offset], f"{name}/end")
+        return build.node(
+            "Range", [offset, end, build.integers(f"{name}/one", 1)], f"{name}/voxels"
+        )
+
+    def _last_voxel(self, y: str, axis: int, name: str) -> str:
+        build = self.builder
+        shape = build.node("Shape", [y], f"{name}/shape")
+        index = build.integers(f"{name}/axis_of_map", axis)
+        size = build.node("Gather", [shape, index], f"{name}/size")
+        return build.node("Sub", [size, build.integers(f"{name}/unit", 1)], f"{name}/last")
+
+    def _repeated_places(self, y: str, axis: int, place: _Place, name: str) -> str:
         """The voxel of ``y`` that stands for each of the core, along an axis."""
         build = self.builder
-        zero, unit = build.integers(f"{name}/zero", 0), build.integers(f"{name}/one", 1)
-        index = build.integers(f"{name}/axis", axis - 2)
-        count = build.node("Gather", ["core", index], f"{name}/count")
-        offset = build.integers(f"{name}/first", first)
-        end = build.node("Add", [count, offset], f"{name}/end")
-        voxels = build.node("Range", [offset, end, unit], f"{name}/voxels")
-        inside = build.node("Max", [voxels, zero], f"{name}/inside")
-        step = build.integers(f"{name}/stride", stride)
+        voxels = self._voxels(name, place.first)
+        inside = build.node("Max", [voxels, build.integers(f"{name}/zero", 0)], f"{name}/inside")
+        step = build.integers(f"{name}/stride", place.stride)
         places = build.node("Div", [inside, step], f"{name}/places")
-        shape = build.node("Shape", [y], f"{name}/shape")
-        size = build.node(
-            "Gather", [shape, build.integers(f"{name}/axis_of_map", axis)], f"{name}/size"
+        return build.node("Min", [places, self._last_voxel(y, axis, name)], f"{name}/read")
+
+    def _interpolated(self, y: str, axis: int, place: _Place, name: str) -> str:
+        """``y`` between its voxels, linearly."""
+        build = self.builder
+        numbers = {"place": place.offset, "step": float(place.stride), "zero": 0.0}
+        offset, step, zero = (
+            build.constant(f"{name}/{word}", torch.tensor(value)) for word, value in numbers.items()
         )
-        last = build.node("Sub", [size, unit], f"{name}/last")
-        return build.node("Min", [places, last], f"{name}/voxels_read")
+        voxels = self._voxels(name, place.start)
+        moved = build.node("Sub", [self._float(voxels), offset], f"{name}/moved")
+        scaled = build.node("Div", [moved, step], f"{name}/scaled")
+        last = self._last_voxel(y, axis, name)
+        above = build.node("Max", [scaled, zero], f"{name}/above")
+        places = build.node("Min", [above, self._float(last)], f"{name}/places")
+        low = build.node("Floor", [places], f"{name}/floor")
+        share = build.node("Sub", [places, low], f"{name}/share")
+        behind = build.integers(f"{name}/behind", range(1, 5 - axis))
+        if axis < SPACE[-1]:
+            share = build.node("Unsqueeze", [share, behind], f"{name}/shares")
+        first = build.node("Cast", [low], f"{name}/low", {"to": "int64"})
+        next_one = build.node("Add", [first, f"{name}/unit"], f"{name}/next")
+        high = build.node("Min", [next_one, last], f"{name}/high")
+        before = build.node("Gather", [y, first], f"{name}/before", {"axis": axis})
+        after = build.node("Gather", [y, high], f"{name}/after", {"axis": axis})
+        rise = build.node("Sub", [after, before], f"{name}/rise")
+        part = build.node("Mul", [rise, share], f"{name}/part")
+        return build.node("Add", [before, part], f"{name}/full")
+
+    def _float(self, x: str) -> str:
+        return self.builder.node("Cast", [x], f"{x}/float", {"to": "float32"})
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the voxels of an output of an imported network lie along an axis of its image.
+
+    Attributes:
+        start: First image voxel of the core.
+        first: That voxel, counted from the first one for which the output stands.
+        stride: Image voxels from one voxel of the output to the next.
+        offset: Place of the first voxel of the output, in the image.
+        covers: The output has a voxel of its own for each of the core.
+    """
+
+    start: int
+    first: int
+    stride: int
+    offset: float
+    covers: bool
+    is_interpolated: bool
+
+    @classmethod
+    def of(cls, point: AttachPoint, low: Int3, shrink: Int3, axis: int) -> _Place:
+        """Along an axis, for a core that begins at ``low`` of an image ``shrink`` larger."""
+        first = low[axis] - point.begin[axis]
+        covers = point.stride[axis] == 1 and first >= 0
+        return cls(
+            start=low[axis],
+            first=first,
+            stride=point.stride[axis],
+            offset=point.offset[axis],
+            covers=covers and first - shrink[axis] + point.loss[axis] <= 0,
+            is_interpolated=point.is_interpolated,
+        )
 
 
 def _end(surplus: int) -> int:

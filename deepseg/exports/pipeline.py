@@ -9,10 +9,12 @@ import math
 from typing import Any
 
 from deepseg.config.cases import Preparation, ZScore
+from deepseg.config.testing import Inference
 from deepseg.errors import DeepsegError, Problem
 from deepseg.exports.image_box import ImageBox, border
 from deepseg.geometry.boxes import Int3, ceil_div, floor_div, maximum, mul, per_axis, sub, text
 from deepseg.geometry.context import EVERYWHERE, NetworkGeometry
+from deepseg.inference.requests import mirrored_axes, window_grid
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.layout import Layout, layout
 from deepseg.version import VERSION
@@ -20,7 +22,7 @@ from deepseg.version import VERSION
 SCHEMA = "pipeline-1"
 FILE = "pipeline.json"
 METADATA = "deepseg.pipeline"  # key of the metadata of an ONNX file
-WINDOW_OVERLAP = 0.5  # as in segmenting, of imported networks that see less near a border
+DEFAULTS = Inference()  # of segmenting
 
 
 def pipeline_record(model: Checkpoint, box: ImageBox, segment: Int3 | None) -> dict[str, Any]:
@@ -84,7 +86,22 @@ def _tiling_record(model: Checkpoint, box: ImageBox, segment: Int3 | None) -> di
         "mirrored": None if EVERYWHERE in mirrored else [list(size) for size in mirrored],
         "smallest_box": list(box.input_sizes.smallest),
         "box_step": list(box.input_sizes.step),
-        "overlap": 0.0 if plan.sees_whole else WINDOW_OVERLAP,
+        "windows": _windows_record(model),
+        "mirror": ["xyz"[axis] for axis in mirrored_axes(DEFAULTS, model.config)],
+    }
+
+
+def _windows_record(model: Checkpoint) -> dict[str, Any] | None:
+    """Windows that overlap, as in segmenting; None where tiles follow each other."""
+    overlap = window_grid(DEFAULTS, model).overlap
+    if not overlap:
+        return None
+    windows = model.config.windows
+    return {
+        "overlap": overlap,
+        "places": windows.places,
+        "beyond": windows.beyond,
+        "average": windows.average,
     }
 
 

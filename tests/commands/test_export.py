@@ -158,7 +158,7 @@ def test_a_network_of_another_program_goes_along(command, place, options):
     assert [name for name in names if not np.array_equal(written[name], weights[name])] == []
     assert (set(names) == set(weights)) is bool(options)
     tiling = json.loads((place / "x/pipeline.json").read_text())["tiling"]
-    assert (tiling["mirrored"], tiling["box_step"], tiling["overlap"]) == (None, [2, 2, 2], 0)
+    assert (tiling["mirrored"], tiling["box_step"], tiling["windows"]) == (None, [2, 2, 2], None)
 
 
 def test_safetensors_come_back_bit_for_bit(command, place, save, same_weights):

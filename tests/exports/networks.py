@@ -30,6 +30,15 @@ KINDS = {
         "batch_norm": {"statistics": "window", "length": 4},
         "activation": "linear",
     },
+    "residuals around an odd border": {
+        "normal": {"feature_maps": [3, 4, 5], "kernels": [3, 2, [4, 3, 3]], "residuals": [2, 3]},
+        "subsampled": None,
+    },
+    "residuals around an odd border, in DeepMedic's rounding": {
+        "normal": {"feature_maps": [3, 4, 5], "kernels": [3, 2, [4, 3, 3]], "residuals": [2, 3]},
+        "subsampled": None,
+        "context_alignment": "deepmedic",
+    },
     "DeepMedic's alignment": {"context_alignment": "deepmedic", "subsampled": {"factors": [3, 4]}},
 }
 

@@ -1,6 +1,7 @@
 """A network as a graph: the same scores by another way, and the same weights."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,13 @@ from deepseg.exports.network_graph import LOGITS, inputs_of, network_graph
 from deepseg.exports.onnx_bytes import onnx_bytes
 from deepseg.exports.verification import inference_session, raise_if_different
 from deepseg.geometry.boxes import add
+from deepseg.model.checkpoint import new_checkpoint
 from deepseg.model.graph.graph import Graph, GraphInput, GraphNode
 from deepseg.model.graph.network import GraphNetwork
+from deepseg.transfer.imported import read_imported
 from tests.exports.networks import KINDS, kind_of_network
+from tests.imported_networks import write_encoder
+from tests.networks import small_config
 
 
 def image(network, box, more, seed=0):
@@ -144,3 +149,31 @@ def test_a_file_has_no_domain_but_the_default_one_and_free_axes():
     (shares,) = session.run(None, {"image": np.zeros((1, 2, 5, 6, 7), np.float32)})
     assert shares.shape == (1, 3, 1, 2, 3)
     assert np.allclose(shares.sum(1), 1)
+
+
+IMPORTED = {
+    "its own classifier": {"imported": [{"margin": 4}], "fc": "none", "classes": ["rest", "a"]},
+    "maps that are repeated": {"imported": [{"output": ["last_act", "norm"], "margin": 1}]},
+    "maps that are interpolated": {
+        "imported": [{"output": ["last_act", "norm"], "upsampling": "linear"}],
+        "normal": {"feature_maps": [3]},
+        "subsampled": {"factors": [3]},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", IMPORTED)
+def test_an_imported_network_computes_what_it_computes_in_a_model(kind, tmp_path):
+    write_encoder(tmp_path / "net.onnx", channels=2)
+    changes = {"normal": None, "subsampled": None, "segments": {"train": 24}, **IMPORTED[kind]}
+    blocks = [{"file": str(tmp_path / "net.onnx"), **block} for block in changes["imported"]]
+    imported = read_imported(small_config(**{**changes, "imported": blocks}), Path("model.yaml"))
+    model = new_checkpoint(imported.config, seed=1, imported=imported.weights)
+    network = model.network().eval()
+    exported = network_graph(network)
+    for graph in (exported.graph, folded_for_inference(exported.graph)):
+        scores = replace(graph, outputs=(LOGITS,))
+        classes = len(model.config.classes)
+        content = onnx_bytes(scores, output_maps={LOGITS: classes}, metadata={})
+        raise_if_different(content, network, exported.box)
+    assert exported.graph.weights.keys() == network.state_dict().keys()
