@@ -33,6 +33,8 @@ def process_state():
         "torch's threads": torch.get_num_threads(),
         "torch's threads in new threads": in_new_thread(torch.get_num_threads),
         "torch's default type": torch.get_default_dtype(),
+        "TF32 in convolutions": torch.backends.cudnn.allow_tf32,
+        "TF32 in products": torch.backends.cuda.matmul.allow_tf32,
         "gradients": torch.is_grad_enabled(),
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         **{f"handler of {number.name}": signal.getsignal(number) for number in SIGNALS},

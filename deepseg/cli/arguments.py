@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, NoReturn, get_args
 
 from deepseg.cli import transfer_options
+from deepseg.config.settings import Precision
 from deepseg.config.user_paths import user_path
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
 from deepseg.exports.options import KINDS, ExportOptions, segment_size
@@ -25,8 +26,7 @@ Command = Literal[
 ]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 
-Precision = Literal["float32", "bfloat16"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # Options that mean nothing to the other commands; -dev and -quiet never do harm.
 OPTIONS: dict[str, tuple[Command, ...]] = {

@@ -21,7 +21,7 @@ Positive: TypeAlias = Annotated[float, Field(gt=0)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 EpochNumber: TypeAlias = Annotated[int, Field(ge=0, strict=True)]
-Precision: TypeAlias = Literal["float32", "bfloat16"]
+Precision: TypeAlias = Literal["float32", "tf32", "bfloat16"]
 
 
 def _usable_in_file_names(name: str) -> str:

@@ -30,7 +30,8 @@ class Inference(Settings):
     precision: Precision = Field(
         "float32",
         description="Of the arithmetic; `bfloat16` is quicker where the processor has it, and "
-        "changes labels of a few voxels.",
+        "changes labels of a few voxels. `tf32` is `float32` but for products on GPUs, whose "
+        "factors are rounded to 10 bits.",
     )
     memory: Annotated[str, BeforeValidator(_memory)] | None = Field(
         None,

@@ -92,7 +92,8 @@ class TrainConfig(Settings):
     precision: Precision = Field(
         "float32",
         description="Of the arithmetic in steps; `bfloat16` is quicker where the processor has it. "
-        "Weights, statistics, loss and optimiser stay in float32.",
+        "Weights, statistics, loss and optimiser stay in float32. `tf32` is `float32` but for "
+        "products on GPUs, whose factors are rounded to 10 bits.",
     )
     freeze: FreezeBlocks = Field(
         Freeze(), description="Layers that are not trained; a list of blocks unfreezes in steps."

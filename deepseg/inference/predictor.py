@@ -72,6 +72,7 @@ from deepseg.inference.requests import (
 )
 from deepseg.inference.segmentation import Segmentation
 from deepseg.inference.tilewise import predict
+from deepseg.model.arithmetic import arithmetic
 from deepseg.model.checkpoint import Checkpoint, read_checkpoint
 from deepseg.model.devices import PRECISIONS, chosen_device
 
@@ -318,7 +319,9 @@ class Predictor:
             self._listener.warn(warning)
 
     def _segmentation(self, case: LoadedCase, requested: RequestedMaps) -> Segmentation:
-        prediction = self._prediction(case, requested)
+        with arithmetic(self._settings.precision):
+            prediction = self._prediction(case, requested)
+            feature_maps = self._feature_maps(case, requested)
         grid, classes, back = case.source.geometry, self.config.classes, case.turn.inverse
         labels = cleaned(prediction.labels, self._rules, voxel_ml=grid.voxel_ml, roi=case.roi)
         return Segmentation(
@@ -330,10 +333,7 @@ class Predictor:
             uncertainty={
                 name: back.copied(values) for name, values in prediction.uncertainty.items()
             },
-            feature_maps={
-                address: back.copied(maps)
-                for address, maps in self._feature_maps(case, requested).items()
-            },
+            feature_maps={address: back.copied(maps) for address, maps in feature_maps.items()},
             geometry=grid,
             header=case.source.header,
         )

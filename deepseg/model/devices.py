@@ -11,7 +11,11 @@ from deepseg.config.settings import Precision
 from deepseg.errors import DeepsegError, Problem
 from deepseg.model.kernels import has_instructions
 
-PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "tf32": torch.float32,  # rounded inside of products only
+    "bfloat16": torch.bfloat16,
+}
 
 
 def chosen_device(name: str) -> torch.device:

@@ -5,6 +5,7 @@ import torch
 
 from deepseg.model import devices, kernels
 from deepseg.model.checkpoint import read_checkpoint
+from deepseg.training.trainer import Trainer
 
 needs_instructions = pytest.mark.skipif(
     not kernels.has_instructions(torch.bfloat16, torch.device("cpu")),
@@ -49,3 +50,20 @@ def test_a_processor_without_such_instructions_is_named(command, place, monkeypa
     assert result.warnings == [
         "WARNING bfloat16 is slower than float32 here: there are no instructions for it"
     ]
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("float32", False), ("tf32", True)])
+def test_products_on_gpus_are_rounded_only_where_tf32_is_asked_for(
+    place, command, monkeypatch, precision, rounded
+):
+    seen = {"train": set(), "validate": set()}
+    for name in seen:
+        original = getattr(Trainer, name)
+
+        def looking(*words, name=name, original=original, **keys):
+            seen[name].add((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+            return original(*words, **keys)
+
+        monkeypatch.setattr(Trainer, name, looking)
+    assert command("-train", "train.yaml", "-precision", precision).returncode == 0
+    assert seen == {"train": {(rounded, rounded)}, "validate": {(False, False)}}

@@ -16,6 +16,7 @@ from deepseg.config.training import TrainConfig
 from deepseg.data.segments.loader import BatchShard, SegmentLoader
 from deepseg.data.segments.segment_dataset import SegmentDataset
 from deepseg.errors import NumericalFailure
+from deepseg.model.arithmetic import arithmetic
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.network import Network
 from deepseg.randomness import Purpose, torch_seed
@@ -152,15 +153,16 @@ class TrainingRun:
             return None
         assert self.config.validation.samples is not None
         batch_size = self.config.validation.samples.batch_size
-        with SegmentLoader(
+        loader = SegmentLoader(
             dataset,
             batch_size=batch_size,
             workers=self.config.workers,
             first=0,
             shard=BatchShard(self.ranks.rank, self.ranks.world_size),
             warn=self.folder.console.warn,
-        ) as loader:
-            return self.trainer.validate(loader.subepoch())
+        )
+        with loader as segments, arithmetic("float32"):
+            return self.trainer.validate(segments.subepoch())
 
     def end_epoch(
         self,
@@ -230,7 +232,7 @@ class TrainingRun:
         epoch, epochs = self.progress.epoch, self.config.epochs
         counters = (epoch, self.progress.subepoch, *self.ranks.rng_counters)
         seed = torch_seed(self.config.seed, Purpose.DROPOUT, *counters)
-        with seeded(seed, self.trainer.device):
+        with arithmetic(self.config.precision), seeded(seed, self.trainer.device):
             batches = self._timer.timed(loader.subepoch())
             self.trainer.train(batches, self.tally, epoch=epoch, epochs=epochs, on_step=on_step)
 
