@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepseg.errors import DeepsegError, Problem
-from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint
+from deepseg.model.checkpoint import Checkpoint
 from deepseg.report.console import Console
 from deepseg.sessions.model_files import described
 from deepseg.sessions.tables import imported_table, network_table, transfer_table
@@ -30,7 +30,8 @@ def new_model(
     The plan of a transfer is shown, and written beside the model as ``<name>.transfer.json``.
 
     Args:
-        config_file: A model file, YAML or DeepMedic's.
+        config_file: A model file, YAML or DeepMedic's; or the folder of a model that nnU-Net has
+            trained, or of one of its folds.
         pretrained: An older model: a `.save`, a session's folder, a TensorFlow checkpoint of
             DeepMedic, or a file of named tensors. Of several, each fills what those before left
             new.
@@ -99,12 +100,13 @@ def _files(pretrained: Path | str | Sequence[Path | str]) -> list[Path]:
 
 
 def _described(config_file: Path, *, seed: int, console: Console) -> Checkpoint:
-    imported = described(config_file, console.warn).imported()
+    description = described(config_file, console.warn)
+    imported = description.imported()
     network_table(console, imported.config)
     imported_table(console, imported)
-    return new_checkpoint(
-        imported.config, seed=seed, origin=Origin(config_file), imported=imported.weights
-    )
+    if description.preparation is not None:
+        console.say(f"cases are prepared {description.preparation.summary}")
+    return description.checkpoint(imported, seed=seed)
 
 
 def _free_path(model: Checkpoint) -> Path:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from deepseg.config.blocks.nnunet_preparation import NnunetPreparation
 from deepseg.config.settings import ConfigPath, Name, Settings
 from deepseg.config.validation.validator_error import invalid
 
@@ -156,6 +163,30 @@ class Preparation(Settings):
         description="Where X, Y, Z of all cases grow to, such as `RAS`: cases with other axes are "
         "turned, and results turned back. Default: the model's, or as in most training cases.",
     )
+    nnunet: NnunetPreparation | None = Field(
+        None,
+        description="Crop, normalise and resample as nnU-Net does; with `z_score: none`. Models "
+        "that come from nnU-Net have it.",
+    )
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Preparation:
+        if self.nnunet is not None and (self.z_score != "none" or self.roi is not None):
+            raise invalid(
+                "config-value",
+                got="nnunet beside z_score or roi",
+                expected="nnunet with z_score: none and without roi",
+                fix="write z_score: none, and remove roi",
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_nnunet(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Other preparations are written as by earlier versions, which read them."""
+        values: dict[str, Any] = dump(self)
+        if values.get("nnunet", True) is None:
+            del values["nnunet"]
+        return values
 
     @property
     def summary(self) -> str:
@@ -172,7 +203,7 @@ class Preparation(Settings):
             z_score = f"z_score ({text})" if text else "z_score"
         else:
             z_score = f"z_score {self.z_score}"
-        words = [z_score]
+        words = [z_score] if self.nnunet is None else [_words_of_nnunet(self.nnunet)]
         if self.spacing_mm is not None:
             words.append(f"resample {' x '.join(f'{mm:g}' for mm in self.spacing_mm)} mm")
         if self.roi is not None:
@@ -200,6 +231,11 @@ class Preparation(Settings):
         if self.resample is None or isinstance(self.resample, tuple):
             return self.resample
         return (self.resample,) * 3
+
+
+def _words_of_nnunet(preparation: NnunetPreparation) -> str:
+    words = [f"{rule.channel} {rule.scheme}" for rule in preparation.channels]
+    return " ".join(["as nnU-Net:", *words]) if words else "as nnU-Net"
 
 
 def _words(value: object) -> str:

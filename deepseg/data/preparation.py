@@ -22,7 +22,7 @@ from deepseg.config.cases import Preparation
 from deepseg.data.cases.case import Case
 from deepseg.data.images.masks import nonzero_roi
 from deepseg.data.images.orientation import KEPT_AXES, Reorientation
-from deepseg.data.images.resampling import resample, resampled_geometry
+from deepseg.data.images.resampling import cropped_geometry, resample, resampled_geometry
 from deepseg.data.images.volumes import (
     Geometry,
     Volume,
@@ -32,6 +32,15 @@ from deepseg.data.images.volumes import (
     read_mask,
 )
 from deepseg.data.intensity import normalise
+from deepseg.data.nnunet_preparation import (
+    box_of,
+    nonzero_mask,
+    normalised,
+    resized,
+    resized_geometry,
+    resized_shape,
+    separate_axis,
+)
 from deepseg.geometry.boxes import Int3
 from deepseg.storage.atomic import writable
 
@@ -168,10 +177,21 @@ def images_of(case: Case) -> CaseImages:
 
 def with_roi(images: CaseImages, preparation: Preparation, channels: Sequence[str]) -> CaseImages:
     """The images with a region of interest, if they have none and ``preparation`` makes one."""
+    if preparation.nnunet is not None:
+        return _within_crop(images, channels)
     if images.roi is not None or preparation.roi is None:
         return images
     present = (images.channel(number) for number in range(len(channels)))
     return replace(images, roi=nonzero_roi(volume for volume in present if volume is not None))
+
+
+def _within_crop(images: CaseImages, channels: Sequence[str]) -> CaseImages:
+    """The images with the box that nnU-Net cuts out as their region, or what of theirs is in it."""
+    volumes = [volume for n in range(len(channels)) if (volume := images.channel(n)) is not None]
+    box = box_of(nonzero_mask(volume.array for volume in volumes))
+    inside = np.zeros(volumes[0].array.shape, bool)
+    inside[box.slices] = True if images.roi is None else images.roi.array[box.slices] != 0
+    return replace(images, roi=replace(volumes[0], array=inside, warnings=()))
 
 
 def prepare_images(
@@ -189,6 +209,8 @@ def prepare_images(
         channels: The model's channel names.
         scratch: Folder for a nameless file that holds the channels; None for memory.
     """
+    if preparation.nnunet is not None:
+        return _prepared_as_nnunet(images, preparation, channels, scratch=scratch)
     if not images.is_oriented:
         preparation = preparation.model_copy(update={"orientation": None})
     images = with_roi(images, preparation, channels)
@@ -221,6 +243,54 @@ def prepare_images(
         geometry=grids.after,
         reference=reference,
         turn=grids.turn,
+        mappings=() if mapping is None else (mapping,),
+    )
+
+
+def _prepared_as_nnunet(
+    images: CaseImages,
+    preparation: Preparation,
+    channels: Sequence[str],
+    *,
+    scratch: Path | None,
+) -> PreparedCase:
+    """Cropped to what is not 0, normalised, then resampled; for arguments see `prepare_images`."""
+    assert preparation.nnunet is not None
+    rules = preparation.nnunet
+    first = images.channel(images.first)
+    assert first is not None
+    turn = Reorientation.of(first.geometry, preparation.orientation)
+    before = turn.geometry(first.geometry)
+    present = (images.channel(number) for number in range(len(channels)))
+    mask = nonzero_mask(turn.copied(v.array) for v in present if v is not None)
+    box = box_of(mask)
+    inside, crop = mask[box.slices], cropped_geometry(before, box)
+    spacing_mm = crop.spacing_mm if preparation.spacing_mm is None else preparation.spacing_mm
+    separate = separate_axis(crop.spacing_mm, spacing_mm)
+    after = resized_geometry(crop, resized_shape(crop.shape, crop.spacing_mm, spacing_mm))
+
+    def channel(number: int) -> NDArray[np.float32] | None:
+        volume = images.channel(number)
+        if volume is None:
+            return None
+        image = turn.copied(volume.array)[box.slices].astype(np.float32)
+        image = normalised(image, inside, rules.rule(channels[number]))
+        return resized(image, after.shape, separate)
+
+    def nearest(volume: Volume) -> NDArray[Any]:
+        return resample(turn.copied(volume.array)[box.slices], crop, after, order=0)
+
+    stack, mapping = _stack(channel, (len(channels), *after.shape), scratch)
+    weights = [nearest(weight_map) for weight_map in images.weight_maps]
+    return PreparedCase(
+        name=images.name,
+        channels=stack,
+        labels=None if images.labels is None else nearest(images.labels),
+        roi=None if images.roi is None else nearest(images.roi).astype(bool, copy=False),
+        weights=np.stack(weights).astype(np.float32) if weights else None,
+        geometry=after,
+        reference=first,
+        turn=turn,
         mappings=() if mapping is None else (mapping,),
     )
 

@@ -22,6 +22,7 @@ from deepseg.config.cases import Preparation
 from deepseg.data.images.orientation import KEPT_AXES, Reorientation
 from deepseg.data.images.resampling import box_read, cropped_geometry, resample
 from deepseg.data.images.volumes import Geometry
+from deepseg.data.nnunet_preparation import interpolated, separate_axis
 from deepseg.data.preparation import PreparedCase
 from deepseg.geometry.boxes import Box, Int3, sub, volume
 from deepseg.inference.averaging import SCRATCH, Average, entropy, mirrored, mirrorings, softmax
@@ -257,6 +258,11 @@ class View:
             return values
         before = cropped_geometry(self.case.geometry, source)
         after = cropped_geometry(self.grid, block)
+        preparation = self.member.preparation
+        if preparation.nnunet is not None:
+            spacing_mm = preparation.spacing_mm or self.case.geometry.spacing_mm
+            separate = separate_axis(spacing_mm, self.grid.spacing_mm)
+            return interpolated(values, before, after, separate)
         return np.asarray(resample(values, before, after, order=1), np.float32)
 
 

@@ -12,15 +12,26 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deepseg.config.cases import Preparation
 from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.inference.requests import model_differences
-from deepseg.model.checkpoint import Checkpoint, Origin, model_in, new_checkpoint, read_checkpoint
+from deepseg.model.checkpoint import (
+    Checkpoint,
+    Origin,
+    TrainingCohort,
+    model_in,
+    new_checkpoint,
+    read_checkpoint,
+)
 from deepseg.model.layout import layout
+from deepseg.model.provenance import FilledFrom
 from deepseg.transfer.filling import planned_transfer
 from deepseg.transfer.imported import ImportedModel, read_imported
 from deepseg.transfer.rules import TransferRules
+from deepseg.transfer.sources.nnunet.folder import is_nnunet_folder, nnunet_folder
+from deepseg.transfer.sources.nnunet.model import nnunet_config, nnunet_preparation
 from deepseg.transfer.sources.tensor_bundle import latest_in_folder, looks_like_bundle
 from deepseg.transfer.sources.tensor_files import is_tensor_file
 from deepseg.transfer.sources.theano import refusal_of_theano_save
@@ -164,10 +175,12 @@ class Description:
     Attributes:
         file: The model file.
         config: Its settings; files of imported networks may not have been read.
+        preparation: Of cases, where a model of another program is described.
     """
 
     file: Path
     config: ModelConfig
+    preparation: Preparation | None = None
 
     def imported(self, model: Checkpoint | None = None) -> ImportedModel:
         """The network with all that its files of imported networks hold.
@@ -184,8 +197,26 @@ class Description:
     def new(self, *, seed: int) -> Checkpoint:
         """The model that is described; weights that no imported network has are drawn."""
         imported = self.imported()
-        origin = Origin(self.file)
-        return new_checkpoint(imported.config, seed=seed, origin=origin, imported=imported.weights)
+        return self.checkpoint(imported, seed=seed)
+
+    def checkpoint(self, imported: ImportedModel, *, seed: int) -> Checkpoint:
+        """The model whose networks were read; of another program, with all that belongs to it."""
+        model = new_checkpoint(
+            imported.config, seed=seed, origin=Origin(self.file), imported=imported.weights
+        )
+        if self.preparation is None:
+            return model
+        source = FilledFrom(
+            str(self.file),
+            sha256=imported.config.imported[0].content.sha256,
+            tensors=f"{len(imported.weights)} of {len(model.weights)}",
+        )
+        return replace(
+            model,
+            preparation=self.preparation,
+            cohort=TrainingCohort(spacing_mm=self.preparation.spacing_mm),
+            provenance=replace(model.provenance, filled_from=source),
+        )
 
     def disagreements(
         self, model: Checkpoint, *, unless: frozenset[str] = frozenset()
@@ -247,10 +278,23 @@ class Description:
 
 def described(file: Path, warn: Warn) -> Description:
     """The network that a model file describes; ``warn`` is called with warnings of its reading."""
+    if is_nnunet_folder(file):
+        return _described_by_nnunet(file, warn)
     loaded = load(ModelConfig, file)
     for warning in loaded.warnings:
         warn(warning)
     return Description(file, loaded.config)
+
+
+def _described_by_nnunet(folder: Path, warn: Warn) -> Description:
+    model = nnunet_folder(folder)
+    others = [name for name in model.folds if name != model.checkpoint.parent.name]
+    if others and folder == model.folder:
+        warn(
+            f"{folder}: the model of {model.checkpoint.parent.name}; make others of "
+            f"{', '.join(others)}, and -test with all of them takes their mean"
+        )
+    return Description(folder, nnunet_config(model), nnunet_preparation(model))
 
 
 def _listed(facts: dict[str, str], keys: Sequence[str]) -> str:

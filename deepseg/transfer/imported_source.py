@@ -15,6 +15,8 @@ from deepseg.model.graph.graph import Graph
 from deepseg.transfer.sources.graph_files import digest_of_graph_file, read_graph
 from deepseg.transfer.sources.modules.module_graph import graph_of_module
 from deepseg.transfer.sources.modules.module_registry import built_module, load_weights
+from deepseg.transfer.sources.nnunet.folder import nnunet_folder
+from deepseg.transfer.sources.nnunet.network import nnunet_graph
 from deepseg.transfer.sources.tensor_files import read_tensors
 
 
@@ -41,6 +43,9 @@ def read_network(block: ImportedPathway) -> ReadNetwork:
     if block.file is not None:
         graph = read_graph(block.file, needs_weights=not block.random)
         return ReadNetwork(graph, digest_of_graph_file(block.file))
+    if block.nnunet is not None:
+        model = nnunet_folder(block.nnunet, block.fold)
+        return ReadNetwork(nnunet_graph(model), _digest_of_file(model.checkpoint))
     assert block.module is not None
     return _of_module(block, block.module)
 

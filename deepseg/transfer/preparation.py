@@ -101,6 +101,15 @@ class _Channels:
 def _renamed(preparation: Preparation, names: _Channels) -> Preparation:
     """The preparation with z-scores for those channels that are made of ones with z-scores."""
     z_score = preparation.z_score
+    if preparation.nnunet is not None:
+        rules = preparation.nnunet.channels
+        copies = tuple(
+            rule.model_copy(update={"channel": new})
+            for rule in rules
+            for new in names.read_any([rule.channel])
+        )
+        nnunet = preparation.nnunet.model_copy(update={"channels": copies})
+        return preparation.model_copy(update={"nnunet": nnunet})
     if not isinstance(z_score, ZScore) or z_score.channels is None:
         return preparation
     channels_ = names.read_any(z_score.channels)
