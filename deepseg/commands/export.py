@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -68,10 +68,24 @@ def export(
     options = ExportOptions(trainable=trainable, train=train, batch=batch, segment=size)
     raise_if_any(options_without_meaning(export_kind(kind), options))
     model = _exported_model(Path(path), console)
+    if export_kind(kind) != "safetensors":
+        raise_if_any(_preparation_problems(model))
     files = exporter(model, None if out is None else Path(out), options)
     for file in files:
         console.say(f"written to {file}")
     return files[0]
+
+
+def _preparation_problems(model: Checkpoint) -> Iterator[Problem]:
+    """The problem of a preparation that programs beside an exported network do not know."""
+    if model.preparation is not None and model.preparation.nnunet is not None:
+        yield Problem(
+            code="export-preparation",
+            got=f"cases that are prepared {model.preparation.summary}",
+            expected="a preparation that the exported files can describe",
+            fix="export its weights: -export MODEL safetensors",
+            where=str(model.origin),
+        )
 
 
 def _exported_model(path: Path, console: Console) -> Checkpoint:

@@ -27,6 +27,7 @@ from deepseg.sessions.tables import PLAN_COLUMNS, cohort_rows, network_table
 from deepseg.transfer.rules import in_options
 from deepseg.transfer.source import Source, read_named_tensors
 from deepseg.transfer.sources.graph_files import has_weights, is_graph_file
+from deepseg.transfer.sources.nnunet.folder import is_nnunet_folder
 from deepseg.transfer.sources.theano import refusal_of_theano_save
 
 
@@ -44,7 +45,8 @@ def show(file: Path | str) -> str:
     conv.weight  2x3    float32
 
     Args:
-        file: The file, or the folder of a session, whose best model is shown, or else its last.
+        file: The file, or the folder of a session, whose best model is shown, or else its last; or
+            the folder of a model that nnU-Net has trained.
 
     Returns:
         Tables as plain text, 80 characters wide unless words need more.
@@ -76,7 +78,9 @@ def show_contents(file: Path, console: Console) -> None:
     if refusal is not None:
         raise DeepsegError(refusal)
     if file.suffix == ".save" or file.is_dir():
-        _show_model(read_checkpoint(file), console)
+        is_foreign = is_nnunet_folder(file)
+        model = described(file, console.warn).new(seed=0) if is_foreign else read_checkpoint(file)
+        _show_model(model, console)
         return
     match kind_of_file(file):
         case "model":

@@ -188,4 +188,4 @@ def _cubic(image: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float
     result: NDArray[np.float64] = ndimage.zoom(
         image, factors, order=3, mode="nearest", grid_mode=True
     )
-    return np.clip(result, image.min(), image.max())
+    return result.clip(image.min(), image.max())

@@ -85,8 +85,9 @@ def network_svg(
     ]
     join = max(row[-1].right for row in rows) + 2 * GAP
     middle = TOP + ROW * len(rows) / 2
-    last = _row(plan.fc, join + 2 * GAP, middle)
-    width = last[-1].right + 40 + 8 * max(map(len, classes))
+    last = _row(plan.fc, join + 2 * GAP, middle)  # none where a network has its own classifier
+    end = last[-1] if last else rows[0][-1]
+    width = end.right + 40 + 8 * max(map(len, classes))
     colours = dict(zip(dict.fromkeys(origins.values()), COLOURS * len(origins), strict=False))
     legend = [*colours.items()]
     height = TOP + ROW * len(rows) + (34 if legend or frozen else 0)
@@ -98,8 +99,8 @@ def network_svg(
         *(part for row in rows for part in _row_parts(row, colour, frozen)),
         *_row_parts(last, colour, frozen),
         *(_title(path, row[0].middle) for path, row in zip(plan.pathways, rows, strict=True)),
-        *_joining(rows, join, last[0], plan),
-        *_classes(last[-1], classes),
+        *(_joining(rows, join, last[0], plan) if last else ()),
+        *_classes(end, classes),
         *_legend(legend, bool(frozen), height - 14),
     ]
     return (
