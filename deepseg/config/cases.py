@@ -170,7 +170,7 @@ class Preparation(Settings):
     )
 
     @model_validator(mode="after")
-    def _is_of_one_kind(self) -> Preparation:
+    def _is_of_a_single_kind(self) -> Preparation:
         if self.nnunet is not None and (self.z_score != "none" or self.roi is not None):
             raise invalid(
                 "config-value",

@@ -46,8 +46,8 @@ def box_of(mask: NDArray[np.bool_]) -> Box:
         return Box((0, 0, 0), (mask.shape[0], mask.shape[1], mask.shape[2]))
     starts, sizes = [], []
     for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        places = np.flatnonzero(mask.any(others))
+        other_axes = tuple(other for other in range(3) if other != axis)
+        places = np.flatnonzero(mask.any(other_axes))
         starts.append(int(places[0]))
         sizes.append(int(places[-1] - places[0] + 1))
     return Box((starts[0], starts[1], starts[2]), (sizes[0], sizes[1], sizes[2]))
@@ -188,4 +188,5 @@ def _cubic(image: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float
     result: NDArray[np.float64] = ndimage.zoom(
         image, factors, order=3, mode="nearest", grid_mode=True
     )
-    return result.clip(image.min(), image.max())
+    np.clip(result, image.min(), image.max(), out=result)
+    return result

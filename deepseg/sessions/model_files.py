@@ -288,11 +288,11 @@ def described(file: Path, warn: Warn) -> Description:
 
 def _described_by_nnunet(folder: Path, warn: Warn) -> Description:
     model = nnunet_folder(folder)
-    others = [name for name in model.folds if name != model.checkpoint.parent.name]
-    if others and folder == model.folder:
+    further = [name for name in model.folds if name != model.checkpoint.parent.name]
+    if further and folder == model.folder:
         warn(
             f"{folder}: the model of {model.checkpoint.parent.name}; make others of "
-            f"{', '.join(others)}, and -test with all of them takes their mean"
+            f"{', '.join(further)}, and -test with all of them takes their mean"
         )
     return Description(folder, nnunet_config(model), nnunet_preparation(model))
 

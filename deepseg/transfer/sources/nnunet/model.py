@@ -104,10 +104,10 @@ def _check_resampling(model: NnunetFolder) -> None:
         name = model.configuration.get(key, _RESAMPLING)
         settings = model.configuration.get(f"{key}_kwargs") or {}
         usual = {"order": order, "order_z": 0, "force_separate_z": None, "is_seg": False}
-        others = {k: v for k, v in settings.items() if usual.get(k) != v}
-        if name != _RESAMPLING or others:
+        unusual = {k: v for k, v in settings.items() if usual.get(k) != v}
+        if name != _RESAMPLING or unusual:
             raise refused(
-                f"{key} {name}" + "".join(f", {k} {v}" for k, v in others.items()),
+                f"{key} {name}" + "".join(f", {k} {v}" for k, v in unusual.items()),
                 f"{_RESAMPLING} of order {order}, as nnU-Net plans it",
                 "read its network alone, as an imported pathway with nnunet",
                 model.folder / PLANS,

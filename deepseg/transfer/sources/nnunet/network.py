@@ -99,11 +99,11 @@ def _architecture(model: NnunetFolder, kind: str, arguments: Mapping[str, Any]) 
     layers = arguments["n_conv_per_stage" if kind == PLAIN else "n_blocks_per_stage"]
     return Architecture(
         kind=kind,
-        maps=_each(arguments["features_per_stage"], stages),
+        maps=_per_stage(arguments["features_per_stage"], stages),
         kernels=tuple(model.along_axes(_triple(n)) for n in arguments["kernel_sizes"]),
         strides=tuple(model.along_axes(_triple(n)) for n in arguments["strides"]),
-        layers=_each(layers, stages),
-        decoder=_each(arguments["n_conv_per_stage_decoder"], stages - 1),
+        layers=_per_stage(layers, stages),
+        decoder=_per_stage(arguments["n_conv_per_stage_decoder"], stages - 1),
         slope=0.0 if str(arguments["nonlin"]).endswith(".ReLU") else float(slope),
         normalisation="BatchNormalization" if is_batch else "InstanceNormalization",
         epsilon=float(norm.get("eps", 1e-5)),
@@ -161,7 +161,7 @@ def _turned(weights: Mapping[str, Tensor], axes: Int3) -> dict[str, Tensor]:
     }
 
 
-def _each(value: int | Sequence[int], count: int) -> tuple[int, ...]:
+def _per_stage(value: int | Sequence[int], count: int) -> tuple[int, ...]:
     values = (value,) * count if isinstance(value, int) else tuple(int(n) for n in value)
     if len(values) != count:
         raise ValueError(f"{count} stages")
