@@ -80,6 +80,8 @@ def test_the_outcome_of_a_good_session_says_so(command, place, model):
     record = outcome(place, "results")
     times = [datetime.fromisoformat(record.pop(key)) for key in ("started", "ended")]
     assert times[0] <= times[1] <= datetime.now(timezone.utc)
+    assert record.pop("settings")["name"] == "results"
+    assert isinstance(record.pop("command"), str)
     assert record == {
         "schema": "outcome-1",
         "state": "ended",
