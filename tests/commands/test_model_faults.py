@@ -108,10 +108,10 @@ def make_folder_of_models(path):
         ),
         pytest.param(
             lambda path: path.write_bytes(pickle.dumps(Bomb())),
-            "[checkpoint-refused] M.save: got a pickle of Theano's DeepMedic; expected weights as "
-            "plain numbers, which a pickle is not: opening it could run any code; fix: load it in "
-            "the DeepMedic that wrote it and export its weights with numpy.savez, or use a "
-            "TensorFlow checkpoint of the model",
+            "[checkpoint-refused] M.save: got a pickle, as Theano's DeepMedic wrote; expected "
+            "weights as plain numbers, which a pickle is not: opening it could run any code; fix: "
+            "load it in the DeepMedic that wrote it and export its weights with numpy.savez, or "
+            "use a TensorFlow checkpoint of the model",
             id="code in a bare pickle",
         ),
         pytest.param(
@@ -186,3 +186,11 @@ def test_a_model_of_two_channels_takes_two(refused, place, model, table, problem
     place.write("data/test.csv", table)
     arguments = ("-test", "test.yaml", "-model", model)
     assert refused(*arguments, session="results") == [problem]
+
+
+def test_torch_says_nothing_beside_the_error(command, place):
+    torch.save({"a": torch.ones(2)}, place / "M.save", pickle_protocol=4)
+    assert command("-show", "M.save").stderr == (
+        "ERROR [model-refused] M.save: got objects that are not plain data; expected a .save file: "
+        "tensors, text and numbers only; fix: give a file that deepseg wrote\n"
+    )

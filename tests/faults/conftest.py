@@ -6,7 +6,9 @@ from tests.commands.conftest import (  # noqa: F401
     model,
     place,
     refused,
+    run,
     same_weights,
+    start,
     template,
     trained,
 )

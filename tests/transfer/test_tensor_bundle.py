@@ -681,9 +681,9 @@ def test_long_names_are_shortened_in_messages(tmp_path):
 
 def theano(path: Path, kind: str) -> str:
     return (
-        f"[checkpoint-refused] {path}: got a {kind} of Theano's DeepMedic; expected weights as "
-        "plain numbers, which a pickle is not: opening it could run any code; fix: load it in the "
-        "DeepMedic that wrote it and export its weights with numpy.savez, "
+        f"[checkpoint-refused] {path}: got a {kind}, as Theano's DeepMedic wrote; expected weights "
+        "as plain numbers, which a pickle is not: opening it could run any code; fix: load it in "
+        "the DeepMedic that wrote it and export its weights with numpy.savez, "
         "or use a TensorFlow checkpoint of the model"
     )
 

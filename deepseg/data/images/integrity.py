@@ -7,6 +7,7 @@ reads them. Voxels and headers are not known here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import os
 import re
@@ -25,6 +26,23 @@ ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 DICOM_SUFFIXES = (".dcm", ".ima")  # of enhanced files, which hold a whole series
 
 _BACKSLASH = "\\"
+
+_ITK_FILES = ("an NRRD file", "a MetaImage")
+_PACKED = (
+    "a zip archive",
+    "a file packed by bzip2",
+    "a file packed by xz",
+    "a file packed by zstd",
+)
+_OTHER_FILES = (
+    *zip((b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"), _PACKED, strict=True),
+    (b"\x89HDF\r\n", "an HDF5 file"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"%PDF", "a PDF file"),
+    *zip((b"NRRD000", b"ObjectType"), _ITK_FILES, strict=True),
+)
+_UNPACK = "unpack it, and give the image that is in it"
 
 _COPY_AGAIN = "copy or download the file again from its source"
 
@@ -60,7 +78,7 @@ def format_of(path: Path) -> Literal["nifti", "itk", "dicom"]:
     except FileNotFoundError:
         raise DeepsegError(_missing(path)) from None
     except (OSError, ValueError) as error:
-        raise DeepsegError(_unreadable(path, _reason(path, error))) from error
+        raise DeepsegError(_unopened(path, error)) from error
     if stat.S_ISDIR(mode):
         return "dicom"
     refuse_pipe(path)
@@ -100,11 +118,20 @@ def _refuse_stand_in(path: Path, beginning: bytes) -> None:
         problem = damaged(path, "a Git LFS pointer", fix="fetch the file itself: git lfs pull")
     elif word.startswith(b"/annex/objects"):
         problem = damaged(path, "a git-annex pointer", fix="fetch the file itself: git annex get")
+    elif word.startswith(b"<?xml") and b"html" not in word:
+        problem = damaged(path, "an XML file", fix="give the image itself")
     elif word.startswith((b"<!doctype", b"<html", b"<?xml")):
         fix = "download it again; the server sent a page, often one that asks to log in"
         problem = damaged(path, "a web page", fix=fix)
     else:
-        return
+        other = next((kind for begin, kind in _OTHER_FILES if beginning.startswith(begin)), None)
+        if beginning[128:132] == b"DICM":
+            other = "a DICOM file"
+        if other is None or (other in _ITK_FILES and has_suffix(path, *ITK_SUFFIXES)):
+            return
+        fix = f"give the image itself, or rename it if it is {other}"
+        fix = _UNPACK if other in _PACKED else fix
+        problem = damaged(path, other, fix=fix)
     raise DeepsegError(problem)
 
 
@@ -129,7 +156,7 @@ def damage_named(path: Path) -> Iterator[None]:
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DeepsegError(damaged(path, f"a damaged gzip stream ({error})")) from error
     except OSError as error:
-        raise DeepsegError(_unreadable(path, _reason(path, error))) from error
+        raise DeepsegError(_unopened(path, error)) from error
 
 
 def unpacked_size(path: Path) -> int:
@@ -159,6 +186,14 @@ def read_to_end(path: Path) -> int:
     return total
 
 
+_REMEDIES = {
+    errno.ENOTDIR: "correct the path, part of which is a file and no folder",
+    errno.ELOOP: "repair the link, which leads back to itself",
+    errno.ENAMETOOLONG: "correct the path; most disks hold names of up to 255 bytes",
+    errno.EIO: "check the disk, or copy the file again from its source",
+}
+
+
 def _missing(path: Path) -> Problem:
     got, fix = "no such file", "correct the path"
     if _BACKSLASH in path.name:
@@ -185,8 +220,13 @@ def _reason(path: Path, error: Exception) -> str:
         return f"no permission for user {os.getuid()} in its folder"
 
 
-def _unreadable(path: Path, got: str) -> Problem:
-    fix = "give a file that this user may read"
+def _unopened(path: Path, error: Exception) -> Problem:
+    return _unreadable(path, _reason(path, error), getattr(error, "errno", None))
+
+
+def _unreadable(path: Path, got: str, number: int | None = None) -> Problem:
+    """The problem of a file that the system does not open, by the number of its error."""
+    fix = _REMEDIES.get(number or 0, "give a file that this user may read")
     return Problem("file-unreadable", got, "a readable image file", fix, str(path))
 
 

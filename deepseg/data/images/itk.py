@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,23 @@ import SimpleITK
 from deepseg.data.images.file_stamps import named_files
 from deepseg.data.images.grid import Grid, invertible, three_dimensional
 from deepseg.data.images.integrity import damage_named, damaged, has_suffix, refuse_pipe
-from deepseg.data.images.itk_fields import itk_fields
+from deepseg.data.images.itk_fields import itk_fields, voxel_place
 from deepseg.data.images.nifti import header_from_affine
 from deepseg.data.images.raw_voxels import RawVoxels, dtype_problem
-from deepseg.errors import DeepsegError
+from deepseg.errors import DeepsegError, Problem
+from deepseg.geometry.boxes import text
 
 sitk: Any = SimpleITK  # not annotated
+
+_BYTES: dict[int, int] = {
+    getattr(sitk, f"sitk{kind}{name}"): size
+    for kind in ("", "Vector")
+    for name, size in {
+        **{f"{sign}Int{8 * size}": size for sign in ("", "U") for size in (1, 2, 4, 8)},
+        "Float32": 4,
+        "Float64": 8,
+    }.items()
+}
 
 
 @contextlib.contextmanager
@@ -38,12 +50,46 @@ def itk_header(path: Path) -> Any:
     """A reader that has read the header of ``path`` and no voxel."""
     for file in named_files(path):
         refuse_pipe(file)
+    _refuse_missing_voxels(path)
     itk_fields(path)  # refuses encodings of which SimpleITK would say that they are damage
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     with _itk_damage_named(path):
         reader.ReadImageInformation()
+    _refuse_short(path, reader)
     return reader
+
+
+def _refuse_missing_voxels(path: Path) -> None:
+    """Refuse a header whose file of voxels, which it names, is not there."""
+    files = (file for file in named_files(path) if file.name.upper() != "LOCAL")
+    missing = [file for file in files if not file.exists()]
+    if missing:
+        raise DeepsegError(
+            Problem(
+                code="file-missing",
+                got=f"a header that names {missing[0].name} for its voxels, which is not there",
+                expected="both files in their places",
+                fix="copy that file too, or correct its name in the header",
+                where=str(path),
+            )
+        )
+
+
+def _refuse_short(path: Path, reader: Any) -> None:
+    """Refuse voxels that are not packed and fewer than the header says, before they are read."""
+    place = voxel_place(path)
+    if place is None:
+        return
+    count = prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    needed = count * _BYTES.get(reader.GetPixelIDValue(), 0)
+    file, begin = place
+    present = file.stat().st_size - begin
+    if present < needed:
+        expected = f"{needed} bytes: {text(tuple(reader.GetSize()[:3]))} voxels"
+        raise DeepsegError(
+            damaged(file, f"{present} bytes of voxels", expected, code="image-truncated")
+        )
 
 
 def itk_image(path: Path, index: int | None) -> Any:

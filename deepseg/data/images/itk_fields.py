@@ -15,14 +15,18 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
+import numpy as np
+
+from deepseg.data.images.grid import invertible
 from deepseg.data.images.integrity import damage_named, damaged, has_suffix
+from deepseg.data.images.raw_voxels import dtype_problem
 from deepseg.errors import DeepsegError, Problem
 
 _MM_PER_UNIT = {"m": 1e3, "cm": 10.0, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "μm": 1e-3}
 _HEADER_LINES = 10_000  # more are no header
 _LONGEST_LINE = 1 << 16
 
-_UNREAD_ENCODINGS = ("bzip2", "bz2")
+_READ_ENCODINGS = ("raw", "gzip", "gz", "hex", "txt", "text", "ascii")
 _NAMED_SPACES = ("right-anterior-superior", "left-anterior-superior", "left-posterior-superior")
 _SHORT_SPACES = ("ras", "las", "lps")
 _UNKNOWN_SIDES = "so left and right are unknown"
@@ -95,7 +99,9 @@ def _number(path: Path, fields: Mapping[str, str], key: str, default: float) -> 
 
 def _nrrd(path: Path, fields: Mapping[str, str]) -> ItkFields:
     encoding = fields.get("encoding", "")
-    if encoding.lower() in _UNREAD_ENCODINGS:
+    _refuse_nrrd_type(path, fields.get("type", ""))
+    _refuse_flat_directions(path, fields.get("space directions", ""))
+    if encoding.lower() not in _READ_ENCODINGS:
         raise DeepsegError(
             Problem(
                 code="file-format",
@@ -115,6 +121,54 @@ def _nrrd(path: Path, fields: Mapping[str, str]) -> ItkFields:
     if "space directions" not in fields and "spacings" not in fields:
         warnings += ("the header has no spacings; voxels are read as 1 mm wide",)
     return ItkFields(mm, warnings=warnings)
+
+
+def _refuse_nrrd_type(path: Path, name: str) -> None:
+    words = r"(unsigned |signed )?(char|short|int|long long)|u?int(8|16|32|64)(_t)?|float|double"
+    more = r"uchar|ushort|uint|longlong|ulonglong|short int|unsigned short int|long long int"
+    if not re.fullmatch(f"{words}|{more}|unsigned long long int|signed short int", name.lower()):
+        raise DeepsegError(dtype_problem(path, name or "unknown"))
+
+
+def _refuse_flat_directions(path: Path, directions: str) -> None:
+    """Refuse axes that lie in one plane, which SimpleITK would call damage."""
+    vectors = [part.split(",") for part in re.findall(r"\(([^)]*)\)", directions)]
+    try:
+        axes = np.array([[float(number) for number in vector] for vector in vectors])
+    except ValueError:
+        return  # SimpleITK refuses it
+    if axes.shape == (3, 3):
+        sizes = np.eye(4)
+        sizes[:3, :3] = axes.T
+        invertible(path, (1, 1, 1), sizes)
+
+
+def voxel_place(path: Path) -> tuple[Path, int] | None:
+    """The one file of voxels that are stored as they are, and their first byte; None for others."""
+    if has_suffix(path, ".mha", ".mhd"):
+        fields = dict(_fields(path, "=", last="ElementDataFile"))
+        is_plain = fields.get("CompressedData", "False").lower() == "false"
+        is_plain = is_plain and fields.get("BinaryData", "True").lower() == "true"
+        name, end = fields.get("ElementDataFile", ""), b"ElementDataFile"
+        is_local = name.upper() == "LOCAL"
+    else:
+        fields = {key.lower(): value for key, value in _fields(path, ":", last="")}
+        is_plain = fields.get("encoding", "").lower() == "raw"
+        name, end = fields.get("data file", fields.get("datafile", "")), b"\n"
+        is_local = not name
+    if not is_plain or (not is_local and not (path.parent / name).is_file()):
+        return None
+    return (path, _end_of_header(path, end)) if is_local else (path.parent / name, 0)
+
+
+def _end_of_header(path: Path, last: bytes) -> int:
+    """The byte after the line that begins with ``last``."""
+    with damage_named(path), path.open("rb") as stream:
+        for _ in range(_HEADER_LINES):
+            line = stream.readline(_LONGEST_LINE)
+            if not line or line.replace(b"\r\n", b"\n").startswith(last):
+                break
+        return stream.tell()
 
 
 def _unit(path: Path, units: tuple[str, ...]) -> tuple[float, tuple[str, ...]]:

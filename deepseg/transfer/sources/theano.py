@@ -34,7 +34,7 @@ def refusal_of_theano_save(path: Path) -> Problem | None:
     kind = "gzip-compressed pickle" if is_compressed else "pickle"
     return Problem(
         code="checkpoint-refused",
-        got=f"a {kind} of Theano's DeepMedic",
+        got=f"a {kind}, as Theano's DeepMedic wrote",
         expected="weights as plain numbers, which a pickle is not: opening it could run any code",
         fix="load it in the DeepMedic that wrote it and export its weights with numpy.savez, "
         "or use a TensorFlow checkpoint of the model",

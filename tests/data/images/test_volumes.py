@@ -485,9 +485,9 @@ def test_a_name_that_does_not_say_how_the_file_is_packed_is_refused(tmp_path):
 
 
 def test_a_file_without_nifti_header_is_refused_with_its_beginning(tmp_path):
-    (tmp_path / "a.nii").write_bytes(b"PK\x03\x04" + bytes(600))
+    (tmp_path / "a.nii").write_bytes(b"hello!!!" + bytes(600))
     assert refusal_of(tmp_path / "a.nii") == (
-        "[image-damaged] FILE: got a file that begins with b'PK\\x03\\x04\\x00\\x00\\x00\\x00'; "
+        "[image-damaged] FILE: got a file that begins with b'hello!!!'; "
         f"expected a NIfTI header; fix: {COPY}"
     )
 
@@ -563,7 +563,7 @@ def test_a_loop_of_links_is_refused(tmp_path):
     (tmp_path / "b.nii.gz").symlink_to("a.nii.gz")
     assert refusal_of(tmp_path / "a.nii.gz") == (
         "[file-unreadable] FILE: got Too many levels of symbolic links; "
-        "expected a readable image file; fix: give a file that this user may read"
+        "expected a readable image file; fix: repair the link, which leads back to itself"
     )
 
 
@@ -948,9 +948,9 @@ def test_nan_in_other_formats_is_refused_too(tmp_path):
 @pytest.mark.parametrize(
     ("suffix", "compressed", "code"),
     [
-        (".mha", False, "image-damaged"),
+        (".mha", False, "image-truncated"),
         (".mha", True, "image-truncated"),
-        (".nrrd", False, "image-damaged"),
+        (".nrrd", False, "image-truncated"),
         (".nrrd", True, "image-damaged"),
     ],
 )
@@ -1125,3 +1125,108 @@ def test_a_volume_says_nothing_unless_there_is_something_to_say():
     volume = new_volume(ramp(), Geometry(SHAPE, AFFINE))
     assert isinstance(volume, Volume)
     assert volume.warnings == ()
+
+
+# ---- The reason that is true ----
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "got", "fix"),
+    [
+        ("a.nii.gz", b"PK\x03\x04", "a zip archive", "unpack it, and give the image that is in it"),
+        ("a.nii.gz", b"BZh9", "a file packed by bzip2", "unpack it, and give the image that is in"),
+        (
+            "a.nii",
+            b"\x89HDF\r\n",
+            "an HDF5 file",
+            "give the image itself, or rename it if it is an",
+        ),
+        (
+            "a.nii",
+            bytes(128) + b"DICM",
+            "a DICOM file",
+            "give the image itself, or rename it if it",
+        ),
+        ("a.nii", b"NRRD0004\n", "an NRRD file", "give the image itself, or rename it if it is an"),
+        ("a.nii", b"<?xml version='1.0'?><VTKFile/>", "an XML file", "give the image itself"),
+    ],
+)
+def test_a_file_under_the_name_of_an_image_is_called_what_it_is(tmp_path, name, content, got, fix):
+    (tmp_path / name).write_bytes(content + bytes(600))
+    assert refusal_of(tmp_path / name).startswith(
+        f"[image-damaged] FILE: got {got}; expected an image; fix: {fix}"
+    )
+
+
+def test_a_path_through_a_file_and_a_link_to_itself_have_remedies_of_their_own(tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(b"")
+    (tmp_path / "loop.nii").symlink_to(tmp_path / "loop.nii")
+    assert refusal_of(tmp_path / "a.nii.gz/b.nii").endswith(
+        "fix: correct the path, part of which is a file and no folder"
+    )
+    assert refusal_of(tmp_path / "loop.nii").endswith(
+        "fix: repair the link, which leads back to itself"
+    )
+
+
+META = (
+    "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n"
+    "CompressedData = False\nElementSpacing = 1 1 1\nDimSize = 2 3 4\nElementType = MET_SHORT\n"
+    "TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementDataFile = "
+)
+NRRD = (
+    "NRRD0005\ntype: short\ndimension: 3\nsizes: 2 3 4\nencoding: raw\nendian: little\n"
+    "space: left-posterior-superior\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n"
+    "space origin: (0,0,0)\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "text"),
+    [
+        (
+            "a.mhd",
+            META + "gone.raw\n",
+            "[file-missing] FILE: got a header that names gone.raw for its voxels, which is not "
+            "there; expected both files in their places; fix: copy that file too, or correct its "
+            "name in the header",
+        ),
+        (
+            "a.mha",
+            META + "LOCAL\n0123456789",
+            "[image-truncated] FILE: got 10 bytes of voxels; expected 48 bytes: 2 x 3 x 4 voxels; "
+            f"fix: {COPY}",
+        ),
+        (
+            "a.nrrd",
+            NRRD + "\n0123456789",
+            "[image-truncated] FILE: got 10 bytes of voxels; expected 48 bytes: 2 x 3 x 4 voxels; "
+            f"fix: {COPY}",
+        ),
+        (
+            "a.nrrd",
+            NRRD.replace("raw", "zrl") + "\n",
+            "[file-format] FILE: got NRRD with the encoding zrl; expected the encoding raw, gzip, "
+            "hex or text; fix: write it again with the encoding gzip, or convert it to .nii.gz",
+        ),
+        (
+            "a.nrrd",
+            NRRD.replace("(0,1,0)", "(1,0,0)") + "\n",
+            "[affine-singular] FILE: got a singular affine matrix; expected an affine matrix that "
+            "gives every voxel its own place; fix: write the image again with the affine matrix of "
+            "its source",
+        ),
+    ],
+)
+def test_metaimage_and_nrrd_are_refused_for_the_true_reason(tmp_path, capfd, name, header, text):
+    (tmp_path / name).write_text(header)
+    assert refusal_of(tmp_path / name) == text
+    assert capfd.readouterr() == ("", "")  # SimpleITK would write lines of its own
+
+
+def test_a_pipe_for_the_voxels_of_a_header_is_not_waited_for(tmp_path):
+    (tmp_path / "a.mhd").write_text(META + "p.raw\n")
+    os.mkfifo(tmp_path / "p.raw")
+    with pytest.raises(DeepsegError) as refusal:
+        read_image(tmp_path / "a.mhd")
+    assert refusal.value.problems[0].got == "a pipe, socket or device"

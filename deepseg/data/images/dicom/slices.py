@@ -21,7 +21,13 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 
-from deepseg.data.images.dicom.data_set import DEFLATED, EXPLICIT
+from deepseg.data.images.dicom.data_set import (
+    BIG_ENDIAN,
+    DEFLATED,
+    EXPLICIT,
+    IMPLICIT,
+    read_data_set,
+)
 from deepseg.data.images.dicom.frames import Frames, frames_of
 from deepseg.data.images.integrity import damage_named, damaged, has_suffix
 from deepseg.data.images.raw_voxels import dtype_problem
@@ -165,6 +171,8 @@ def dicom_slices(path: Path) -> list[DicomSlice]:
     try:
         reader.ReadImageInformation()
     except RuntimeError:
+        if not _holds_image(path, meta):
+            return []
         raise DeepsegError(_unread(path)) from None
     tags = {key: reader.GetMetaData(key).strip("\0 ") for key in reader.GetMetaDataKeys()}
     whole = DicomSlice(path, tags)
@@ -175,6 +183,18 @@ def dicom_slices(path: Path) -> list[DicomSlice]:
     if frames is None:
         return [whole]
     return [DicomSlice(path, frame, frames, index) for index, frame in enumerate(frames.tags)]
+
+
+def _holds_image(path: Path, meta: _Meta) -> bool:
+    """False for a whole file of a kind that has no rows of voxels."""
+    syntax = meta.texts.get(_TRANSFER_SYNTAX, "")
+    if syntax not in (IMPLICIT, EXPLICIT, BIG_ENDIAN):
+        return True
+    try:
+        content = read_data_set(path, syntax, begin=meta.end)
+    except DeepsegError:
+        return True
+    return ROWS in content.texts or not content.texts
 
 
 def _unread(path: Path) -> Problem:

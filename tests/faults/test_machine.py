@@ -1,0 +1,63 @@
+"""Machines and folders as they should not be: noticed at once, and survived where they can be."""
+
+import fcntl
+import os
+import socket
+import subprocess
+import threading
+
+import pytest
+
+TRAIN = ("-train", "train.yaml")
+
+
+@pytest.mark.parametrize(
+    "name", ["log.txt", "lock", "metrics.jsonl", "models/last.save", "cache/facts/a.json"]
+)
+def test_a_pipe_in_the_folder_of_a_session_is_not_waited_for(command, place, name):
+    pipe = place / "runs/training" / name
+    pipe.parent.mkdir(parents=True)
+    os.mkfifo(pipe)
+    result = command(*TRAIN)
+    assert (result.returncode, result.stderr) == (
+        5,
+        f"ERROR [output-not-writable] HERE/runs/training/{name}: got a pipe, socket or device; "
+        "expected files and folders only; fix: remove it, or choose another output folder\n",
+    )
+
+
+def test_a_lock_that_only_a_child_of_a_dead_session_holds_is_waited_for(command, place):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (place / "runs/training").mkdir(parents=True)
+    with (place / "runs/training/lock").open("w") as lock:
+        lock.write(f"process {dead.pid} on {socket.gethostname()}")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        release = threading.Timer(0.5, fcntl.flock, (lock, fcntl.LOCK_UN))
+        release.start()
+        result = command("-train", "train.yaml")
+        release.join()
+    assert (result.returncode, result.errors) == (0, [])
+
+
+def test_letters_that_the_locale_lacks_are_no_bug(command, monkeypatch):
+    def refuse(_arguments):
+        raise UnicodeEncodeError("ascii", "runs/Köpfe", 6, 7, "ordinal not in range(128)")
+
+    monkeypatch.setattr("deepseg.cli.main._call", refuse)
+    result = command("-show", "model.yaml")
+    assert (result.returncode, result.stderr) == (
+        2,
+        "ERROR [path-unusable] model.yaml: got a name with '\\xf6', and a locale with the letters "
+        "of ascii only; expected a locale that has all letters of the names; fix: set "
+        "LC_ALL=C.UTF-8 or PYTHONUTF8=1, or rename it\n",
+    )
+
+
+def test_a_folder_that_matplotlib_may_not_write_to_is_nothing_to_say(run, place):
+    for variable in ("MPLCONFIGDIR", "HOME"):
+        assert "/nowhere" not in os.environ.get(variable, "")
+    lost = ("-c", "from deepseg.report.figure import is_possible; print(is_possible())")
+    result = run(program=lost, env={"MPLCONFIGDIR": "/proc/nowhere", "HOME": "/proc/nowhere"})
+    assert (result.stdout, result.stderr) == ("True\n", "")
