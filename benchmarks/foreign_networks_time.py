@@ -39,7 +39,7 @@ from deepseg.training.tally import Tally
 from deepseg.training.trainer import Trainer
 from deepseg.transfer.imported import read_imported
 
-SEGMENT, BATCH = 32, 2
+SEGMENT, BATCH, STEPS = 48, 2, 4  # steps of a sub-epoch, which ends with a check of all weights
 IMAGE, WINDOW, OVERLAP = (80, 72, 64), 48, 0.5
 CLASSES = ("background", "rim", "core")
 
@@ -101,17 +101,18 @@ def steps(module: nn.Module, model: Checkpoint) -> tuple[Callable[[], None], Cal
     network = model.network()
     rule = Sgd(name="sgd", learning_rate=1e-4, momentum=0.9)
     groups = parameter_groups(network, rule)
-    trainer = Trainer(network, Optimizer(trainable(network), rule, groups), Loss())
+    trainer = Trainer(network, Optimizer(trainable(network), rule, groups), Loss(l1=0, l2=0))
     optimizer = torch.optim.SGD(module.parameters(), 1e-4, momentum=0.9, nesterov=True)
     batch = Batch((image,), labels, ("a", "b"))
 
     def ours() -> None:
-        trainer.train([batch], Tally(3), epoch=0, epochs=1, on_step=lambda _: None)
+        trainer.train([batch] * STEPS, Tally(3), epoch=0, epochs=1, on_step=lambda _: None)
 
     def theirs() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(module(image), labels).backward()
-        optimizer.step()
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            F.cross_entropy(module(image), labels).backward()
+            optimizer.step()
 
     return ours, theirs
 

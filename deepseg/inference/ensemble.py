@@ -163,6 +163,7 @@ class View:
         on_boxes: OnBoxes,
         *,
         gives_scores: bool = False,
+        needs_labels: bool = True,
     ) -> Iterator[tuple[Work, BoxPrediction]]:
         """Predictions on the view's own grid, in the order of ``work``.
 
@@ -170,14 +171,15 @@ class View:
             work: Of `work_units`.
             labels: Of the classes whose probabilities are predicted.
             on_boxes: Called with the number of boxes just done.
-            gives_scores: Whether maps are logarithms of probabilities.
+            gives_scores: Whether maps are scores, logarithms of probabilities but for a constant.
+            needs_labels: Whether labels are used, and not only maps.
         """
         if self.member.boxwise is None:
             return tile_predictions(
                 self.member.network,
                 self.case,
                 [unit for unit in work if isinstance(unit, TileUnit)],
-                request=TileRequest(labels, gives_scores, self.member.dtype),
+                request=TileRequest(labels, gives_scores, needs_labels, self.member.dtype),
                 splitter=self.member.splitter,
                 on_boxes=on_boxes,
             )
@@ -203,13 +205,13 @@ class View:
             block: With the axes of the first view.
             work: Of `work_units`.
             on_boxes: Called with the number of boxes just done.
-            gives_scores: Whether maps are logarithms of probabilities.
+            gives_scores: Whether maps are scores, logarithms of probabilities but for a constant.
         """
         block = self._turned(block)
         source = self._source_box(block)
         box = self._mirrored(source)
         pieces = self.box_predictions(
-            work, range(self.classes), on_boxes, gives_scores=gives_scores
+            work, range(self.classes), on_boxes, gives_scores=gives_scores, needs_labels=False
         )
         maps = self._weighted(box, pieces) if self.overlap else self._stitched(box, pieces)
         maps.reverse()

@@ -147,14 +147,15 @@ class Confusion:
         ([1.0, 0.6666666666666666, 0.6666666666666666], 0.75)
         """
         labelled = truth >= 0
-        predicted_labels, true_labels = prediction[labelled], truth[labelled]
-        agreed_labels = true_labels[true_labels == predicted_labels]
-        agreed, predicted, true = (
-            np.bincount(labels, minlength=number_of_classes).tolist()
-            for labels in (agreed_labels, predicted_labels, true_labels)
-        )
-        counts = zip(agreed, predicted, true, strict=True)
-        return Confusion(tuple(Counts(a, p, t, true_labels.size) for a, p, t in counts))
+        if not labelled.all():
+            prediction, truth = prediction[labelled], truth[labelled]
+        pairs = np.multiply(truth, number_of_classes, dtype=np.int64)
+        pairs += prediction
+        square = (number_of_classes, number_of_classes)
+        table = np.bincount(pairs.ravel(), minlength=number_of_classes**2).reshape(square)
+        agreed, predicted, true = table.diagonal(), table.sum(0), table.sum(1)
+        counts = zip(agreed.tolist(), predicted.tolist(), true.tolist(), strict=True)
+        return Confusion(tuple(Counts(a, p, t, truth.size) for a, p, t in counts))
 
     @property
     def foreground(self) -> Counts:

@@ -28,7 +28,7 @@ from deepseg.inference.boxwise.boxes import bounding_box
 from deepseg.inference.out_of_memory import SplitOnOutOfMemory
 from deepseg.inference.overlap import WindowGrid
 from deepseg.inference.prediction import BoxPrediction
-from deepseg.model.feature_maps import repeated
+from deepseg.model.feature_maps import largest_map, repeated
 from deepseg.model.imported import at_full_resolution, inner_points
 from deepseg.model.network import Network
 
@@ -158,12 +158,14 @@ class TileRequest:
 
     Attributes:
         labels: Of the classes whose maps are computed.
-        gives_scores: Whether maps are logarithms of probabilities, which are averaged as scores.
+        gives_scores: Whether maps are scores, and not probabilities.
+        needs_labels: Whether labels are used, and not only maps.
         dtype: Of the feature maps.
     """
 
     labels: Sequence[int]
     gives_scores: bool = False
+    needs_labels: bool = True
     dtype: torch.dtype = torch.float32
 
 
@@ -216,8 +218,9 @@ def _computed(
     with torch.inference_mode():
         batch = [torch.from_numpy(image)[None].to(device, request.dtype) for image in images]
         logits = network(batch)[0].float()
-        labels = logits.argmax(0).to(torch.int16).cpu().numpy()
-        maps = logits.log_softmax(0) if request.gives_scores else logits.softmax(0)
+        most = largest_map(logits[None])[0] if request.needs_labels else logits[0]
+        labels = most.to(torch.int16).cpu().numpy()
+        maps = logits if request.gives_scores else logits.softmax(0)
         if list(request.labels) != list(range(len(maps))):
             maps = maps[list(request.labels)]
         return labels, maps.cpu().numpy()

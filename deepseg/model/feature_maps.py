@@ -11,6 +11,7 @@ from deepseg.geometry.boxes import Int3, add, floor_div, sub
 from deepseg.geometry.context import Alignment
 
 AXES = (2, 3, 4)  # of X, Y and Z
+MOST_MAPS = 64  # that are walked one by one
 
 
 def map_size(x: Tensor) -> Int3:
@@ -20,6 +21,26 @@ def map_size(x: Tensor) -> Int3:
     (5, 6, 7)
     """
     return x.shape[2], x.shape[3], x.shape[4]
+
+
+def largest_map(x: Tensor) -> Tensor:
+    """``(N, X, Y, Z)`` integers: the largest map of every voxel, the first of equal ones.
+
+    Maps that lie one behind the other in memory are walked one by one, because ``argmax`` across
+    them is slow.
+
+    >>> largest_map(torch.tensor([[0.1, 0.5, 0.7], [0.9, 0.5, 0.2]]).view(1, 2, 3, 1, 1)).flatten()
+    tensor([1, 0, 0], dtype=torch.uint8)
+    """
+    if x.device.type != "cpu" or x.stride(1) == 1 or x.shape[1] > MOST_MAPS:
+        return x.argmax(1)
+    most = x[:, 0]
+    numbers = torch.zeros(most.shape, dtype=torch.uint8)
+    for number in range(1, x.shape[1]):
+        values = x[:, number]
+        numbers.masked_fill_(values > most, number)
+        most = torch.maximum(most, values)
+    return numbers
 
 
 def padded(x: Tensor, kernel: Int3, padding: Padding) -> Tensor:

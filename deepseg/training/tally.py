@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deepseg.data.segments.loader import Batch
 from deepseg.inference.metrics import Confusion, Counts
+from deepseg.model.feature_maps import largest_map
 from deepseg.training.distributed import SINGLE_RANK, Ranks
 
 
@@ -118,7 +119,7 @@ class Tally:
         for name, value in parts.items():
             self.parts[name] = self.parts.get(name, 0.0) + float(value)
         part = Confusion.of(
-            logits.detach().argmax(1).cpu().numpy(),
+            largest_map(logits.detach()).cpu().numpy(),
             batch.labels.cpu().numpy(),
             number_of_classes=self.classes,
         )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepseg.model.feature_maps import crop_offset, cropped, padded, repeated
+from deepseg.model.feature_maps import crop_offset, cropped, largest_map, padded, repeated
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,13 @@ def test_repetition_keeps_the_first_voxels():
     assert repeated(x, (3, 1, 2), (7, 1, 2))[0, 0].tolist() == [
         [[v, v]] for v in [0, 0, 0, 2, 2, 2, 4]
     ]
+
+
+@pytest.mark.parametrize("layout", ["one behind the other", "channels last", "many maps"])
+def test_the_largest_map_is_that_of_argmax(layout):
+    rng = torch.Generator().manual_seed(0)
+    maps = 70 if layout == "many maps" else 4
+    x = torch.randint(5, (2, maps, 3, 4, 5), generator=rng).float()  # with many equal values
+    x = x.to(memory_format=torch.channels_last_3d) if layout == "channels last" else x
+    assert torch.equal(largest_map(x).long(), x.argmax(1))
+    assert x.stride(1) == (1 if layout == "channels last" else 60)
