@@ -39,7 +39,7 @@ from deepseg.training.tally import Tally
 from deepseg.training.trainer import Trainer
 from deepseg.transfer.imported import read_imported
 
-SEGMENT, BATCH, STEPS = 48, 2, 4  # steps of a sub-epoch, which ends with a check of all weights
+SEGMENT, BATCH, STEPS = 48, 2, 8  # steps of a sub-epoch, which ends with a check of all weights
 IMAGE, WINDOW, OVERLAP = (80, 72, 64), 48, 0.5
 CLASSES = ("background", "rim", "core")
 

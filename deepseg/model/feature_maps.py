@@ -38,7 +38,8 @@ def largest_map(x: Tensor) -> Tensor:
     numbers = torch.zeros(most.shape, dtype=torch.uint8)
     for number in range(1, x.shape[1]):
         values = x[:, number]
-        numbers.masked_fill_(values > most, number)
+        is_larger = (values > most).view(torch.uint8)
+        numbers = torch.maximum(numbers, is_larger * number)
         most = torch.maximum(most, values)
     return numbers
 
