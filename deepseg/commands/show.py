@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deepseg.commands.show_graph import show_graph
 from deepseg.config.blocks.imported import ImportedPathway
+from deepseg.config.blocks.unet import UnetPathway
 from deepseg.config.files.kind_of_file import kind_of_file
 from deepseg.config.load import load
 from deepseg.config.testing import TestConfig
@@ -105,7 +106,7 @@ def _show_model(model: Checkpoint, console: Console) -> None:
         ["layer", "depth", "maps", "kernel", "before it", "with", "weights"],
         [_layer_row(layer) for layer in layout(model.config)],
     )
-    _show_imported(layout(model.config), model.config.imported, console)
+    _show_imported(layout(model.config), model.config.networks, console)
     _show_costs(layout(model.config), console)
     rows = [["file or origin", str(model.origin.file)], ["context", model.config.context_alignment]]
     if model.spacing_mm is not None:
@@ -145,11 +146,14 @@ def _training_rows(training: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _show_imported(plan: Layout, blocks: Sequence[ImportedPathway], console: Console) -> None:
-    """The layers of imported networks, and where their images and results lie."""
-    pathways = [pathway for pathway in plan.pathways if pathway.network is not None]
-    for pathway, block in zip(pathways, blocks, strict=True):
-        network = block.content
+def _show_imported(
+    plan: Layout, blocks: Mapping[str, UnetPathway | ImportedPathway], console: Console
+) -> None:
+    """The layers of a U-Net and of imported networks, and where their images and results lie."""
+    for pathway in plan.pathways:
+        if pathway.network is None:
+            continue
+        network, block = pathway.network, blocks[pathway.name]
         console.table(
             pathway.name,
             ["layer", "depth", "operators", "weights"],
@@ -163,10 +167,14 @@ def _show_imported(plan: Layout, blocks: Sequence[ImportedPathway], console: Con
                 for layer in pathway.imported_layers
             ],
         )
-        rows = [
-            ["file", str(block.file)],
-            ["sha256", network.sha256],
-            ["weights", "new" if block.random else "of the file"],
+        rows = []
+        if isinstance(block, ImportedPathway):
+            rows = [
+                ["file", str(block.file)],
+                ["sha256", network.sha256],
+                ["weights", "new" if block.random else "of the file"],
+            ]
+        rows += [
             ["smallest image", text(network.smallest)],
             ["in steps of", text(network.step)],
             ["thrown away", text(pathway.geometry.shrink)],

@@ -31,6 +31,7 @@ from deepseg.config.blocks.pathways import (
     normal_plan,
     subsampled_plans,
 )
+from deepseg.config.blocks.unet import UnetPathway
 from deepseg.config.blocks.windows import Windows
 from deepseg.config.settings import ConfigPath, Count, CubeOrBox, Name, Settings, cube
 from deepseg.config.validation.validator_error import invalid
@@ -118,8 +119,7 @@ class ModelConfig(Settings):
     )
     normal: NormalPathway | None = Field(
         None,
-        description="The pathway at full resolution. It may be left out where there are imported "
-        "ones.",
+        description="The pathway at full resolution. It may be left out where there are others.",
     )
     subsampled: SubsampledPathways | None = Field(
         None, description="Pathways at lower resolution; leave out for a single-scale network."
@@ -127,10 +127,13 @@ class ModelConfig(Settings):
     imported: tuple[ImportedPathway, ...] = Field(
         (), description="Networks from files of other programs, such as encoders, as pathways."
     )
+    unet: UnetPathway | None = Field(
+        None, description="A U-Net as a pathway, alone or beside others; its name is unet1."
+    )
     fc: FcPathway | Literal["none"] = Field(
         FcPathway(),
-        description="The final classification pathway; none where the only pathway is an imported "
-        "network with its own classifier.",
+        description="The final classification pathway; none where the only pathway is a U-Net, or "
+        "an imported network with its own classifier.",
     )
     segments: Segments = Field(description="Sizes of the boxes cut from the images.")
     windows: Windows = Field(
@@ -163,8 +166,23 @@ class ModelConfig(Settings):
 
     @property
     def is_resolved(self) -> bool:
-        """All files of imported pathways were read."""
-        return all(pathway.network is not None for pathway in self.imported)
+        """All files of imported pathways were read, and the U-Net is laid out."""
+        return all(pathway.network is not None for pathway in self.networks.values())
+
+    @cached_property
+    def networks(self) -> dict[str, UnetPathway | ImportedPathway]:
+        """Pathways that are networks of their own: the U-Net, then imported ones, by name."""
+        named: dict[str, UnetPathway | ImportedPathway] = {}
+        if self.unet is not None:
+            named["unet1"] = self.unet
+        for number, pathway in enumerate(self.imported, start=1):
+            named[f"imported{number}"] = pathway
+        return named
+
+    @property
+    def first_network(self) -> tuple[str, UnetPathway | ImportedPathway]:
+        """Name and settings of the network that decides where the core lies without `normal`."""
+        return next(iter(self.networks.items()))
 
     @cached_property
     def fc_pathway(self) -> PathwayPlan:
@@ -179,7 +197,7 @@ class ModelConfig(Settings):
             return receptive_field(
                 (*self.pathways[0].unpadded_kernels, *self.fc_pathway.unpadded_kernels)
             )
-        geometry = self.imported[0].geometry
+        geometry = self.first_network[1].geometry
         least = add(fc, geometry.shrink)
         return least if geometry.sizes is None else geometry.sizes.at_least(least)
 
@@ -193,13 +211,16 @@ class ModelConfig(Settings):
                 expected=f"at least {text(smallest)}, the receptive field",
                 fix=f"enlarge the segment along {', '.join(short)} or use fewer or smaller kernels",
             )
-        sizes = None if self.pathways else self.imported[0].geometry.sizes
+        if self.pathways:
+            return None
+        name, network = self.first_network
+        sizes = network.geometry.sizes
         if sizes is None or sizes.fits(size):
             return None
         return SizeProblem(
             code="segment-size",
             expected=f"{text(smallest)} and steps of {text(sizes.step)} from there, which the "
-            "network of imported1 computes",
+            f"network of {name} computes",
             fix=f"take {text(sizes.at_least(size))}",
         )
 
@@ -218,17 +239,19 @@ class ModelConfig(Settings):
     def _without_imported(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Models without imported pathways are written as by earlier versions, which read them."""
         values: dict[str, Any] = dump(self)
-        if not values.get("imported", True):
+        if values.get("unet", True) is None:
+            del values["unet"]
+        if not self.networks:
             values = {k: v for k, v in values.items() if k not in ("imported", "windows")}
         return values
 
     @model_validator(mode="after")
     def _has_pathways(self) -> ModelConfig:
-        if self.normal is None and not self.imported:
+        if self.normal is None and not self.networks:
             raise invalid(
                 "pathway-missing",
                 got="no pathway that reads the image",
-                expected="normal or imported",
+                expected="normal, unet or imported",
                 fix="add the block normal, such as normal: {feature_maps: [30, 40]}",
             )
         if self.normal is None and self.subsampled is not None:
@@ -242,20 +265,23 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _has_a_classifier(self) -> ModelConfig:
-        if "windows" in self.model_fields_set and not self.imported:
+        if "windows" in self.model_fields_set and not self.networks:
             raise invalid(
                 "windows-without-imported",
-                got="windows in a model without imported networks",
-                expected="them with imported networks only",
+                got="windows in a model without imported networks or U-Net",
+                expected="them with imported networks or a U-Net only",
                 fix="remove windows",
             )
-        is_alone = len(self.imported) == 1 and self.normal is None
-        if self.fc == "none" and not (is_alone and len(self.imported[0].output_names) < 2):
+        is_alone = len(self.networks) == 1 and self.normal is None
+        has_classifier = self.unet is not None or (
+            len(self.imported) == 1 and len(self.imported[0].output_names) < 2
+        )
+        if self.fc == "none" and not (is_alone and has_classifier):
             raise invalid(
                 "classifier-missing",
                 got="fc: none",
-                expected="it where the only pathway is an imported network with one output, its "
-                "own classifier",
+                expected="it where the only pathway is a U-Net, or an imported network with one "
+                "output, its own classifier",
                 fix="remove fc, for a classifier on all pathways",
             )
         for number, pathway in enumerate(self.imported, start=1):

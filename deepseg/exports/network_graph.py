@@ -339,7 +339,7 @@ class _Writer:
         graph = self._network.imported(pathway.name).graph
         maps = [
             self._around_core(f"{pathway.name}/{output}", point, low, pathway.geometry.shrink)
-            for output, point in zip(graph.outputs, network.outputs, strict=True)
+            for output, point in zip(graph.outputs, network.outputs, strict=False)
         ]
         if len(maps) == 1:
             return maps[0]

@@ -201,7 +201,7 @@ def overlap_problems(settings: Inference, model: ModelConfig, origin: str) -> It
         model: That predicts.
         origin: Of the model, for people.
     """
-    has_tiles = bool(model.imported) or settings.tiling or model.context_alignment == "deepmedic"
+    has_tiles = bool(model.networks) or settings.tiling or model.context_alignment == "deepmedic"
     if settings.overlap and not has_tiles:
         yield Problem(
             code="overlap-without-tiles",
@@ -241,7 +241,7 @@ def window_grid(settings: Inference, model: Checkpoint) -> WindowGrid:
     """
     windows = model.config.windows
     is_chosen = "overlap" in settings.model_fields_set
-    if not model.config.imported:
+    if not model.config.networks:
         return WindowGrid(settings.overlap)
     sees_whole = layout(model.config).sees_whole
     overlap = settings.overlap if is_chosen else 0.0 if sees_whole else windows.overlap
@@ -269,7 +269,7 @@ def averages_scores(settings: Inference, models: Sequence[Checkpoint]) -> bool:
     if settings.average is not None:
         return settings.average == "scores"
     return all(
-        bool(model.config.imported)
+        bool(model.config.networks)
         and window_grid(settings, model).overlap > 0
         and model.config.windows.average == "scores"
         for model in models

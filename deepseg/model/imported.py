@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,8 +51,51 @@ def graph_network(network: ImportedNetwork) -> GraphNetwork:
     return GraphNetwork(graph_of(network), drops_softmax=False)
 
 
-def imported_maps(module: GraphNetwork, pathway: PathwayLayout, x: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class AuxiliaryScores:
+    """Scores of a coarser level, for deep supervision.
+
+    Attributes:
+        scores: ``(N, K, …)`` at the level's own resolution.
+        point: Where its voxels lie in the image of the pathway.
+        start: First voxel of that image that is predicted.
+    """
+
+    scores: Tensor
+    point: AttachPoint
+    start: Int3
+
+    def labels(self, labels: Tensor) -> Tensor:
+        """The label of the image voxel next to each voxel of the level; -1 where there is none.
+
+        Args:
+            labels: ``(N, X, Y, Z)`` of the predicted voxels.
+
+        >>> place = {"stride": (2, 1, 1), "offset": (0.5, 0, 0), "loss": (0, 0, 0)}
+        >>> point = AttachPoint(output="y", maps=2, **place)
+        >>> level = AuxiliaryScores(torch.zeros(1, 2, 3, 1, 1), point, start=(1, 0, 0))
+        >>> level.labels(torch.tensor([10, 11, 12, 13]).view(1, 4, 1, 1)).flatten().tolist()
+        [-1, 11, 13]
+        """
+        for axis, offset, stride, first in zip(
+            AXES, self.point.offset, self.point.stride, self.start, strict=True
+        ):
+            count, voxels = self.scores.shape[axis], labels.shape[axis - 1]
+            places = torch.arange(count, device=labels.device) * stride
+            places = places + (math.ceil(offset - 0.5) - first)
+            chosen = labels.index_select(axis - 1, places.clamp(0, voxels - 1))
+            outside = (places < 0) | (places >= voxels)
+            shape = [-1 if other == axis - 1 else 1 for other in range(4)]
+            labels = chosen.masked_fill(outside.view(shape), -1)
+        return labels
+
+
+def imported_maps(
+    module: GraphNetwork, pathway: PathwayLayout, x: Tensor
+) -> tuple[Tensor, tuple[AuxiliaryScores, ...]]:
     """``(N, C, X, Y, Z)`` to the maps of all attach points, ``(N, F, *core)`` at full resolution.
+
+    Beside them come scores of coarser levels, where the network has some.
 
     Args:
         module: That computes.
@@ -65,9 +110,15 @@ def imported_maps(module: GraphNetwork, pathway: PathwayLayout, x: Tensor) -> Te
     size = sub(map_size(x), shrink)
     maps = [
         at_full_resolution(y, point, low, size)
-        for y, point in zip(outputs, pathway.attach_points, strict=True)
+        for y, point in zip(outputs, pathway.attach_points, strict=False)
     ]
-    return (maps[0] if len(maps) == 1 else torch.cat(maps, 1)).to(x.dtype)
+    joined = (maps[0] if len(maps) == 1 else torch.cat(maps, 1)).to(x.dtype)
+    network = pathway.network
+    further = () if network is None else network.auxiliary
+    return joined, tuple(
+        AuxiliaryScores(y, point, low)
+        for y, point in zip(outputs[len(maps) :], further, strict=True)
+    )
 
 
 def attach_point(geometry: AttachGeometry, *, is_interpolated: bool = False) -> AttachPoint:

@@ -22,6 +22,7 @@ from deepseg.config.blocks.imported import (
     ImportedWeight,
 )
 from deepseg.config.blocks.pathways import Padding, PathwayPlan
+from deepseg.config.blocks.unet import UnetPathway
 from deepseg.config.model import Activation, ModelConfig
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 from deepseg.geometry.boxes import Int3, add, sub, volume
@@ -366,10 +367,7 @@ def layout(config: ModelConfig) -> Layout:
         _pathway(plan, config, inputs=len(config.channels), first_depth=1)
         for plan in config.pathways
     )
-    imported = (
-        _imported_pathway(f"imported{number}", block)
-        for number, block in enumerate(config.imported, start=1)
-    )
+    imported = (_imported_pathway(name, block) for name, block in config.networks.items())
     parallel = (*chains, *imported)
     return Layout(
         pathways=parallel,
@@ -382,7 +380,7 @@ def layout(config: ModelConfig) -> Layout:
     )
 
 
-def _imported_pathway(name: str, block: ImportedPathway) -> PathwayLayout:
+def _imported_pathway(name: str, block: UnetPathway | ImportedPathway) -> PathwayLayout:
     network = block.content
     return PathwayLayout(
         name,

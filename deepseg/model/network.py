@@ -8,19 +8,20 @@ business of ``data/``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from deepseg.config.model import ModelConfig
-from deepseg.geometry.boxes import per_axis
-from deepseg.geometry.context import Alignment, NetworkGeometry
+from deepseg.geometry.boxes import add, per_axis
+from deepseg.geometry.context import Alignment, NetworkGeometry, margin
 from deepseg.model import kernels
 from deepseg.model.feature_maps import crop_offset, cropped, map_size, repeated
 from deepseg.model.graph.initialisation import initialised
 from deepseg.model.graph.network import GraphNetwork
-from deepseg.model.imported import graph_network, graph_of, imported_maps
+from deepseg.model.imported import AuxiliaryScores, graph_network, graph_of, imported_maps
 from deepseg.model.kernels import MultiScaleMaps
 from deepseg.model.layers import Convolution, Layer, initialise
 from deepseg.model.layout import Layout, PathwayLayout, layout
@@ -48,10 +49,23 @@ class Network(nn.Module):
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Logits ``(N, K, X', Y', Z')`` from a tensor ``(N, C, X, Y, Z)`` per parallel pathway."""
-        outputs = [
-            self._parallel(pathway, x)
-            for pathway, x in zip(self.layout.pathways, inputs, strict=True)
-        ]
+        return self.with_auxiliary(inputs)[0]
+
+    def with_auxiliary(self, inputs: Sequence[Tensor]) -> tuple[Tensor, list[AuxiliaryScores]]:
+        """Logits as of `forward`, and the scores of the coarser levels of a U-Net, finer first."""
+        outputs, auxiliary = [], list[AuxiliaryScores]()
+        fc_low, _ = margin(self.layout.fc.geometry.shrink)
+        for pathway, x in zip(self.layout.pathways, inputs, strict=True):
+            if pathway.network is None:
+                outputs.append(self._chain(pathway.name)(kernels.arranged(x)))
+                continue
+            maps, scores = imported_maps(self.imported(pathway.name), pathway, x)
+            outputs.append(maps)
+            auxiliary += [replace(level, start=add(level.start, fc_low)) for level in scores]
+        return self._logits(outputs), auxiliary
+
+    def _logits(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Logits from the maps of every parallel pathway."""
         if not self.layout.fc.layers:
             (scores,) = outputs
             return scores.to(torch.promote_types(scores.dtype, torch.float32))
@@ -61,12 +75,6 @@ class Network(nn.Module):
         y = y.to(torch.promote_types(y.dtype, torch.float32))
         logits: Tensor = y + head.bias.view(-1, 1, 1, 1)
         return logits
-
-    def _parallel(self, pathway: PathwayLayout, x: Tensor) -> Tensor:
-        if pathway.network is None:
-            maps: Tensor = self._chain(pathway.name)(kernels.arranged(x))
-            return maps
-        return imported_maps(self.imported(pathway.name), pathway, x)
 
     def _joined(self, outputs: Sequence[Tensor]) -> Tensor | MultiScaleMaps:
         """Outputs of the parallel pathways, repeated to full resolution and joined."""

@@ -60,6 +60,7 @@ def training_incompatibilities(config: TrainConfig, checkpoint: Checkpoint) -> I
                 expected=f"{len(model.classes)}, one per class: {', '.join(model.classes)}",
                 fix="give one entry per class of the model, the background first",
             )
+    yield from _supervision_problems(config, model)
     yield from _channel_problems(config.preparation, model)
     yield from _training_preparation_problems(config, checkpoint)
     plan = layout(model)
@@ -78,6 +79,28 @@ def training_incompatibilities(config: TrainConfig, checkpoint: Checkpoint) -> I
         yield from _saving_problems(save, model)
         yield from variance_problems(
             save.uncertainty, key=f"{key}.uncertainty", fix="ask for entropy only"
+        )
+
+
+def _supervision_problems(config: TrainConfig, model: ModelConfig) -> Iterator[Problem]:
+    """Deep supervision of a model that has no scores of coarser levels, or of other ones."""
+    weights = config.loss.deep_supervision
+    if not weights:
+        return
+    levels = 0 if model.unet is None else len(model.unet.content.auxiliary)
+    if not levels:
+        yield Problem(
+            code="deep-supervision",
+            got="loss.deep_supervision for a model without scores of coarser levels",
+            expected="a U-Net of three levels or more",
+            fix="remove it, or give the model a block unet",
+        )
+    elif isinstance(weights, tuple) and len(weights) != levels:
+        yield Problem(
+            code="deep-supervision",
+            got=f"{len(weights)} weights in loss.deep_supervision",
+            expected=f"{levels}, one for each level below the finest that has scores",
+            fix="give one for each, or deep_supervision: true",
         )
 
 

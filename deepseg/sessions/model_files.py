@@ -191,7 +191,7 @@ class Description:
         Raises:
             DeepsegError: Anything that is wrong with these files.
         """
-        stored = () if model is None else model.config.imported
+        stored = None if model is None else model.config
         return read_imported(self.config, self.file, stored=stored)
 
     def new(self, *, seed: int) -> Checkpoint:

@@ -42,6 +42,7 @@ def loss(
     weights: Tensor,
     *,
     anchored: Sequence[tuple[Tensor, Tensor]] = (),
+    levels: Sequence[tuple[Tensor, Tensor]] = (),
     ranks: Ranks = SINGLE_RANK,
 ) -> LossParts:
     """The weighted sum of all parts that ``settings`` asks for.
@@ -62,8 +63,30 @@ def loss(
         weights: ``(K,)`` class weights of the cross-entropy, from `class_weights`.
         anchored: Further convolution weights, each with the place to which L2-SP pulls it instead
             of L2; doi:10.48550/arXiv.1802.01483.
+        levels: Logits and labels of the coarser levels of a U-Net, finer first, which count with
+            the weights of ``settings``, as in doi:10.48550/arXiv.1409.5185.
         ranks: Those that have the other parts of the batch.
     """
+    factors = settings.model_dump()
+    parts = _data_parts(logits, labels, settings, weights, ranks)
+    terms = _weighted(parts, factors)
+    if levels:
+        scored = [_data_parts(*level, settings, weights, ranks) for level in levels]
+        coarser = torch.stack([torch.stack(_weighted(part, factors)).sum() for part in scored])
+        shares = torch.tensor(settings.weights_of_levels(1 + len(levels)), device=coarser.device)
+        data = torch.stack(terms).sum() + (shares * coarser).sum()
+        terms = [data / (1 + shares.sum())]
+        parts["deep_supervision"] = coarser.mean()
+    penalties = _penalties(kernels, settings, anchored)
+    total = torch.stack([*terms, *_weighted(penalties, factors)]).sum()
+    parts |= penalties
+    return LossParts(total, {name: part.detach() for name, part in parts.items()})
+
+
+def _data_parts(
+    logits: Tensor, labels: Tensor, settings: Loss, weights: Tensor, ranks: Ranks
+) -> dict[str, Tensor]:
+    """The parts of the loss that depend on the labels."""
     probabilities = logits.float().softmax(1)
     mask = labels >= 0
     parts = {}
@@ -76,6 +99,18 @@ def loss(
             parts["dice"] = dice_loss(masked, truth, ranks)
         if settings.iou:
             parts["iou"] = iou_loss(masked, truth, ranks)
+    return parts
+
+
+def _weighted(parts: Mapping[str, Tensor], factors: Mapping[str, float]) -> list[Tensor]:
+    return [factors[name] * part for name, part in parts.items()]
+
+
+def _penalties(
+    kernels: Iterable[Tensor], settings: Loss, anchored: Sequence[tuple[Tensor, Tensor]]
+) -> dict[str, Tensor]:
+    """The parts of the loss that depend on the weights alone."""
+    parts = {}
     kernels = list(kernels)
     all_kernels = [*kernels, *(kernel for kernel, _ in anchored)]
     if settings.l1 and all_kernels:
@@ -84,9 +119,7 @@ def loss(
         parts["l2"] = torch.stack([kernel.square().sum() for kernel in kernels]).sum()
     if anchored:
         parts["l2_sp"] = torch.stack([(k - anchor).square().sum() for k, anchor in anchored]).sum()
-    factors = settings.model_dump()
-    total = torch.stack([factors[name] * part for name, part in parts.items()]).sum()
-    return LossParts(total, {name: part.detach() for name, part in parts.items()})
+    return parts
 
 
 def cross_entropy(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from deepseg.config.blocks.losses import Loss
 from deepseg.config.blocks.optimisers import Steps
 from deepseg.data.segments.loader import Batch
+from deepseg.model.imported import AuxiliaryScores
 from deepseg.model.network import Network
 from deepseg.training.distributed import SINGLE_RANK, Ranks, synchronise_batch_norm
 from deepseg.training.finite_checks import check_weights, loss_not_finite
@@ -102,8 +103,11 @@ class Trainer:
                 epochs=epochs,
                 ranks=self.ranks,
             )
-            logits = self.network([x.to(self.dtype) for x in batch.inputs])
-            result = self._loss(logits, batch, kernels, weights)
+            inputs = [x.to(self.dtype) for x in batch.inputs]
+            logits, levels = self.network.with_auxiliary(inputs)
+            if not self.loss.deep_supervision:
+                levels = []
+            result = self._loss(logits, batch, kernels, weights, levels)
             value = float(result.total.detach())
             self._check_loss(value, batch, cases)
             if pending == 0:
@@ -158,7 +162,14 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(snapshot["average"])
 
-    def _loss(self, logits: Tensor, batch: Batch, kernels: _Kernels, weights: Tensor) -> LossParts:
+    def _loss(
+        self,
+        logits: Tensor,
+        batch: Batch,
+        kernels: _Kernels,
+        weights: Tensor,
+        levels: Sequence[AuxiliaryScores] = (),
+    ) -> LossParts:
         return loss(
             logits,
             batch.labels,
@@ -166,6 +177,7 @@ class Trainer:
             self.loss,
             weights,
             anchored=kernels.anchored,
+            levels=[(level.scores, level.labels(batch.labels)) for level in levels],
             ranks=self.ranks,
         )
 

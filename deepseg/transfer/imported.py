@@ -6,10 +6,11 @@ the weights, by the names that they have in the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -22,6 +23,7 @@ from deepseg.config.blocks.imported import (
     ImportedWeight,
 )
 from deepseg.config.blocks.optimisers import WeightType
+from deepseg.config.blocks.unet import UnetPathway
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.model.graph.cut import cut
@@ -29,6 +31,7 @@ from deepseg.model.graph.geometry import GraphGeometry, graph_geometry
 from deepseg.model.graph.graph import Graph, GraphInput, GraphNode
 from deepseg.model.graph.network import GraphNetwork
 from deepseg.model.imported import attach_point, stored_graph
+from deepseg.model.unet import unet_geometry, unet_graph
 from deepseg.transfer.imported_source import read_network
 
 _SIZES = ("Shape", "Size")  # operators that read no values of an image
@@ -62,14 +65,14 @@ class ImportedModel:
 
 
 def read_imported(
-    config: ModelConfig, file: Path, *, stored: Sequence[ImportedPathway] = ()
+    config: ModelConfig, file: Path, *, stored: ModelConfig | None = None
 ) -> ImportedModel:
-    """Read the networks of a model file; a model without any, or of a `.save`, stays as it is.
+    """Read the networks of a model file, and lay out its U-Net; without any, it stays as it is.
 
     Args:
         config: Of the model file.
         file: The model file, for messages.
-        stored: Imported pathways of a `.save`: those with the same keys need not be read again.
+        stored: Settings of a `.save`: networks with the same keys need not be read again.
 
     Raises:
         DeepsegError: Everything that is wrong with the networks, and with the sizes of segments for
@@ -83,7 +86,8 @@ def read_imported(
     rows: list[tuple[str, str, str, str]] = []
     for number, block in enumerate(config.imported, start=1):
         name = f"imported{number}"
-        same = next((other for other in stored if _has_same_keys(other, block)), None)
+        records = () if stored is None else stored.imported
+        same = next((other for other in records if _has_same_keys(other, block)), None)
         if same is not None:
             blocks.append(same)
             continue
@@ -98,11 +102,61 @@ def read_imported(
         notices += [f"{name}: {notice}" for notice in network.notices]
         rows += _rows(name, block, network)
     raise_if_any(problems)
-    return ImportedModel(_validated(config, blocks, file), weights, tuple(notices), tuple(rows))
+    networks = {"imported": tuple(blocks), "unet": _laid_out(config, stored)}
+    return ImportedModel(_validated(config, networks, file), weights, tuple(notices), tuple(rows))
 
 
 def _has_same_keys(record: ImportedPathway, block: ImportedPathway) -> bool:
     return record.model_copy(update={"network": None}) == block
+
+
+def _laid_out(config: ModelConfig, stored: ModelConfig | None) -> UnetPathway | None:
+    """The U-Net with the layers that it has for the channels and classes of the model."""
+    block = config.unet
+    if block is None:
+        return None
+    facts = ("channels", "classes", "fc")
+    if stored is not None and stored.unet is not None:
+        same_block = stored.unet.model_copy(update={"network": None}) == block
+        if same_block and all(getattr(stored, f) == getattr(config, f) for f in facts):
+            return stored.unet
+    sizes, has_head = (len(config.channels), len(config.classes)), config.fc == "none"
+    module = GraphNetwork(unet_graph(block, *sizes, has_head=has_head), drops_softmax=False)
+    geometry = unet_geometry(block, *sizes, has_head=has_head)
+    record = _record(module, geometry, sha256="", outputs=1)
+    return block.model_copy(update={"network": record})
+
+
+def _record(
+    module: GraphNetwork,
+    geometry: GraphGeometry,
+    *,
+    sha256: str,
+    outputs: int | None = None,
+    is_interpolated: bool = False,
+) -> ImportedNetwork:
+    """A network as a model holds it.
+
+    Args:
+        module: The network.
+        geometry: Of its outputs.
+        sha256: Of its file.
+        outputs: How many of them are joined; the further ones are for deep supervision.
+        is_interpolated: Whether these are brought to full resolution linearly.
+    """
+    points = tuple(
+        attach_point(point, is_interpolated=is_interpolated) for point in geometry.outputs
+    )
+    return ImportedNetwork(
+        graph=stored_graph(module.graph),
+        channels=geometry.channels,
+        smallest=geometry.sizes.smallest,
+        step=geometry.sizes.step,
+        outputs=points[:outputs],
+        layers=tuple(_layers(module)),
+        sha256=sha256,
+        auxiliary=() if outputs is None else points[outputs:],
+    )
 
 
 @dataclass(frozen=True)
@@ -136,17 +190,11 @@ def _read(block: ImportedPathway, config: ModelConfig) -> _Network:
     module = GraphNetwork(classifier.graph, drops_softmax=False)
     geometry = graph_geometry(module.program)
     _check_classes(config, geometry)
-    record = ImportedNetwork(
-        graph=stored_graph(module.graph),
-        channels=geometry.channels,
-        smallest=geometry.sizes.smallest,
-        step=geometry.sizes.step,
-        outputs=tuple(
-            attach_point(point, is_interpolated=block.upsampling == "linear")
-            for point in geometry.outputs
-        ),
-        layers=tuple(_layers(module)),
+    record = _record(
+        module,
+        geometry,
         sha256=source.sha256,
+        is_interpolated=block.upsampling == "linear",
     )
     return _Network(
         record,
@@ -423,11 +471,11 @@ def _rows(
         yield f"{name}.{layer.name}", ", ".join(layer.operators), origin, remarks
 
 
-def _validated(config: ModelConfig, blocks: Sequence[ImportedPathway], file: Path) -> ModelConfig:
+def _validated(config: ModelConfig, networks: Mapping[str, Any], file: Path) -> ModelConfig:
     """The settings with their networks, judged again: sizes of segments depend on them."""
     values = {name: getattr(config, name) for name in ModelConfig.model_fields}
     try:
-        return ModelConfig.model_validate(values | {"imported": tuple(blocks)})
+        return ModelConfig.model_validate(values | dict(networks))
     except ValidationError as error:
         problems = [
             Problem(*(str(entry["ctx"][key]) for key in ("code", "got", "expected", "fix")))

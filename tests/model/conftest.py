@@ -9,3 +9,6 @@ def torch_generator():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+collect_ignore = ["files"]  # the program there needs packages that the tests do not

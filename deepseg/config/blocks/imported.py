@@ -134,6 +134,9 @@ class ImportedNetwork(Settings):
     outputs: tuple[AttachPoint, ...] = Field(description="Where it is cut.")
     layers: tuple[ImportedLayer, ...] = Field(description="Nodes with weights.")
     sha256: str = Field(description="Of the file.")
+    auxiliary: tuple[AttachPoint, ...] = Field(
+        (), description="Further results, which deep supervision reads."
+    )
 
     def shrink(self, margin: Int3) -> Int3:
         """Voxels by which its result is smaller than its image.
@@ -162,6 +165,35 @@ class ImportedNetwork(Settings):
     def maps(self) -> int:
         """Feature maps of all attach points together."""
         return sum(point.maps for point in self.outputs)
+
+
+def network_geometry(
+    network: ImportedNetwork, margin: int | tuple[int, int, int]
+) -> PathwayGeometry:
+    """The image voxels that a network reads.
+
+    Args:
+        network: Laid out.
+        margin: Voxels of each border that are computed and thrown away.
+    """
+    border = (margin,) * 3 if isinstance(margin, int) else margin
+    return PathwayGeometry(
+        factor=(1, 1, 1),
+        shrink=network.shrink(border),
+        sizes=SizeRule(network.smallest, network.step),
+    )
+
+
+def read_from_save(value: object, info: ValidationInfo, *, place: str) -> object:
+    """A network as a `.save` holds it; in a file that a user writes there is none."""
+    if value is not None and info.context is not None:
+        raise invalid(
+            "config-value",
+            got=f"network in {place}",
+            expected="keys such as file and output, or levels",
+            fix="remove it: deepseg writes the network itself",
+        )
+    return value
 
 
 class ImportedPathway(Settings):
@@ -257,14 +289,7 @@ class ImportedPathway(Settings):
     @field_validator("network", mode="before")
     @classmethod
     def _comes_from_a_save(cls, value: object, info: ValidationInfo) -> object:
-        if value is not None and info.context is not None:  # of a file that a user writes
-            raise invalid(
-                "config-value",
-                got="network in an imported pathway",
-                expected="keys such as file and output",
-                fix="remove it: deepseg reads the network from its file",
-            )
-        return value
+        return read_from_save(value, info, place="an imported pathway")
 
     @property
     def origin(self) -> str:
@@ -289,10 +314,4 @@ class ImportedPathway(Settings):
     @property
     def geometry(self) -> PathwayGeometry:
         """The image voxels that it reads."""
-        margin = (self.margin,) * 3 if isinstance(self.margin, int) else self.margin
-        network = self.content
-        return PathwayGeometry(
-            factor=(1, 1, 1),
-            shrink=network.shrink(margin),
-            sizes=SizeRule(network.smallest, network.step),
-        )
+        return network_geometry(self.content, self.margin)

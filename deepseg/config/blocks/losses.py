@@ -53,6 +53,12 @@ class Loss(Settings):
         0.0, description="Weight of 1 - mean soft intersection over union of all classes."
     )
     class_weights: ClassWeights | None = Field(None, description="For the cross-entropy.")
+    deep_supervision: bool | tuple[NotNegative, ...] = Field(
+        False,
+        description="Scores of all levels of a U-Net count in training, each half as much as those "
+        "of the level above; or the weights of the levels below the finest, such as [0.5, 0.25]. "
+        "Weights are divided by their sum, the finest level's 1 included.",
+    )
     l1: NotNegative = Field(1e-6, description="Times the sum of absolute kernel weights.")
     l2: NotNegative = Field(1e-4, description="Times the sum of squared kernel weights.")
     l2_sp: NotNegative = Field(
@@ -60,6 +66,20 @@ class Loss(Settings):
         description="Times the sum of squared differences from the weights that the session began "
         "with, of kernels that were not random there; l2 then acts on the other kernels only.",
     )
+
+    def weights_of_levels(self, count: int) -> tuple[float, ...]:
+        """Weights of the levels below the finest of ``count`` in all, finer first.
+
+        >>> Loss(deep_supervision=True).weights_of_levels(3)
+        (0.5, 0.25)
+        """
+        match self.deep_supervision:
+            case True:
+                return tuple(0.5**n for n in range(1, count))
+            case False:
+                return ()
+            case weights:
+                return weights
 
     @model_validator(mode="after")
     def _has_a_data_term(self) -> Loss:

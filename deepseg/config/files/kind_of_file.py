@@ -16,7 +16,7 @@ FileKind = Literal["model", "train", "test"]
 # Keys that only one kind of file has, in our vocabulary and in DeepMedic's.
 DISTINCTIVE_KEYS: dict[FileKind, Set[str]] = {
     "model": {
-        *("normal", "imported", "fc", "segments", "classes"),
+        *("normal", "unet", "imported", "fc", "segments", "classes"),
         *("numberOfOutputClasses", "numberFMsPerLayerNormal", "segmentsDimTrain"),
     },
     "train": {

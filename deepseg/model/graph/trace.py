@@ -14,7 +14,10 @@ from torch import Tensor
 from deepseg.errors import DeepsegError
 from deepseg.model.graph.graph import GraphNode, node_error
 from deepseg.model.graph.operators.call import Call
+from deepseg.model.graph.operators.convolution import output_padding, transposed_window
+from deepseg.model.graph.operators.pooling import pooling_window
 from deepseg.model.graph.operators.resizing import resizing
+from deepseg.model.graph.operators.window import SlidingWindow, sliding_window
 from deepseg.model.graph.program import Program, Step, as_tuple
 
 Shape = tuple[int, ...]
@@ -133,7 +136,66 @@ def _shape_of(call: Call) -> Tensor | None:
         if operator == "InstanceNormalization" and math.prod(x.shape[2:]) == 1:
             raise ValueError("a normalisation of one voxel")
         return x
+    size = _windowed_size(call)
+    return None if size is None else torch.empty(size, device="meta")
+
+
+def _windowed_size(call: Call) -> Shape | None:
+    """Size of a convolution, pooling, group norm or concatenation whose inputs fit; else None."""
+    x = call.tensor(0)
+    match call.node.operator:
+        case "Conv":
+            kernel = call.tensor(1)
+            if kernel.ndim != x.ndim or x.shape[1] != kernel.shape[1] * call.node.integer(
+                "group", 1
+            ):
+                return None
+            window = sliding_window(call.node, kernel.shape[2:], x.shape[2:])
+            return _fitting((x.shape[0], kernel.shape[0]), _slid(window, x.shape[2:]))
+        case "ConvTranspose" if call.node.integer("group", 1) == 1:
+            kernel = call.tensor(1)
+            if kernel.ndim != x.ndim or x.shape[1] != kernel.shape[0]:
+                return None
+            window = transposed_window(call.node, kernel.shape[2:], x.shape[2:])
+            extra = output_padding(call.node, x.ndim - 2)
+            spread = [
+                (n - 1) * s + span + more - low - high
+                for n, s, span, more, low, high in zip(
+                    *(x.shape[2:], window.stride, window.span, extra, window.low, window.high),
+                    strict=True,
+                )
+            ]
+            return _fitting((x.shape[0], kernel.shape[1]), spread)
+        case "MaxPool" | "AveragePool" if not call.node.integer("ceil_mode", 0):
+            window = pooling_window(call)
+            return _fitting(x.shape[:2], _slid(window, x.shape[2:]))
+        case "GroupNormalization" if x.shape[1] % max(call.node.integer("num_groups", 1), 1) == 0:
+            return tuple(x.shape)
+        case "Concat":
+            tensors = [call.tensor(place) for place in range(len(call.inputs))]
+            axis = call.node.integer("axis", 0) % x.ndim
+            if not all(t.is_meta and t.ndim == x.ndim for t in tensors):
+                return None
+            if len({(*t.shape[:axis], *t.shape[axis + 1 :]) for t in tensors}) > 1:
+                raise ValueError(f"Sizes of tensors must match except in dimension {axis}")
+            total = sum(t.shape[axis] for t in tensors)
+            return (*x.shape[:axis], total, *x.shape[axis + 1 :])
     return None
+
+
+def _slid(window: SlidingWindow, size: Sequence[int]) -> list[int]:
+    """Places of a window on a bordered image."""
+    return [
+        (n + low + high - span) // s + 1
+        for n, low, high, span, s in zip(
+            size, window.low, window.high, window.span, window.stride, strict=True
+        )
+    ]
+
+
+def _fitting(front: Sequence[int], size: Sequence[int]) -> Shape | None:
+    """A shape, or None where an axis has no voxel left."""
+    return (*front, *size) if min(size, default=0) > 0 else None
 
 
 def _misfit(node: GraphNode, inputs: Sequence[Tensor | None], error: Exception) -> DeepsegError:
