@@ -170,7 +170,7 @@ def _show_imported(
         rows = []
         if isinstance(block, ImportedPathway):
             rows = [
-                ["file", str(block.file)],
+                ["origin", str(block.origin)],
                 ["sha256", network.sha256],
                 ["weights", "new" if block.random else "of the file"],
             ]

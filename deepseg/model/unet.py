@@ -31,7 +31,7 @@ NORMS = {
     "batch": "BatchNormalization",
     "group": "GroupNormalization",
 }
-ONE: Int3 = (1, 1, 1)
+UNSTRIDED: Int3 = (1, 1, 1)
 
 
 def unet_graph(block: UnetPathway, channels: int, classes: int, *, has_head: bool) -> Graph:
@@ -168,7 +168,7 @@ class _Parts:
         return name
 
     def convolution(
-        self, name: str, x: str, maps: tuple[int, int], kernel: Int3, stride: Int3 = ONE
+        self, name: str, x: str, maps: tuple[int, int], kernel: Int3, stride: Int3 = UNSTRIDED
     ) -> str:
         """Add a convolution with a bias; ``maps`` are its inputs and outputs."""
         low = floor_div(add(kernel, -1), 2) if self.block.padding == "same" else (0, 0, 0)
@@ -230,12 +230,12 @@ def _encoder(parts: _Parts, level: int, x: str, maps: int) -> str:
             x = _residual(parts, place, x, (maps, outputs), kernel, stride)
         else:
             x = _convolved(parts, place, x, (maps, outputs), kernel, stride)
-        maps, stride = outputs, ONE
+        maps, stride = outputs, UNSTRIDED
     return x
 
 
 def _convolved(
-    parts: _Parts, name: str, x: str, maps: tuple[int, int], kernel: Int3, stride: Int3 = ONE
+    parts: _Parts, name: str, x: str, maps: tuple[int, int], kernel: Int3, stride: Int3 = UNSTRIDED
 ) -> str:
     """Convolution, normalisation, activation."""
     x = parts.convolution(f"{name}.conv", x, maps, kernel, stride)
@@ -253,7 +253,7 @@ def _residual(
     y = parts.activation(f"{name}.activation1", y, outputs)
     y = parts.convolution(f"{name}.conv2", y, (outputs, outputs), kernel)
     y = parts.norm(f"{name}.norm2", y, outputs)
-    if stride != ONE:
+    if stride != UNSTRIDED:
         x = parts.node("AveragePool", f"{name}.pool", x, kernel_shape=stride, strides=stride)
     if maps[0] != outputs:
         kernel_name = parts.weight(f"{name}.skip.weight", outputs, maps[0], 1, 1, 1)
