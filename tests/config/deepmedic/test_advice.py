@@ -18,9 +18,10 @@ from tests.config.deepmedic.test_translate import (
 )
 
 VALUES = (
-    "-5", "0", "3.5", "'x'", "[]", "[1]", "[0.3, 0.3, 0.4]", "[[5,5,5]]", "{'a': 1}", "True",
-    "[9,9,9]", "[40]*40", "'auto'", "'expon'", "'predef'", "{'affine': {'prob': 3}}",
-    "{'reflect': (2, 0, 0)}", "{'xentr': 0, 'iou': None, 'dsc': None}",
+    "1", "2", "4", "-5", "0", "3.5", "'x'", "[]", "[1]", "[0.3, 0.3, 0.4]", "[[5,5,5]]",
+    "{'a': 1}", "True", "[9,9,9]", "[40]*40", "'auto'", "'expon'", "'predef'",
+    "{'affine': {'prob': 3}}", "{'reflect': (2, 0, 0)}",
+    "{'xentr': 0, 'iou': None, 'dsc': None}",
 )  # fmt: skip
 SWITCHES = """
 performValidationOnSamplesThroughoutTraining = True
@@ -57,7 +58,7 @@ def test_whatever_is_wrong_with_a_key_is_told_without_our_names(told, kind):
     ours = {name for name in house_names(kind) if "." in name}
     keys = ALL_KEYS[kind].split()
     for number, key in enumerate(keys):
-        for value in VALUES[number % 2 :: 2]:
+        for value in VALUES[number % 3 :: 3]:
             for line in told(kind, beginning(kind, key) + f"{key} = {value}"):
                 words = set(re.findall(r"[a-z_]+(?:\.[a-z_0-9]+)+", line))
                 assert not words & ours, line
