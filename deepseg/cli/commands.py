@@ -31,6 +31,7 @@ from deepseg.report.console import Console
 from deepseg.report.streams import LenientStream
 from deepseg.sessions.model_files import NamedFiles
 from deepseg.sessions.processes.case_workers import share_cases
+from deepseg.sessions.processes.launched import refuse_tasks_without_ranks, shard_of_rank
 from deepseg.sessions.processes.launcher import launch
 from deepseg.sessions.training.starting_point import varied
 
@@ -59,6 +60,11 @@ def new_model(arguments: Arguments) -> None:
 
 def train(arguments: Arguments) -> None:
     """``-train``, by this process or by several."""
+    refuse_tasks_without_ranks(
+        command="-train",
+        remedy="start one task with 'srun --ntasks-per-node 1 torchrun ...', as in the page on "
+        "training, or with -devices",
+    )
     if arguments.devices > 1:
         launch(
             _train_arguments(arguments),
@@ -106,7 +112,12 @@ def _train_arguments(arguments: Arguments) -> list[str]:
 
 
 def test(arguments: Arguments) -> None:
-    """``-test``."""
+    """``-test``, of all cases, of a part of them, or of those of this rank of torchrun."""
+    if arguments.shard is None:
+        refuse_tasks_without_ranks(
+            command="-test",
+            remedy="share the cases with -part $((SLURM_PROCID + 1))/$SLURM_NTASKS",
+        )
     if arguments.devices > 1:
         share_cases(
             _file(arguments),
@@ -121,7 +132,7 @@ def test(arguments: Arguments) -> None:
         model=arguments.models,
         load=arguments.load,
         keep_going=True if arguments.keep_going else None,
-        shard=arguments.shard,
+        shard=arguments.shard or shard_of_rank(),
         precision=arguments.precision,
         device=arguments.device,
         quiet=arguments.quiet,

@@ -23,17 +23,20 @@ def chosen_device(name: str) -> torch.device:
 
     ``gpu`` is ``cuda``, as in DeepMedic's examples.
 
-    Of several ranks on one machine, each has its own: rank 1 of the machine has ``cuda1``.
+    Of several ranks on one machine, each has its own: rank 1 of the machine has ``cuda1``, or the
+    only GPU that Slurm lets it see.
 
     Raises:
-        DeepsegError: ``device-unknown`` or ``device-absent``.
+        DeepsegError: ``device-unknown``, ``device-absent`` or ``device-shared``.
     """
     if name == "gpu":  # as in DeepMedic's examples
         name = "cuda"
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda{os.environ['LOCAL_RANK']}"
+    if name == "cuda":
+        name = f"cuda{_number_on_machine()}"
+    elif name.startswith("cuda") and "RANK" in os.environ and _ranks_on_machine() > 1:
+        raise DeepsegError(device_shared(name))
     if name == "cpu":
         return torch.device("cpu")
     match = re.fullmatch(r"cuda:?(\d*)", name)
@@ -59,6 +62,34 @@ def chosen_device(name: str) -> torch.device:
             )
         )
     return torch.device("cuda", number)
+
+
+def device_shared(name: str) -> Problem:
+    """Problem of one GPU that is named for several ranks."""
+    return Problem(
+        code="device-shared",
+        got=f"-dev {name} for several ranks",
+        expected="-dev cuda, of which each rank takes a GPU of its own",
+        fix="say -dev cuda; CUDA_VISIBLE_DEVICES chooses which GPUs there are",
+        where="-dev",
+    )
+
+
+def _ranks_on_machine() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+
+
+def _number_on_machine() -> int:
+    """Number of this rank's GPU; 0 for a process without others.
+
+    torchrun tells the number of the rank on its machine. Tasks of ``srun`` have their own variable,
+    and with ``--gpus-per-task=1`` each sees one GPU, whose number is 0.
+    """
+    if "RANK" not in os.environ:
+        return int(os.environ.get("LOCAL_RANK", "0"))
+    number = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    is_bound = "SLURM_STEP_NUM_TASKS" in os.environ and torch.cuda.device_count() == 1
+    return 0 if is_bound else number
 
 
 def slowness(precision: Precision, device: torch.device) -> list[str]:

@@ -298,6 +298,46 @@ def test_devices_mean_nothing_in_a_rank_of_torchrun(refused, monkeypatch):
     )
 
 
+def test_one_gpu_is_not_named_for_several_devices(refused, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    (line,) = refused("-train", "train.yaml", "-dev", "cuda0", "-devices", "2")
+    assert line.startswith("[device-shared] -dev: got -dev cuda0 for several ranks;")
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (
+            ("-train", "train.yaml"),
+            "start one task with 'srun --ntasks-per-node 1 torchrun ...', as in the page on "
+            "training, or with -devices",
+        ),
+        (
+            ("-test", "test.yaml", "-model", "M.save"),
+            "share the cases with -part $((SLURM_PROCID + 1))/$SLURM_NTASKS",
+        ),
+    ],
+)
+def test_tasks_of_srun_that_know_nothing_of_each_other_are_refused(
+    refused, model, monkeypatch, words, fix
+):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    assert refused(*words) == [
+        f"[srun-without-torchrun] {words[1]}: got {words[0]} in each of 4 tasks that srun started; "
+        f"expected one task, or tasks that know of each other; fix: {fix}"
+    ]
+
+
+def test_ranks_of_torchrun_share_the_cases_of_a_test(place, model, command, monkeypatch):
+    place.write("data/test.csv", (place / "data/test.csv").read_text() + D.replace("d,", "e,", 1))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        assert command("-test", "test.yaml", "-model", model, "-dev", "cpu").returncode == 0
+        results = sorted(file.name for file in (place / "runs/results/predictions").iterdir())
+        assert results == ["d_Segm.nii.gz", "e_Segm.nii.gz"][: rank + 1]
+
+
 def test_more_devices_than_gpus_are_refused(refused, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     (line,) = refused("-train", "train.yaml", "-dev", "cuda", "-devices", "2")

@@ -7,6 +7,7 @@ exit code is that of the rank that failed first, which torchrun would hide.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 
 from deepseg.errors import DeepsegError, Problem, RankLost, ReportedByPeer
-from deepseg.model.devices import chosen_device
+from deepseg.model.devices import chosen_device, device_shared
 from deepseg.sessions.outcome import close_for_lost_process, exit_code
 from deepseg.sessions.processes.failure_board import (
     LAUNCHER,
@@ -45,10 +46,13 @@ def launch(arguments: Sequence[str], *, devices: int, device: str, outcome: Path
         outcome: File in which rank 0 writes how it ended; it is written here if that rank is lost.
 
     Raises:
-        DeepsegError: ``device-absent`` or ``launched-twice``, before anything is started.
+        DeepsegError: ``device-absent``, ``device-shared`` or ``launched-twice``, before anything is
+            started.
         RankLost: A rank was killed.
         ReportedByPeer: A rank has failed and said why.
     """
+    if re.fullmatch(r"cuda:?\d+", device):
+        raise DeepsegError(device_shared(device))
     _check(devices, chosen_device(device))
     store = store_of(LOCALHOST, 0, holds=True)
     board = board_of(store)
