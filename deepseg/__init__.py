@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from deepseg.commands.convert import convert
     from deepseg.commands.export import export
     from deepseg.commands.new_model import new_model, plan_transfer
+    from deepseg.commands.plan import plan
     from deepseg.commands.segment import segment
     from deepseg.commands.show import show
     from deepseg.commands.train import train
@@ -63,6 +64,7 @@ __all__ = [
     "export",
     "load",
     "new_model",
+    "plan",
     "plan_transfer",
     "register_module",
     "segment",
@@ -80,6 +82,7 @@ _HOMES = {
     "export": ("deepseg.commands.export", "export"),
     "load": ("deepseg.model.checkpoint", "read_checkpoint"),
     "new_model": ("deepseg.commands.new_model", "new_model"),
+    "plan": ("deepseg.commands.plan", "plan"),
     "plan_transfer": ("deepseg.commands.new_model", "plan_transfer"),
     "register_module": (
         "deepseg.transfer.sources.modules.module_registry",

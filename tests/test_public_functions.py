@@ -24,8 +24,8 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
 
 def test_these_are_the_functions():
     assert FUNCTIONS == [
-        "check", "compare", "convert", "export", "load", "new_model", "plan_transfer", "segment",
-        "show", "train",
+        "check", "compare", "convert", "export", "load", "new_model", "plan", "plan_transfer",
+        "segment", "show", "train",
     ]  # fmt: skip
 
 

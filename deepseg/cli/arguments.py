@@ -6,6 +6,7 @@ The program goes by the name that is typed: ``deepseg`` once installed, ``run.py
 from __future__ import annotations
 
 import argparse
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,17 @@ from deepseg.transfer.rules import TransferRules
 from deepseg.version import VERSION
 
 Command = Literal[
-    "newModel", "train", "test", "segment", "check", "show", "export", "convert", "compare", "demo"
+    "newModel",
+    "train",
+    "test",
+    "segment",
+    "check",
+    "show",
+    "export",
+    "convert",
+    "compare",
+    "plan",
+    "demo",
 ]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 
@@ -32,12 +43,15 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 OPTIONS: dict[str, tuple[Command, ...]] = {
     "model": ("train", "test", "check"),
     "load": ("train", "test", "check"),
-    "out": ("newModel", "segment", "show", "export", "convert", "compare", "demo"),
+    "out": ("newModel", "segment", "show", "export", "convert", "compare", "plan", "demo"),
     "seed": ("newModel", "train"),
     "pretrained": ("newModel",),
     "resetOptimizer": ("train",),
     "fromScratch": ("train", "compare"),
     "seeds": ("compare",),
+    "minutes": ("plan",),
+    "memory": ("plan",),
+    "speed": ("plan",),
     "reach": ("compare",),
     **dict.fromkeys(transfer_options.NAMES, ("newModel",)),
     "precision": ("train", "test", "segment"),
@@ -72,6 +86,7 @@ SYNONYMS = {
 
 EXAMPLES = """\
 examples:
+  {program} -plan SCANS -minutes 60 -out DIR  settings files for a folder of scans
   {program} -newModel model.yaml              build a model and save it
   {program} -train train.yaml -model M.save   train it; the same command continues
   {program} -test test.yaml -model M.save     segment cases, score them
@@ -101,6 +116,9 @@ class Arguments:
         export_options: Of the export; the defaults for other commands.
         images: To be segmented, as they are typed: a file, or ``NAME=FILE``.
         runs: Session folders and train files to compare.
+        minutes: ``-minutes``, or None.
+        memory: ``-memory`` in bytes, or None.
+        speed: ``-speed``, or None.
         seeds: ``-seeds``, none where they are not given.
         from_scratch: ``-fromScratch``.
         reach: ``-reach``.
@@ -128,6 +146,9 @@ class Arguments:
     export_options: ExportOptions
     images: tuple[str, ...]
     runs: tuple[Path, ...]
+    minutes: float | None
+    memory: int | None
+    speed: Path | None
     seeds: tuple[int, ...]
     from_scratch: bool
     reach: float | None
@@ -172,6 +193,9 @@ def _parser(program: str) -> _Parser:
 
 def _add_commands(parser: _Parser) -> None:
     commands = parser.add_argument_group("commands (one of them)")
+    commands.add_argument(
+        "-plan", metavar="CASES", help="write the settings files for a table or folder of cases"
+    )
     commands.add_argument("-newModel", metavar="MODEL", help="build the model of a model file")
     commands.add_argument("-train", metavar="TRAIN", help="train; the same command continues")
     commands.add_argument("-test", metavar="TEST", help="segment cases, score them where possible")
@@ -225,6 +249,13 @@ def _add_options(parser: _Parser) -> None:
         "-out",
         metavar="PATH",
         help="file of -newModel, SVG picture of -show, folder of -compare, -demo",
+    )
+    options.add_argument("-minutes", type=_minutes, help="time that -plan gives to training (60)")
+    options.add_argument(
+        "-memory", metavar="SIZE", type=_memory, help="memory for -plan, such as 8GB (what is free)"
+    )
+    options.add_argument(
+        "-speed", metavar="PLAN", help="-plan: plan.json of a study, whose times of steps are used"
     )
     options.add_argument(
         "-resetOptimizer",
@@ -352,6 +383,9 @@ def parsed(words: Sequence[str], *, program: str = "deepseg") -> Arguments:
         images=tuple(options.segment[1:]) if command == "segment" else (),
         reset_optimizer=options.resetOptimizer is not None,
         runs=tuple(map(user_path, options.compare or ())),
+        minutes=options.minutes,
+        memory=options.memory,
+        speed=_path(options.speed),
         seeds=tuple(options.seeds or ()),
         from_scratch=options.fromScratch is not None,
         reach=options.reach,
@@ -459,6 +493,31 @@ def _batch(text: str) -> int:
         expected = "a whole number from 1 to 1024"
         raise DeepsegError(_problem(f"-batch {text}", expected, fix="choose another number"))
     return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0
+    if not 0 < minutes < 1e6:
+        expected = "a number of minutes above 0"
+        raise DeepsegError(_problem(f"-minutes {text}", expected, fix="choose another number"))
+    return minutes
+
+
+def _memory(text: str) -> int:
+    """Bytes of ``8GB``, ``8 GB``, ``500MB`` or ``8e9``."""
+    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?b?)", text.strip().lower())
+    units = {"": 1, "b": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+    try:
+        size = 0.0 if match is None else float(match[1]) * units[match[2][:1]]
+    except ValueError:
+        size = 0.0
+    if not 1e6 <= size < 1e16:
+        expected = "a size of at least 1 MB, such as 8GB"
+        raise DeepsegError(_problem(f"-memory {text}", expected, fix="choose another size"))
+    return int(size)
 
 
 def _score(text: str) -> float:

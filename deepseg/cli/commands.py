@@ -19,6 +19,7 @@ from deepseg.commands.export import export as export_model
 from deepseg.commands.json_records import check_record, show_record
 from deepseg.commands.new_model import new_model as build_model
 from deepseg.commands.new_model import plan_transfer
+from deepseg.commands.plan import plan as plan_study
 from deepseg.commands.segment import segment as segment_cases
 from deepseg.commands.segment_images import segment_images
 from deepseg.commands.show import show_contents
@@ -54,6 +55,20 @@ def new_model(arguments: Arguments) -> None:
         rules=arguments.rules,
         out=arguments.out,
         seed=seed,
+        quiet=arguments.quiet,
+    )
+
+
+def plan(arguments: Arguments) -> None:
+    """``-plan``."""
+    keep_freed_memory()
+    plan_study(
+        _file(arguments),
+        minutes=60 if arguments.minutes is None else arguments.minutes,
+        memory=arguments.memory,
+        speed=arguments.speed,
+        out=arguments.out,
+        device=arguments.device,
         quiet=arguments.quiet,
     )
 

@@ -124,6 +124,7 @@ def _call(arguments: Arguments) -> None:
         raise broken_dependency(error) from error
 
     functions: dict[Command, Callable[[Arguments], None]] = {
+        "plan": commands.plan,
         "newModel": commands.new_model,
         "train": commands.train,
         "test": commands.test,

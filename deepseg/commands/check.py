@@ -17,15 +17,19 @@ from deepseg.config.training import TrainConfig
 from deepseg.data.cases.summary import CaseSummary
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.model.checkpoint import Checkpoint
+from deepseg.model.devices import chosen_device
 from deepseg.report.console import Console
+from deepseg.report.progress import duration
 from deepseg.sessions.checked_cases import (
     CheckedCases,
     CheckRules,
+    TrainingCases,
     checked_test_cases,
     training_and_held_out,
 )
 from deepseg.sessions.compatibility import testing_incompatibilities
 from deepseg.sessions.model_files import NamedFiles, described, named_files, session_models
+from deepseg.sessions.planning.speed import is_quick, measured_speed, training_seconds
 from deepseg.sessions.result_names import result_endings
 from deepseg.sessions.tables import cases_table, imported_table, learning_table, network_table
 
@@ -136,7 +140,25 @@ def _examined_training(config_file: Path, files: NamedFiles, console: Console) -
     groups = {"training cases": cases.training}
     if cases.held_out is not None:
         groups["validation cases"] = cases.held_out
+    config = loaded.config.model_copy(update={"preparation": cases.preparation})
+    _say_duration(config, begun, cases, console)
     return model.config, groups
+
+
+def _say_duration(
+    config: TrainConfig, model: Checkpoint, cases: TrainingCases, console: Console
+) -> None:
+    """Print how long training will take, from a few steps on one case; nothing if it is short."""
+    if console.is_quiet or model.config.imported or is_quick(model.config, config):
+        return
+    first = next(zip(cases.training.cases, cases.training.summaries, strict=True))
+    speed = measured_speed(model, config, [first], chosen_device("auto"))
+    held_out = 0 if cases.held_out is None else len(cases.held_out.cases)
+    seconds = training_seconds(config, speed, cases=len(cases.training.cases), held_out=held_out)
+    console.say(
+        f"training takes about {duration(seconds)} in all on this machine: a step takes "
+        f"{speed.step_s:.2g} s, a case {speed.case_s:.2g} s"
+    )
 
 
 def _examined_testing(config_file: Path, files: NamedFiles, console: Console) -> _Network:

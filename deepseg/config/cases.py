@@ -26,15 +26,17 @@ class CasesConfig(Settings):
     table: ConfigPath | None = Field(
         None,
         description="CSV file with a row per case. Columns: `case`, `channel_NAME` for every "
-        "channel, `labels`, `roi`, `weights_1`, `weights_2`, …; paths relative to the table.",
+        "channel, `labels`, `roi`, `weights_1`, `weights_2`, …; `split`, the `part` that a case "
+        "belongs to; paths relative to the table.",
     )
     dataset: ConfigPath | None = Field(
         None,
         description="Folder with a `dataset.json` in the layout of the Medical Segmentation "
         "Decathlon or nnU-Net.",
     )
-    part: Literal["training", "test"] = Field(
-        "training", description="Which part of the dataset folder."
+    part: Literal["training", "validation", "test"] = Field(
+        "training",
+        description="Which part of the dataset folder, or of a table with a column `split`.",
     )
     channels: dict[Name, ConfigPath] | tuple[ConfigPath, ...] | None = Field(
         None,
@@ -82,6 +84,13 @@ class CasesConfig(Settings):
                 expected="exactly one of table, dataset, channels",
                 fix="keep one of the three",
             )
+        if self.dataset is not None and self.part == "validation":
+            raise invalid(
+                "cases-source",
+                got="part: validation beside dataset",
+                expected="training or test, the parts of a dataset folder",
+                fix="list the cases to validate on in a table",
+            )
         lists = [k for k in ("labels", "roi", "weight_maps", "names") if getattr(self, k)]
         if self.channels is None and lists:
             raise invalid(
@@ -96,8 +105,7 @@ class CasesConfig(Settings):
 class ZScore(Settings):
     """Every channel becomes (I - mean) / deviation of the voxels inside the ROI.
 
-    The cut-offs choose the voxels that the mean and deviation are taken from; intensities are
-    never clipped.
+    The cut-offs choose the voxels that the mean and deviation are taken from; they clip nothing.
     """
 
     cutoff_percentiles: (
@@ -137,6 +145,11 @@ def _orientation(letters: str) -> str:
 class Preparation(Settings):
     """Preparation of a case before it is cut into segments; stored in the model."""
 
+    clip: tuple[float, float] | None = Field(
+        None,
+        description="Lowest and highest intensity, such as `[-160, 240]` for CT: values beyond "
+        "become these, in all channels, before the normalisation. Default: as they are.",
+    )
     z_score: ZScore | Literal["none"] = Field(
         ZScore(), description="Intensity normalisation, or none."
     )
@@ -204,6 +217,8 @@ class Preparation(Settings):
         else:
             z_score = f"z_score {self.z_score}"
         words = [z_score] if self.nnunet is None else [_words_of_nnunet(self.nnunet)]
+        if self.clip is not None:
+            words.insert(0, f"clip {self.clip[0]:g} to {self.clip[1]:g}")
         if self.spacing_mm is not None:
             words.append(f"resample {' x '.join(f'{mm:g}' for mm in self.spacing_mm)} mm")
         if self.roi is not None:
@@ -211,6 +226,17 @@ class Preparation(Settings):
         if self.orientation is not None:
             words.append(f"orientation {self.orientation}")
         return ", ".join(words)
+
+    @model_validator(mode="after")
+    def _clips_between(self) -> Preparation:
+        if self.clip is not None and self.clip[0] >= self.clip[1]:
+            raise invalid(
+                "clip-order",
+                got=f"clip from {self.clip[0]:g} to {self.clip[1]:g}",
+                expected="the lowest intensity, then a higher one",
+                fix="swap or change the two numbers",
+            )
+        return self
 
     def normalises(self, channel: str) -> bool:
         """The z-score is taken of this channel.

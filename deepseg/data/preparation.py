@@ -227,6 +227,8 @@ def prepare_images(
         if volume is None:
             return None
         image = grids.apply(volume, order=1).astype(np.float32, copy=False)
+        if preparation.clip is not None:
+            np.clip(image, *preparation.clip, out=image)
         normalise(image, mask, preparation.z_score, channels[number])
         return image
 

@@ -87,6 +87,11 @@ class Console:
             self._log.close()
             self._log = None
 
+    @property
+    def is_quiet(self) -> bool:
+        """Normal lines are not shown."""
+        return self._quiet
+
     def say(self, text: str = "") -> None:
         """Print a normal line, or several."""
         self._keep(text)

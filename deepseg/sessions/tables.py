@@ -86,12 +86,12 @@ def _imported_row(pathway: PathwayLayout, network: ImportedNetwork) -> list[str]
 
 
 def _memory(plan: Layout, segment: Int3) -> str:
-    megabytes = _megabytes(plan, segment)
+    megabytes = training_megabytes(plan, segment)
     memory = "less than 1 MB" if megabytes < 1 else f"about {megabytes:,.0f} MB"
     return f"{memory} beside imported networks" if plan.is_imported else memory
 
 
-def _megabytes(plan: Layout, segment: Int3) -> float:
+def training_megabytes(plan: Layout, segment: Int3) -> float:
     """Feature maps that a training step keeps for one segment; an estimate from the sizes."""
     values = 0
     for pathway in (*plan.pathways, plan.fc):

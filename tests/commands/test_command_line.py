@@ -12,6 +12,7 @@ USAGE = """\
 usage: {program} COMMAND [options]
 
 examples:
+  {program} -plan SCANS -minutes 60 -out DIR  settings files for a folder of scans
   {program} -newModel model.yaml              build a model and save it
   {program} -train train.yaml -model M.save   train it; the same command continues
   {program} -test test.yaml -model M.save     segment cases, score them
@@ -20,7 +21,7 @@ examples:
 """
 
 
-def test_no_arguments_give_a_short_usage_with_three_examples(run):
+def test_no_arguments_give_a_short_usage_with_four_examples(run):
     result = run()
     assert (result.returncode, result.stdout, result.stderr) == (
         2,
@@ -62,7 +63,7 @@ def test_help_names_nothing_that_is_not_installed(command):
 def test_help_names_every_command_on_stdout(command):
     result = command("-help")
     assert (result.returncode, result.stderr) == (0, "")
-    for name in ("-newModel", "-train", "-test", "-check", "-show", "-compare", "-demo"):
+    for name in ("-newModel", "-train", "-test", "-check", "-show", "-compare", "-plan", "-demo"):
         assert f"\n  {name}" in result.stdout
 
 
@@ -112,8 +113,8 @@ def test_help_names_every_command_on_stdout(command):
             ["-quiet"],
             [
                 "[command-line] got no command; expected one of -newModel, -train, -test, "
-                "-segment, -check, -show, -export, -convert, -compare, -demo; fix: give exactly "
-                "one command"
+                "-segment, -check, -show, -export, -convert, -compare, -plan, -demo; fix: give "
+                "exactly one command"
             ],
             id="options only",
         ),
@@ -121,8 +122,8 @@ def test_help_names_every_command_on_stdout(command):
             ["-newModel", "model.yaml", "-train", "train.yaml"],
             [
                 "[command-line] got -newModel and -train; expected one of -newModel, -train, "
-                "-test, -segment, -check, -show, -export, -convert, -compare, -demo; fix: give "
-                "exactly one command"
+                "-test, -segment, -check, -show, -export, -convert, -compare, -plan, -demo; "
+                "fix: give exactly one command"
             ],
             id="two commands",
         ),
@@ -146,7 +147,7 @@ def test_help_names_every_command_on_stdout(command):
             ["-test", "test.yaml", "-out", "elsewhere", "-seed", "3"],
             [
                 "[command-line] got -out with -test; expected -out with -newModel, -segment, "
-                "-show, -export, -convert, -compare, -demo; fix: remove -out",
+                "-show, -export, -convert, -compare, -plan, -demo; fix: remove -out",
                 "[command-line] got -seed with -test; expected -seed with -newModel, -train; "
                 "fix: remove -seed",
             ],

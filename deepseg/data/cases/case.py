@@ -20,7 +20,7 @@ from deepseg.data.cases.case_names import (
     names_from_paths,
     without_ending,
 )
-from deepseg.data.cases.dataset import DatasetUse, dataset_cases
+from deepseg.data.cases.dataset import DatasetSplit, DatasetUse, dataset_cases
 from deepseg.data.cases.list_files import channel_files, list_file_cases
 from deepseg.data.cases.listing import ListedCase, Listing, missing_files
 from deepseg.data.cases.pairing import MixedFile, mixed_files
@@ -174,9 +174,10 @@ def _listing(
     config: CasesConfig, channels: Sequence[str], classes: Sequence[str], columns: Sequence[str]
 ) -> Listing:
     if config.table is not None:
-        return table_cases(config.table, channels, columns)
+        return table_cases(config.table, channels, columns, part=config.part)
     if config.dataset is not None:
-        use = DatasetUse(config.part, channels, classes, config.label_map)
+        split: DatasetSplit = "test" if config.part == "test" else "training"
+        use = DatasetUse(split, channels, classes, config.label_map)
         return dataset_cases(config.dataset, use)
     return list_file_cases(config, channels)
 

@@ -152,6 +152,31 @@ def dataset_cases(folder: Path, use: DatasetUse) -> Listing:
     )
 
 
+@dataclass(frozen=True)
+class DatasetNames:
+    """Names in a dataset.json.
+
+    Attributes:
+        channels: In the order of the dataset.
+        classes: Labels of every class or region, by its name.
+    """
+
+    channels: tuple[str, ...]
+    classes: Mapping[str, tuple[int, ...]]
+
+
+def dataset_names(folder: Path) -> DatasetNames:
+    """The channels and classes of the dataset in ``folder``, or of the dataset.json itself.
+
+    Raises:
+        DeepsegError: ``dataset-syntax``, ``dataset-content``, or what is wrong with the file.
+    """
+    file = folder if folder.suffix == ".json" else folder / "dataset.json"
+    content = _content(text_of(file), file)
+    channels = tuple(name for _, name in sorted(content.channel_names.items()))
+    return DatasetNames(channels, labels_by_name(content.labels))
+
+
 def _dataset_cases(
     content: _Content, split: DatasetSplit, text: str, file: Path
 ) -> list[_DatasetCase]:

@@ -21,13 +21,17 @@ from deepseg.data.cases.listing import (
     Listing,
     channel_order,
     entry,
+    is_there,
     missing_files,
     text_of,
 )
+from deepseg.data.images.volumes import volume_count
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 
 DEEPMEDIC = {"prediction_filename": "case", "ground_truth": "labels", "roi_mask": "roi"}
 CHANNEL = "channel_"
+SPLIT = "split"
+PARTS = ("training", "validation", "test")
 WEIGHTS = re.compile("weights_[1-9][0-9]*")
 
 
@@ -52,7 +56,24 @@ class _Table:
     comments: tuple[_Record, ...]
 
 
-def table_cases(table: Path, channels: Sequence[str], columns: Sequence[str] = ()) -> Listing:
+def table_channels(table: Path) -> tuple[str, ...]:
+    """Names of the channels that ``table`` has columns for, in their order.
+
+    Raises:
+        DeepsegError: ``table-syntax``, or what is wrong with the file.
+    """
+    records = _read(table).records
+    header = records[0].cells if records else ()
+    return tuple(name.removeprefix(CHANNEL) for name in header if name.startswith(CHANNEL))
+
+
+def table_cases(
+    table: Path,
+    channels: Sequence[str],
+    columns: Sequence[str] = (),
+    *,
+    part: str | None = None,
+) -> Listing:
     """The cases in ``table``, one per row.
 
     Args:
@@ -60,6 +81,7 @@ def table_cases(table: Path, channels: Sequence[str], columns: Sequence[str] = (
         channels: Names of the model's channels.
         columns: Names that the columns of these channels had in the table of its training cases,
             where the channels themselves have none.
+        part: Of a table with a column ``split``: only rows of this part; None for all.
 
     Raises:
         DeepsegError: everything that is wrong with the table, and then every file that is missing.
@@ -79,6 +101,8 @@ def table_cases(table: Path, channels: Sequence[str], columns: Sequence[str] = (
         in_order = []
     problems += _ragged(records, len(names), table)
     whole = [record for record in records if len(record.cells) == len(names)]
+    problems += _split_problems(whole, names, table)
+    whole = [record for record in whole if _is_in_part(record, names, part)]
     cells = [_cells(record, names, header.cells, table) for record in whole]
     if problems:
         missing = missing_files(e for row in cells for key, e in row.items() if key != "case")
@@ -210,13 +234,13 @@ def _column_problems(
     header: _Record, names: Sequence[str], channels: Sequence[str], where: str
 ) -> list[Problem]:
     weights = [name for name in names if WEIGHTS.fullmatch(name)]
-    allowed = ["case", "labels", "roi", *(f"weights_{i + 1}" for i in range(len(weights)))]
+    allowed = ["case", "labels", "roi", SPLIT, *(f"weights_{i + 1}" for i in range(len(weights)))]
     understood = [*allowed, *(CHANNEL + name for name in channels), *DEEPMEDIC]
     strange = [
         Problem(
             code="table-column",
             got=f"the column {written!r}",
-            expected="case, channel_NAME, labels, roi, weights_1, weights_2, …",
+            expected="case, channel_NAME, labels, roi, split, weights_1, weights_2, …",
             fix=f"rename or remove it{did_you_mean(written, understood)}",
             where=where,
         )
@@ -236,6 +260,27 @@ def _column_problems(
         if times > 1
     ]
     return strange + twice
+
+
+def _split_problems(records: Sequence[_Record], names: Sequence[str], table: Path) -> list[Problem]:
+    if SPLIT not in names:
+        return []
+    place = list(names).index(SPLIT)
+    return [
+        Problem(
+            code="table-split",
+            got=repr(record.cells[place]),
+            expected=f"{', '.join(PARTS)} or nothing in the column split",
+            fix="correct the cell, or leave it empty for a case that is not used",
+            where=f"{table}:{record.line}",
+        )
+        for record in records
+        if record.cells[place] not in (*PARTS, "", "-")
+    ]
+
+
+def _is_in_part(record: _Record, names: Sequence[str], part: str | None) -> bool:
+    return part is None or SPLIT not in names or record.cells[list(names).index(SPLIT)] == part
 
 
 def _ragged(records: Sequence[_Record], width: int, table: Path) -> list[Problem]:
@@ -260,17 +305,35 @@ def _cells(
     return {
         name: entry(cell, f"{table}:{record.line} {column}", table.parent)
         for name, column, cell in zip(names, written, record.cells, strict=True)
+        if name != SPLIT
     }
 
 
 def _listed_case(where: str, cells: dict[str, ListEntry], channels: Sequence[str]) -> ListedCase:
     absent = ListEntry(None, where, Path())
     weights = sorted((n for n in cells if WEIGHTS.fullmatch(n)), key=lambda n: int(n[8:]))
+    images = tuple(cells[name] for name in channels)
     return ListedCase(
         where=where,
         name=cells.get("case", absent),
-        channels=tuple(cells[name] for name in channels),
+        channels=images,
         labels=cells.get("labels", absent),
         roi=cells.get("roi", absent),
         weight_maps=tuple(cells[name] for name in weights),
+        volumes=_volumes(images, [name for name in cells if name.startswith(CHANNEL)], channels),
     )
+
+
+def _volumes(
+    images: Sequence[ListEntry], columns: Sequence[str], channels: Sequence[str]
+) -> tuple[int, ...]:
+    """The volume of each channel, where all cells name one 4D image; else none."""
+    paths = {image.path for image in images}
+    path = next(iter(paths), None)
+    if len(paths) > 1 or len(images) < 2 or path is None or not is_there(path):
+        return ()
+    try:
+        is_4d = volume_count(path) == len(images)
+    except DeepsegError:  # which is found when it is read
+        return ()
+    return tuple(columns.index(name) for name in channels) if is_4d else ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from deepseg.model.arithmetic import arithmetic
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.network import Network
 from deepseg.randomness import Purpose, torch_seed
+from deepseg.report.console import Advance
+from deepseg.report.progress import duration
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.training.checkpoints import checkpoint_name, training_checkpoint
 from deepseg.sessions.training.epoch_log import (
@@ -34,7 +37,7 @@ from deepseg.sessions.training.epoch_log import (
 )
 from deepseg.sessions.training.progress import restored, start_file
 from deepseg.sessions.training.session_cases import CaseStamps, case_changes
-from deepseg.sessions.training.timer import EpochTimer
+from deepseg.sessions.training.timer import EpochTimer, FirstSteps
 from deepseg.sessions.training.trainer_setup import session_trainer
 from deepseg.training.distributed import SINGLE_RANK, Ranks
 from deepseg.training.freezing import freeze, frozen_layers, trainable
@@ -50,6 +53,8 @@ from deepseg.training.random_state import seeded
 from deepseg.training.schedule import learning_rate, momentum, warm_up
 from deepseg.training.tally import SegmentScores, Tally
 
+TIMED_STEPS = 10
+WORTH_TELLING = 60.0  # seconds that training takes at least, for a line about them
 SLOWER = 0.5  # times the learning rates, after a loss or weights that were not finite
 
 
@@ -96,6 +101,7 @@ class TrainingRun:
         unfinished = {} if model.training is None else model.training.get("unfinished", {})
         self.tally = Tally.from_state(unfinished["tally"]) if unfinished else self._empty_tally()
         self._timer = EpochTimer(unfinished)
+        self._first_steps = FirstSteps(TIMED_STEPS)
         self._saved_at = time.monotonic()
         if ranks.is_main:
             folder.set_aside_foreign()
@@ -144,8 +150,22 @@ class TrainingRun:
         steps = loader.steps * (self.config.subepochs - self.progress.subepoch)
         with self.folder.console.progress(title, steps) as advance:
             while self.progress.subepoch < self.config.subepochs:
-                self._try_subepoch(loader, lambda loss: advance(note=f"loss {loss:.4f}"))
+                self._try_subepoch(loader, partial(self._after_step, loader.steps, advance))
         return self.tally.scores()
+
+    def _after_step(self, steps_per_subepoch: int, advance: Advance, loss: float) -> None:
+        """Show the step and, after the first few, the time that all those to come will take."""
+        advance(note=f"loss {loss:.4f}")
+        step_s = self._first_steps.step_s()
+        if step_s is None:
+            return
+        subepochs = self.config.epochs * self.config.subepochs - self.next_subepoch
+        seconds = step_s * steps_per_subepoch * subepochs
+        if seconds >= WORTH_TELLING:
+            self.folder.console.say(
+                f"about {duration(seconds)} of training to come, judging by {TIMED_STEPS} steps; "
+                "validation comes on top"
+            )
 
     def validate(self, dataset: SegmentDataset | None) -> SegmentScores | None:
         """Loss and scores on validation segments; None where there are none."""

@@ -3,10 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 Item = TypeVar("Item")
+
+
+class FirstSteps:
+    """The time that the first steps of a process take, from which that of all steps follows.
+
+    >>> ends = iter([9.0, 9.5, 10.0])  # the first step takes longer: it is not counted
+    >>> steps = FirstSteps(2, clock=lambda: next(ends))
+    >>> [steps.step_s() for _ in range(4)]
+    [None, None, 0.5, None]
+
+    Args:
+        count: Steps that are timed.
+        clock: Seconds from any moment.
+    """
+
+    def __init__(self, count: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._count = count
+        self._clock = clock
+        self._steps = 0
+        self._begun = 0.0
+
+    def step_s(self) -> float | None:
+        """Seconds of a step, once, when enough were done; call it after each."""
+        self._steps += 1
+        if self._steps > self._count + 1:
+            return None
+        now = self._clock()
+        if self._steps == 1:
+            self._begun = now
+        done = self._steps == self._count + 1
+        return (now - self._begun) / self._count if done else None
 
 
 class EpochTimer:

@@ -646,7 +646,7 @@ def test_all_faults_of_a_table_come_at_once(folder):
         "c,p3/FLAIR.nii.gz,,",
     )
     table = folder / "train.csv"
-    known = "case, channel_NAME, labels, roi, weights_1, weights_2, …"
+    known = "case, channel_NAME, labels, roi, split, weights_1, weights_2, …"
     assert complaints(config) == [
         f"[table-column] {table}:1: got the column 'chanel_T1c'; expected {known}; "
         "fix: rename or remove it; did you mean 'channel_T1c'?",
