@@ -26,7 +26,7 @@ ALIKE = 1.1  # spacings that differ by less count as one
 FLAT = 2.0  # times the finest axis: slices are thick
 EMPTY_SHARE = 0.2  # of the voxels are 0: worth leaving out
 FEW_CASES = 20
-RARE = 0.001  # share of voxels
+RARE = 0.01  # share of voxels, below which cross-entropy alone finds too few of them
 MEMORY_SHARE = 0.5  # of the memory is for a step
 BATCHES = (12, 10, 8, 6, 4, 3, 2, 1)
 FACTORS = (3, 5, 7)
@@ -284,7 +284,7 @@ def _dice_weight(facts: StudyFacts, _: Request, __: Values) -> tuple[Any, str] |
     rarest = min(list(facts.class_shares.values())[1:])
     if rarest >= RARE:
         return None
-    return 0.5, f"the rarest class is {rarest:.3%} of the voxels: overlap counts too"
+    return 1, f"the rarest class is {rarest:.2%} of the voxels: overlap counts too"
 
 
 def _intensity(facts: StudyFacts, _: Request, __: Values) -> tuple[Any, str]:
