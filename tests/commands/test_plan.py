@@ -124,6 +124,7 @@ def test_twice_the_time_gives_about_twice_the_steps(scans):
 
 def test_a_planned_study_is_trained_and_tested_without_an_edit(scans, begin, plan):
     fast = json.loads(Path("machine.json").read_text())
+    fast["machine"]["memory_bytes"] = 100_000_000  # one segment a step
     fast["machine"]["speed"] |= {"step_s": 1.3, "start_s": 1, "case_s": 0.1}
     Path("machine.json").write_text(json.dumps(fast))
     assert plan(minutes="1.5")[0] == 0
