@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
 from torch import Tensor
@@ -135,7 +135,7 @@ def _walked_summary(
 def _skipped_layers(source: Source, used: Set[str]) -> Iterator[str]:
     for layer in source.layers:
         if not any(name in used for name, _ in layer.weights):
-            yield f"Skipping layer {layer.name}: in the source only"
+            yield f"Skipping layer {layer.name}: not taken over"
 
 
 def _without_walk(source: Source) -> Problem:
@@ -305,13 +305,26 @@ def _summary(address: str, tensors: list[TensorPlan]) -> LayerSummary:
 
 
 def _skipped(source: Source, namesakes: Set[str], candidates: list[TensorPlan]) -> Iterator[str]:
-    for name in source.tensors:
-        if name not in namesakes:
-            yield f"Skipping {name}: in the source only"
+    """Lines about what is in one of the two only, whole layers first, in rmldnn's words."""
+    unused = [name for name in source.tensors if name not in namesakes]
+    yield from _skipped_side(unused, source.tensors, "not found in model")
+    absent = [t.name for t in candidates if t.copy is None and t.reason == ABSENT]
+    names = [tensor.name for tensor in candidates]
+    yield from _skipped_side(absent, names, "not found in the source")
     for tensor in candidates:
-        if tensor.copy is None:
-            reason = "in the new model only" if tensor.reason == ABSENT else tensor.reason
-            yield f"Skipping {tensor.name}: {reason}"
+        if tensor.copy is None and tensor.reason != ABSENT:
+            yield f"Skipping parameter {tensor.name}: {tensor.reason}"
+
+
+def _skipped_side(skipped: Sequence[str], names: Iterable[str], reason: str) -> Iterator[str]:
+    layers: dict[str, list[str]] = {}
+    for name in names:
+        layers.setdefault(name.rpartition(".")[0], []).append(name)
+    chosen = set(skipped)
+    for layer, members in layers.items():
+        if layer and chosen.issuperset(members):
+            yield f"Skipping layer {layer}: {reason}"
+        yield from (f"Skipping parameter {name}: {reason}" for name in members if name in chosen)
 
 
 def _text(tensor: Tensor) -> str:

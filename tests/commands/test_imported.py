@@ -244,7 +244,7 @@ def test_an_onnx_file_fills_imported_layers_by_name(imported, command):
         *("-layers", "imported1.*"),
     )
     assert result.errors == []
-    assert "Skipping classifier.weight: in the source only" in result.stdout
+    assert "Skipping parameter classifier.weight: not found in model" in result.stdout
     weights, file = read_checkpoint("A.save").weights, encoder().state_dict()
     assert torch.equal(weights["imported1.last.weight"], file["last.weight"])
 

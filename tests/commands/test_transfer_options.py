@@ -210,8 +210,8 @@ def test_a_file_without_layers_says_what_it_skips(command, place, old):
     assert command(*asked, "-out", "B.save").returncode == 2
     result = command(*asked, "-out", "B.save", "-minMatch", "0.2")
     assert (result.returncode, result.stderr) == (0, "")
-    assert "Skipping decoder: in the source only\n" in result.stdout
-    assert "Skipping normal.2.norm.weight: in the new model only\n" in result.stdout
+    assert "Skipping parameter decoder: not found in model\n" in result.stdout
+    assert "Skipping parameter normal.2.norm.weight: not found in the source\n" in result.stdout
     found = read_save(place / "B.save").weights
     assert torch.equal(found["sub1.3.conv.weight"], old["sub1.3.conv.weight"])
 

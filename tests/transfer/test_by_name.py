@@ -78,7 +78,7 @@ def test_what_programs_leave_in_front_of_names_is_found(tmp_path, prefix):
     for name, tensor in found.items():
         assert torch.equal(tensor, (NEW if name.startswith(HEAD) else OLD)[name]), name
     assert made.notes[1] == f"names are compared without {prefix!r} in front"
-    assert "Skipping loss.weight: in the source only" in made.notes
+    assert "Skipping parameter loss.weight: not found in model" in made.notes
     assert made.source.kind == "torch state dict, entry state_dict"
 
 
@@ -111,13 +111,15 @@ def test_what_is_skipped_is_said_in_both_directions(tmp_path):
     found = plan(state_dict(tmp_path, tensors))
     assert found.notes == (
         "channels and classes go by position: the file does not name them",
-        "Skipping decoder.weight: in the source only",
-        "Skipping sub1.1.conv.weight: of shape 3 x 4 x 3 x 3 x 3 in the source, 3 x 2 x 3 x 3 x 3 "
-        "here",
-        "Skipping fc.1.norm.weight: in the new model only",
-        "Skipping fc.1.norm.bias: in the new model only",
-        "Skipping fc.1.norm.running_mean: in the new model only",
-        "Skipping fc.1.norm.running_var: in the new model only",
+        "Skipping layer decoder: not found in model",
+        "Skipping parameter decoder.weight: not found in model",
+        "Skipping layer fc.1.norm: not found in the source",
+        "Skipping parameter fc.1.norm.weight: not found in the source",
+        "Skipping parameter fc.1.norm.bias: not found in the source",
+        "Skipping parameter fc.1.norm.running_mean: not found in the source",
+        "Skipping parameter fc.1.norm.running_var: not found in the source",
+        "Skipping parameter sub1.1.conv.weight: of shape 3 x 4 x 3 x 3 x 3 in the source, "
+        "3 x 2 x 3 x 3 x 3 here",
     )
     assert found.source_only == ("sub1.1.conv.weight", "decoder.weight")
     assert {name for name in found.target_only if not name.startswith(HEAD)} == {

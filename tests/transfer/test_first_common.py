@@ -66,7 +66,7 @@ def test_the_first_common_layers_are_taken_and_the_stop_is_told(here, capsys, so
 
 def test_what_the_walk_leaves_behind_is_told(here, capsys):
     transferred("short.json")
-    assert "Skipping layer classes_1: in the source only" in capsys.readouterr().out.splitlines()
+    assert "Skipping layer classes_1: not taken over" in capsys.readouterr().out.splitlines()
 
 
 def test_a_walk_needs_a_network_of_a_file(here):
