@@ -16,7 +16,7 @@ from deepseg.geometry.boxes import Int3, ceil_div, floor_div, maximum, mul, per_
 from deepseg.geometry.context import EVERYWHERE, NetworkGeometry
 from deepseg.inference.requests import mirrored_axes, window_grid
 from deepseg.model.checkpoint import Checkpoint
-from deepseg.model.layout import Layout, layout
+from deepseg.model.layout import layout
 from deepseg.version import VERSION
 
 SCHEMA = "pipeline-1"
@@ -81,7 +81,7 @@ def _tiling_record(model: Checkpoint, box: ImageBox, segment: Int3 | None) -> di
     return {
         "tile": list(_tile(model, segment, step)),
         "step": list(step),
-        "border": list(_border(plan, step)),
+        "border": list(border(plan)),
         "context": [list(before), list(after)],
         "mirrored": None if EVERYWHERE in mirrored else [list(size) for size in mirrored],
         "smallest_box": list(box.input_sizes.smallest),
@@ -111,22 +111,23 @@ def _step(geometry: NetworkGeometry) -> Int3:
     return per_axis(math.lcm, geometry.step, *factors)
 
 
-def _border(plan: Layout, step: Int3) -> Int3:
-    return mul(ceil_div(border(plan), step), step)
-
-
 def _tile(model: Checkpoint, segment: Int3 | None, step: Int3) -> Int3:
-    """Voxels that are kept of a segment; whole steps, at least one.
+    """Voxels that are kept of a box; whole steps, at least one.
+
+    Boxes are larger than segments by context that is cheap to read, so that by default as many
+    voxels are kept as a segment has.
 
     Raises:
         DeepsegError: What is wrong with a segment of this size.
     """
-    plan = layout(model.config)
-    size = model.config.segment_sizes["inference"] if segment is None else segment
-    problem = model.config.segment_size_problem(size)
+    if segment is None:
+        size = model.config.segment_sizes["inference"]
+        return mul(ceil_div(size, step), step)
+    problem = model.config.segment_size_problem(segment)
     if problem is not None:
         raise DeepsegError(
-            Problem(problem.code, f"-segment of {text(size)}", problem.expected, problem.fix)
+            Problem(problem.code, f"-segment of {text(segment)}", problem.expected, problem.fix)
         )
-    inner = sub(plan.prediction_size(size), mul(_border(plan, step), 2))
+    plan = layout(model.config)
+    inner = sub(plan.prediction_size(segment), mul(border(plan), 2))
     return mul(maximum(floor_div(inner, step), (1, 1, 1)), step)

@@ -97,8 +97,8 @@ def test_a_network_lies_beside_its_model_with_all_that_its_users_need(command, p
             "above_mean": True,
         },
     }
-    # Segments of 19 x 17 x 15 predict 13 x 13 x 13: whole steps of 3 x 2 x 4 of them.
-    assert record["tiling"]["tile"] == [12, 12, 12]
+    # As large as a segment of 19 x 17 x 15, in whole steps of 3 x 2 x 4.
+    assert record["tiling"]["tile"] == [21, 18, 16]
     assert record["tiling"]["step"] == [3, 2, 4]
     assert record["provenance"] == {"initialised": "seed 6", "trained by lesions": "3 epochs"}
     network = record.pop("network")
@@ -189,7 +189,8 @@ def test_the_program_of_the_page_gives_the_labels_of_a_test(
     command, place, save, monkeypatch, changes
 ):
     model = save(**changes)
-    assert command("-export", model, "onnx", "-out", "net/M.onnx").returncode == 0
+    size = ("-segment", "17,19,14")  # which predicts less than the image along every axis
+    assert command("-export", model, "onnx", *size, "-out", "net/M.onnx").returncode == 0
     place.write("test.yaml", (place / "test.yaml").read_text() + "inference: {tiling: global}\n")
     assert command("-test", "test.yaml", "-model", model, "-dev", "cpu").returncode == 0
     (file,) = place.path.glob("runs/results/**/*Segm*.nii.gz")
@@ -236,6 +237,7 @@ def test_a_folder_of_a_session_means_its_best_model(trained_here, command, place
 
 
 def test_the_same_from_python(place, save):
+    # It predicts 13 x 13 x 21, of which whole steps are kept.
     path = deepseg.export(save(), "onnx", segment=(19, 17, 23), out="net", quiet=True)
     assert path == Path("net.onnx")
     assert json.loads((place / "pipeline.json").read_text())["tiling"]["tile"] == [12, 12, 20]
