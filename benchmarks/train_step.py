@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -108,11 +108,18 @@ def steps(options: argparse.Namespace) -> dict[str, Callable[[], Callable[[], fl
 def peak(name: str, options: argparse.Namespace, pipe) -> None:
     """Send the MiB that two steps need beyond what the process had before."""
     make = steps(options)[name]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
     step = make()
     step()
     step()
-    pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    pipe.send(resident("VmHWM") - before)
+
+
+def resident(kind: str) -> float:
+    """MiB that are in memory, or were at the peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(kind)).split()[1]) / 1024
 
 
 def peak_of(name: str, options: argparse.Namespace) -> float:

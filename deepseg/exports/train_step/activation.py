@@ -18,16 +18,22 @@ def relu(tape: Tape, x: Variable) -> Variable:
 
 
 def prelu(tape: Tape, x: Variable, slope: Variable) -> Variable:
-    """``max(0, x) + slope min(0, x)``, with a slope that broadcasts as ONNX lets it."""
-    y = tape.call("PRelu", [x, slope], x.shape)
+    """``max(0, x) + slope min(0, x)``, with a slope that broadcasts as ONNX lets it.
+
+    Runtimes are quicker with these sums and products than with PRelu and Where.
+    """
+    above = tape.call("Relu", [x], x.shape)
+    below = tape.call("Min", [x, _zero(tape)], x.shape)
+    y = tape.call("Add", [above, _times(tape, below, slope)], x.shape)
 
     def back_to_input(g: Variable) -> Variable:
-        steep = tape.call("Mul", [g, slope], x.shape)
-        return _choice(tape, _is_positive(tape, x), g, steep)
+        is_positive = tape.call("Cast", [_is_positive(tape, x)], x.shape, to="float32")
+        rise = tape.call("Sub", [tape.constant(1.0), slope], slope.shape)
+        slopes = tape.call("Add", [_times(tape, is_positive, rise), slope], x.shape)
+        return _times(tape, g, slopes)
 
     def back_to_slope(g: Variable) -> Variable:
-        below = tape.call("Min", [x, _zero(tape)], x.shape)
-        return summed_to(tape, tape.call("Mul", [g, below], x.shape), slope.shape)
+        return summed_to(tape, _times(tape, g, below), slope.shape)
 
     return tape.record(y, (x, back_to_input), (slope, back_to_slope))
 
