@@ -14,6 +14,8 @@ from deepseg.config.load import load
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
 from deepseg.data.cases.case import list_cases
+from deepseg.report.progress import duration
+from deepseg.sessions.planning.speed import Speed, training_seconds
 from tests.sessions.planning.studies import STUDIES, machine, scan, store
 
 STORED = Path(__file__).parents[1] / "sessions/planning/plans"
@@ -131,6 +133,23 @@ def test_a_planned_study_is_trained_and_tested_without_an_edit(scans, begin, pla
     assert begin("-train", "study/train.yaml") == 0
     assert begin("-test", "study/test.yaml") == 0
     assert len((scans / "study/results/cases.csv").read_text().splitlines()) == 1 + 4
+
+
+def test_a_check_tells_the_time_to_expect(scans, begin, plan, capfd, monkeypatch):
+    monkeypatch.setattr("deepseg.commands.check.is_quick", lambda *_: False)
+    monkeypatch.setattr(
+        "deepseg.commands.check.measured_speed", lambda *_: Speed(1.0, 2.0, 0.5, 8.0, 0.5)
+    )
+    plan()
+    capfd.readouterr()
+    assert begin("-check", "study/train.yaml") == 0
+    lines = capfd.readouterr().out.splitlines()
+    config = load(TrainConfig, scans / "study/train.yaml").config
+    seconds = training_seconds(config, Speed(1.0, 2.0, 0.5, 8.0, 0.5), cases=3, held_out=1)
+    assert lines[-2] == (
+        f"training takes about {duration(seconds)} in all on this machine: a step takes 1 s, "
+        "a case 2 s"
+    )
 
 
 def test_a_study_that_is_there_is_never_written_over(scans, problem):

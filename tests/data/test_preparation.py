@@ -76,6 +76,16 @@ def test_none_leaves_intensities_alone(case):
     assert np.array_equal(found.channels[1], loaded(case.channels[1]))
 
 
+def test_intensities_are_clipped_before_they_are_normalised(case):
+    plain = prepare(case, Preparation(z_score="none"), ("T1", "FLAIR")).channels
+    low, high = (float(value) for value in np.percentile(plain, [30, 70]))
+    clipped = prepare(case, Preparation(z_score="none", clip=(low, high)), ("T1", "FLAIR")).channels
+    assert np.array_equal(clipped, plain.clip(np.float32(low), np.float32(high)))
+    scored = prepare(case, Preparation(clip=(low, high)), ("T1", "FLAIR"))
+    inside = scored.channels[0] if scored.roi is None else scored.channels[0][scored.roi]
+    assert abs(inside.mean()) < 1e-5
+
+
 def test_a_missing_channel_is_the_mean_of_the_normalised_ones(case):
     without = dataclasses.replace(case, channels=(None, case.channels[1]))
     found = prepare(without, Preparation(), NAMES)

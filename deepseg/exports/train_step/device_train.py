@@ -385,8 +385,9 @@ def read_case(folder: Path, manifest: Mapping[str, Any], *, roi_name: str = "roi
     )
     if len(shapes) > 1:
         raise _bad_case(folder, f"volumes of shapes {', '.join(map(str, sorted(shapes)))}", "one")
+    low, high = preparation.get("clip") or (-np.inf, np.inf)
     channels = [
-        normalised(image.astype(np.float32), roi, preparation["z_score"], name)
+        normalised(image.astype(np.float32).clip(low, high), roi, preparation["z_score"], name)
         for image, name in zip(images, manifest["channels"], strict=True)
     ]
     return Case(folder.name, np.stack(channels), _checked_labels(folder, labels, manifest), roi)

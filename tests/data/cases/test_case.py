@@ -628,6 +628,44 @@ def test_empty_cells_and_dashes_are_no_files_and_columns_may_be_left_out(folder)
     assert files([case]) == [((folder / "p1/FLAIR.nii.gz", None), None, None, ())]
 
 
+SPLIT = (
+    "case,split,channel_FLAIR,channel_T1c",
+    "np1,training,p1/FLAIR.nii.gz,p1/T1c.nii.gz",
+    "np2,test,p2/FLAIR.nii.gz,p2/T1c.nii.gz",
+    "np3,,p3/FLAIR.nii.gz,p3/T1c.nii.gz",
+)
+
+
+@pytest.mark.parametrize(("part", "expected"), [("training", ["np1"]), ("test", ["np2"])])
+def test_a_part_takes_the_rows_of_its_split(folder, part, expected):
+    table = write(folder / "train.csv", *SPLIT)
+    assert names(CasesConfig(table=table, part=part)) == expected
+
+
+def test_without_a_column_split_all_rows_belong_to_every_part(folder):
+    table = write(folder / "train.csv", *TABLE)
+    assert names(CasesConfig(table=table, part="validation")) == ["np1", "np2", "np3"]
+
+
+def test_a_part_without_a_case_and_a_word_that_is_no_part_are_refused(folder):
+    table = write(folder / "train.csv", *SPLIT)
+    (line,) = complaints(CasesConfig(table=table, part="validation"))
+    assert line.startswith("[no-cases] ")
+    write(table, SPLIT[0], SPLIT[1].replace("training", "train"))
+    assert complaints(CasesConfig(table=table)) == [
+        f"[table-split] {table}:2: got 'train'; expected training, validation, test or nothing in "
+        "the column split; fix: correct the cell, or leave it empty for a case that is not used"
+    ]
+
+
+def test_one_4d_image_for_all_channels_holds_a_volume_for_each(folder):
+    image = nibabel.Nifti1Image(np.zeros((4, 3, 2, 2), np.uint8), np.eye(4))
+    nibabel.save(image, folder / "both.nii.gz")
+    config = of_table(folder, "channel_T1c,channel_FLAIR", "both.nii.gz,both.nii.gz")
+    (case,) = list_cases(config, CHANNELS)
+    assert case.images == ((folder / "both.nii.gz", 1), (folder / "both.nii.gz", 0))
+
+
 def test_weights_are_in_the_order_of_their_numbers(folder):
     kinds = ["FLAIR", "T1c", "labels", "roi"] * 3
     header = ",".join(f"weights_{10 - i}" for i in range(10))
