@@ -185,8 +185,6 @@ def _places(count: int, new_count: int) -> NDArray[np.float64]:
 def _cubic(image: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
     """By cubic splines, between the values that are there."""
     factors = [new / old for new, old in zip(shape, image.shape, strict=True)]
-    result: NDArray[np.float64] = ndimage.zoom(
-        image, factors, order=3, mode="nearest", grid_mode=True
-    )
-    np.clip(result, image.min(), image.max(), out=result)
-    return result
+    result: NDArray[np.float64] = np.empty(tuple(shape))
+    ndimage.zoom(image, factors, output=result, order=3, mode="nearest", grid_mode=True)
+    return np.asarray(result.clip(image.min(), image.max()), np.float64)
