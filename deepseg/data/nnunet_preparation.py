@@ -179,12 +179,12 @@ def _along(values: Image, axis: int, places: NDArray[np.float64], *, is_nearest:
 
 def _places(count: int, new_count: int) -> NDArray[np.float64]:
     """Places of the new voxels in the old ones, of one field of view."""
-    return (np.arange(new_count) + 0.5) * (count / new_count) - 0.5
+    places = (np.arange(new_count) + 0.5) * (count / new_count) - 0.5
+    return np.asarray(places, np.float64)
 
 
 def _cubic(image: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
     """By cubic splines, between the values that are there."""
     factors = [new / old for new, old in zip(shape, image.shape, strict=True)]
-    result: NDArray[np.float64] = np.empty(tuple(shape))
-    ndimage.zoom(image, factors, output=result, order=3, mode="nearest", grid_mode=True)
-    return np.asarray(result.clip(image.min(), image.max()), np.float64)
+    result = ndimage.zoom(image, factors, order=3, mode="nearest", grid_mode=True)
+    return np.asarray(np.clip(result, image.min(), image.max()), np.float64)
