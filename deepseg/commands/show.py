@@ -21,6 +21,7 @@ from deepseg.errors import DeepsegError
 from deepseg.geometry.boxes import text
 from deepseg.model.checkpoint import Checkpoint, read_checkpoint
 from deepseg.model.cost import multiply_adds, multiply_adds_in_inference
+from deepseg.model.imported_cost import imported_multiply_adds
 from deepseg.model.layout import LayerPlan, Layout, layout
 from deepseg.report.console import Console
 from deepseg.sessions.model_files import described
@@ -215,7 +216,9 @@ def _tensor_row(name: str, tensor: Tensor) -> list[str]:
 
 
 def _show_costs(plan: Layout, console: Console) -> None:
-    plain, quick = multiply_adds(plan), multiply_adds_in_inference(plan)
+    imported = imported_multiply_adds(plan)
+    plain = {**imported, **multiply_adds(plan)}
+    quick = {**imported, **multiply_adds_in_inference(plan)}
     whole = sum(plain.values())
     rows = [
         [address, f"{cost:,.0f}", f"{quick[address]:,.0f}", f"{cost / whole:.1%}"]
@@ -223,8 +226,7 @@ def _show_costs(plan: Layout, console: Console) -> None:
     ]
     rows.append(["all", f"{whole:,.0f}", f"{sum(quick.values()):,.0f}", "100.0%"])
     console.table(
-        "multiply-adds per predicted voxel, borders aside"
-        + (", without imported networks" if plan.is_imported else ""),
+        "multiply-adds per predicted voxel, borders aside",
         ["layer", "plain", "as segmented", "share of plain"],
         rows,
     )

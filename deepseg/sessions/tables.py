@@ -13,6 +13,7 @@ from deepseg.data.cases.summary import CaseSummary
 from deepseg.geometry.boxes import Int3, add, ceil_div, maximum, mul, sub, text, volume
 from deepseg.geometry.receptive_field import shrinkage
 from deepseg.model.checkpoint import Checkpoint, TrainingCohort
+from deepseg.model.imported_cost import imported_values
 from deepseg.model.layout import Layout, PathwayLayout, layout
 from deepseg.report.console import Console
 from deepseg.training.weight_rules import weight_rules
@@ -87,13 +88,12 @@ def _imported_row(pathway: PathwayLayout, network: ImportedNetwork) -> list[str]
 
 def _memory(plan: Layout, segment: Int3) -> str:
     megabytes = training_megabytes(plan, segment)
-    memory = "less than 1 MB" if megabytes < 1 else f"about {megabytes:,.0f} MB"
-    return f"{memory} beside imported networks" if plan.is_imported else memory
+    return "less than 1 MB" if megabytes < 1 else f"about {megabytes:,.0f} MB"
 
 
 def training_megabytes(plan: Layout, segment: Int3) -> float:
     """Feature maps that a training step keeps for one segment; an estimate from the sizes."""
-    values = 0
+    values = imported_values(plan, sub(segment, plan.pathways[0].geometry.shrink))
     for pathway in (*plan.pathways, plan.fc):
         core = sub(segment, plan.pathways[0].geometry.shrink)
         size = ceil_div(core, pathway.geometry.factor)
