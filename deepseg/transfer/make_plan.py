@@ -20,13 +20,22 @@ from deepseg.transfer.first_common import LayerStep, walk_note
 from deepseg.transfer.layer_mapping import LayerMapping, layer_mappings
 from deepseg.transfer.left_behind import left_behind
 from deepseg.transfer.map_selection import MapSelection, channels, classes, overlap
-from deepseg.transfer.matching import ImportedMatch, Match, Matching, match_layers, weighted
+from deepseg.transfer.matching import (
+    NEW_HEAD,
+    ImportedMatch,
+    Match,
+    Matching,
+    match_layers,
+    weighted,
+)
 from deepseg.transfer.net2net import identity
 from deepseg.transfer.plan import Copy, LayerSummary, Plan, TensorPlan
 from deepseg.transfer.preparation import carried_preparation
 from deepseg.transfer.rules import TransferRules
 from deepseg.transfer.source import Source
+from deepseg.transfer.unet_growth import growth_problems, wider_weights
 
+REPEATED = "maps of the source, repeated"
 WINDOW = {"norm.window_mean": "mean", "norm.window_var": "variance", "norm.steps": ""}
 
 
@@ -47,6 +56,8 @@ def make_plan(
     if source.config is None:
         return plan_by_name(source, config, weights, rules)
     raise_if_any(_without_effect(rules))
+    if rules.keeps_function and (source.config.unet or config.unet):
+        return _wider_unet(source, source.config, config, weights, rules)
     old, new = layout(source.config), layout(config)
     matching = match_layers(old, new, rules, source.spacing_mm)
     raise_if_any(_misfits(matching, rules))
@@ -100,6 +111,61 @@ def make_plan(
             *map(str, differences),
             *_function_notes(matching, mappings, rules),
             *left_behind(source_only, source.tensors),
+            *preparation.notes,
+        ),
+        preparation=preparation,
+    )
+
+
+def _wider_unet(
+    source: Source,
+    older: ModelConfig,
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    rules: TransferRules,
+) -> Plan:
+    """The plan of a U-Net that computes what a narrower one of the same levels did."""
+    raise_if_any(growth_problems(older, config))
+    old, new = layout(older), layout(config)
+    everything = TransferRules(layers=("all",), channels=rules.channels, classes=rules.classes)
+    matching = match_layers(old, new, everything, source.spacing_mm)
+    by_channel = channels(config.channels, older.channels, rules.channels)
+    by_class = classes(config.classes, older.classes, rules.classes)
+    values = wider_weights(
+        older,
+        config,
+        {name.partition(".")[2]: value for name, value in source.tensors.items()},
+        tuple(next(iter(row), None) if row else None for row in by_channel.maps),
+        tuple(next(iter(row), None) if row else None for row in by_class.maps),
+    )
+    tensors, keeps_head = [], rules.layers is not None
+    for name, tensor in weights.items():
+        address, value = new.address_of(name), values[name.partition(".")[2]]
+        shape = tuple(tensor.shape)
+        if address == new.head and not keeps_head:
+            tensors.append(TensorPlan(name, shape, reason=NEW_HEAD))
+            continue
+        if address.endswith(".head"):
+            rows = [number for number, row in enumerate(by_class.maps) if row is None]
+            value[rows] = tensor[rows]
+        tensors.append(TensorPlan(name, shape, constant=value, reason=REPEATED))
+    preparation = carried_preparation(source, config, matching, rules)
+    end = "" if keeps_head else " up to the classification layer, which is new"
+    return Plan(
+        source=source,
+        rules=rules,
+        tensors=tuple(tensors),
+        layers=tuple(
+            LayerSummary(address, "", "", "", NEW_HEAD)
+            if address == new.head and not keeps_head
+            else LayerSummary(address, address, "", "", "")
+            for address in new.order
+        ),
+        source_only=() if keeps_head else tuple(n for n in source.tensors if old.head in n),
+        notes=(
+            f"the function is kept{end}: maps of the older U-Net are repeated",
+            *by_channel.notes,
+            *by_class.notes,
             *preparation.notes,
         ),
         preparation=preparation,

@@ -60,7 +60,49 @@ def test_single_levels_are_chosen(files):
     assert {name.split(".")[1] for name in spread} == {"level0"}
 
 
-def test_growth_that_cannot_keep_the_function_is_refused(files):
+def test_a_level_on_top_cannot_keep_the_function_and_says_why(files):
     with pytest.raises(DeepsegError) as error:
         grown(depth="identity")
-    assert error.value.problems[0].code == "transfer-rules"
+    assert str(error.value) == (
+        "[function-not-kept] small.save: got 3 levels, 2 in the older U-Net; expected as many: the "
+        "kernel that read the coarse image cannot reach as far in a finer one; fix: leave -width "
+        "and -depth out: by name, all levels but that kernel are kept"
+    )
+
+
+@pytest.mark.parametrize(
+    "keys", ["norm: instance", "norm: batch, activation: prelu", "norm: none, preset: residual"]
+)
+def test_a_wider_u_net_computes_the_same(files, keys):
+    """Wider levels, channels in another order and one more, a new class between."""
+    small = SMALL.replace("unet:\n", "unet:\n  " + keys.replace(", ", "\n  ") + "\n")
+    small = small.replace("[T1]", "[T1, T2]")
+    wide = small.replace("maps: 4", "maps: 8").replace("maps: 3", "maps: 5")
+    wide = wide.replace("[T1, T2]", "[T2, PD, T1]").replace(
+        "[background, lesion]", "[background, new, lesion]"
+    )
+    (files / "narrow.yaml").write_text(small)
+    (files / "wide.yaml").write_text(wide)
+    old = read_checkpoint(new_model("narrow.yaml", out="narrow.save", seed=3, quiet=True))
+    rules = TransferRules(layers=("all",), width="net2net")
+    new = read_checkpoint(
+        new_model("wide.yaml", pretrained="narrow.save", rules=rules, out="wide.save", quiet=True)
+    )
+    image = torch.randn(1, 3, 16, 12, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = old.network().eval()([image[:, [2, 0]]])
+        now = new.network().eval()([image])
+    assert (now[:, [0, 2]] - before).abs().max() < 1e-5 * before.abs().max()
+    layer = "encoder.1.conv2" if "residual" in keys else "encoder.2.conv"
+    kernel = new.weights[f"unet1.level0.{layer}.weight"]
+    assert not torch.equal(kernel[:, :4], kernel[:, 4:])  # copies do not learn alike
+
+
+def test_what_a_wider_u_net_may_not_change_is_refused(files):
+    (files / "other.yaml").write_text(SMALL.replace("maps: 4", "maps: 3, kernel: 5"))
+    with pytest.raises(DeepsegError) as error:
+        new_model("other.yaml", pretrained="small.save", rules=TransferRules(width="net2net"))
+    assert [problem.got for problem in error.value.problems] == [
+        "other kernels, strides or blocks in level 0",
+        "3 feature maps in level 0",
+    ]
