@@ -127,8 +127,8 @@ def _wider_unet(
     """The plan of a U-Net that computes what a narrower one of the same levels did."""
     raise_if_any(growth_problems(older, config))
     old, new = layout(older), layout(config)
-    everything = TransferRules(layers=("all",), channels=rules.channels, classes=rules.classes)
-    matching = match_layers(old, new, everything, source.spacing_mm)
+    all_layers = TransferRules(layers=("all",), channels=rules.channels, classes=rules.classes)
+    matching = match_layers(old, new, all_layers, source.spacing_mm)
     by_channel = channels(config.channels, older.channels, rules.channels)
     by_class = classes(config.classes, older.classes, rules.classes)
     values = wider_weights(

@@ -155,12 +155,12 @@ def shares(maps: Maps) -> Tensor:
     True
     """
     counts = {number: maps.count(number) for number in set(maps)}
-    seen: dict[int | None, int] = {}
+    counted: dict[int | None, int] = {}
     parts = []
     for number in maps:
-        seen[number] = seen.get(number, 0) + 1
+        counted[number] = counted.get(number, 0) + 1
         count = counts[number]
-        parts.append(2 * seen[number] / (count * (count + 1)))
+        parts.append(2 * counted[number] / (count * (count + 1)))
     return torch.tensor(parts)
 
 
