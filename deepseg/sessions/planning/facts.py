@@ -100,18 +100,26 @@ class StudyFacts:
         }
 
     @property
+    def orientation(self) -> str:
+        """The most common orientation, to which all cases are turned."""
+        words = [case.orientation for case in self.cases]
+        return max(sorted(set(words)), key=words.count)
+
+    @property
+    def _spacings_mm(self) -> list[tuple[float, ...]]:
+        """The voxel size of each case along the axes to which it is turned."""
+        return [turned(case.spacing_mm, case.orientation, self.orientation) for case in self.cases]
+
+    @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """The median voxel size along X, Y, Z."""
-        x, y, z = (
-            statistics.median(sizes)
-            for sizes in zip(*(case.spacing_mm for case in self.cases), strict=True)
-        )
+        """The median voxel size along X, Y, Z, when all cases are turned to one orientation."""
+        x, y, z = (statistics.median(sizes) for sizes in zip(*self._spacings_mm, strict=True))
         return x, y, z
 
     @property
     def spacing_spread(self) -> float:
         """The largest voxel size over the smallest, of the axis on which cases differ most."""
-        axes = zip(*(case.spacing_mm for case in self.cases), strict=True)
+        axes = zip(*self._spacings_mm, strict=True)
         return float(max(max(sizes) / min(sizes) for sizes in axes))
 
     @property
@@ -169,6 +177,19 @@ class StudyFacts:
             if len(places) >= CASES_FOR_SIDES and same:
                 sided.append(label)
         return tuple(sided)
+
+
+def turned(values: tuple[float, float, float], orientation: str, target: str) -> tuple[float, ...]:
+    """Values along X, Y, Z of a case, along the axes of another orientation.
+
+    >>> turned((1, 2, 3), "RAS", "SLP")
+    (3, 1, 2)
+    """
+    sides = [next(pair for pair in ("RL", "AP", "SI") if letter in pair) for letter in orientation]
+    return tuple(
+        next(v for v, side in zip(values, sides, strict=True) if letter in side)
+        for letter in target
+    )
 
 
 def study_facts(study: Study, advance: Callable[[], None] = lambda: None) -> StudyFacts:

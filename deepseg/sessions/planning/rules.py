@@ -298,7 +298,7 @@ def _intensity(facts: StudyFacts, _: Request, __: Values) -> tuple[Any, str]:
 
 
 def _reflect(facts: StudyFacts, _: Request, values: Values) -> tuple[Any, str] | None:
-    orientation = _most_common([case.orientation for case in facts.cases])
+    orientation = facts.orientation
     axis = next(i for i, letter in enumerate(orientation) if letter in "LR")
     shares = [0.5 if i == axis else 0 for i in range(3)]
     classes = values["model.classes"]
@@ -489,10 +489,6 @@ def _flat_text(facts: StudyFacts) -> str:
 
 def _cube(size: Sequence[int]) -> int | list[int]:
     return size[0] if len(set(size)) == 1 else list(size)
-
-
-def _most_common(words: Sequence[str]) -> str:
-    return max(sorted(set(words)), key=words.count)
 
 
 def _no_foreground(facts: StudyFacts) -> Problem:
