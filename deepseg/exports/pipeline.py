@@ -71,7 +71,11 @@ def _preparation_record(preparation: Preparation, channels: tuple[str, ...]) -> 
         "orientation": preparation.orientation,
         "resample_mm": None if spacing is None else list(spacing),
         "roi": preparation.roi,
+        "clip": preparation.clip,
         "z_score": record,
+        "nnunet": None
+        if preparation.nnunet is None
+        else preparation.nnunet.model_dump(mode="json"),
     }
 
 

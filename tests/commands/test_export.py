@@ -29,6 +29,7 @@ PAGE = Path(__file__).parents[2] / "documentation" / "pipelines.md"
 PROGRAMS = re.findall(r"^```python ?\w*\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
 PREPARED = Preparation(
     orientation="SPL",
+    clip=(-50, 480),
     z_score=ZScore(
         cutoff_percentiles=(2, 97), cutoff_deviations=(2.5, 1.5), above_mean=True, channels=("T1",)
     ),
@@ -90,6 +91,8 @@ def test_a_network_lies_beside_its_model_with_all_that_its_users_need(command, p
         "orientation": "SPL",
         "resample_mm": None,
         "roi": None,
+        "clip": [-50, 480],
+        "nnunet": None,
         "z_score": {
             "channels": ["T1"],
             "cutoff_percentiles": [2, 97],
@@ -105,6 +108,14 @@ def test_a_network_lies_beside_its_model_with_all_that_its_users_need(command, p
     assert (network["opset"], network["trainable"]) == (17, False)
     metadata = read_onnx_metadata(place / "M.onnx")
     assert json.loads(metadata["deepseg.pipeline"]) == record
+
+
+def test_no_key_of_a_preparation_is_left_out():
+    """A new key belongs into the record, and into the program of the page or what it refuses."""
+    keys = {"orientation", "resample", "roi", "clip", "z_score", "nnunet"}
+    assert set(Preparation.model_fields) == keys
+    keys = {"cutoff_percentiles", "cutoff_deviations", "above_mean", "channels"}
+    assert set(ZScore.model_fields) == keys
 
 
 def test_names_and_bits_come_back_through_a_model(command, place, save):
@@ -196,7 +207,7 @@ def test_the_program_of_the_page_gives_the_labels_of_a_test(
     (file,) = place.path.glob("runs/results/**/*Segm*.nii.gz")
     expected = nibabel.load(file)
     (program,) = (text for text in PROGRAMS if text.startswith('"""segment.py'))
-    assert sum(bool(line.strip()) for line in program.splitlines()) < 60
+    assert sum(bool(line.strip()) for line in program.splitlines()) <= 62
     place.write("segment.py", program)
     images = [f"data/d/{name}.nii.gz" for name in ("roi", "T1", "FLAIR")]
     monkeypatch.setattr(sys, "argv", ["segment.py", "net", "out.nii.gz", *images])
