@@ -65,9 +65,7 @@ def _preparation_record(preparation: Preparation, channels: tuple[str, ...]) -> 
             "cutoff_deviations": z_score.cutoff_deviations,
             "above_mean": z_score.above_mean,
         }
-    clip = {} if preparation.clip is None else {"clip": list(preparation.clip)}
     return {
-        **clip,
         "orientation": preparation.orientation,
         "resample_mm": None if spacing is None else list(spacing),
         "roi": preparation.roi,
