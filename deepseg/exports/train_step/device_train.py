@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 FORMAT = "deepseg train-step 1"
 STATE_NAME = re.compile(r"state_(\d{6,})\.npz")
+SPLIT, MASKS, SEGMENTS = range(3)  # purposes of random numbers
 COUNTERS = ("step", "lowest_loss", "best_dice")  # beside the tensors of a state
 PARTS = ("first", "second", "third")
 ENDINGS = (".npy", ".nii", ".nii.gz")
@@ -595,7 +596,8 @@ def split(names: Sequence[str], seed: int) -> dict[str, list[str]]:
         raise DeviceError(
             "device-split", f"{len(names)} cases", "at least 3, one for each part", "add cases"
         )
-    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    rng = np.random.default_rng([seed, SPLIT])
+    order = [names[i] for i in rng.permutation(len(names))]
     fifth = max(1, len(names) // 5)
     second, third = order[:fifth], order[fifth : 2 * fifth]
     return dict(zip(PARTS, map(sorted, (order[2 * fifth :], second, third)), strict=True))
@@ -749,13 +751,13 @@ class Sampler:
         arrays: dict[str, NDArray[Any]] = {
             name: np.stack([sample[name] for sample in samples]) for name in samples[0]
         }
-        rng = np.random.default_rng([self._seed, number])
+        rng = np.random.default_rng([self._seed, MASKS, number])
         for name, mask in self._masks.items():
             arrays[name] = (rng.random(mask["shape"]) < mask["share"]).astype(np.float32)
         return arrays
 
     def _sample(self, batch: int, number: int) -> dict[str, NDArray[Any]]:
-        rng = np.random.default_rng([self._seed, batch, number])
+        rng = np.random.default_rng([self._seed, SEGMENTS, batch, number])
         case, voxels = self._pairs[int(rng.integers(len(self._pairs)))]
         preferred = voxels.foreground if rng.random() < 0.5 else voxels.background
         pool = (

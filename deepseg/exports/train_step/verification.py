@@ -118,7 +118,7 @@ def _session(content: bytes) -> Any:
                 code="onnx-extra-missing",
                 got="no package onnxruntime",
                 expected="it, to compare the exported step with torch's",
-                fix="pip install onnxruntime",
+                fix="pip install 'deepseg-pathways[onnx]'",
             )
         ) from error
     options = onnxruntime.SessionOptions()
