@@ -20,6 +20,7 @@ from deepseg.transfer.first_common import LayerStep, walk_note
 from deepseg.transfer.layer_mapping import LayerMapping, layer_mappings
 from deepseg.transfer.left_behind import left_behind
 from deepseg.transfer.map_selection import MapSelection, channels, classes, overlap
+from deepseg.transfer.mapped_layers import MappedLayers
 from deepseg.transfer.matching import (
     NEW_HEAD,
     ImportedMatch,
@@ -88,6 +89,8 @@ def make_plan(
         for match in matching.imported
         for tensor in _imported_tensors(match, weights, source.tensors, axes)
     }
+    mapped = MappedLayers(matching.mapped, old, new, axes.classes)
+    tensors |= mapped.tensors(weights, source.tensors)
     _raise_if_empty(tensors, matching)
     used = {tensor.copy.source for tensor in tensors.values() if tensor.copy is not None}
     source_only = tuple(name for name in source.tensors if name not in used)
@@ -101,6 +104,7 @@ def make_plan(
             (
                 *(_summary(match, mappings.get(match.target.address)) for match in matching.layers),
                 *(_imported_summary(match, tensors) for match in matching.imported),
+                *mapped.summaries(tensors),
             ),
         ),
         source_only=source_only,

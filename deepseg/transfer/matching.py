@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
@@ -74,12 +74,15 @@ class Matching:
             its block to one of them only.
         layers: Of our own, in the order of the new model.
         imported: Layers of imported networks of the new model, and what fills each.
+        mapped: Layers that the user fills from a layer of an imported network, or the other way
+            round, by address: with the address of the layer that fills each.
     """
 
     pathways: Mapping[str, str | None]
     blocks: Mapping[str, str | None]
     layers: tuple[Match, ...]
     imported: tuple[ImportedMatch, ...] = ()
+    mapped: Mapping[str, str] = field(default_factory=dict)
 
     def sources(self) -> set[str]:
         """Addresses of the older model's layers that fill something."""
@@ -130,7 +133,8 @@ def match_layers(
     stops = [match.target.address for match in imported if match.is_stop]
     matches = _layers(source, target, rules, pathways, chosen, stops)
     layers = tuple(_mapped(matches, source, target, rules.layer_map))
-    matching = Matching(pathways, _blocks(pathways, rules), layers, imported)
+    mapped = dict(_across(source, target, rules.layer_map))
+    matching = Matching(pathways, _blocks(pathways, rules), layers, imported, mapped)
     raise_if_any(_growth_of_imported(source, target, rules))
     raise_if_any(
         (
@@ -185,14 +189,26 @@ def _imported(
             yield from _walked_imported(pathway.imported_layers, layers, chosen)
         return
     for layer in target.imported_layers:
-        match = by_address.get(layer.address)
-        if match is None:
+        match, wish = by_address.get(layer.address), rules.layer_map.get(layer.address)
+        if wish is not None:
+            reason = LEFT_NEW if wish == NEW else f"no counterpart in {wish}"
+            origin = by_address.get(wish)
+            yield ImportedMatch(layer, origin, "" if origin is not None else reason)
+        elif match is None:
             yield ImportedMatch(layer, None, "not in the source")
         elif layer.address not in chosen:
             is_head = layer.address == target.head and rules.layers is None
             yield ImportedMatch(layer, None, NEW_HEAD if is_head else "not asked for")
         else:
             yield ImportedMatch(layer, match)
+
+
+def _across(source: Layout, target: Layout, wishes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Pairs of layers that the user names, of which one is imported and the other is ours."""
+    imported = [{layer.address for layer in plan.imported_layers} for plan in (source, target)]
+    for address, wish in wishes.items():
+        if wish != NEW and (wish in imported[0]) != (address in imported[1]):
+            yield address, wish
 
 
 def _walked_imported(
@@ -376,22 +392,24 @@ def _mapped(
         DeepsegError: ``layer-unknown``, or ``layer-map`` for layers of two kinds.
     """
     old = {layer.address: layer for layer in source}
-    raise_if_any(_wrong_map(old, {layer.address: layer for layer in target}, wishes))
+    raise_if_any(_wrong_map(source, target, wishes))
     for match in matches:
         wish = wishes.get(match.target.address)
         if wish is None:
             yield match
         elif wish == NEW:
             yield _new(match.target, LEFT_NEW)
+        elif wish not in old:
+            yield _new(match.target, f"no counterpart in {wish}")
         else:
             yield Match(match.target, old[wish])
 
 
-def _wrong_map(
-    old: Mapping[str, LayerPlan], new: Mapping[str, LayerPlan], wishes: Mapping[str, str]
-) -> Iterator[Problem]:
+def _wrong_map(source: Layout, target: Layout, wishes: Mapping[str, str]) -> Iterator[Problem]:
+    old, new = ({layer.address: layer for layer in plan} for plan in (source, target))
     for address, wish in wishes.items():
-        sides = [("new", address, new)] + ([("older", wish, old)] if wish != NEW else [])
+        sides = [("new", address, target.order)]
+        sides += [("older", wish, source.order)] if wish != NEW else []
         unknown = [(side, name, layers) for side, name, layers in sides if name not in layers]
         for side, name, layers in unknown:
             yield Problem(
@@ -400,7 +418,7 @@ def _wrong_map(
                 expected=f"a layer of the {side} model: {', '.join(ranges(layers))}",
                 fix="write new=older, such as normal.3=normal.2" + did_you_mean(name, layers),
             )
-        if wish == NEW or unknown:
+        if wish not in old or address not in new or unknown:
             continue
         kinds = _kind(old[wish]), _kind(new[address])
         if kinds[0] != kinds[1]:
@@ -530,6 +548,7 @@ def _without_effect(matching: Matching, target: Layout, rules: TransferRules) ->
     if (
         not filled
         and not matching.imported_sources
+        and not matching.mapped
         and not (rules.layers and rules.depth == "by-name")
     ):
         reasons = dict.fromkeys(match.reason for match in matching.layers)

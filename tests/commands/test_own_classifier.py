@@ -96,6 +96,37 @@ def test_a_network_with_its_classifier_feeds_one_with_a_classifier_of_ours(own, 
     assert "no fc in the source" in result.stdout
 
 
+def test_a_layer_of_ours_is_filled_from_one_of_the_network(own, command):
+    """The classifier on two attach points reads what that of the file did; one class is new."""
+    command("-newModel", "model.yaml", "-out", "A.save")
+    own.edit("model.yaml", "fc: none", "fc: {feature_maps: [], dropout: 0}")
+    own.edit("model.yaml", "[background, rim, core]", "[background, oedema, core, rim]")
+    own.edit("model.yaml", ".onnx}", ".onnx, output: [up, norm]}")
+    result = command(
+        *("-newModel", "model.yaml", "-pretrained", "A.save", "-out", "B.save"),
+        *("-map", "fc.1=imported1.head", "imported1.stem=new"),
+    )
+    assert result.errors == []
+    old, new = (read_checkpoint(own / name).weights for name in ("A.save", "B.save"))
+    rows = [0, 2, 1]
+    assert torch.equal(new["fc.1.conv.weight"][[0, 2, 3]], old["imported1.head.weight"][rows])
+    assert torch.equal(new["fc.1.bias"][[0, 2, 3]], old["imported1.head.bias"][rows])
+    assert torch.equal(new["imported1.up.weight"], old["imported1.up.weight"])
+
+
+def test_a_layer_that_does_not_fit_is_refused(own, command, refused):
+    command("-newModel", "model.yaml", "-out", "A.save")
+    own.edit("model.yaml", "fc: none", "fc: {feature_maps: [5]}")
+    command_line = ("-newModel", "model.yaml", "-pretrained", "A.save", "-out", "B.save")
+    assert refused(*command_line, "-map", "fc.1=imported1.head") == [
+        "[layer-map] A.save: got -map fc.1=imported1.head, of which no kernel or bias fits; "
+        "expected layers whose kernels or biases have one shape; fix: name another layer; -show "
+        "lists their shapes"
+    ]
+    (line,) = refused(*command_line, "-map", "fc.1=imported1.haed")
+    assert "[layer-unknown] A.save: got -map fc.1=imported1.haed; " in line
+
+
 def test_it_is_trained_and_segments(own, command):
     assert command("-train", "train.yaml").errors == []
     result = command("-test", "test.yaml", "-model", "runs/training")
