@@ -15,7 +15,7 @@ from deepseg.exports.train_step.loss import LOG_FLOOR
 from deepseg.exports.train_step.manifest import StepSettings
 from deepseg.exports.train_step.step import NEW, StepGraph, initial_state, input_name, lattices
 from deepseg.model.graph.network import GraphNetwork
-from deepseg.model.kernels.switch import switched_off
+from deepseg.model.kernels import switched_off
 from deepseg.model.layers import Layer
 from deepseg.model.network import Network
 
