@@ -17,13 +17,19 @@ from deepseg.model.checkpoint import Checkpoint, IntensityRange, TrainingCohort
 def decides_orientation(preparation: Preparation, model: Checkpoint) -> bool:
     """All cases are turned to one orientation; not in sessions that began without."""
     return (
-        model.training is None or inherited_orientation(preparation, model).orientation is not None
+        model.training is None or inherited_preparation(preparation, model).orientation is not None
     )
 
 
-def inherited_orientation(preparation: Preparation, model: Checkpoint) -> Preparation:
-    """The preparation with the model's orientation, unless it has one."""
+def inherited_preparation(preparation: Preparation, model: Checkpoint) -> Preparation:
+    """The preparation with the model's orientation, unless it has one.
+
+    Where a train file says nothing, cases of a model that comes from nnU-Net are prepared as that
+    was.
+    """
     learnt = model.preparation
+    if learnt is not None and learnt.nnunet is not None and preparation == Preparation():
+        return learnt
     if preparation.orientation is not None or learnt is None or learnt.orientation is None:
         return preparation
     return preparation.model_copy(update={"orientation": learnt.orientation})
@@ -39,7 +45,9 @@ def session_preparation(
         model: With which the session begins, or from which it goes on.
         cases: To learn from.
     """
-    inherited = inherited_orientation(preparation, model)
+    inherited = inherited_preparation(preparation, model)
+    if inherited.nnunet is not None:
+        return inherited  # nnU-Net turns no axes
     if inherited.orientation is not None or not decides_orientation(preparation, model):
         return inherited
     return inherited.model_copy(update={"orientation": most_common_orientation(cases)})
@@ -56,7 +64,7 @@ def training_comparison(config: TrainConfig, model: Checkpoint) -> Comparison:
     return Comparison(
         model=str(model.origin),
         cohort=model.cohort,
-        preparation=inherited_orientation(config.preparation, model),
+        preparation=inherited_preparation(config.preparation, model),
         accepted=config.accept,
         key="accept",
     )

@@ -31,7 +31,7 @@ from deepseg.inference.requests import (
 )
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.layout import layout
-from deepseg.sessions.cohort import inherited_orientation
+from deepseg.sessions.cohort import inherited_preparation
 from deepseg.training.batch_statistics import single_value_problems
 from deepseg.training.freezing import frozen_layers
 from deepseg.training.model_selection import metric_incompatibilities
@@ -208,7 +208,7 @@ def _other_side(name: str) -> str | None:
 
 def _training_preparation_problems(config: TrainConfig, model: Checkpoint) -> Iterator[Problem]:
     """Cases that would be prepared otherwise than those from which the weights have learnt."""
-    applied = inherited_orientation(config.preparation, model)
+    applied = inherited_preparation(config.preparation, model)
     if model.preparation is None or applied == model.preparation or "preparation" in config.accept:
         return
     yield preparation_differs(

@@ -16,7 +16,7 @@ from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.geometry.boxes import text
 from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, read_checkpoint
 from deepseg.report.console import Console
-from deepseg.sessions.cohort import inherited_orientation
+from deepseg.sessions.cohort import inherited_preparation
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.model_files import (
     IMPORTED_SETTINGS,
@@ -226,7 +226,7 @@ def _returned(
 
 def _warn_of_preparation(model: Checkpoint, config: TrainConfig, console: Console) -> None:
     """Cases that are prepared otherwise than those from which the weights have learnt."""
-    applied = inherited_orientation(config.preparation, model)
+    applied = inherited_preparation(config.preparation, model)
     if model.preparation is not None and model.preparation != applied:
         console.warn(
             f"{model.origin} has learnt from cases prepared with {model.preparation.summary}; this "

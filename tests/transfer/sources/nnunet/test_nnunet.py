@@ -16,9 +16,11 @@ import torch
 from torch.nn import functional as F
 
 from deepseg import Predictor, new_model
+from deepseg.config.cases import Preparation
 from deepseg.errors import DeepsegError
 from deepseg.model.checkpoint import read_checkpoint
 from deepseg.model.graph.network import GraphNetwork
+from deepseg.sessions.cohort import session_preparation
 from deepseg.transfer.sources.nnunet.folder import NnunetFolder, nnunet_folder
 from deepseg.transfer.sources.nnunet.network import nnunet_graph
 
@@ -81,6 +83,13 @@ def test_the_save_holds_the_settings_of_the_plans(model):
     assert (ct.mean, ct.deviation) == (entry["mean"], entry["std"])
     assert (t2.scheme, t2.inside) == ("z_score", True)
     assert not checkpoint.is_random
+
+
+def test_cases_to_fine_tune_on_are_prepared_in_the_same_way(model):
+    checkpoint = read_checkpoint(model)
+    assert session_preparation(Preparation(), checkpoint, []) == checkpoint.preparation
+    chosen = Preparation(resample=2)
+    assert session_preparation(chosen, checkpoint, []).nnunet is None
 
 
 def test_axes_may_be_exchanged_in_the_plans(folder):
