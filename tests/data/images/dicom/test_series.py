@@ -392,3 +392,14 @@ def test_a_compression_that_is_not_read_is_named(tmp_path):
         "1.2.840.10008.1.2.4.102; expected one that is not compressed, or as JPEG, JPEG-LS, "
         "JPEG 2000 or RLE; fix: export it again without compression"
     )
+
+
+def test_groups_of_fewer_frames_than_the_header_has_are_damage(tmp_path):
+    tags = {(0x28, 0x08): ("IS", 7)}
+    write_frames(tmp_path / "a/m.dcm", ramp(), places(0, 4, 8, 12, 16, 20), tags=tags)
+    with pytest.raises(DeepsegError) as refusal:
+        read_image(tmp_path / "a")
+    assert str(refusal.value).startswith(
+        f"[image-damaged] {tmp_path / 'a/m.dcm'}: got 7 frames in the header, and functional "
+        "groups of 6; "
+    )
