@@ -25,6 +25,7 @@ from deepseg.data.cases.case import Case
 from deepseg.data.images.file_stamps import file_stamp
 from deepseg.data.images.volumes import Geometry
 from deepseg.data.preparation import PreparedCase, prepare
+from deepseg.errors import DeepsegError, Problem
 from deepseg.storage.atomic import replacing_folder, write_json
 
 CACHE_FORMAT = 1  # raise it whenever a prepared case of today would differ from one of yesterday
@@ -51,16 +52,32 @@ def open_prepared(folder: Path) -> PreparedCase:
     """The prepared case in ``folder``, its arrays mapped into memory.
 
     The files stay mapped for as long as anything refers to the arrays.
+
+    Raises:
+        DeepsegError: ``cache-lost``, if files of it are gone or cut since the session began.
     """
-    record = json.loads((folder / "case.json").read_text("utf-8"))
-    arrays = {
-        # Copy on write: torch wants writable memory, and nothing reaches the disk.
-        path.stem: np.load(path, mmap_mode="c")
-        for path in folder.glob("*.npy")
-    }
+    try:
+        record = json.loads((folder / "case.json").read_text("utf-8"))
+        names = record.get("checksums", [path.name for path in folder.glob("*.npy")])
+        arrays = {
+            # Copy on write: torch wants writable memory, and nothing reaches the disk.
+            name.removesuffix(".npy"): np.load(folder / name, mmap_mode="c")
+            for name in names
+        }
+        channels = arrays["channels"]
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, EOFError) as error:
+        raise DeepsegError(
+            Problem(
+                code="cache-lost",
+                got="a prepared case of which files are gone or cut",
+                expected="the files as the session has written them",
+                fix="give the same command again: it prepares the case anew",
+                where=str(folder),
+            )
+        ) from error
     return PreparedCase(
         name=record["name"],
-        channels=arrays["channels"],
+        channels=channels,
         labels=arrays.get("labels"),
         roi=arrays.get("roi"),
         weights=arrays.get("weights"),

@@ -336,7 +336,7 @@ def wait(place):
 
 
 def _ended(process, place):
-    out, err = (said.decode("utf-8", "replace") for said in process.communicate(timeout=60))
+    out, err = (said.decode("utf-8", "replace") for said in process.communicate(timeout=300))
     return Result(process.returncode, _from_here(out, place), _from_here(err, place))
 
 

@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deepseg.data.segments.segment import Segment
 from deepseg.data.segments.segment_dataset import SegmentDataset
@@ -37,7 +37,7 @@ from deepseg.data.segments.workers import (
     open_files_limit,
     shared_memory_free,
 )
-from deepseg.errors import OutOfMemory, Problem, is_process_limit
+from deepseg.errors import DeepsegError, OutOfMemory, Problem, is_process_limit
 
 FILES = 1024  # open at a time, below which batches come through pipes
 FEW_WORKERS, WORKERS_PER_CORE = 4, 2  # more only wait for each other
@@ -105,6 +105,34 @@ def batch_samples(segments: int, batch_size: int) -> list[range]:
     """
     starts = range(0, segments, batch_size)
     return [range(start, min(start + batch_size, segments)) for start in starts]
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """A problem of a sample on its way out of a worker, which an exception would lose."""
+
+    kind: type[DeepsegError]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class _FaultsAsSamples:
+    """A dataset that gives `_Fault` where another one raises an error of the user's."""
+
+    dataset: SegmentDataset
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Segment, str] | _Fault:
+        try:
+            return self.dataset[place]
+        except DeepsegError as error:
+            return _Fault(type(error), error.problems)
+
+
+def _collate_or_fault(samples: Sequence[Any], collate_samples: Callable[[Any], Any]) -> Any:
+    """The batch of ``samples``, or the first fault among them."""
+    faults = (sample for sample in samples if isinstance(sample, _Fault))
+    fault = next(faults, None)
+    return collate_samples(samples) if fault is None else fault
 
 
 def collate(samples: Sequence[tuple[Segment, str]]) -> Batch:
@@ -202,16 +230,19 @@ class SegmentLoader:
         workers = self._worth_starting(workers)
         self._through_pipes = workers > 0 and self._lacks_shared_memory(workers)
         self._loader = self._new_loader(workers)
-        self._batches: Iterator[Batch | _PipedBatch] | None = None
+        self._batches: Iterator[Batch | _PipedBatch | _Fault] | None = None
         self._workers: list[BaseProcess] = []
 
     def _new_loader(self, workers: int) -> DataLoader[Any]:
         with _no_word_on_workers():
             return DataLoader(
-                self.dataset,
+                cast("Dataset[Any]", _FaultsAsSamples(self.dataset)),
                 batch_sampler=self._sampler,
                 num_workers=workers,
-                collate_fn=_collate_for_pipe if self._through_pipes else collate,
+                collate_fn=partial(
+                    _collate_or_fault,
+                    collate_samples=_collate_for_pipe if self._through_pipes else collate,
+                ),
                 worker_init_fn=partial(end_with, os.getpid()),
                 pin_memory=self._pin and not self._through_pipes,
                 prefetch_factor=PREFETCHED if workers else None,
@@ -222,6 +253,12 @@ class SegmentLoader:
 
     def _worth_starting(self, workers: int) -> int:
         """So many workers as the cores of this machine can keep busy; the bits are the same."""
+        if workers and multiprocessing.current_process().daemon:
+            self._warn(
+                "this process may not start others (it is daemonic): segments are cut by the "
+                "session itself, which is slower"
+            )
+            return 0
         cores = os.cpu_count() or 1
         enough = max(FEW_WORKERS, WORKERS_PER_CORE * cores)
         if workers > enough:
@@ -285,13 +322,15 @@ class SegmentLoader:
                 self._give_up_killed_workers(attempt, error)
                 attempt += 1
                 continue
+            if isinstance(batch, _Fault):
+                raise batch.kind(*batch.problems)
             self._next += 1
             if isinstance(batch, _PipedBatch):
                 batch = batch.tensors()
                 return batch.pin_memory() if self._pin else batch
             return batch
 
-    def _start_workers(self) -> Iterator[Batch | _PipedBatch]:
+    def _start_workers(self) -> Iterator[Batch | _PipedBatch | _Fault]:
         """All batches from the next one on, cut by new workers, or by this process without any."""
         self._sampler.first = self._next
         older, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)

@@ -15,6 +15,7 @@ from deepseg.config.blocks.sampling import Sampling
 from deepseg.data.case_cache import open_prepared
 from deepseg.data.segments.loader import BatchShard, SegmentLoader
 from deepseg.data.segments.segment_dataset import SegmentDataset, SegmentRules
+from deepseg.errors import DeepsegError
 from deepseg.geometry.context import NetworkGeometry, PathwayGeometry
 from deepseg.storage.atomic import write_json
 
@@ -227,7 +228,7 @@ def test_without_processes_the_session_cuts_by_itself(folders, monkeypatch):
     assert all(same(*pair) for pair in zip(found, all_batches(alone), strict=True))
 
 
-def no_semaphores(*_):
+def no_semaphores(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -281,3 +282,31 @@ def test_workers_that_may_not_start_threads_are_done_without(folders, monkeypatc
     assert capfd.readouterr().err == ""
     alone = SegmentLoader(SegmentDataset(folders, rules()), batch_size=4, workers=0, first=0)
     assert all(same(*pair) for pair in zip(found, all_batches(alone), strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_case_that_is_gone_from_the_cache_is_told_with_what_helps(folders, workers):
+    for folder in folders:
+        (folder / "channels.npy").unlink()
+    stream = SegmentLoader(SegmentDataset(folders, rules()), batch_size=4, workers=workers, first=0)
+    with stream, pytest.raises(DeepsegError) as refusal:
+        next(stream.subepoch())
+    (problem,) = refusal.value.problems
+    assert (problem.code, problem.fix) == (
+        "cache-lost",
+        "give the same command again: it prepares the case anew",
+    )
+
+
+def test_a_daemonic_process_cuts_by_itself(folders, monkeypatch):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    warnings = []
+    stream = SegmentLoader(
+        SegmentDataset(folders, rules()), batch_size=4, workers=2, first=0, warn=warnings.append
+    )
+    with stream:
+        assert len(list(stream.subepoch())) > 0
+    assert warnings == [
+        "this process may not start others (it is daemonic): segments are cut by the session "
+        "itself, which is slower"
+    ]
