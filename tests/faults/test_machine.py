@@ -4,7 +4,8 @@ import fcntl
 import os
 import socket
 import subprocess
-import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,7 +27,9 @@ def test_a_pipe_in_the_folder_of_a_session_is_not_waited_for(command, place, nam
     )
 
 
-def test_a_lock_that_only_a_child_of_a_dead_session_holds_is_waited_for(command, place):
+def test_a_lock_that_only_a_child_of_a_dead_session_holds_is_waited_for(
+    command, place, monkeypatch
+):
     dead = subprocess.Popen(["true"])
     dead.wait()
     (place / "runs/training").mkdir(parents=True)
@@ -34,10 +37,11 @@ def test_a_lock_that_only_a_child_of_a_dead_session_holds_is_waited_for(command,
         lock.write(f"process {dead.pid} on {socket.gethostname()}")
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
-        release = threading.Timer(0.5, fcntl.flock, (lock, fcntl.LOCK_UN))
-        release.start()
+        clock = SimpleNamespace(
+            monotonic=time.monotonic, sleep=lambda _: fcntl.flock(lock, fcntl.LOCK_UN)
+        )
+        monkeypatch.setattr("deepseg.sessions.folder_lock.time", clock)
         result = command("-train", "train.yaml")
-        release.join()
     assert (result.returncode, result.errors) == (0, [])
 
 

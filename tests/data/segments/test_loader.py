@@ -286,9 +286,11 @@ def test_workers_that_may_not_start_threads_are_done_without(folders, monkeypatc
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_case_that_is_gone_from_the_cache_is_told_with_what_helps(folders, workers):
+    dataset = SegmentDataset(folders, rules())
+    stream = SegmentLoader(dataset, batch_size=4, workers=workers, first=0)
+    dataset.release()
     for folder in folders:
         (folder / "channels.npy").unlink()
-    stream = SegmentLoader(SegmentDataset(folders, rules()), batch_size=4, workers=workers, first=0)
     with stream, pytest.raises(DeepsegError) as refusal:
         next(stream.subepoch())
     (problem,) = refusal.value.problems
