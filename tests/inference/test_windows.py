@@ -232,6 +232,15 @@ def test_an_ensemble_of_windows_averages_scores(segmenter):
     assert np.abs(found - expected).max() < 1e-5
 
 
+def test_windows_in_bfloat16_are_nearly_those_in_float32(segmenter):
+    values = image(SMALLER)
+    full, half = (
+        segmented(model(segmenter), values, {"precision": p}).probabilities["rim"]
+        for p in ("float32", "bfloat16")
+    )
+    assert 0 < np.abs(full - half).max() < 0.02
+
+
 def test_a_window_that_the_network_does_not_compute_is_refused(segmenter):
     with pytest.raises(DeepsegError) as error:
         Predictor(model(segmenter), device="cpu", tiles=Tiles((16, 12, 18)))

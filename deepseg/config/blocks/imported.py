@@ -100,6 +100,12 @@ class AttachPoint(Settings):
         True
         >>> point.sees_whole((9, 9, 9), (55, 55, 55), (64, 64, 64))
         False
+
+        Voxel 53 lies between those at 52 and 56: interpolated, it depends on both.
+
+        >>> linear = point.model_copy(update={"is_interpolated": True})
+        >>> [p.sees_whole((12, 12, 12), (54, 54, 54), (64, 64, 64)) for p in (point, linear)]
+        [True, False]
         """
         if self.reach is None or self.uses_statistics_of_image:
             return False
