@@ -90,3 +90,10 @@ def test_every_title_tells_the_number_of_cases():
 def test_letters_that_mean_something_to_latex_are_escaped(cell, latex):
     lines = ComparisonTable("t", "T", ("a",), [[cell]]).latex().splitlines()
     assert lines[5] == rf"{latex} \\"
+
+
+def test_a_single_class_needs_no_table_of_classes():
+    rows = {"foreground": 0.5, "lesion": 0.5}
+    groups = [group("a", run(0, {"anna": rows}, rows)), group("b", run(0, {"anna": rows}, rows))]
+    assert class_rows(groups) == []
+    assert [entry.row for entry in differences(groups)] == ["mean"]
