@@ -78,13 +78,12 @@ def imported_outputs(
         x: What the pathway reads.
     """
     outputs = translated(work, module, pathway.name, x)
-    network, geometry = pathway.network, pathway.geometry
-    assert network is not None
-    first, _ = margin(geometry.shrink)
-    size = [n - less for n, less in zip(x.shape[2:], geometry.shrink, strict=True)]
-    maps = [
+    shrink = pathway.geometry.shrink
+    first, _ = margin(shrink)
+    size = [n - less for n, less in zip(x.shape[2:], shrink, strict=True)]
+    maps = [  # scores of coarser levels, which may follow, enter no loss here
         _at_full_resolution(work.tape, y, point, first, size)
-        for y, point in zip(outputs, network.outputs, strict=True)
+        for y, point in zip(outputs, pathway.attach_points, strict=False)
     ]
     return joined(work.tape, maps, 1)
 

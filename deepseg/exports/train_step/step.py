@@ -19,7 +19,7 @@ from deepseg.exports.train_step.construction import (
 )
 from deepseg.exports.train_step.imported import check_operators
 from deepseg.exports.train_step.layers import logits
-from deepseg.exports.train_step.loss import Rates, cross_entropy, descended
+from deepseg.exports.train_step.loss import Moved, Rates, cross_entropy, descended
 from deepseg.exports.train_step.tape import Tape, Variable
 from deepseg.geometry.boxes import Box, Int3
 from deepseg.geometry.context import Lattice
@@ -84,7 +84,12 @@ def training_step(network: Network, *, batch: int, segment: Int3) -> StepGraph:
     outputs = [tape.rename(loss, "loss")]
     for name, parameter, gradient in zip(names, parameters, gradients, strict=True):
         velocity = tape.input(VELOCITY + name, parameter.shape)
-        moved = descended(tape, parameter, gradient, velocity, rates)
+        # As in torch, what the loss does not depend on is not pulled to 0 either.
+        moved = (
+            Moved(parameter, velocity)
+            if gradient is None
+            else descended(tape, parameter, gradient, velocity, rates)
+        )
         outputs.append(tape.rename(moved.parameter, NEW + name))
         outputs.append(tape.rename(moved.velocity, NEW + VELOCITY + name))
     for name, variable in work.statistics.items():

@@ -139,15 +139,15 @@ class Tape:
             self._records.append(_Record(result.name, active))
         return result
 
-    def gradients(self, result: Variable, variables: Sequence[Variable]) -> list[Variable]:
-        """The derivative of ``result``, a single number, by each of ``variables``; 0 without a way.
+    def gradients(self, result: Variable, variables: Sequence[Variable]) -> list[Variable | None]:
+        """The derivative of ``result``, one number, by each variable; None where there is no way.
 
         >>> tape = Tape()
         >>> x = tape.watch(tape.input("x", ()))
         >>> y = tape.record(tape.call("Neg", [x], ()), (x, lambda g: tape.call("Neg", [g], ())))
         >>> (gradient,) = tape.gradients(y, [x])
-        >>> [node.operator for node in tape.nodes], gradient.name
-        (['Neg', 'Neg'], 'Neg_1')
+        >>> [node.operator for node in tape.nodes], gradient
+        (['Neg', 'Neg'], Variable(name='Neg_1', shape=(), dtype='float32'))
         """
         arrived = {result.name: self.constant(np.ones(result.shape))}
         for record in reversed(self._records):
@@ -161,7 +161,4 @@ class Tape:
                 arrived[variable.name] = (
                     part if before is None else self.call("Add", [before, part], part.shape)
                 )
-        return [
-            arrived[x.name] if x.name in arrived else self.constant(np.zeros(x.shape))
-            for x in variables
-        ]
+        return [arrived.get(x.name) for x in variables]

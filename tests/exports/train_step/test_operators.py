@@ -44,6 +44,7 @@ CASES = [
         node("Conv", "w", strides=(2, 1, 3), dilations=(1, 2, 1), pads=(1, 0, 2, 0, 1, 1)),
         w=KERNEL,
     ),
+    case("Conv with uneven borders", node("Conv", "w", pads=(1, 0, 2, 0, 1, 1)), w=KERNEL),
     case("Conv with wide borders", node("Conv", "w", pads=(3, 2, 3, 3, 2, 3)), w=KERNEL),
     case("Conv in groups", node("Conv", "w", "b", group=2), w=weight(6, 2, 3, 3, 3), b=weight(6)),
     case(
