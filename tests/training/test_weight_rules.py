@@ -220,6 +220,11 @@ def test_rules_that_leave_nothing_are_refused():
     names, plan = list(network(NATIVE).state_dict()), layout(NATIVE)
     (problem,) = frozen_problems(names, plan, config)
     assert problem.code == "everything-frozen"
+    moving = {"frozen": True, "statistics": "batch"}  # statistics that move are nothing learnt
+    config = train_config(
+        by_type={kind: {"frozen": True} for kind in types} | {"BatchNorm": moving}
+    )
+    assert len(list(frozen_problems(names, plan, config))) == 1
     config = train_config({"tune": "head"}, by_layer={"fc.*": {"frozen": True}})
     assert len(list(frozen_problems(names, plan, config))) == 1
     config = train_config(by_layer={"fc.*": {"frozen": True}})
