@@ -26,6 +26,7 @@ from deepseg.config.settings import Precision, Settings
 from deepseg.config.testing import ComponentRule, Inference, TestConfig
 from deepseg.config.training import TrainConfig
 from deepseg.config.validation.validate import validate
+from deepseg.model.graph.operators.table import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "documentation").glob("*.md"))]
@@ -145,3 +146,9 @@ def test_the_change_log_begins_with_this_version():
     first = re.search(r"^## (\S+)", text(ROOT / "documentation/changelog.md"), flags=re.MULTILINE)
     assert first is not None
     assert first[1] == deepseg.__version__
+
+
+def test_the_page_on_transfer_names_every_operator():
+    page = (ROOT / "documentation" / "transfer.md").read_text("utf-8")
+    section = page.partition("**Operators.**")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", section)) == set(OPERATORS)
