@@ -68,7 +68,7 @@ def lists(place):
             HEADER.replace("labels", "lables") + A,
             [
                 "[table-column] HERE/data/train.csv:1: got the column 'lables'; expected case, "
-                "channel_NAME, labels, roi, weights_1, weights_2, …; fix: rename or remove it; "
+                "channel_NAME, labels, roi, split, weights_1, weights_2, …; fix: rename or remove it; "
                 "did you mean 'labels'?"
             ],
             id="a misspelt column",
@@ -228,7 +228,9 @@ def test_a_model_without_names_of_channels_remembers_the_columns_that_it_has_lea
 ):
     place.edit("model.yaml", "[T1, FLAIR]", "[channel1, channel2]")
     header = "case,channel_T1,channel_FLAIR,labels,roi"
-    place.edit("data/validation.csv", header, header.replace("T1,channel_FLAIR", "T1,channel_T2"))
+    place.edit("data/train.csv", header, header.replace("FLAIR", "T2"))
+    place.edit("data/validation.csv", header, header.replace("FLAIR", "T3"))
+    place.edit("data/test.csv", header, header.replace("FLAIR", "T2"))
     line = (
         "the channels of the model have no names, so columns count in their order: channel1 is "
         "the column channel_T1, channel2 channel_"
@@ -237,16 +239,15 @@ def test_a_model_without_names_of_channels_remembers_the_columns_that_it_has_lea
     assert (trained.returncode, trained.warnings) == (
         0,
         [
-            f"WARNING HERE/data/train.csv:1: {line}FLAIR; DeepMedic would sort them: "
-            "channel_FLAIR, channel_T1",
-            f"WARNING HERE/data/validation.csv:1: {line}T2",
+            f"WARNING HERE/data/train.csv:1: {line}T2",
+            f"WARNING HERE/data/validation.csv:1: {line}T3",
         ],
     )
     last = "runs/training/models/last.save"
     assert "columns of channels" in command("-show", last).stdout
     assert command("-test", "test.yaml", "-model", last).warnings == []
     one = (place / "runs/results/predictions/d_Segm.nii.gz").read_bytes()
-    place.write("data/test.csv", "case,channel_FLAIR,channel_T1,labels,roi\n"
+    place.write("data/test.csv", "case,channel_T2,channel_T1,labels,roi\n"
                 "d,d/FLAIR.nii.gz,d/T1.nii.gz,d/labels.nii.gz,d/roi.nii.gz\n")  # fmt: skip
     place.edit("test.yaml", "name: results", "name: again")
     assert command("-test", "test.yaml", "-model", last).warnings == []

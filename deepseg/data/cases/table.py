@@ -133,15 +133,9 @@ def _place_warning(names: Sequence[str], channels: Sequence[str], where: str) ->
     first, *further = zip(channels, names, strict=True)
     pairs = [f"{first[0]} is the column {CHANNEL}{first[1]}"]
     pairs += [f"{channel} {CHANNEL}{name}" for channel, name in further]
-    in_alphabet = sorted(names, key=_with_numbers)
-    sorted_by = (
-        f"; DeepMedic would sort them: {', '.join(CHANNEL + name for name in in_alphabet)}"
-        if list(names) != in_alphabet
-        else ""
-    )
     return (
         f"{where}: the channels of the model have no names, so columns count in their order: "
-        f"{', '.join(pairs)}{sorted_by}"
+        f"{', '.join(pairs)}"
     )
 
 
@@ -151,7 +145,7 @@ def _column_order(
     """Place in ``names`` of each of the model's ``channels``; see `channel_order`.
 
     Where they tell nothing, the names of the columns that the model has learnt from do; else the
-    order, in which numbers must rise.
+    order, which must be that of the alphabet, by which DeepMedic sorts them.
 
     Raises:
         DeepsegError: ``channel-order``, or a code of `channel_order`.
@@ -160,8 +154,7 @@ def _column_order(
         return channel_order(names, columns, where=where)
     order = channel_order(names, channels, where=where)
     in_alphabet = sorted(names, key=_with_numbers)
-    is_odd = _are_numbered(names) and list(names) != in_alphabet
-    if is_odd and not _is_same(names, channels):
+    if list(names) != in_alphabet and not _is_same(names, channels):
         raise DeepsegError(
             Problem(
                 code="channel-order",
@@ -169,7 +162,8 @@ def _column_order(
                 f"{', '.join(in_alphabet)}",
                 expected=f"columns that tell which is {' and which '.join(channels[:2])} of the "
                 "model",
-                fix=f"call them {', '.join(CHANNEL + name for name in channels)} as the model does",
+                fix="sort the columns, as DeepMedic does, or call them "
+                f"{', '.join(CHANNEL + name for name in channels)} as the model does",
                 where=where,
             )
         )

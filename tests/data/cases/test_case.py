@@ -568,12 +568,8 @@ def test_columns_without_the_names_of_channels_are_taken_in_their_order(folder):
     assert case.channels == tuple(folder / file for file in files[:8])
 
 
-@pytest.mark.parametrize(
-    ("kinds", "sorts_otherwise"), [(("T1", "FLAIR"), True), (("FLAIR", "T1"), False)]
-)
-def test_columns_count_in_their_order_for_channels_without_names_and_a_line_says_so(
-    folder, kinds, sorts_otherwise
-):
+def test_columns_count_in_their_order_for_channels_without_names_and_a_line_says_so(folder):
+    kinds = ("FLAIR", "T1")
     files = {"T1": "p1/T1c.nii.gz", "FLAIR": "p1/FLAIR.nii.gz"}
     header = ",".join(f"channel_{kind}" for kind in kinds)
     config = of_table(folder, header, ",".join(files[kind] for kind in kinds))
@@ -582,14 +578,29 @@ def test_columns_count_in_their_order_for_channels_without_names_and_a_line_says
     assert listed.columns == kinds
     assert listed.warnings == (
         f"{folder / 'train.csv'}:1: the channels of the model have no names, so columns count in "
-        f"their order: channel1 is the column channel_{kinds[0]}, channel2 channel_{kinds[1]}"
-        + ("; DeepMedic would sort them: channel_FLAIR, channel_T1" if sorts_otherwise else ""),
+        "their order: channel1 is the column channel_FLAIR, channel2 channel_T1",
     )
     again = case_list(config, ["channel1", "channel2"], columns=["T1", "FLAIR"])
     assert again.cases[0].channels == (folder / files["T1"], folder / files["FLAIR"])
     assert (again.warnings, again.columns) == ((), ("T1", "FLAIR"))
     unlike = case_list(config, ["channel1", "channel2"], columns=["T1", "T2"])
     assert len(unlike.warnings) == 1
+
+
+def test_columns_that_deepmedic_would_sort_otherwise_are_refused_unless_they_were_learnt_from(
+    folder,
+):
+    config = of_table(folder, "channel_T1,channel_FLAIR", "p1/T1c.nii.gz,p1/FLAIR.nii.gz")
+    with pytest.raises(DeepsegError) as refusal:
+        case_list(config, ["channel1", "channel2"])
+    assert str(refusal.value) == (
+        f"[channel-order] {folder / 'train.csv'}:1: got columns in the order T1, FLAIR, whose "
+        "names sort as FLAIR, T1; expected columns that tell which is channel1 and which channel2 "
+        "of the model; fix: sort the columns, as DeepMedic does, or call them channel_channel1, "
+        "channel_channel2 as the model does"
+    )
+    learnt = case_list(config, ["channel1", "channel2"], columns=["FLAIR", "T1"])
+    assert learnt.cases[0].channels == (folder / "p1/FLAIR.nii.gz", folder / "p1/T1c.nii.gz")
 
 
 @pytest.mark.parametrize("kinds", [("2", "1"), ("1", "10", "2")])
@@ -601,7 +612,7 @@ def test_numbered_columns_that_do_not_rise_are_refused_with_both_orders(folder, 
     assert complaints(config, channels) == [
         f"[channel-order] {folder / 'train.csv'}:1: got columns in the order {', '.join(kinds)}, "
         f"whose names sort as {in_alphabet}; expected columns that tell which is channel1 and "
-        "which channel2 of the model; fix: call them "
+        "which channel2 of the model; fix: sort the columns, as DeepMedic does, or call them "
         f"{', '.join('channel_' + name for name in channels)} as the model does"
     ]
 
