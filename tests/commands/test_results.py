@@ -178,8 +178,14 @@ def test_two_trained_sessions_are_compared(command, place, trained_here):
     assert (result.returncode, result.stderr) == (0, "")
     written = {"here/comparison.csv", "here/comparison.json", "here/comparison.png"}
     new = place.files().keys() - before.keys()
-    assert written <= new
-    assert all(name.startswith("here/") for name in new)
+    tables = [
+        f"here/{name}.{end}"
+        for name in ("sessions", "classes", "differences")
+        for end in ("csv", "tex")
+    ]
+    pictures = [f"here/comparison.{end}" for end in ("pdf", "svg")]
+    records = ["here/cases.csv", "here/report.html", "here/.written/comparison.json"]
+    assert new == written | {*tables, *pictures, *records}
     found = json.loads((place / "here/comparison.json").read_text())
     assert [
         (group["name"], [(one["epochs"], list(one["scores"])) for one in group["sessions"]])
