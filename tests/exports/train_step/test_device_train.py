@@ -499,3 +499,10 @@ def test_parts_of_a_split_are_disjoint_and_depend_on_the_seed():
     assert sorted(name for part in parts.values() for name in part) == sorted(names)
     assert [len(parts[part]) for part in ("first", "second", "third")] == [15, 4, 4]
     assert split(names, 5) == parts != split(names, 6)
+
+
+def test_every_step_has_segments_of_its_own(train, device, capsys):
+    assert train("--steps", 3, "--eval-every", 0, "--learning-rate", "0") == 0
+    with (device / "progress.csv").open() as file:
+        losses = [row["loss"] for row in csv.DictReader(file)]
+    assert len(set(losses)) == 3
