@@ -56,7 +56,7 @@ def load(
         model: `ModelConfig`, `TrainConfig` or `TestConfig`.
         file: Relative paths inside it count from its folder.
         model_file: The file that describes the model, in which old versions of DeepMedic wrote
-            batch sizes and optimiser.
+            batch sizes and optimiser; None for the one that a `.cfg` names.
 
     Raises:
         DeepsegError: Everything that is wrong with the file; ``config-file-type`` for another
@@ -70,6 +70,9 @@ def load(
         case ".cfg":
             document = read_cfg(file)
             raise_if_of_another_kind(document, KINDS[model])
+            named = document.values.get("cnnModelFilePath")
+            if model_file is None and isinstance(named, str):
+                model_file = file.parent / named
             carried = training_keys(None if model_file is None else Path(model_file))
             return _from_deepmedic(model, document, carried)
     raise DeepsegError(

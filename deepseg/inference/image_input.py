@@ -241,7 +241,8 @@ def _check_names(images: Mapping[str, Image], channels: Sequence[str]) -> None:
                 code="channel-count",
                 got=f"no image of {', '.join(missing)}",
                 expected=f"{len(channels)}, one per channel: {', '.join(channels)}",
-                fix="give them too, or None where the case lacks a channel",
+                fix="give them too, or None (NAME= on the command line) for a channel that the "
+                "case lacks",
             )
         )
     if problems:

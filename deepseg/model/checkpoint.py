@@ -322,8 +322,8 @@ def unfitting_weights(config: ModelConfig, weights: Mapping[str, Tensor]) -> lis
     return [
         Problem(
             code="weights-do-not-fit",
-            got=f"{name} of shape {shapes.get(name, 'absent')}",
-            expected=f"shape {expected.get(name, 'absent')}",
+            got=f"{name} of shape {shapes[name]}" if name in shapes else f"no {name}",
+            expected=f"shape {expected[name]}" if name in expected else "no such weight",
             fix="use the file that belongs to this model",
         )
         for name in sorted(expected.keys() | shapes.keys())

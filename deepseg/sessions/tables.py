@@ -35,7 +35,7 @@ def network_table(console: Console, config: ModelConfig) -> None:
         ["pathway", "layers", "feature maps", "kernels", "sees (voxels)", "parameters"],
         [_pathway_row(p) for p in (*plan.pathways, plan.fc) if p.addresses],
     )
-    console.say(f"parameters: {plan.parameters:,} trainable in all")
+    console.say(f"parameters: {plan.parameters:,} in all")
     for use, size in config.segment_sizes.items():
         console.say(
             f"segment for {use}: {text(size)} → {text(plan.prediction_size(size))} predicted, "

@@ -438,7 +438,7 @@ def test_numbers_that_are_none_are_refused_where_they_would_be_taken(command, re
 def test_an_older_model_whose_weights_are_not_its_own_is_refused(refused, place, old):
     spoilt(place, lambda weights: weights.pop("normal.2.norm.bias"))
     assert refused(*build("-layers", "1")) == [
-        "[weights-do-not-fit] A.save: got normal.2.norm.bias of shape absent; expected shape (3,); "
+        "[weights-do-not-fit] A.save: got no normal.2.norm.bias; expected shape (3,); "
         "fix: use the file that belongs to this model"
     ]
 

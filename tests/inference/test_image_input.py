@@ -99,7 +99,8 @@ def test_the_wrong_number_of_images():
         "[channel-unknown] got channel 'FLAIRE'; expected channels of the model: T1, FLAIR; fix: "
         "correct the name; did you mean 'FLAIR'?",
         "[channel-count] got no image of FLAIR; expected 2, one per channel: T1, FLAIR; fix: give "
-        "them too, or None where the case lacks a channel",
+        "them too, or None (NAME= on the command line) for a channel that "
+        "the case lacks",
     ]
     assert problems([None, None]) == [
         "[case-without-channels] got no image; expected at least one of the channels; fix: give an "

@@ -192,6 +192,12 @@ TRAIN_KEYS: tuple[KeyRule, ...] = (
     Key(name="tensorboard_log", path="tensorboard"),
     *_case_lists("Training", "training.cases", "dataframe_train", always),
     Key(
+        name="allow_missing_classes",
+        path="training.cases.allow_missing_classes",
+        default=default(True),
+        note="a key of ours: DeepMedic trains whichever classes occur",
+    ),
+    Key(
         name="typeOfSamplingForTraining",
         path="training.sampling.type",
         convert=convert.chosen(_SAMPLING),

@@ -38,6 +38,7 @@ STATE_NAME = re.compile(r"state_(\d{6,})\.npz")
 SPLIT, MASKS, SEGMENTS = range(3)  # purposes of random numbers
 COUNTERS = ("step", "lowest_loss", "best_dice")  # beside the tensors of a state
 PARTS = ("first", "second", "third")
+ROI, NO_ROI = "roi", "none"  # names of the region of interest
 ENDINGS = (".npy", ".nii", ".nii.gz")
 NIFTI_TYPES = dict(
     zip(
@@ -98,7 +99,12 @@ def parser() -> argparse.ArgumentParser:
     add("--class-weights", type=_rate, nargs="+", metavar="W", help="of the loss, one per class")
     add("--seed", type=_whole, metavar="N", default=0, help="of the split and the segments (0)")
     add("--state", type=Path, metavar="FILE", help="begin here instead of at the latest state")
-    add("--roi", default="roi", metavar="NAME", help="file of the region of interest (roi)")
+    add(
+        "--roi",
+        default=ROI,
+        metavar="NAME",
+        help="file of the region of interest (roi); none takes whole images",
+    )
     add("--score", action="store_true", help="score all cases with the state, and end")
     add("-v", "--verbose", action="store_true", help="print what each step makes of the tensors")
     return result
@@ -106,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _whole(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}, which is no whole number")
+        raise argparse.ArgumentTypeError(f"{text!r}, which is not a whole number from 0 up")
     return int(text)
 
 
@@ -371,7 +377,7 @@ def case_names(data: Path) -> list[str]:
     return names
 
 
-def read_case(folder: Path, manifest: Mapping[str, Any], *, roi_name: str = "roi") -> Case:
+def read_case(folder: Path, manifest: Mapping[str, Any], *, roi_name: str = ROI) -> Case:
     """Read a case and prepare it as the training cases of the network were prepared."""
     preparation = manifest["preparation"]
     images = [_volume(folder, name, preparation) for name in manifest["channels"]]
@@ -381,6 +387,14 @@ def read_case(folder: Path, manifest: Mapping[str, Any], *, roi_name: str = "roi
         roi = _volume(folder, roi_name, preparation) != 0
     elif preparation["roi"] == "nonzero":
         roi = with_holes(np.any([image != 0 for image in images], axis=0))
+    elif roi_name != NO_ROI and (manifest.get("has_roi", False) or roi_name != ROI):
+        why = ", as all training cases had" if manifest.get("has_roi", False) else ""
+        raise DeviceError(
+            "device-case",
+            f"no file {roi_name} in {folder}",
+            f"a region of interest{why}",
+            f"add the file, or name it with --roi; --roi {NO_ROI} takes whole images all the same",
+        )
     shapes = {image.shape for image in (*images, labels)} | (
         {roi.shape} if roi is not None else set()
     )

@@ -66,6 +66,7 @@ def manifest(
         "channels": list(config.channels),
         "classes": list(config.classes),
         "preparation": _plain(preparation),
+        "has_roi": model.cohort is not None and model.cohort.has_roi is True,
         "learning": {
             "words": settings.words,
             "layers": list(settings.layers),

@@ -306,6 +306,10 @@ def test_the_settings_of_a_project_of_0_5_come_from_both_of_its_files(tmp_path, 
     config = load(TrainConfig, file, model_file=tmp_path / "model.cfg").config
     assert config.training.batch_size == 6
     assert (config.optimiser.momentum, config.optimiser.normalised_momentum) == (0.7, True)
+    named = BASE.replace("placeholder", "model.cfg") + NUMBERED_PREDEFINED
+    assert "model.cfg" in named
+    naming = load(TrainConfig, document(tmp_path, monkeypatch, named)).config
+    assert (naming.optimiser, naming.training.batch_size) == (config.optimiser, 6)
 
 
 # ---- Test files ----

@@ -378,7 +378,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_weights_are_broken(
 @pytest.mark.parametrize(
     ("words", "got"),
     [
-        (["--steps", "-1"], "argument --steps: '-1', which is no whole number"),
+        (["--steps", "-1"], "argument --steps: '-1', which is not a whole number from 0 up"),
         (["--class-weights", "1", "2"], "2 --class-weights"),
         (
             ["--learning-rate", "fast"],
@@ -506,3 +506,25 @@ def test_every_step_has_segments_of_its_own(train, device, capsys):
     with (device / "progress.csv").open() as file:
         losses = [row["loss"] for row in csv.DictReader(file)]
     assert len(set(losses)) == 3
+
+
+def case_problem(folder, manifest, **words):
+    with pytest.raises(device_train.DeviceError) as refusal:
+        device_train.read_case(folder, manifest, **words)
+    return str(refusal.value)
+
+
+def test_a_region_of_interest_that_is_not_there_is_told(device, cases):
+    manifest = json.loads((device / "manifest.json").read_text())
+    folder = cases / "case0"
+    assert device_train.read_case(folder, manifest).roi is not None
+    assert f"no file brain in {folder}" in case_problem(folder, manifest, roi_name="brain")
+    (folder / "roi.npy").unlink()
+    assert (
+        device_train.read_case(folder, manifest).roi is None
+    )  # of a model that has not seen one either
+    learnt = {**manifest, "has_roi": True}
+    problem = case_problem(folder, learnt)
+    assert f"no file roi in {folder}" in problem
+    assert "a region of interest, as all training cases had" in problem
+    assert device_train.read_case(folder, learnt, roi_name="none").roi is None
