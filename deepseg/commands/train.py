@@ -11,9 +11,10 @@ from deepseg.config.settings import Precision
 from deepseg.config.training import TrainConfig
 from deepseg.data.segments.loader import BatchShard, SegmentLoader
 from deepseg.model.devices import chosen_device, slowness
-from deepseg.sessions.checked_cases import training_and_held_out
+from deepseg.sessions.checked_cases import TrainingCases, training_and_held_out
 from deepseg.sessions.model_files import named_files
 from deepseg.sessions.processes.rank_session import session_of_ranks
+from deepseg.sessions.reports.session_page import NAME as PAGE
 from deepseg.sessions.reports.training_page import write_training_page
 from deepseg.sessions.set_aside import warn_of_set_aside
 from deepseg.sessions.tables import network_table
@@ -109,6 +110,9 @@ def train(
         run = TrainingRun(folder, config, start, torch_device, ranks, cases)
         print_start(run)
         if run.is_finished:
+            folder.drop_running()  # of a process that was killed after the last epoch
+            if config.report and ranks.is_main and not (folder.path / PAGE).exists():
+                _write_page(run, checked)
             console.say(_why_finished(run))
             return folder.models / "last.save"
         segments, validation_segments = ranks.broadcast(
@@ -141,11 +145,17 @@ def train(
                 )
                 run.end_epoch(scores, samples, volumes)
         if config.report and ranks.is_main:
-            records = folder.records()
-            set_aside = write_training_page(folder.path, config, run.checkpoint(), checked, records)
-            warn_of_set_aside(set_aside, console)
+            _write_page(run, checked)
         _print_end(run)
         return folder.models / "last.save"
+
+
+def _write_page(run: TrainingRun, cases: TrainingCases) -> None:
+    folder = run.folder
+    set_aside = write_training_page(
+        folder.path, run.config, run.checkpoint(), cases, folder.records()
+    )
+    warn_of_set_aside(set_aside, folder.console)
 
 
 def _why_finished(run: TrainingRun) -> str:

@@ -33,9 +33,9 @@ def chosen_device(name: str) -> torch.device:
         name = "cuda"
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        name = f"cuda{_number_on_machine()}"
-    elif name.startswith("cuda") and "RANK" in os.environ and _ranks_on_machine() > 1:
+    if name == "cuda" and (number := _number_on_machine()):
+        name = f"cuda{number}"
+    elif re.fullmatch(r"cuda:?\d+", name) and "RANK" in os.environ and _ranks_on_machine() > 1:
         raise DeepsegError(device_shared(name))
     if name == "cpu":
         return torch.device("cpu")

@@ -27,7 +27,13 @@ from deepseg.sessions.folder_lock import is_last_shard, lock_session
 from deepseg.sessions.outcome import Outcome, exit_code
 from deepseg.sessions.processes.shard import Shard
 from deepseg.sessions.set_aside import set_aside, warn_of_set_aside
-from deepseg.storage.atomic import raise_if_any_pipe, writable, write_json, write_text
+from deepseg.storage.atomic import (
+    raise_if_any_pipe,
+    remove_leftovers,
+    writable,
+    write_json,
+    write_text,
+)
 from deepseg.storage.save_file import SaveFile, read_save, write_save
 from deepseg.version import VERSION
 
@@ -100,6 +106,8 @@ class SessionFolder:
                     on_warning=lambda text: self.note("warning", text=text),
                 )
                 opened.callback(self.console.close)
+                for place in (self.path, self.path / "written", self.models):
+                    remove_leftovers(place)
                 foreign = self._outcome.begin()
                 self._opened = opened.pop_all()
         warn_of_set_aside(foreign, self.console)
@@ -207,8 +215,7 @@ class SessionFolder:
             with writable(self.models):
                 last.replace(self.models / "previous.save")
         write_save(last, save)
-        with writable(self.models):
-            (self.models / RUNNING).unlink(missing_ok=True)
+        self.drop_running()
 
     def set_aside_after(self, epoch: int, subepoch: int) -> Path:
         """Move models that have come further than this, and copy the records, out of the way.
@@ -241,6 +248,12 @@ class SessionFolder:
         """Write the model in the middle of an epoch."""
         if self.is_main:
             write_save(self.models / RUNNING, save)
+
+    def drop_running(self) -> None:
+        """Remove the model of the middle of an epoch that is over."""
+        if self.is_main:
+            with writable(self.models):
+                (self.models / RUNNING).unlink(missing_ok=True)
 
     def append_record(self, record: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl."""

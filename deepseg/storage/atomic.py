@@ -62,7 +62,7 @@ def replacing(path: Path) -> Iterator[Path]:
             the bytes.
     """
     try:
-        _remove_leftovers(path)
+        remove_leftovers(path.parent, path.name)
         temporary = _new_file_beside(path)
         try:
             yield temporary
@@ -122,16 +122,22 @@ def _ending(name: str, size: int) -> str:
     return name
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove temporary files of ``path`` whose process was killed on this machine."""
+def remove_leftovers(folder: Path, ending: str = "") -> None:
+    """Remove temporary files in ``folder`` whose process was killed on this machine.
+
+    Args:
+        folder: Where they lie; it need not be there.
+        ending: Of the names of those that are meant; empty for all.
+    """
     host = re.escape(platform.node())
     leftover = re.compile(rf"(\.{host}-(\d+)-[0-9a-f]{{8}}\.partial\.)(.*)")
     with contextlib.suppress(OSError):
-        for entry in path.parent.iterdir():
+        for entry in folder.iterdir():
             match = leftover.fullmatch(entry.name)
-            if match is None or match[3] != _ending(path.name, LONGEST_NAME - len(match[1])):
+            if match is None:
                 continue
-            if not is_alive(int(match[2])):
+            is_meant = match[3].endswith(_ending(ending, LONGEST_NAME - len(match[1])))
+            if is_meant and not is_alive(int(match[2])):
                 if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)
                 else:
@@ -176,7 +182,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
+        remove_leftovers(path.parent, path.name)
         temporary = _temporary_path(path)
         temporary.mkdir()
         try:

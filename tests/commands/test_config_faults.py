@@ -5,13 +5,13 @@ import re
 import pytest
 
 MODEL_KEYS = (
-    "name, output, channels, classes, normal, subsampled, imported, fc, segments, activation, "
-    "batch_norm, initialisation, context_alignment"
+    "name, output, channels, classes, normal, subsampled, imported, unet, fc, segments, windows, "
+    "activation, batch_norm, initialisation, context_alignment"
 )
 TRAIN_KEYS = (
     "name, output, model, seed, training, validation, preparation, accept, epochs, subepochs, "
     "loss, optimiser, schedule, steps, precision, freeze, checkpoints, early_stopping, stop_at, "
-    "workers, cache, tensorboard"
+    "workers, cache, tensorboard, report"
 )
 
 

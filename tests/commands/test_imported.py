@@ -309,8 +309,8 @@ def test_an_onnx_file_fills_imported_layers_by_name(imported, command):
             "margin: 4",
             "network: {}",
             "[config-value] model.yaml:6 imported[0].network: got network in an imported pathway; "
-            "expected keys such as file and output; fix: remove it: deepseg reads the network from "
-            "its file",
+            "expected keys such as file and output, or levels; fix: remove it: deepseg writes "
+            "the network itself",
             id="what only a .save holds",
         ),
     ],
@@ -325,8 +325,8 @@ def test_what_is_wrong_with_an_imported_pathway_is_said(imported, refused, old, 
 def test_a_model_needs_a_pathway(place, refused):
     place.edit("model.yaml", "normal:\n  feature_maps: [3, 4]\nsubsampled:\n  factors: [3]\n", "")
     assert refused("-newModel", "model.yaml") == [
-        "[pathway-missing] model.yaml: got no pathway that reads the image; expected normal or "
-        "imported; fix: add the block normal, such as normal: {feature_maps: [30, 40]}"
+        "[pathway-missing] model.yaml: got no pathway that reads the image; expected normal, "
+        "unet or imported; fix: add the block normal, such as normal: {feature_maps: [30, 40]}"
     ]
 
 

@@ -431,6 +431,7 @@ def test_the_commands_for_a_checkpoint_and_for_named_tensors_work(command, place
     assert command(*advised(alone, place)).returncode == 0
     assert command("-test", "E.cfg", "-model", "M.save").returncode == 0
     place.edit("model.yaml", "[T1, FLAIR]", "[channel1, channel2]")
+    place.edit("data/validation.csv", "channel_T1,channel_FLAIR", "channel_1,channel_2")
     assert command("-newModel", "model.yaml", "-out", "N.save").returncode == 0
     torch.save(dict(read_checkpoint(place / "N.save").weights), place / "W.pt")
     for file in ("M.save", "M.transfer.json"):

@@ -195,8 +195,8 @@ def test_only_the_head_of_it_can_learn(own, command):
             "fc: none",
             "fc: none\nnormal: {feature_maps: [3]}",
             "[classifier-missing] model.yaml: got fc: none; expected it where the only pathway is "
-            "an imported network with one output, its own classifier; fix: remove fc, for a "
-            "classifier on all pathways",
+            "a U-Net, or an imported network with one output, its own classifier; fix: remove "
+            "fc, for a classifier on all pathways",
             id="a pathway beside it",
         ),
         pytest.param(
@@ -211,7 +211,8 @@ def test_only_the_head_of_it_can_learn(own, command):
             "imported:\n  - {file: FILE}\nfc: none",
             "normal: {feature_maps: [3]}\nwindows: {overlap: 0.3}",
             "[windows-without-imported] model.yaml: got windows in a model without imported "
-            "networks; expected them with imported networks only; fix: remove windows",
+            "networks or U-Net; expected them with imported networks or a U-Net only; fix: remove "
+            "windows",
             id="windows of nothing imported",
         ),
     ],
