@@ -65,7 +65,7 @@ def demo(
     console.say()
     console.say(f"done in {time.monotonic() - started:.0f} s; look at")
     console.say(f"  {picture}   the held-out cases: image, truth, segmentation")
-    console.say(f"  {results / 'cases.csv'}   their scores")
+    console.say(f"  {results / 'report.html'}   their scores and slices, in a browser")
     console.say(f"  {study / 'training' / 'progress.png'}   how training went")
     console.say(f"  {study}/*.yaml   the three files; change them and run the commands above")
     return picture
