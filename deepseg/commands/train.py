@@ -113,7 +113,7 @@ def train(
             folder.drop_running()  # of a process that was killed after the last epoch
             if config.report and ranks.is_main and not (folder.path / PAGE).exists():
                 _write_page(run, checked)
-            console.say(_why_finished(run))
+            console.say(console.wording(_why_finished(run)))
             return folder.models / "last.save"
         segments, validation_segments = ranks.broadcast(
             lambda: (

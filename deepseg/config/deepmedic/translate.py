@@ -49,6 +49,8 @@ _PHRASES = {
     "model: FILE": "cnnModelFilePath = 'FILE'",
     "fewer than epochs": "fewer than numberOfEpochs",
     "raise epochs": "raise numberOfEpochs",
+    "'preparation: {roi: nonzero}' for": "this file as YAML, by -convert, with 'preparation: {roi: "
+    "nonzero}' for",
     "schedule plateau": "typeOfLearningRateSchedule 'auto'",
     "add validation": "set performValidationOnSamplesThroughoutTraining = True",
     "cross_entropy, dice and iou": "xentr, dsc and iou in losses_and_weights",

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from deepseg.config.deepmedic.translate import house_names
+from deepseg.config.deepmedic.translate import house_names, in_deepmedic_keys
 from deepseg.config.load import load, wording_of
 from deepseg.config.training import TrainConfig
-from deepseg.errors import DeepsegError
+from deepseg.errors import DeepsegError, Problem
 from tests.config.deepmedic.test_translate import (
     ALL_KEYS,
     BEGINNINGS,
@@ -130,3 +130,16 @@ def test_the_line_to_write_for_theanos_feature_maps_is_read_as_it_stands(told):
     assert halved == "numberFMsPerLayerSubsampled = [[4, 5, 6], [2, 2, 3]]"
     (rest,) = told("model", BEGINNINGS["model"] + TWO + f"batchSizeTrain = 10\n{halved}")
     assert "take from here: batchSizeTrain" in rest
+
+
+def test_advice_about_masks_and_epochs_is_of_a_cfg_file():
+    problem = Problem(
+        "roi-missing",
+        got="no ROI for a",
+        expected="a ROI",
+        fix="give the masks; or write 'preparation: {roi: nonzero}' for masks; or raise epochs",
+    )
+    assert in_deepmedic_keys(problem, "train").fix == (
+        "give the masks; or write this file as YAML, by -convert, with 'preparation: {roi: "
+        "nonzero}' for masks; or raise numberOfEpochs"
+    )
