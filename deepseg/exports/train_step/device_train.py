@@ -388,11 +388,11 @@ def read_case(folder: Path, manifest: Mapping[str, Any], *, roi_name: str = ROI)
     elif preparation["roi"] == "nonzero":
         roi = with_holes(np.any([image != 0 for image in images], axis=0))
     elif roi_name != NO_ROI and (manifest.get("has_roi", False) or roi_name != ROI):
-        why = ", as all training cases had" if manifest.get("has_roi", False) else ""
+        reason = ", as all training cases had" if manifest.get("has_roi", False) else ""
         raise DeviceError(
             "device-case",
             f"no file {roi_name} in {folder}",
-            f"a region of interest{why}",
+            f"a region of interest{reason}",
             f"add the file, or name it with --roi; --roi {NO_ROI} takes whole images all the same",
         )
     shapes = {image.shape for image in (*images, labels)} | (
