@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from tests.process_state import changed, process_state
 
 # On a busy machine, slow examples say nothing about the code.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
 

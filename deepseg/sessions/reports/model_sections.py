@@ -14,11 +14,12 @@ from deepseg.report.network_drawing import network_svg
 from deepseg.report.page.document import Section
 from deepseg.report.page.markup import Html, element, joined, pairs, table
 from deepseg.sessions.tables import PLAN_COLUMNS
+from deepseg.sessions.training.progress import flattened
 
 
 def settings_section(config: BaseModel, command: str) -> Section:
     """The settings that differ from their defaults, and the command."""
-    changed = flat_settings(config.model_dump(mode="json", exclude_defaults=True))
+    changed = flattened(config.model_dump(mode="json", exclude_defaults=True))
     content = joined(
         [
             element("pre", command),
@@ -37,21 +38,6 @@ def weights_section(models: Sequence[Checkpoint], frozen: Collection[str] = ()) 
         frozen: Addresses of layers that kept their weights.
     """
     return Section("Weights", joined(_model(model, frozen) for model in models))
-
-
-def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested settings, each under its whole key.
-
-    >>> flat_settings({"training": {"batch_size": 4}, "seed": 1})
-    {'training.batch_size': 4, 'seed': 1}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            flat |= flat_settings(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _words(value: Any) -> str:

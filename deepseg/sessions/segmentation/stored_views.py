@@ -30,8 +30,8 @@ def volumes_to_view(
 ) -> CaseVolumes:
     """The volumes of a case with their axes turned to RAS+.
 
-    Channels that the network saw on another grid, or that the case lacks, are left out; the first
-    that the case has is always there.
+    Channels are as the first model saw them; where it saw them on another grid, they are
+    interpolated. One without contrast, such as one that the case lacks, is left out.
 
     Args:
         case: As it was predicted.
