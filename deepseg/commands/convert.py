@@ -14,6 +14,7 @@ from deepseg.config.training import TrainConfig
 from deepseg.errors import DeepsegError, Problem
 from deepseg.report.console import Console
 from deepseg.storage.atomic import write_text
+from deepseg.storage.free_name import raise_if_taken
 
 
 def convert(config_file: Path | str, *, out: Path | str | None = None, quiet: bool = False) -> Path:
@@ -43,16 +44,7 @@ def convert(config_file: Path | str, *, out: Path | str | None = None, quiet: bo
             )
         )
     target = file.with_suffix(".yaml") if out is None else Path(out)
-    if target.exists():
-        raise DeepsegError(
-            Problem(
-                "file-exists",
-                got="a file that is there",
-                expected="a name that is free",
-                fix="choose another -out, or remove the file",
-                where=str(target),
-            )
-        )
+    raise_if_taken([target])
     kind = kind_of_file(file)
     loaded: Loaded[ModelConfig] | Loaded[TrainConfig] | Loaded[TestConfig]
     match kind:

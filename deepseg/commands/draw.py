@@ -13,6 +13,7 @@ from deepseg.report.network_drawing import network_svg
 from deepseg.sessions.model_files import described
 from deepseg.sessions.reports.model_sections import layer_origins
 from deepseg.storage.atomic import write_text
+from deepseg.storage.free_name import raise_if_taken
 
 PAGE = '<?xml version="1.0" encoding="UTF-8"?>\n'
 
@@ -43,16 +44,7 @@ def draw(file: Path | str, out: Path | str, *, quiet: bool = False) -> Path:
                 where=str(target),
             )
         )
-    if target.exists():
-        raise DeepsegError(
-            Problem(
-                "file-exists",
-                got="a file that is there",
-                expected="a name that is free",
-                fix="choose another -out, or remove the file",
-                where=str(target),
-            )
-        )
+    raise_if_taken([target])
     model = _model(file, console)
     plan, classes = layout(model.config), model.config.classes
     write_text(target, PAGE + network_svg(plan, classes, origins=layer_origins(model)) + "\n")

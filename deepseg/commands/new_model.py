@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepseg.errors import DeepsegError, Problem
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.report.console import Console
 from deepseg.sessions.model_files import described
 from deepseg.sessions.tables import imported_table, network_table, transfer_table
 from deepseg.storage.atomic import write_json
+from deepseg.storage.free_name import raise_if_taken
 from deepseg.transfer.filling import planned_transfer
 from deepseg.transfer.plan import Plan
 from deepseg.transfer.rules import TransferRules
@@ -120,15 +120,5 @@ def _free_path(model: Checkpoint) -> Path:
 
 def _not_there_yet(out: Path) -> Path:
     path = out if out.suffix == ".save" or not out.name else out.with_name(f"{out.name}.save")
-    for file in (out, path, path.with_suffix(".transfer.json")):
-        if file.exists():
-            raise DeepsegError(
-                Problem(
-                    code="file-exists",
-                    got="a folder of this name" if file.is_dir() else "a file that is there",
-                    expected="a name that is free",
-                    fix="choose another -out, or remove the file",
-                    where=str(file),
-                )
-            )
+    raise_if_taken([out, path, path.with_suffix(".transfer.json")])
     return path

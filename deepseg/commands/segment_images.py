@@ -13,6 +13,7 @@ from deepseg.inference.predictor import Listener, Predictor
 from deepseg.model.checkpoint import Checkpoint, read_checkpoint
 from deepseg.report.console import Console
 from deepseg.storage.atomic import writable
+from deepseg.storage.free_name import raise_if_taken
 
 ROI, NONZERO = "roi", "nonzero"
 FOLDER = Path("segmentations")  # where results go unless the user says otherwise
@@ -69,7 +70,8 @@ def segment_images(
     """
     console, checkpoint = Console(quiet=quiet), read_checkpoint(Path(model))
     patients = _patients(images, checkpoint.config.channels, FOLDER if out is None else Path(out))
-    raise_if_any(_taken_names(patients))
+    raise_if_any(_results_of_two(patients))
+    raise_if_taken(patient.target for patient in patients)
     console.say(f"weights: {checkpoint.origin}")
     if checkpoint.is_random:
         console.warn(f"{checkpoint.origin}: these weights are random, nothing has been learnt")
@@ -129,19 +131,17 @@ def _patient(images: Mapping[str, Path | None], roi: Path | None, folder: Path) 
     return _Patient(images, roi, folder / f"{name}_Segm.nii.gz")
 
 
-def _taken_names(patients: Sequence[_Patient]) -> list[Problem]:
-    """Problems of results that would take the place of others."""
+def _results_of_two(patients: Sequence[_Patient]) -> list[Problem]:
+    """Problems of results of several patients that would have one name."""
     targets = [patient.target for patient in patients]
     return [
         Problem(
             "file-exists",
-            got="a file that is there" if target.exists() else "results of two images",
+            got="results of two images",
             expected="a name that is free",
-            fix="choose another -out, or remove the file"
-            if target.exists()
-            else "give images with different names, or one at a time with another -out",
+            fix="give images with different names, or one at a time with another -out",
             where=str(target),
         )
         for target in dict.fromkeys(targets)
-        if target.exists() or targets.count(target) > 1
+        if targets.count(target) > 1
     ]

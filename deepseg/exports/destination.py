@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepseg.errors import Problem, raise_if_any
 from deepseg.storage.atomic import writable
+from deepseg.storage.free_name import raise_if_taken
 
 
 def destination(out: Path | None, model: Path, *, suffix: str) -> Path:
@@ -35,16 +35,9 @@ def raise_if_there(files: Sequence[Path]) -> None:
     Raises:
         DeepsegError: ``file-exists``, for each of them.
     """
-    raise_if_any(
-        Problem(
-            code="file-exists",
-            got="a folder of this name" if file.is_dir() else "a file that is there",
-            expected="a name that is free",
-            fix="name another file with -out, in another folder for another model, or remove it",
-            where=str(file),
-        )
-        for file in files
-        if file.exists() or file.is_symlink()
+    raise_if_taken(
+        files,
+        fix="name another file with -out, in another folder for another model, or remove it",
     )
 
 

@@ -87,3 +87,13 @@ def test_a_missing_channel_is_refused_by_name(model, place, refused):
     (line,) = refused("-segment", model, f"T1={T1}", "FLAIR=", f"roi={ROI}")
     assert line.startswith("[channel-lacking]")
     assert "FLAIR" in line
+
+
+def test_two_images_with_one_name_are_refused(place, command, refused):
+    place.edit("model.yaml", "[T1, FLAIR]", "[T1]")
+    assert command("-newModel", "model.yaml", "-out", "one.save").returncode == 0
+    words = ("data/c/T1.nii.gz", "data/d/T1.nii.gz")
+    assert refused("-segment", "one.save", *words) == [
+        "[file-exists] segmentations/T1_Segm.nii.gz: got results of two images; expected a name "
+        "that is free; fix: give images with different names, or one at a time with another -out"
+    ]

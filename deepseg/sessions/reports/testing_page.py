@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from deepseg.inference.metrics import Scores, summary
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.report.page.document import Section
 from deepseg.report.page.markup import Html, element, joined, table
+from deepseg.sessions.outcome import command_line
 from deepseg.sessions.reports.case_sections import HEADINGS, case_sections
 from deepseg.sessions.reports.model_sections import settings_section, weights_section
 from deepseg.sessions.reports.session_page import write_session_page
@@ -47,7 +46,7 @@ def write_testing_page(
             models[0].config.classes,
         ),
         weights_section(models),
-        settings_section(config, shlex.join(sys.argv)),
+        settings_section(config, command_line()),
     ]
     return write_session_page(
         folder, f"Test {config.name}", f"{_cases(len(results))} segmented", sections

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +19,7 @@ from deepseg.report.page.document import Section
 from deepseg.report.page.markup import Html, Value, element, pairs, table
 from deepseg.report.progress import duration
 from deepseg.sessions.checked_cases import CheckedCases, TrainingCases
+from deepseg.sessions.outcome import command_line
 from deepseg.sessions.reports.case_sections import case_sections
 from deepseg.sessions.reports.model_sections import settings_section, weights_section
 from deepseg.sessions.reports.session_page import write_session_page
@@ -54,7 +53,7 @@ def write_training_page(
         Section("Data", _data(cases, model.config.channels)),
         Section("Frozen layers", _frozen(config, model)),
         weights_section([model], frozen_layers(layout(model.config), config.freeze, epoch=0)),
-        settings_section(config, shlex.join(sys.argv)),
+        settings_section(config, command_line()),
     ]
     return write_session_page(folder, f"Training {config.name}", "", sections)
 
