@@ -20,6 +20,13 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 # The axis at right angles to a plane.
 AXES: dict[Plane, int] = {"axial": 2, "coronal": 1, "sagittal": 0}
 
+# Sides of the patient at the left, right, top and bottom of a slice.
+SIDES: dict[Plane, tuple[str, str, str, str]] = {
+    "axial": ("R", "L", "A", "P"),
+    "coronal": ("R", "L", "S", "I"),
+    "sagittal": ("A", "P", "S", "I"),
+}
+
 # One after the other for the classes 1, 2, ...: bright on grey, different for colour-blind eyes.
 COLOURS = (
     (230, 85, 13),

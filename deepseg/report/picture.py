@@ -16,6 +16,7 @@ import numpy as np
 from deepseg.geometry.boxes import Int3
 from deepseg.report.overlay import (
     AXES,
+    SIDES,
     Array,
     Pixels,
     Plane,
@@ -36,11 +37,6 @@ TILE = 270
 SMALLEST_TILE = 90
 PIXELS_OF_A_GALLERY = 2_000_000
 MOST_CLASSES = 21
-SIDES: dict[Plane, tuple[str, str]] = {
-    "axial": ("R", "L"),
-    "coronal": ("R", "L"),
-    "sagittal": ("A", "P"),
-}
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ def write_picture(
     by_volume = zip(*_tiles(case, tuple(AXES), TILE), strict=True)
     named = zip(ROWS, by_volume, strict=True)
     rows = [SheetRow(name, tiles) for name, tiles in named if tiles[0] is not None]
-    write_sheet(file, title, tuple(AXES), rows, legend(classes), sides=[SIDES[p] for p in AXES])
+    write_sheet(file, title, tuple(AXES), rows, legend(classes), sides=[SIDES[p][:2] for p in AXES])
 
 
 def write_gallery(
@@ -110,7 +106,7 @@ def write_gallery(
     fair = math.isqrt(PIXELS_OF_A_GALLERY // (len(ROWS) * len(pictures)))
     size = min(TILE, max(SMALLEST_TILE, fair))
     rows = [SheetRow(case.name, _tiles(case, ("axial",), size)[0]) for case in pictures]
-    sides = [SIDES["axial"]] * len(ROWS)
+    sides = [SIDES["axial"][:2]] * len(ROWS)
     write_sheet(file, title, ROWS, rows, legend(classes), sides=sides)
 
 

@@ -18,6 +18,7 @@ from deepseg.geometry.boxes import Int3
 from deepseg.report.figure import encoded_image
 from deepseg.report.overlay import (
     AXES,
+    SIDES,
     Array,
     Plane,
     Spacing,
@@ -31,11 +32,6 @@ from deepseg.report.overlay import (
 
 BYTES_OF_A_CASE = 900_000
 UNKNOWN = 255  # a label, in the images of labels
-LETTERS: dict[Plane, tuple[str, str, str, str]] = {  # left, right, top, bottom
-    "axial": ("R", "L", "A", "P"),
-    "coronal": ("R", "L", "S", "I"),
-    "sagittal": ("A", "P", "S", "I"),
-}
 
 
 @dataclass(frozen=True)
@@ -233,7 +229,7 @@ def _plane(
     return {
         "width": width,
         "height": height,
-        "letters": LETTERS[plane],
+        "letters": SIDES[plane],
         "mm_per_pixel": max(n * mm for n, mm in zip(shape, case.spacing_mm, strict=True))
         / detail.edge,
         "of": case.place[1][axis],

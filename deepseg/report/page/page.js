@@ -43,18 +43,12 @@ function makeSortable(table) {
 
 /* Cases: slices of three planes, with layers that can be switched. */
 
-const COLOURS = [
-  [230, 85, 13], [86, 180, 233], [240, 228, 66], [0, 178, 125],
-  [221, 119, 190], [255, 176, 60], [70, 110, 255],
-];
 const UNKNOWN = 255;
 const MISSED = [255, 0, 255];
 const FALSE_ALARM = [255, 0, 0];
 const CONFUSED = [255, 255, 0];
 const FILL = 90;
 const SCALE = 2; // pixels of the canvas for one of the images
-
-const classColour = (label) => COLOURS[(label - 1) % COLOURS.length];
 
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -179,13 +173,13 @@ class PlaneView {
     const isEdge = (labels, i) => isBorder(labels, i, plane.width, first, last);
     for (let i = first; i < last; i++) {
       if (viewer.shows("prediction") && prediction[i] > 0) {
-        put(i, classColour(prediction[i]), isEdge(prediction, i) ? 255 : FILL);
+        put(i, viewer.colour(prediction[i]), isEdge(prediction, i) ? 255 : FILL);
       }
       if (!truth) continue;
       const error = viewer.shows("errors") && errorColour(truth[i], prediction[i]);
       if (error) put(i, error, 170);
       if (viewer.shows("truth") && truth[i] > 0 && truth[i] !== UNKNOWN && isEdge(truth, i)) {
-        put(i, classColour(truth[i]).map((c) => Math.round((c + 2 * 255) / 3)), 255);
+        put(i, viewer.colour(truth[i]).map((c) => Math.round((c + 2 * 255) / 3)), 255);
       }
     }
     const canvas = make("canvas", { width: plane.width, height: plane.height });
@@ -222,7 +216,9 @@ class PlaneView {
 }
 
 class CaseViewer {
+  /** `classes`: name and colour of every label above the background. */
   constructor(place, data, classes) {
+    this.classes = classes;
     this.channel = data.channel;
     this.switches = new Map();
     this.planes = Object.entries(data.planes).map(([name, plane]) => new PlaneView(plane, name, this));
@@ -235,9 +231,13 @@ class CaseViewer {
         this.choice("channel", Object.keys(plane.channels), data.name),
         this.layers(layers, on)),
       make("div", { className: "planes" }, ...this.planes.map((view) => view.figure)),
-      this.key(classes, Boolean(plane.truth)),
+      this.key(Boolean(plane.truth)),
     );
     this.draw();
+  }
+
+  colour(label) {
+    return this.classes[label - 1][1];
   }
 
   shows(layer) {
@@ -272,13 +272,13 @@ class CaseViewer {
     return make("fieldset", {}, make("legend", { textContent: "layers" }), ...boxes);
   }
 
-  key(classes, hasTruth) {
+  key(hasTruth) {
     const entry = (name, [red, green, blue]) => {
       const swatch = make("i");
       swatch.style.background = `rgb(${red}, ${green}, ${blue})`;
       return make("span", {}, swatch, name);
     };
-    const entries = classes.slice(1).map((name, index) => entry(name, classColour(index + 1)));
+    const entries = this.classes.map(([name, colour]) => entry(name, colour));
     if (hasTruth) {
       entries.push(
         entry("error: missed", MISSED), entry("error: false", FALSE_ALARM),

@@ -6,8 +6,10 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from typing import Any
+from urllib.parse import quote
 
 from deepseg.inference.metrics import FOREGROUND, Scores
+from deepseg.report.overlay import colour
 from deepseg.report.page.document import Section
 from deepseg.report.page.markup import Html, Value, data_block, element, joined, shown, table
 from deepseg.sessions.segmentation.case_result import CaseResult
@@ -101,7 +103,7 @@ def _measure(scores: Scores | None, name: str) -> float | None:
 
 
 def _link(name: str) -> Html:
-    return element("a", name, href=f"#{case_anchor(name)}")
+    return element("a", name, href=f"#{quote(case_anchor(name))}")
 
 
 def _slices(
@@ -142,7 +144,9 @@ def _case(case: CaseResult, block: Html | None, classes: Sequence[str], *, is_op
         content,
         class_="case",
         id=case_anchor(case.name),
-        data_classes=json.dumps(list(classes)),
+        data_classes=json.dumps(
+            [(name, colour(label)) for label, name in enumerate(classes) if label > 0]
+        ),
         **({"open": ""} if is_open else {}),
     )
 
