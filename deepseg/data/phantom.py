@@ -35,7 +35,7 @@ Affine: TypeAlias = NDArray[np.float64]
 Task: TypeAlias = Literal["lesions", "tissue"]
 
 VOXEL_MM = 2.0
-COLUMNS = ("case", "channel_T1", "channel_FLAIR", "labels", "roi")
+CHANNELS = ("T1", "FLAIR")
 MARGIN_MM = 12  # room around the template, into which a deformed brain may grow
 
 
@@ -123,6 +123,7 @@ def write_cases(
     *,
     seed: int,
     task: Task = "lesions",
+    channels: Sequence[str] = CHANNELS,
     brain: Brain | None = None,
 ) -> list[Path]:
     """Write ``case01/``, ``case02/``, … and, for every entry of ``split``, a table of its cases.
@@ -134,11 +135,12 @@ def write_cases(
         split: Number of cases by name of the table, such as ``{"train": 8, "test": 2}``.
         seed: Of all cases together.
         task: Which labels become ``labels.nii.gz``.
+        channels: That stand in the tables; ``T1`` and ``FLAIR`` are both written.
         brain: From which the cases are made; the MNI152 brain if None.
 
     Returns:
-        The tables, in the order of ``split``, with the columns ``case``, ``channel_T1``,
-        ``channel_FLAIR``, ``labels`` and ``roi``. Paths in a table are relative to it.
+        The tables, in the order of ``split``, with the columns ``case``, ``labels``, ``roi`` and
+        one for each channel, such as ``channel_T1``. Paths in a table are relative to it.
 
     Raises:
         DeepsegError: ``demo-extra-missing``, as `mni_brain`.
@@ -148,12 +150,15 @@ def write_cases(
     folder.mkdir(parents=True, exist_ok=True)
     tables, number = [], 0
     for name, count in split.items():
-        rows: list[Sequence[str]] = [COLUMNS]
+        rows = [["case", *(f"channel_{channel}" for channel in channels), "labels", "roi"]]
         for _ in range(count):
             number += 1
             rng = np.random.default_rng(np.random.SeedSequence([seed, number]))
             case = phantom_case(anatomy, rng=rng)
-            rows.append(_write_case(folder / f"case{number:02d}", case, task))
+            place = folder / f"case{number:02d}"
+            _write_case(place, case, task)
+            files = (f"{place.name}/{file}.nii.gz" for file in (*channels, "labels", "brain"))
+            rows.append([place.name, *files])
         tables.append(folder / f"{name}.csv")
         write_text(tables[-1], "".join(",".join(row) + "\n" for row in rows))
     return tables
@@ -321,8 +326,8 @@ def _tissue(brain: Brain) -> LabelVolume:
     return np.asarray(likeliest, dtype=np.uint8)
 
 
-def _write_case(folder: Path, case: PhantomCase, task: Task) -> list[str]:
-    """Write the volumes of ``case``; return its row of the table, in the order of `COLUMNS`."""
+def _write_case(folder: Path, case: PhantomCase, task: Task) -> None:
+    """Write the volumes of ``case``."""
     folder.mkdir(exist_ok=True)
     x, y, z = case.roi.shape
     grid = new_volume(case.roi, Geometry((x, y, z), case.affine))
@@ -334,4 +339,3 @@ def _write_case(folder: Path, case: PhantomCase, task: Task) -> list[str]:
     }
     for name, array in files.items():
         write_volume(folder / name, array, grid)
-    return [folder.name, *(f"{folder.name}/{name}" for name in files)]

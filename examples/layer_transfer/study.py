@@ -53,15 +53,6 @@ workers: 0
 """
 
 
-def write_data(folder: Path) -> None:
-    """Brains with grey and white matter in T1; the model has no other channel."""
-    for table in write_cases(folder, {"train": 4, "validation": 2}, seed=5, task="tissue"):
-        rows = [line.split(",") for line in table.read_text("utf-8").splitlines()]
-        extra = rows[0].index("channel_FLAIR")
-        kept = [",".join(v for n, v in enumerate(row) if n != extra) for row in rows]
-        table.write_text("\n".join(kept) + "\n", "utf-8")
-
-
 def trained(name: str, model: Path, seed: int) -> list[dict]:
     """The epochs of a session, trained or there already."""
     file = RUNS / f"{name}.yaml"
@@ -99,7 +90,9 @@ def main() -> None:
     seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
     if not (HERE / "data" / "validation.csv").exists():
         shutil.rmtree(HERE / "data", ignore_errors=True)
-        write_data(HERE / "data")
+        write_cases(
+            HERE / "data", {"train": 4, "validation": 2}, seed=5, task="tissue", channels=["T1"]
+        )
     RUNS.mkdir(exist_ok=True)
     runs: dict[str, list[list[dict]]] = {"small": [], "deep": [], "deep with transfer": []}
     for seed in seeds:

@@ -211,6 +211,14 @@ def test_tables_hold_the_cases_in_the_order_of_the_split(ball, tmp_path):
     assert len(contents(tables[0].parent)) == 2 + 3 * 4
 
 
+def test_tables_hold_the_channels_that_are_asked_for(ball, tmp_path):
+    (table,) = write_cases(tmp_path, {"train": 1}, seed=5, channels=["FLAIR"], brain=ball)
+    assert table.read_text() == (
+        "case,channel_FLAIR,labels,roi\n"
+        "case01,case01/FLAIR.nii.gz,case01/labels.nii.gz,case01/brain.nii.gz\n"
+    )
+
+
 @pytest.mark.parametrize("task", ["lesions", "tissue"])
 def test_files_hold_the_case_of_seed_and_number(ball, tmp_path, task):
     write_cases(tmp_path, {"train": 1, "test": 1}, seed=5, task=task, brain=ball)

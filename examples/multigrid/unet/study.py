@@ -56,15 +56,6 @@ workers: 0
 """
 
 
-def write_data(folder: Path) -> None:
-    """Brains with grey and white matter in T1; the model has no other channel."""
-    for table in write_cases(folder, {"train": 4, "validation": 2}, seed=3, task="tissue"):
-        rows = [line.split(",") for line in table.read_text("utf-8").splitlines()]
-        extra = rows[0].index("channel_FLAIR")
-        kept = [",".join(v for n, v in enumerate(row) if n != extra) for row in rows]
-        table.write_text("\n".join(kept) + "\n", "utf-8")
-
-
 def model_file(name: str, levels: int, segment: int) -> Path:
     lines = "\n".join(f"    - {{feature_maps: {maps}}}" for maps in MAPS[:levels])
     file = RUNS / f"{name}_model.yaml"
@@ -131,7 +122,9 @@ def main() -> None:
     seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
     if not (HERE / "data" / "validation.csv").exists():
         shutil.rmtree(HERE / "data", ignore_errors=True)
-        write_data(HERE / "data")
+        write_cases(
+            HERE / "data", {"train": 4, "validation": 2}, seed=3, task="tissue", channels=["T1"]
+        )
     RUNS.mkdir(exist_ok=True)
     results = [grown(seed) for seed in seeds]
     print("\n| stage | epochs | minutes | Dice before training | after 1 epoch | last |")
