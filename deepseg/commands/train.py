@@ -110,7 +110,6 @@ def train(
         run = TrainingRun(folder, config, start, torch_device, ranks, cases)
         print_start(run)
         if run.is_finished:
-            folder.drop_running()  # of a process that was killed after the last epoch
             if config.report and ranks.is_main and not (folder.path / PAGE).exists():
                 _write_page(run, checked)
             console.say(console.wording(_why_finished(run)))

@@ -70,10 +70,7 @@ def load(
         case ".cfg":
             document = read_cfg(file)
             raise_if_of_another_kind(document, KINDS[model])
-            named = document.values.get("cnnModelFilePath")
-            if model_file is None and isinstance(named, str):
-                model_file = file.parent / named
-            carried = training_keys(None if model_file is None else Path(model_file))
+            carried = training_keys(document, None if model_file is None else Path(model_file))
             return _from_deepmedic(model, document, carried)
     raise DeepsegError(
         Problem(

@@ -217,22 +217,8 @@ def _channel_places(
     block: ImportedPathway, channels: Sequence[str], count: int
 ) -> list[int | None]:
     """The network's channel for each of the model's; None for one that it does not know."""
-    if not block.channels:
-        if len(channels) == count:
-            return list(range(count))
-        raise _unfitting_channels(
-            f"{len(channels)} channels of the model ({', '.join(channels)})",
-            f"{count}, which the network reads, or channels of this pathway",
-            f"add channels, such as channels: {{{channels[0]}: 0}}",
-        )
-    beyond = {name: place for name, place in block.channels.items() if place >= count}
-    if beyond:
-        raise _unfitting_channels(
-            f"channels {', '.join(f'{name}: {place}' for name, place in beyond.items())}",
-            f"numbers from 0 to {count - 1}, of the channels that the network reads",
-            "correct them",
-        )
-    return [block.channels.get(name) for name in channels]
+    words = _End("channels", "imported-channels", "the network reads", "channels")
+    return _places(block.channels, channels, count, words)
 
 
 def _channel_notices(
@@ -339,22 +325,52 @@ def _refused_classes(block: ImportedPathway, last: GraphNode | None) -> _Classif
 
 def _class_places(block: ImportedPathway, classes: Sequence[str], count: int) -> list[int | None]:
     """The network's map for each class of the model; None for one that it does not know."""
-    if not block.classes:
-        if len(classes) == count:
-            return list(range(count))
-        raise _unfitting_classes(
-            f"{len(classes)} classes of the model ({', '.join(classes)})",
-            f"{count}, which the network's classifier gives, or classes of this pathway",
-            f"add classes, such as classes: {{{classes[0]}: 0}}",
-        )
-    beyond = {name: place for name, place in block.classes.items() if place >= count}
+    words = _End("classes", "imported-classes", "the network's classifier gives", "maps")
+    return _places(block.classes, classes, count, words)
+
+
+@dataclass(frozen=True)
+class _End:
+    """An end of an imported network, its images or its scores, in problems.
+
+    Attributes:
+        key: Of the pathway that tells which is which.
+        code: Of problems.
+        role: Of the network at this end.
+        noun: Things of the network that are numbered here.
+    """
+
+    key: str
+    code: str
+    role: str
+    noun: str
+
+
+def _places(
+    chosen: Mapping[str, int], names: Sequence[str], count: int, end: _End
+) -> list[int | None]:
+    """The number in the network for each name in the model; None for one that it does not know.
+
+    Args:
+        chosen: Numbers by name, as the user gave them; empty for the order of ``names``.
+        names: Of the model.
+        count: Numbers that there are in the network.
+        end: For the words of problems.
+
+    Raises:
+        DeepsegError: Of the code of ``end``.
+    """
+    beyond = {name: place for name, place in chosen.items() if place >= count}
     if beyond:
-        raise _unfitting_classes(
-            f"classes {', '.join(f'{name}: {place}' for name, place in beyond.items())}",
-            f"numbers from 0 to {count - 1}, of the maps that the network's classifier gives",
-            "correct them",
-        )
-    return [block.classes.get(name) for name in classes]
+        got = f"{end.key} {', '.join(f'{name}: {place}' for name, place in beyond.items())}"
+        expected = f"numbers from 0 to {count - 1}, of the {end.noun} that {end.role}"
+        raise DeepsegError(Problem(end.code, got, expected, "correct them"))
+    if not chosen and len(names) != count:
+        got = f"{len(names)} {end.key} of the model ({', '.join(names)})"
+        expected = f"{count}, which {end.role}, or {end.key} of this pathway"
+        fix = f"add {end.key}, such as {end.key}: {{{names[0]}: 0}}"
+        raise DeepsegError(Problem(end.code, got, expected, fix))
+    return [chosen.get(name) for name in names] if chosen else list(range(count))
 
 
 def _unfitting_classes(got: str, expected: str, fix: str) -> DeepsegError:

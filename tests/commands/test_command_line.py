@@ -3,8 +3,12 @@
 import re
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from deepseg.cli.arguments import PRECISIONS
+from deepseg.config.settings import Precision
 
 MODULE = ("-m", "deepseg")
 
@@ -374,3 +378,7 @@ def test_the_demo_says_which_extra_is_missing(refused, place, monkeypatch):
     (problem,) = refused("-demo", "-out", "demo")
     assert problem.startswith("[demo-extra-missing] got no package nilearn")
     assert not (place / "demo").exists()
+
+
+def test_precisions_are_those_of_the_settings():
+    assert get_args(Precision) == PRECISIONS

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import deepseg
 from deepseg.config.cases import Preparation, ZScore
@@ -243,8 +244,12 @@ def test_exporters_of_torch_take_the_network(place, save):
 
 
 def test_a_folder_of_a_session_means_its_best_model(trained_here, command, place):
+    best = read_checkpoint(place / "runs/training/models/best.save").weights
     result = command("-export", "runs/training", "safetensors", "-out", ".")
     assert (result.returncode, result.stdout) == (0, "written to best.safetensors\n")
+    exported = load_file(place / "best.safetensors")
+    assert exported.keys() == best.keys()
+    assert [name for name in best if not torch.equal(exported[name], best[name])] == []
 
 
 def test_the_same_from_python(place, save):

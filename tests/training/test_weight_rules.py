@@ -61,13 +61,13 @@ def train_config(freezing=None, **rules):
     )  # fmt: skip
 
 
-def changed(config, rules, inputs, freezing=None):
-    """Parameters and statistics that are other ones after two steps."""
+def changed(config, rules, inputs, freezing=None, *, steps=2):
+    """Parameters and statistics that are other ones after some steps."""
     net = network(config)
     freeze(net, Freeze.model_validate(freezing or {}), rules=rules)
     before = digests(net)
     optimizer = Optimizer(trainable(net), rules, parameter_groups(net, rules))
-    for _ in range(2):
+    for _ in range(steps):
         optimizer.clear_gradients()
         net(inputs).square().mean().backward()
         optimizer.step()
@@ -164,7 +164,8 @@ def test_the_head_of_a_network_with_its_own_classifier_learns_alone(tmp_path):
 
 def test_five_steps_of_the_head_leave_the_backbone_as_it_is(imported):
     """With momentum and decay: no tensor and no statistic of it changes by a bit."""
-    moved = changed(imported, sgd(weight_decay=0.1), images(imported), {"tune": "head"})
+    rules, tune = sgd(weight_decay=0.1), {"tune": "head"}
+    moved = changed(imported, rules, images(imported), tune, steps=5)
     assert {name.split(".")[0] for name in moved} == {"fc"}
 
 

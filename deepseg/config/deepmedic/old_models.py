@@ -14,6 +14,7 @@ from typing import Any
 
 from deepseg.config.deepmedic.key_rules import CfgValues, Reading, is_true
 from deepseg.config.files.cfg_file import read_cfg
+from deepseg.config.files.document import Document
 from deepseg.errors import DeepsegError
 
 OPTIMISER_KEYS = (
@@ -115,11 +116,18 @@ def _lists(value: Any) -> list[list[Any]] | None:
     return lists if is_counted and all(lists) else None
 
 
-def training_keys(model_file: Path | None) -> Mapping[str, Any]:
+def training_keys(document: Document, model_file: Path | None) -> Mapping[str, Any]:
     """Batch size and optimiser in a `.cfg` model file, by the keys of later train files.
 
     Whatever is wrong with the file is told by whoever reads its network.
+
+    Args:
+        document: A file of a session.
+        model_file: That describes its model; None for the one that ``document`` names.
     """
+    named = document.values.get("cnnModelFilePath")
+    if model_file is None and isinstance(named, str):
+        model_file = document.file.parent / named
     if model_file is None or model_file.suffix.lower() != ".cfg":
         return {}
     try:

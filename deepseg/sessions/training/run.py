@@ -105,6 +105,8 @@ class TrainingRun:
         self._saved_at = time.monotonic()
         if ranks.is_main:
             folder.set_aside_foreign()
+        if self.progress.subepoch == 0:
+            folder.drop_running()  # of an epoch that is over, by a process that was killed there
         folder.drop_records_from(BEFORE if self.next_subepoch == 0 else self.progress.epoch)
         self._set_rates()
 

@@ -175,9 +175,15 @@ def by_hand(weights, x):
 
 def test_a_pathway_is_cut_at_a_stage_of_the_decoder():
     graph = nnunet_graph(nnunet_folder(FILES / "fold_0"))
-    network = GraphNetwork(graph, outputs=["decoder.stages.0"]).eval()
-    (maps,) = network(torch.zeros(1, 2, 8, 8, 8))
+    points = ["decoder.stages.0", "decoder.transpconvs.1"]
+    network = GraphNetwork(graph, outputs=points).eval()
+    maps, larger = network(torch.rand(1, 2, 8, 8, 8, generator=torch.Generator().manual_seed(0)))
     assert maps.shape == (1, 8, 4, 4, 8)
+    # The next stage begins with what nnU-Net's own layer makes of these maps.
+    weight, bias = (graph.weights[f"decoder.transpconvs.1.{name}"] for name in ("weight", "bias"))
+    wanted = F.conv_transpose3d(maps, weight, bias, stride=tuple(weight.shape[2:]))
+    torch.testing.assert_close(larger, wanted)
+    assert maps.std() > 0.01
 
 
 def configuration(**values):
