@@ -1,4 +1,4 @@
-"""The loss: cross-entropy, soft Dice, soft intersection over union, penalties.
+"""The loss: cross-entropy, focal loss, soft Dice, soft intersection over union, penalties.
 
 Probabilities are ``(N, K, X, Y, Z)``, labels ``(N, X, Y, Z)`` int64. Voxels with label -1 are
 unlabelled and count nowhere. Sums run over the batch (the parts of all ranks) and space; formulas
@@ -92,6 +92,10 @@ def _data_parts(
     parts = {}
     if settings.cross_entropy:
         parts["cross_entropy"] = cross_entropy(probabilities, labels, mask, weights, ranks)
+    if settings.focal:
+        parts["focal"] = focal_loss(
+            probabilities, labels, mask, weights, power=settings.focal_power, ranks=ranks
+        )
     if settings.dice or settings.iou:
         truth = class_masks(labels, mask, probabilities.shape[1])
         masked = probabilities * mask.unsqueeze(1)
@@ -144,9 +148,42 @@ def cross_entropy(
     >>> round(loss_of_voxel.item(), 3)  # -2 log 0.75
     0.575
     """
+    losses, _ = _voxel_losses(probabilities, labels, weights)
+    return _mean(losses, mask, ranks)
+
+
+def focal_loss(
+    probabilities: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    weights: Tensor,
+    *,
+    power: float,
+    ranks: Ranks = SINGLE_RANK,
+) -> Tensor:
+    """``-sum w[y] (1 - p[y])^power log(p[y] + 1e-6) / voxels``; doi:10.1109/ICCV.2017.324.
+
+    Arguments are those of `cross_entropy`. Voxels that are predicted well count less:
+
+    >>> p = torch.tensor([0.25, 0.75]).view(1, 2, 1, 1, 1)
+    >>> y = torch.ones(1, 1, 1, 1, dtype=torch.int64)
+    >>> loss_of_voxel = focal_loss(p, y, y >= 0, torch.ones(2), power=2)
+    >>> round(loss_of_voxel.item(), 4)  # -0.25^2 log 0.75
+    0.018
+    """
+    losses, p_of_label = _voxel_losses(probabilities, labels, weights)
+    return _mean(losses * (1 - p_of_label).pow(power), mask, ranks)
+
+
+def _voxel_losses(probabilities: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """``(N, X, Y, Z)`` cross-entropy of every voxel, and the probability of its class."""
     p_of_label = probabilities.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1)
-    losses = -(p_of_label + LOG_FLOOR).log() * weights[labels.clamp(min=0)] * mask
-    total, voxels = ranks.all_reduce_sum(losses.sum(), mask.sum())
+    return -(p_of_label + LOG_FLOOR).log() * weights[labels.clamp(min=0)], p_of_label
+
+
+def _mean(losses: Tensor, mask: Tensor, ranks: Ranks) -> Tensor:
+    """Mean of the voxels that count, of all ranks together."""
+    total, voxels = ranks.all_reduce_sum((losses * mask).sum(), mask.sum())
     return total / voxels.clamp(min=1)
 
 

@@ -100,13 +100,14 @@ def plain_coordinates(points, moved, middle):
 def plain_cut(case, box, geometry, moved):
     core = geometry.prediction(box)
     middle = np.array(core.start) + (np.array(core.size) - 1) / 2
+    change = moved.intensity
     inputs = [
         plain_interpolated(case.channels, plain_coordinates(points, moved, middle), geometry.margin)
         for points in geometry.lattices(box)
     ]
     inputs = [
-        (one + moved.shift.reshape(-1, 1, 1, 1)) * moved.scale.reshape(-1, 1, 1, 1)
-        for one in inputs
+        (block + change.shift.reshape(-1, 1, 1, 1)) * change.scale.reshape(-1, 1, 1, 1)
+        for block in inputs
     ]
     predicted = Lattice(core.start, (1, 1, 1), core.size)
     nearest = np.rint(plain_coordinates(predicted, moved, middle)).astype(int)

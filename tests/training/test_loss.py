@@ -258,3 +258,19 @@ def test_a_kernel_at_its_anchor_feels_nothing():
         logits, labels, [], settings, ONES, anchored=[(kernel, torch.full((5,), 3.0))]
     ).total.backward()
     assert kernel.grad.tolist() == [0] * 5
+
+
+def test_the_focal_loss_is_the_mean_of_weighed_voxels():
+    logits = torch.randn(2, 3, 4, 3, 2, generator=torch.Generator().manual_seed(1))
+    labels = torch.randint(-1, 3, (2, 4, 3, 2), generator=torch.Generator().manual_seed(2))
+    weights = torch.tensor([1.0, 2.0, 0.5])
+    focal = Loss(cross_entropy=0, focal=1, focal_power=1.5, l1=0, l2=0)
+    p = logits.double().softmax(1).movedim(1, -1)[labels >= 0].numpy()
+    y = labels[labels >= 0].numpy()
+    chosen = p[range(len(y)), y]
+    expected = -(weights.numpy()[y] * (1 - chosen) ** 1.5 * np.log(chosen + 1e-6)).mean()
+    result = loss(logits, labels, [], focal, weights)
+    assert result.total.item() == pytest.approx(expected, rel=1e-5)
+    plain = loss(logits, labels, [], Loss(l1=0, l2=0), weights)
+    power_0 = focal.model_copy(update={"focal_power": 0.0})
+    assert torch.equal(loss(logits, labels, [], power_0, weights).total, plain.total)

@@ -55,6 +55,43 @@ class ElasticAugmentation(Settings):
     displacement: NotNegative = Field(2.0, description="Standard deviation in voxels.")
 
 
+class GammaAugmentation(Settings):
+    """I becomes low + (high - low) ((I - low) / (high - low))^gamma, per segment and channel.
+
+    Low and high are the extremes of the channel in all that the pathways read.
+    """
+
+    probability: Share = Field(0.3, description="Share of segments and channels that change.")
+    max_gamma: float = Field(
+        1.5,
+        ge=1,
+        le=10,
+        description="1.5 draws exponents from 1/1.5 to 1.5.",
+    )
+
+
+class NoiseAugmentation(Settings):
+    """Normally distributed noise, drawn for every voxel and pathway."""
+
+    probability: Share = Field(0.3, description="Share of segments and channels that change.")
+    max_deviation: NotNegative = Field(
+        0.2, description="Largest standard deviation, in units of the prepared intensities."
+    )
+
+
+class LowResolutionAugmentation(Settings):
+    """Voxels as of a coarser image: each axis is thinned out, and interpolated linearly."""
+
+    probability: Share = Field(0.2, description="Share of segments and channels that change.")
+    max_factor: float = Field(
+        2.0,
+        ge=1,
+        le=10,
+        description="Largest voxel size, in voxels of the image. Pathways that are coarser than "
+        "the size that is drawn stay as they are.",
+    )
+
+
 class Augmentation(Settings):
     """Random changes of training segments; what is left out is off."""
 
@@ -65,3 +102,6 @@ class Augmentation(Settings):
     rotate90: Rotate90Augmentation | None = Field(None, description="Quarter turns.")
     affine: AffineAugmentation | None = Field(None, description="Rotation and scaling.")
     elastic: ElasticAugmentation | None = Field(None, description="Smooth deformation.")
+    gamma: GammaAugmentation | None = Field(None, description="Another contrast.")
+    low_resolution: LowResolutionAugmentation | None = Field(None, description="Coarser voxels.")
+    noise: NoiseAugmentation | None = Field(None, description="Noise.")

@@ -52,7 +52,15 @@ class Loss(Settings):
     iou: NotNegative = Field(
         0.0, description="Weight of 1 - mean soft intersection over union of all classes."
     )
-    class_weights: ClassWeights | None = Field(None, description="For the cross-entropy.")
+    focal: NotNegative = Field(
+        0.0,
+        description="Weight of the focal loss: the cross-entropy of each voxel times (1 - p)^power "
+        "of the probability p of its class; doi:10.1109/ICCV.2017.324.",
+    )
+    focal_power: NotNegative = Field(2.0, description="Power of the focal loss.")
+    class_weights: ClassWeights | None = Field(
+        None, description="For the cross-entropy and the focal loss."
+    )
     deep_supervision: bool | tuple[NotNegative, ...] = Field(
         False,
         description="Scores of all levels of a U-Net count in training, each half as much as those "
@@ -83,10 +91,10 @@ class Loss(Settings):
 
     @model_validator(mode="after")
     def _has_a_data_term(self) -> Loss:
-        if self.cross_entropy == self.dice == self.iou == 0:
+        if self.cross_entropy == self.dice == self.iou == self.focal == 0:
             raise invalid(
                 "loss-empty",
-                got="weight 0 for cross_entropy, dice and iou",
+                got="weight 0 for cross_entropy, dice, iou and focal",
                 expected="at least one above 0",
                 fix="give one of them a weight, such as cross_entropy: 1",
             )

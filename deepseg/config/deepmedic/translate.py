@@ -53,7 +53,7 @@ _PHRASES = {
     "nonzero}' for",
     "schedule plateau": "typeOfLearningRateSchedule 'auto'",
     "add validation": "set performValidationOnSamplesThroughoutTraining = True",
-    "cross_entropy, dice and iou": "xentr, dsc and iou in losses_and_weights",
+    "cross_entropy, dice, iou and focal": "xentr, dsc and iou in losses_and_weights",
     "cross_entropy: 1": "'xentr': 1",
     "batch_size": "the batch size",
     "with preparation in the test file": "with norm_zscore_prms in the test file",

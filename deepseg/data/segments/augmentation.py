@@ -17,9 +17,9 @@ from deepseg.config.blocks.augmentation import (
     AffineAugmentation,
     Augmentation,
     ElasticAugmentation,
-    IntensityAugmentation,
     Rotate90Augmentation,
 )
+from deepseg.data.segments.intensity_changes import NO_CHANGE, IntensityChange, random_change
 from deepseg.data.segments.lattice_reading import IDENTITY_AXES, AxisPermutation
 from deepseg.geometry.context import Lattice
 
@@ -69,8 +69,7 @@ class SegmentTransform:
         matrix: ``(3, 3)`` from offsets in the segment to offsets in the image, in voxels from the
             middle of the prediction, after the permutation; a factor above 1 makes things smaller.
         deformation: A smooth displacement.
-        shift: ``(C,)`` added to the channels.
-        scale: ``(C,)`` multiplied then.
+        intensity: Change of the intensities.
 
     >>> SegmentTransform().interpolates
     False
@@ -81,8 +80,7 @@ class SegmentTransform:
     permutation: AxisPermutation = IDENTITY_AXES
     matrix: NDArray[np.float64] | None = None
     deformation: ElasticDeformation | None = None
-    shift: NDArray[np.float32] | None = None
-    scale: NDArray[np.float32] | None = None
+    intensity: IntensityChange = NO_CHANGE
 
     @property
     def interpolates(self) -> bool:
@@ -110,26 +108,15 @@ def random_transform(
         extent: A lattice around all points that will be read; elastic changes alone need it.
         rng: Source of randomness.
     """
-    shift, scale = _intensity(settings.intensity, channels, rng=rng)
+    intensity = random_change(settings, channels, rng=rng)
     return SegmentTransform(
         permutation=_quarter_turns(settings.rotate90, rng=rng).then(
             _reflection(settings.reflect, rng=rng)
         ),
         matrix=_matrix(settings.affine, spacing_mm, rng=rng),
         deformation=_deformation(settings.elastic, extent, rng=rng),
-        shift=shift,
-        scale=scale,
+        intensity=intensity,
     )
-
-
-def _intensity(
-    settings: IntensityAugmentation | None, channels: int, *, rng: np.random.Generator
-) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-    if settings is None:
-        return None, None
-    shift = rng.normal(settings.shift.mean, settings.shift.deviation, channels)
-    scale = rng.normal(settings.scale.mean, settings.scale.deviation, channels)
-    return shift.astype(np.float32), scale.astype(np.float32)
 
 
 def _reflection(

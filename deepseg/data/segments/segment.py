@@ -37,8 +37,9 @@ def inputs(
 ) -> tuple[NDArray[np.float32], ...]:
     """``(C, X, Y, Z)`` for each parallel pathway."""
     doubled_centre = _doubled_centre(geometry.prediction(segment))
+    lattices = geometry.lattices(segment)
     blocks = []
-    for points in geometry.lattices(segment):
+    for points in lattices:
         if transform.interpolates:
             places = _coordinates(points, transform, doubled_centre)
             block = interpolated(case.channels, places, geometry.mirrored)
@@ -50,8 +51,8 @@ def inputs(
                 permutation=transform.permutation,
                 doubled_centre=doubled_centre,
             )
-        blocks.append(_intensities(block, transform))
-    return tuple(blocks)
+        blocks.append(block)
+    return transform.intensity.of(blocks, [points.step for points in lattices])
 
 
 def cut(
@@ -113,9 +114,3 @@ def _coordinates(
     if transform.deformation is not None:
         places += transform.deformation.at(points)
     return places
-
-
-def _intensities(block: NDArray[np.float32], transform: SegmentTransform) -> NDArray[np.float32]:
-    if transform.shift is None or transform.scale is None:
-        return block
-    return (block + transform.shift[:, None, None, None]) * transform.scale[:, None, None, None]

@@ -1,5 +1,7 @@
 """Random motions: against hand arithmetic, numpy's flips and turns, and scipy's B-splines."""
 
+from operator import attrgetter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -37,7 +39,8 @@ def drawn(seed=0, spacing_mm=ISOTROPIC, channels=3, extent=EXTENT, **changes):
 def test_what_is_left_out_is_off():
     assert drawn() == IDENTITY == SegmentTransform()
     assert not IDENTITY.interpolates
-    off = {"affine": {"probability": 0}, "elastic": {"probability": 0}, "rotate90": {}}
+    off = {name: {"probability": 0} for name in ("affine", "elastic", "gamma", "noise")}
+    off |= {"rotate90": {}, "low_resolution": {"probability": 0}}
     assert drawn(**off) == IDENTITY
 
 
@@ -46,6 +49,9 @@ EVERYTHING = {
         "shift": {"mean": 0, "deviation": 1},
         "scale": {"mean": 1, "deviation": 1},
     },
+    "gamma": {"probability": 1},
+    "low_resolution": {"probability": 1},
+    "noise": {"probability": 1},
     "reflect": (0.5, 0.5, 0.5),
     "rotate90": {"xy": (1, 1, 1, 1)},
     "affine": {"probability": 1},
@@ -56,9 +62,10 @@ EVERYTHING = {
 def test_the_same_generator_gives_the_same_motion():
     one, same, other = (drawn(seed, **EVERYTHING) for seed in (5, 5, 6))
     assert one.permutation == same.permutation
-    for name in ("matrix", "shift", "scale"):
-        assert np.array_equal(getattr(one, name), getattr(same, name))
-        assert not np.array_equal(getattr(one, name), getattr(other, name))
+    for name in ("matrix", "intensity.shift", "intensity.scale", "intensity.gamma"):
+        value = attrgetter(name)
+        assert np.array_equal(value(one), value(same))
+        assert not np.array_equal(value(one), value(other))
     assert np.array_equal(one.deformation.control, same.deformation.control)
     assert not np.array_equal(one.deformation.control, other.deformation.control)
 
@@ -89,8 +96,8 @@ def test_without_deviation_every_channel_has_the_mean():
         channels=2,
         intensity={"shift": {"mean": 0.25, "deviation": 0}, "scale": {"mean": 3, "deviation": 0}},
     )
-    assert found.shift.tolist() == [0.25, 0.25]
-    assert found.scale.tolist() == [3, 3]
+    assert found.intensity.shift.tolist() == [0.25, 0.25]
+    assert found.intensity.scale.tolist() == [3, 3]
 
 
 def test_shift_and_scale_are_drawn_for_each_channel():
@@ -100,8 +107,8 @@ def test_shift_and_scale_are_drawn_for_each_channel():
     }
     found = [drawn(seed, channels=2, intensity=settings_) for seed in range(2000)]
     for values, mean, deviation in (
-        (np.array([one.shift for one in found]), 2, 0.5),
-        (np.array([one.scale for one in found]), 1, 0.125),
+        (np.array([one.intensity.shift for one in found]), 2, 0.5),
+        (np.array([one.intensity.scale for one in found]), 1, 0.125),
     ):
         assert values.dtype == np.float32
         assert values.mean(0) == pytest.approx([mean] * 2, abs=0.1 * deviation)

@@ -11,6 +11,7 @@ from deepseg.data.segments.augmentation import (
     SegmentTransform,
     random_transform,
 )
+from deepseg.data.segments.intensity_changes import IntensityChange
 from deepseg.data.segments.lattice_reading import AxisPermutation
 from deepseg.data.segments.segment import cut, enclosing_lattice, inputs
 from deepseg.geometry.boxes import Box
@@ -144,7 +145,9 @@ def test_intensities_are_shifted_then_scaled_the_same_in_all_pathways():
     own = case()
     segment = Box((14, 15, 16), (13, 11, 9))
     moved = SegmentTransform(
-        shift=np.array([1, -2], np.float32), scale=np.array([3, 0.5], np.float32)
+        intensity=IntensityChange(
+            shift=np.array([1, -2], np.float32), scale=np.array([3, 0.5], np.float32)
+        )
     )
     for plain, changed in zip(
         inputs(own, segment, GEOMETRY), inputs(own, segment, GEOMETRY, transform=moved), strict=True
