@@ -44,10 +44,13 @@ if TYPE_CHECKING:
     from deepseg.commands.new_model import new_model, plan_transfer
     from deepseg.commands.plan import plan
     from deepseg.commands.segment import segment
+    from deepseg.commands.segment_batches import segment_batches
     from deepseg.commands.show import show
     from deepseg.commands.train import train
+    from deepseg.inference.metric_registry import register_metric
     from deepseg.inference.predictor import Predictor
     from deepseg.model.checkpoint import read_checkpoint as load
+    from deepseg.training.loss_registry import register_loss
     from deepseg.transfer.rules import TransferRules
     from deepseg.transfer.sources.modules.module_registry import register_module
 
@@ -66,8 +69,11 @@ __all__ = [
     "new_model",
     "plan",
     "plan_transfer",
+    "register_loss",
+    "register_metric",
     "register_module",
     "segment",
+    "segment_batches",
     "show",
     "train",
 ]
@@ -84,11 +90,14 @@ _HOMES = {
     "new_model": ("deepseg.commands.new_model", "new_model"),
     "plan": ("deepseg.commands.plan", "plan"),
     "plan_transfer": ("deepseg.commands.new_model", "plan_transfer"),
+    "register_loss": ("deepseg.training.loss_registry", "register_loss"),
+    "register_metric": ("deepseg.inference.metric_registry", "register_metric"),
     "register_module": (
         "deepseg.transfer.sources.modules.module_registry",
         "register_module",
     ),
     "segment": ("deepseg.commands.segment", "segment"),
+    "segment_batches": ("deepseg.commands.segment_batches", "segment_batches"),
     "show": ("deepseg.commands.show", "show"),
     "train": ("deepseg.commands.train", "train"),
 }

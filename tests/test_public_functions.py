@@ -12,9 +12,9 @@ import deepseg
 FUNCTIONS = sorted(
     name
     for name in deepseg.__all__
-    if inspect.isfunction(getattr(deepseg, name, None)) and name != "register_module"
+    if inspect.isfunction(getattr(deepseg, name, None)) and not name.startswith("register_")
 )
-SUBJECTS = {"config_file", "file", "kind", "path", "pretrained", "runs"}
+SUBJECTS = {"cases", "config_file", "file", "kind", "path", "pretrained", "runs"}
 SHARED = ("model", "out", "seed", "precision", "device", "quiet")  # in this order
 
 
@@ -25,7 +25,7 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
 def test_these_are_the_functions():
     assert FUNCTIONS == [
         "check", "compare", "convert", "export", "load", "new_model", "plan", "plan_transfer",
-        "segment", "show", "train",
+        "segment", "segment_batches", "show", "train",
     ]  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def test_shared_options_have_one_order(name):
 def test_shared_options_have_one_default(option):
     defaults = {
         parameters(name)[option].default for name in FUNCTIONS if option in parameters(name)
-    }
+    } - {inspect.Parameter.empty}
     assert defaults <= {"seed": {None, 0}, "device": {"auto"}, "quiet": {False}}.get(option, {None})
 
 

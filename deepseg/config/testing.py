@@ -125,6 +125,11 @@ class TestConfig(Settings):
         description="Classes that are also scored together, such as `{whole: [1, 2, 3, 4]}`; "
         "`foreground`, all labels above 0, always is.",
     )
+    metrics: tuple[Name, ...] = Field(
+        (),
+        description="Metrics that a Python program has registered with `deepseg.register_metric`, "
+        "measured beside all others.",
+    )
     postprocess: dict[Name, ComponentRule] = Field(
         {}, description="Rules for the components of classes, such as `{lesion: {min_ml: 0.1}}`."
     )

@@ -48,6 +48,11 @@ class VolumeValidation(Settings):
     save: SavedResults = Field(
         SavedResults(segmentation=False, pictures=False), description="What is written each time."
     )
+    metrics: tuple[Name, ...] = Field(
+        (),
+        description="Metrics that a Python program has registered with `deepseg.register_metric`, "
+        "measured beside the Dice.",
+    )
 
 
 class ValidationSettings(Settings):

@@ -36,8 +36,8 @@ Methods, 2024, doi:10.1038/s41592-023-02151-z.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -45,6 +45,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
+
+from deepseg.inference.metric_registry import measured
 
 Mask: TypeAlias = NDArray[np.bool_]
 Labels: TypeAlias = NDArray[np.integer[Any]]
@@ -197,6 +199,7 @@ class Scores:
         lesions_found: Components of the truth that the prediction touches.
         lesions_missed: Other components of the truth.
         lesions_false: Components of the prediction that do not touch the truth.
+        custom: Values of registered metrics by name.
     """
 
     dice: float | None
@@ -210,6 +213,20 @@ class Scores:
     lesions_found: int | None = None
     lesions_missed: int | None = None
     lesions_false: int | None = None
+    custom: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, float | int | None]:
+        """Every measure by its name, the registered metrics last."""
+        return {**{name: getattr(self, name) for name in MEASURES}, **self.custom}
+
+    def record(self) -> dict[str, Any]:
+        """The fields as plain values, of which `Scores` makes an equal one."""
+        values = asdict(self)
+        return values if self.custom else {name: values[name] for name in MEASURES}
+
+
+MEASURES = tuple(field.name for field in fields(Scores) if field.name != "custom")
 
 
 def scores(
@@ -219,6 +236,7 @@ def scores(
     spacing_mm: Sequence[float],
     axes_mm: NDArray[np.floating[Any]] | None = None,
     roi: NDArray[Any] | None = None,
+    metrics: Sequence[str] = (),
 ) -> Scores:
     """Compare two masks by the definitions at the top of this module.
 
@@ -230,6 +248,7 @@ def scores(
             not be at right angles; None for those that are.
         roi: ``(X, Y, Z)``, true or above 0 inside the region of interest; the rest of the image is
             not evaluated. None for everywhere.
+        metrics: Names of registered metrics that are measured too.
 
     >>> prediction, truth = np.zeros((2, 4, 5, 6), bool)
     >>> prediction[1, 1, 1] = truth[1, 1, 3] = True
@@ -264,6 +283,7 @@ def scores(
         lesions_found=hits,
         lesions_missed=missed,
         lesions_false=false,
+        custom=measured(metrics, prediction, truth, spacing_mm=spacing_mm),
     )
 
 
@@ -299,6 +319,7 @@ def class_scores(
     spacing_mm: Sequence[float],
     axes_mm: NDArray[np.floating[Any]] | None = None,
     roi: NDArray[Any] | None = None,
+    metrics: Sequence[str] = (),
 ) -> dict[str, Scores]:
     """Scores of the whole foreground, of every foreground class, and of every group, in this order.
 
@@ -313,6 +334,7 @@ def class_scores(
         axes_mm: Steps to the next voxel along X, Y, Z, the columns of ``(3, 3)``, for axes that may
             not be at right angles; None for those that are.
         roi: ``(X, Y, Z)``, true or above 0 inside the region of interest; None for everywhere.
+        metrics: Names of registered metrics that are measured too.
 
     >>> truth = np.array([[[0, 1, 2, 2]]])
     >>> rows = class_scores(
@@ -324,7 +346,9 @@ def class_scores(
     """
     labelled = truth >= 0
     evaluated = labelled if roi is None else labelled & (roi > 0)
-    compare = partial(scores, spacing_mm=spacing_mm, axes_mm=axes_mm, roi=evaluated)
+    compare = partial(
+        scores, spacing_mm=spacing_mm, axes_mm=axes_mm, roi=evaluated, metrics=metrics
+    )
     rows = {FOREGROUND: compare(segmentation > 0, truth > 0)}
     regions = {name: [label] for label, name in enumerate(classes) if label > 0}
     for name, labels in {**regions, **groups}.items():
@@ -353,7 +377,7 @@ def summary(
         per_case: Results of `class_scores` by name of the case.
 
     Returns:
-        Per row, per measure (an attribute of `Scores`): ``mean`` and ``median``, None if no case
+        Per row, per measure (of `Scores.values`): ``mean`` and ``median``, None if no case
         defines them; ``standard_deviation`` (of the sample, n - 1), None below two cases;
         ``defined`` and ``undefined``, numbers of cases.
 
@@ -368,11 +392,16 @@ def summary(
     by_row = {name: [rows[name] for rows in per_case.values() if name in rows] for name in names}
     return {
         name: {
-            measure.name: _statistics([getattr(case, measure.name) for case in cases])
-            for measure in fields(Scores)
+            measure: _statistics([case.values.get(measure) for case in cases])
+            for measure in measure_names(cases)
         }
         for name, cases in by_row.items()
     }
+
+
+def measure_names(rows: Iterable[Scores]) -> tuple[str, ...]:
+    """Names of the measures of ``rows``, those of registered metrics last, in their order."""
+    return (*MEASURES, *dict.fromkeys(name for scored in rows for name in scored.custom))
 
 
 def _statistics(values: Sequence[float | None]) -> dict[str, float | int | None]:

@@ -18,6 +18,7 @@ from deepseg.inference.cohort_differences import (
     preparation_differs,
     preparation_problems,
 )
+from deepseg.inference.metric_registry import unregistered_metrics
 from deepseg.inference.metrics import FOREGROUND
 from deepseg.inference.requests import (
     class_problems,
@@ -34,6 +35,7 @@ from deepseg.model.layout import layout
 from deepseg.sessions.cohort import inherited_preparation
 from deepseg.training.batch_statistics import single_value_problems
 from deepseg.training.freezing import frozen_layers
+from deepseg.training.loss_registry import unknown_losses
 from deepseg.training.model_selection import metric_incompatibilities
 from deepseg.training.parameter_groups import absent_types
 from deepseg.training.weight_rules import frozen_problems
@@ -74,7 +76,10 @@ def training_incompatibilities(config: TrainConfig, checkpoint: Checkpoint) -> I
     if not freeze_problems:
         yield from single_value_problems(config, model)
     yield from metric_incompatibilities(config, model)
+    yield from unknown_losses(config.loss.custom)
     if config.validation is not None and config.validation.volumes is not None:
+        metrics = config.validation.volumes.metrics
+        yield from unregistered_metrics(metrics, key="validation.volumes.metrics")
         save, key = config.validation.volumes.save, "validation.volumes.save"
         yield from _saving_problems(save, model)
         yield from variance_problems(
@@ -136,6 +141,7 @@ def testing_incompatibilities(
     if len(models) == 1 and not mirrored_axes(config.inference, models[0].config):
         fix = "give several models or inference.mirror, or ask for entropy only"
         yield from variance_problems(config.save.uncertainty, key="save.uncertainty", fix=fix)
+    yield from unregistered_metrics(config.metrics, key="metrics")
     yield from component_problems(config.postprocess, model.classes)
     last = len(model.classes) - 1
     for name, labels in config.groups.items():

@@ -1,4 +1,4 @@
-"""The loss: cross-entropy, focal loss, soft Dice, soft intersection over union, penalties.
+"""The loss: cross-entropy, focal loss, soft Dice and IoU, registered losses, penalties.
 
 Probabilities are ``(N, K, X, Y, Z)``, labels ``(N, X, Y, Z)`` int64. Voxels with label -1 are
 unlabelled and count nowhere. Sums run over the batch (the parts of all ranks) and space; formulas
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from deepseg.config.blocks.losses import ClassWeights, Loss
 from deepseg.training.distributed import SINGLE_RANK, Ranks
+from deepseg.training.loss_registry import registered_value
 
 LOG_FLOOR = 1e-6  # keeps the logarithm finite
 OVERLAP_FLOOR = 1e-5  # keeps an absent class at an overlap of 1
@@ -67,7 +68,7 @@ def loss(
             the weights of ``settings``, as in doi:10.48550/arXiv.1409.5185.
         ranks: Those that have the other parts of the batch.
     """
-    factors = settings.model_dump()
+    factors = {**settings.model_dump(), **settings.custom}
     parts = _data_parts(logits, labels, settings, weights, ranks)
     terms = _weighted(parts, factors)
     if levels:
@@ -103,6 +104,9 @@ def _data_parts(
             parts["dice"] = dice_loss(masked, truth, ranks)
         if settings.iou:
             parts["iou"] = iou_loss(masked, truth, ranks)
+    for name, factor in settings.custom.items():
+        if factor:
+            parts[name] = custom_loss(name, logits.float(), labels, ranks)
     return parts
 
 
@@ -212,6 +216,27 @@ def iou_loss(probabilities: Tensor, truth: Tensor, ranks: Ranks = SINGLE_RANK) -
     overlap, predicted, true = ranks.all_reduce_sum(*_sums(probabilities, truth))
     union = predicted - overlap + true
     return 1 - ((overlap + OVERLAP_FLOOR) / (union + OVERLAP_FLOOR)).mean()
+
+
+def custom_loss(name: str, logits: Tensor, labels: Tensor, ranks: Ranks = SINGLE_RANK) -> Tensor:
+    """A registered loss; of several ranks, the mean of their parts by labelled voxels.
+
+    Args:
+        name: Under which it was registered.
+        logits: ``(N, K, X, Y, Z)``.
+        labels: ``(N, X, Y, Z)``.
+        ranks: Those that have the other parts of the batch.
+
+    Raises:
+        DeepsegError: ``loss-value``.
+    """
+    if ranks.world_size == 1:
+        return registered_value(name, logits, labels)
+    voxels = (labels >= 0).sum().float()
+    # A part without labels takes part in the sum, but its value means nothing.
+    value = registered_value(name, logits, labels) * voxels if voxels else logits.sum() * 0
+    total, count = ranks.all_reduce_sum(value, voxels)
+    return total / count.clamp(min=1)
 
 
 def class_masks(labels: Tensor, mask: Tensor, classes: int) -> Tensor:

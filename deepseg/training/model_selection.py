@@ -13,6 +13,7 @@ from deepseg.config.blocks.checkpoints import EarlyStopping, StopAt
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import TrainConfig
 from deepseg.errors import Problem, did_you_mean
+from deepseg.inference.metric_registry import is_lower_better
 from deepseg.inference.metrics import FOREGROUND
 
 MEAN = "mean"
@@ -47,11 +48,14 @@ def is_better(score: float | None, best: float | None) -> bool:
 
 
 def lower_is_better(metric: str) -> bool:
-    """True for losses and distances.
+    """True for losses and distances, and for metrics that were registered so.
 
     >>> lower_is_better("training/loss"), lower_is_better("validation_volumes/dice/mean")
     (True, False)
     """
+    section, _, measure = metric.partition("/")
+    if section == "validation_volumes" and is_lower_better(measure.partition("/")[0]):
+        return True
     return metric.endswith("/loss") or "/hausdorff95_mm/" in metric
 
 
@@ -154,13 +158,13 @@ def reason_to_stop(
 
 def _metrics(config: TrainConfig, model: ModelConfig) -> Iterator[str]:
     rows = (MEAN, FOREGROUND, *model.classes[1:])
-    sections = {"training": OF_SAMPLES}
+    sections: dict[str, tuple[str, ...]] = {"training": OF_SAMPLES}
     if config.validation is not None and config.validation.samples is not None:
         sections["validation_samples"] = OF_SAMPLES
     for section in sections:
         yield from (f"{section}/loss", f"{section}/accuracy")
     if config.validation is not None and config.validation.volumes is not None:
-        sections["validation_volumes"] = OF_VOLUMES
+        sections["validation_volumes"] = (*OF_VOLUMES, *config.validation.volumes.metrics)
     for section, measures in sections.items():
         yield from (f"{section}/{measure}/{row}" for measure in measures for row in rows)
 

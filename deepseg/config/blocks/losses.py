@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from deepseg.config.settings import EpochNumber, NotNegative, Settings
+from deepseg.config.settings import EpochNumber, Name, NotNegative, Settings
 from deepseg.config.validation.validator_error import invalid
 
 
@@ -58,6 +58,11 @@ class Loss(Settings):
         "of the probability p of its class; doi:10.1109/ICCV.2017.324.",
     )
     focal_power: NotNegative = Field(2.0, description="Power of the focal loss.")
+    custom: dict[Name, NotNegative] = Field(
+        {},
+        description="Weights of losses that a Python program has registered with "
+        "`deepseg.register_loss`, such as `{tversky: 0.5}`.",
+    )
     class_weights: ClassWeights | None = Field(
         None, description="For the cross-entropy and the focal loss."
     )
@@ -91,7 +96,8 @@ class Loss(Settings):
 
     @model_validator(mode="after")
     def _has_a_data_term(self) -> Loss:
-        if self.cross_entropy == self.dice == self.iou == self.focal == 0:
+        weights = (self.cross_entropy, self.dice, self.iou, self.focal, *self.custom.values())
+        if not any(weights):
             raise invalid(
                 "loss-empty",
                 got="weight 0 for cross_entropy, dice, iou and focal",

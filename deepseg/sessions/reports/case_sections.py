@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from deepseg.inference.metrics import FOREGROUND, Scores
+from deepseg.inference.metrics import FOREGROUND, Scores, measure_names
 from deepseg.report.overlay import colour
 from deepseg.report.page.document import Section
 from deepseg.report.page.markup import Html, Value, data_block, element, joined, shown, table
@@ -60,7 +59,7 @@ def case_sections(
     ordered = worst_first(results)
     is_scored = any(case.scores is not None for case in ordered)
     title = "Cases, worst first" if is_scored else "Cases"
-    columns, row = _columns(classes, is_scored=is_scored)
+    columns, row = _columns(classes, custom_metrics(ordered), is_scored=is_scored)
     listed = Section(title, table(columns, [row(case) for case in ordered]))
     return [listed, Section("Slices", _slices(ordered, view_of, classes))]
 
@@ -70,8 +69,14 @@ def case_anchor(name: str) -> str:
     return f"case-{name}"
 
 
+def custom_metrics(results: Iterable[CaseResult]) -> list[str]:
+    """Names of the registered metrics that were measured."""
+    rows = [row for case in results if case.scores is not None for row in case.scores.values()]
+    return [name for name in measure_names(rows) if name not in HEADINGS]
+
+
 def _columns(
-    classes: Sequence[str], *, is_scored: bool
+    classes: Sequence[str], metrics: Sequence[str], *, is_scored: bool
 ) -> tuple[list[str], Callable[[CaseResult], list[Value | Html]]]:
     """Names of the columns, and the cells of a case."""
     foreground = list(classes[1:])
@@ -81,7 +86,7 @@ def _columns(
             *(case.volumes_ml.get(name) for name in foreground),
         ]
     several = foreground if 1 < len(foreground) <= MOST_CLASS_COLUMNS else []
-    measures = [name for name in HEADINGS if name not in ("dice", "specificity")]
+    measures = [name for name in HEADINGS if name not in ("dice", "specificity")] + [*metrics]
 
     def cells(case: CaseResult) -> list[Value | Html]:
         scores = case.scores or {}
@@ -94,12 +99,17 @@ def _columns(
         ]
 
     dice = "Dice" if len(foreground) == 1 else "mean Dice"
-    headings = (HEADINGS[name] for name in measures)
+    headings = map(heading, measures)
     return ["case", dice, *(f"Dice {name}" for name in several), *headings], cells
 
 
 def _measure(scores: Scores | None, name: str) -> float | None:
-    return None if scores is None else getattr(scores, name)
+    return None if scores is None else scores.values.get(name)
+
+
+def heading(measure: str) -> str:
+    """The heading of a column: that of a registered metric is its name."""
+    return HEADINGS.get(measure, measure)
 
 
 def _link(name: str) -> Html:
@@ -155,9 +165,9 @@ def _class_table(case: CaseResult) -> Html:
     """All measures of a case by class."""
     if case.scores is None:
         return table(["class", "ml"], [[name, ml] for name, ml in case.volumes_ml.items()])
-    measures = [field.name for field in fields(Scores)]
+    measures = measure_names(case.scores.values())
     rows = [
-        [name, *(asdict(scores)[measure] for measure in measures)]
+        [name, *(scores.values.get(measure) for measure in measures)]
         for name, scores in case.scores.items()
     ]
-    return table(["class", *(HEADINGS[measure] for measure in measures)], rows)
+    return table(["class", *map(heading, measures)], rows)

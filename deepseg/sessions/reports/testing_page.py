@@ -12,7 +12,7 @@ from deepseg.model.checkpoint import Checkpoint
 from deepseg.report.page.document import Section
 from deepseg.report.page.markup import Html, element, joined, table
 from deepseg.sessions.outcome import command_line
-from deepseg.sessions.reports.case_sections import HEADINGS, case_sections
+from deepseg.sessions.reports.case_sections import case_sections, custom_metrics, heading
 from deepseg.sessions.reports.model_sections import settings_section, weights_section
 from deepseg.sessions.reports.session_page import write_session_page
 from deepseg.sessions.segmentation.case_result import CaseResult
@@ -68,14 +68,17 @@ def _means(results: Sequence[CaseResult]) -> list[Section]:
     scored = {case.name: case.scores for case in results if case.scores is not None}
     if not scored:
         return []
-    measures = ("dice", "precision", "sensitivity", "hausdorff95_mm", "surface_distance_mm")
+    measures = (
+        *("dice", "precision", "sensitivity", "hausdorff95_mm", "surface_distance_mm"),
+        *custom_metrics(results),
+    )
     rows: list[list[str | float | Html | None]] = [
         [name, *_cells(by_measure, measures), by_measure["dice"]["defined"]]
         for name, by_measure in summary(scored).items()
     ]
     columns = ["class"]
     for measure in measures:
-        columns += [HEADINGS[measure], "± s.d."]
+        columns += [heading(measure), "± s.d."]
     note = element(
         "p",
         "Means and standard deviations (of the sample, n - 1) over "

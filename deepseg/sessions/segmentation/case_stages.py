@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from deepseg.config.testing import TestConfig
@@ -109,7 +109,8 @@ class CaseStages:
         predictions = self._folder.path / "predictions"
         scores = None
         if loaded.truth is not None:
-            scores = case_scores(segmentation, loaded.truth, model, self._config.groups)
+            config = self._config
+            scores = case_scores(segmentation, loaded.truth, model, config.groups, config.metrics)
         files = write_results(
             segmentation,
             loaded,
@@ -135,7 +136,7 @@ class CaseStages:
             "seconds": round(time.monotonic() - case.began, 2),
             "scores": None
             if scores is None
-            else {row: asdict(values) for row, values in scores.items()},
+            else {row: values.record() for row, values in scores.items()},
         }
         self._completed.keep(loaded.name, case.key, record)
         self._folder.note(

@@ -24,6 +24,7 @@ from deepseg.config.testing import TestConfig
 from deepseg.data.case_cache import fingerprint
 from deepseg.data.cases.case import Case
 from deepseg.geometry.boxes import Int3
+from deepseg.inference.metric_registry import fingerprints
 from deepseg.report.figure import is_possible
 from deepseg.sessions.folder_lock import waiting_lock
 from deepseg.sessions.set_aside import set_aside
@@ -65,12 +66,14 @@ def case_key(
         models: Those that predict.
         channels: Of the models.
     """
-    made_from = {
+    made_from: dict[str, Any] = {
         "settings": config.model_dump(mode="json", include=RESULT_SETTINGS),
         "inference": config.inference.model_dump(mode="json", include=RESULT_INFERENCE),
         "models": [[model.sha256, model.tile, model.feature_tile] for model in models],
         "cases": [fingerprint(case, model.preparation, channels) for model in models],
     }
+    if config.metrics:
+        made_from["metrics"] = fingerprints(config.metrics)
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
 

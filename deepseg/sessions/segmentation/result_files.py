@@ -105,6 +105,7 @@ def case_scores(
     truth: NDArray[np.integer[Any]],
     model: ModelConfig,
     groups: Mapping[str, Sequence[int]],
+    metrics: Sequence[str] = (),
 ) -> dict[str, Scores]:
     """Agreement with the ``(X, Y, Z)`` labels of the truth, by class and group."""
     return class_scores(
@@ -114,4 +115,5 @@ def case_scores(
         groups=groups,
         spacing_mm=segmentation.geometry.spacing_mm,
         axes_mm=segmentation.geometry.affine[:3, :3],
+        metrics=metrics,
     )

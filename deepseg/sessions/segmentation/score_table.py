@@ -5,18 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from deepseg.errors import Problem
-from deepseg.inference.metrics import FOREGROUND, Scores, summary
+from deepseg.inference.metrics import FOREGROUND, Scores, measure_names, summary
 from deepseg.report.console import Console
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
 from deepseg.storage.atomic import write_json, write_text
 
 INTERNAL = ("key", "stamps")  # entries of a record that mean nothing to users
-MEASURES = tuple(field.name for field in fields(Scores))
 
 
 class ScoreTable:
@@ -49,28 +47,25 @@ class ScoreTable:
         set_aside = records.begin("tables", [folder / name for name in names])
         means = summary(self._scores) if self._scores else None
         write_json(folder / "cases.json", {"cases": self._cases, "summary": means})
+        measures = measure_names(row for scores in self._scores.values() for row in scores.values())
         rows = [
-            [case, row, *("" if v is None else f"{v:.6g}" for v in values)]
+            [case, row, *(_cell(values.get(measure)) for measure in measures)]
             for case in self._cases
             for row, values in self._values(case).items()
         ]
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([["case", "class", *MEASURES], *rows])
+        csv.writer(text, lineterminator="\n").writerows([["case", "class", *measures], *rows])
         write_text(folder / "cases.csv", text.getvalue())
         records.keep("tables", "", {"files": names})
         return set_aside
 
-    def _values(self, case: str) -> dict[str, list[float | None]]:
+    def _values(self, case: str) -> Mapping[str, Mapping[str, float | None]]:
         """The measures of a case by class; without a truth, the volume of the prediction only."""
         if case in self._scores:
-            scores = self._scores[case].items()
-            return {row: list(asdict(values).values()) for row, values in scores}
+            return {row: scores.values for row, scores in self._scores[case].items()}
         by_class = self._cases[case]["volumes_ml"]
         volumes = {FOREGROUND: sum(by_class.values()), **by_class}
-        return {
-            row: [volume if measure == "predicted_ml" else None for measure in MEASURES]
-            for row, volume in volumes.items()
-        }
+        return {row: {"predicted_ml": volume} for row, volume in volumes.items()}
 
     def show(self, console: Console) -> None:
         """Print the mean scores, if there are any."""
@@ -96,6 +91,10 @@ class ScoreTable:
             ["class", "Dice", "± s.d.", "precision", "sensitivity", "HD95 mm", "ASSD mm", "cases"],
             rows,
         )
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -17,6 +17,7 @@ from deepseg.sessions.segmentation.result_files import case_scores, write_result
 from deepseg.sessions.segmentation.stored_views import StoredViews, volumes_to_view
 from deepseg.sessions.training.epoch_log import case_text
 from deepseg.training.distributed import SINGLE_RANK, Ranks
+from deepseg.training.model_selection import OF_VOLUMES
 
 
 def validate_on_volumes(
@@ -54,7 +55,7 @@ def validate_on_volumes(
             feature_maps=save.feature_maps,
         )
         assert case.truth is not None
-        scores = case_scores(segmentation, case.truth, network.config, {})
+        scores = case_scores(segmentation, case.truth, network.config, {}, settings.metrics)
         files = write_results(
             segmentation, case, predictions, network.config, save, records, folder.console, scores
         )
@@ -77,5 +78,5 @@ def validate_on_volumes(
     }
     return {
         measure: {row: values[measure]["mean"] for row, values in means.items()}
-        for measure in ("dice", "sensitivity", "precision", "hausdorff95_mm")
+        for measure in (*OF_VOLUMES, *settings.metrics)
     } | {"cases": dice}

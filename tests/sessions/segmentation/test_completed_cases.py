@@ -9,6 +9,7 @@ import pytest
 from deepseg.config.cases import Preparation
 from deepseg.config.testing import Inference, TestConfig
 from deepseg.data.cases.case import Case
+from deepseg.inference import metric_registry
 from deepseg.sessions.segmentation.completed_cases import (
     RESULT_INFERENCE,
     RESULT_SETTINGS,
@@ -188,11 +189,20 @@ def test_settings_with_an_effect_count(case, changes):
     assert key(case, config(**changes)) != key(case)
 
 
+def test_a_registered_metric_counts_with_its_source(case, monkeypatch):
+    monkeypatch.setattr(metric_registry, "_registered", {})
+    metric_registry.register_metric("error", lambda *_: 0)
+    first = key(case, config(metrics=["error"]))
+    metric_registry.register_metric("error", lambda *_: 1)
+    assert len({key(case), first, key(case, config(metrics=["error"]))}) == 3
+
+
 def test_every_setting_is_known_to_count_or_not():
     """A new one is to be thought about."""
     without = {"name", "output", "model", "cases", "keep_going", "batch_size", "report"}
     in_models = {"tile", "preparation", "inference"}
-    assert set(TestConfig.model_fields) == RESULT_SETTINGS | without | in_models
+    by_source = {"metrics"}
+    assert set(TestConfig.model_fields) == RESULT_SETTINGS | without | in_models | by_source
     assert set(Inference.model_fields) == RESULT_INFERENCE | {"memory", "tiling", "accept"}
 
 
