@@ -4,12 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test lint types site unit clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python run.py -demo
 
-test: lint types unit
+test: lint types site unit
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -17,6 +17,10 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+
+# The pages as a site, in build/site; a warning ends it. The variable silences an announcement.
+site: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
@@ -35,7 +39,7 @@ $(VENV)/.installed-demo: $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[plot,tensorboard,onnx,keras,demo,test,dev]'
+		--editable '.[plot,tensorboard,onnx,keras,demo,docs,test,dev]'
 	touch $@
 
 clean:

@@ -1,10 +1,18 @@
-"""The pages: links lead somewhere, and settings, commands and calls in them are ones that work."""
+"""The pages: links lead somewhere, and settings, commands and calls in them are ones that work.
+
+Every block has a language, which says what is done with it: settings are validated, commands parsed
+by the programs that they call, outputs hold no commands. Python is run in `tests/commands/test_pages.py`.
+"""
 
 from __future__ import annotations
 
 import ast
+import configparser
 import re
+import runpy
 import shlex
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,11 +37,17 @@ from deepseg.config.validation.validate import validate
 from deepseg.model.graph.operators.table import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "documentation").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "documentation").glob("**/*.md")),
+    *sorted((ROOT / "examples").glob("*/README.md")),
+    *sorted((ROOT / "examples").glob("*/unet/README.md")),
+]
 
 LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```(\w+)[ ]*(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"^\s*(?:python run\.py|deepseg) (-.*)$", re.MULTILINE)
+LANGUAGES = {"bash", "json", "python", "text", "yaml"}
+SHELL = {"cd", "source", "ssh", "export", "sbatch", "docker", "snakemake", "nextflow", "apptainer"}
 
 MODELS = {
     "model": ModelConfig,
@@ -81,7 +95,7 @@ def links() -> list[tuple[Path, str]]:
 def blocks(language: str) -> list[tuple[str, str, str]]:
     """Page and line, word behind the language, and content of every block."""
     return [
-        (f"{page.name}:{text(page)[: match.start()].count(chr(10)) + 1}", match[2], match[3])
+        (f"{page.relative_to(ROOT)}:{text(page)[: match.start()].count(chr(10)) + 1}", match[2], match[3])
         for page in PAGES
         for match in BLOCK.finditer(text(page))
         if match[1] == language
@@ -114,16 +128,102 @@ def test_every_kind_of_settings_is_shown():
 
 
 def test_settings_on_a_page_say_what_they_are():
-    generated = "configuration.md"  # its one block is a form, not a file
+    generated = "documentation/configuration.md"  # its one block is a form, not a file
     nameless = [place for place, kind, _ in blocks("yaml") if not kind]
     assert [place for place in nameless if not place.startswith(generated)] == []
 
 
+def test_every_block_says_what_it_is():
+    fences = [
+        (page.name, line)
+        for page in PAGES
+        for line in re.findall(r"^ *```.+$", text(page), re.MULTILINE)
+        if line.strip("` ").split()[0] not in LANGUAGES
+    ]
+    assert fences == []
+
+
+def test_no_block_is_marked_by_its_indent():
+    """Such a block has no language, and so nothing would look at it."""
+    marked = {
+        str(page.relative_to(ROOT)): re.findall(r"(?<=\n\n)    \S.*", re.sub(r"```.*?```", "", text(page), flags=re.S))
+        for page in PAGES
+        if page.name != "changelog.md"  # its second paragraphs belong to items
+    }
+    assert {name: lines for name, lines in marked.items() if lines} == {}
+
+
+def command_lines(block: str) -> Iterator[list[str]]:
+    """Words of every command of a block of bash, without comments."""
+    for line in block.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words:
+            yield words
+
+
+def check_command(words: list[str]) -> None:
+    """Fail unless the program that is called understands these words."""
+    match words:
+        case ["srun" | "torchrun", *_] | ["python", "run.py", *_]:
+            parsed(words[words.index("run.py") + 1 :])
+        case ["sbatch", *_, "--wrap", line]:
+            check_command(shlex.split(line.replace("$SLURM_ARRAY_TASK_ID", "1")))
+        case ["deepseg", *options] | ["python", "-m", "deepseg", *options]:
+            parsed(options)
+        case ["python", "device_train.py", *options]:
+            program = ROOT / "deepseg/exports/train_step/device_train.py"
+            runpy.run_path(str(program))["parser"]().parse_args(options)
+        case ["make", target]:
+            assert re.search(rf"^{target}:", text(ROOT / "Makefile"), re.MULTILINE)
+        case ["pip" | ".venv/bin/pip", "install", *options]:
+            check_extras(options[-1])
+        case ["python3" | "python" | ".venv/bin/python", "-m", "venv" | "pytest", *options]:
+            assert all((ROOT / word).exists() for word in options if word.startswith("tests/"))
+        case ["OMP_NUM_THREADS=1", *rest]:
+            check_command(rest)
+        case ["python", str(script), *_] if script.endswith(".py"):
+            assert any((folder / script).exists() for folder in (ROOT, *EXAMPLES))
+        case [str(script)] if script.startswith("./"):
+            assert any((folder / script).exists() for folder in EXAMPLES)
+        case _:
+            assert words[0] in SHELL, f"what is {words[0]}?"
+
+
+EXAMPLES = sorted(file.parent for file in (ROOT / "examples").glob("**/README.md"))
+
+
+def check_extras(package: str) -> None:
+    """Fail unless the extras in brackets, if any, are those of this distribution."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    name, _, extras = package.rstrip("]").partition("[")
+    if name in (".", "deepseg-pathways") and extras:
+        assert set(extras.split(",")) <= set(setup["options.extras_require"])
+
+
 @pytest.mark.parametrize(
-    "line", sorted({line for page in PAGES for line in COMMAND.findall(text(page))})
+    "block", [pytest.param(block, id=place) for place, _, block in blocks("bash")]
 )
-def test_a_command_on_a_page_is_understood(line):
-    parsed(shlex.split(line, comments=True))
+def test_commands_on_a_page_are_understood(block):
+    shell = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True, check=False)
+    assert shell.stderr == ""
+    for words in command_lines(block):
+        check_command(words)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["python run.py -trian t.yaml", "make tea", "pip install '.[plots]'", "curl x", "./walk.sh"],
+)
+def test_a_command_that_nothing_understands_is_found(line):
+    with pytest.raises((AssertionError, deepseg.DeepsegError)):
+        check_command(shlex.split(line))
+
+
+def test_outputs_on_pages_hold_no_commands():
+    """A command in a block of text would be seen by nobody."""
+    for place, _, block in blocks("text"):
+        assert not re.search(r"^\s*(python|deepseg|make|pip) ", block, re.MULTILINE), place
 
 
 @pytest.mark.parametrize(
@@ -148,7 +248,49 @@ def test_the_change_log_begins_with_this_version():
     assert first[1] == deepseg.__version__
 
 
-def test_the_page_on_transfer_names_every_operator():
-    page = (ROOT / "documentation" / "transfer.md").read_text("utf-8")
+def test_the_page_on_networks_names_every_operator():
+    page = text(ROOT / "documentation" / "networks.md")
     section = page.partition("**Operators.**")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", section)) == set(OPERATORS)
+
+
+def test_the_reference_of_functions_has_all_of_them():
+    page = text(ROOT / "documentation" / "api.md")
+    names = re.findall(r"heading: deepseg\.(\w+)}", page)
+    assert sorted(names) == sorted(name for name in deepseg.__all__ if name != "__version__")
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    navigation = text(ROOT / "mkdocs.yml").partition("\nnav:")[2]
+    pages = {page.relative_to(ROOT / "documentation").as_posix() for page in PAGES_OF_THE_SITE}
+    assert pages - set(re.findall(r": (\S+\.md)$", navigation, re.MULTILINE)) == set()
+
+
+PAGES_OF_THE_SITE = [page for page in PAGES if page.is_relative_to(ROOT / "documentation")]
+
+
+def site_pages() -> dict:
+    return runpy.run_path(str(ROOT / "documentation" / "site_pages.py"))
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "expected"),
+    [
+        pytest.param("index.md", "documentation/data.md#scores", "data.md#scores", id="README"),
+        pytest.param("data.md", "../examples/x/README.md", "examples/x/README.md", id="example"),
+        pytest.param("examples/x/README.md", "../../documentation/data.md", "../../data.md", id="back"),
+        pytest.param("data.md", "../examples/x", "examples/x/README.md", id="folder"),
+        pytest.param("data.md", "https://a.b", "https://a.b", id="elsewhere"),
+    ],
+)  # fmt: skip
+def test_links_lead_to_the_same_place_on_the_site(page, link, expected):
+    sources = ["index.md", "data.md", "examples/x/README.md"]
+    assert site_pages()["for_site"](f"[a]({link})", page, sources) == f"[a]({expected})"
+
+
+def test_a_link_to_what_the_site_does_not_show_is_text():
+    assert site_pages()["for_site"]("See [a](../setup.cfg).", "data.md", ["data.md"]) == "See a."
+
+
+def test_a_fence_on_the_site_has_its_language_only():
+    assert site_pages()["for_site"]("```yaml part\nx: 1\n```", "a.md", []) == "```yaml\nx: 1\n```"

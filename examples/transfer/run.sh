@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pretrains on tissue, transfers to lesions, and compares with training from scratch.
+# The whole study: brains, the older model, four ways to learn from two cases, the figure and the text.
 set -euo pipefail
 cd "$(dirname "$0")"
 python=${PYTHON:-python}
@@ -13,5 +13,8 @@ python=${PYTHON:-python}
 [ -e runs/models/lesions.pretrained.save ] ||
 	"$python" ../../run.py -newModel lesions_model.yaml -pretrained runs/tissue-training
 
-# Task B: two cases. Scratch, transferred and frozen, three seeds each.
-"$python" ../../run.py -compare transferred.yaml frozen.yaml -fromScratch -seeds 0 1 2
+# Task B: two cases. From scratch, transferred, frozen and thawed, three seeds each.
+"$python" ../../run.py -compare transferred.yaml frozen.yaml thawed.yaml -fromScratch -seeds 0 1 2
+
+# study.png and study.md, from what the comparison has written.
+"$python" study.py

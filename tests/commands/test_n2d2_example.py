@@ -1,4 +1,4 @@
-"""The example of N2D2 on the page about transfer: its files and commands, as they stand there."""
+"""The example of N2D2 on the page about networks of others: its files and commands, as they stand there."""
 
 import re
 import shlex
@@ -12,9 +12,10 @@ from deepseg.model.checkpoint import read_checkpoint
 from tests.commands.conftest import CHECKOUT
 from tests.onnx_models import model, write
 
-PAGE = (CHECKOUT / "documentation" / "transfer.md").read_text("utf-8")
-EXAMPLE = PAGE[PAGE.index("### The example of N2D2") : PAGE.index("### Further settings")]
-COMMANDS = re.findall(r"^    python run\.py (.+)$", EXAMPLE, re.MULTILINE)
+PAGE = (CHECKOUT / "documentation" / "networks.md").read_text("utf-8")
+EXAMPLE = PAGE[PAGE.index("## ONNX: the example of N2D2") : PAGE.index("**Windows.**")]
+ROWS = (CHECKOUT / "documentation" / "from_others.md").read_text("utf-8")
+COMMANDS = re.findall(r"^python run\.py (.+)$", EXAMPLE, re.MULTILINE)
 FILES = dict(re.findall(r"^```yaml \w+\n# (\S+)\n(.*?)^```$", EXAMPLE, re.MULTILINE | re.DOTALL))
 
 
@@ -55,7 +56,7 @@ def test_every_step_of_the_example_runs_as_it_stands(place, command):
     assert list(FILES) == ["model.yaml", "head.yaml", "tuned.yaml", "test.yaml"]
     assert len(COMMANDS) == 9
     for line in COMMANDS:
-        result = command(*shlex.split(line))
+        result = command(*shlex.split(line, comments=True))
         assert (result.returncode, result.errors) == (0, []), line
     sessions = ("head", "tuned", "tuned-scratch")
     files = [f"runs/{name}/models/last.save" for name in sessions]
@@ -71,7 +72,7 @@ def test_every_step_of_the_example_runs_as_it_stands(place, command):
 
 @pytest.mark.parametrize("number", range(1, 22))
 def test_every_row_of_n2d2_has_a_test_or_a_reason(number):
-    (row,) = re.findall(rf"^\| N{number} .*\|(.*)\|$", PAGE, re.MULTILINE)
+    (row,) = re.findall(rf"^\| N{number} .*\|(.*)\|$", ROWS, re.MULTILINE)
     tests = re.findall(r"`(tests/[\w/.]+)`", row)
     assert tests
     assert all((CHECKOUT / path).exists() for path in tests)
