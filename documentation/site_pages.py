@@ -82,6 +82,6 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+def on_page_markdown(markdown: str, *, page: Any, files: Any, **_: Any) -> str:
     """Called by mkdocs with the text of every page."""
     return for_site(markdown, page.file.src_uri, [file.src_uri for file in files])

@@ -1,7 +1,8 @@
 """The pages: links lead somewhere, and settings, commands and calls in them are ones that work.
 
 Every block has a language, which says what is done with it: settings are validated, commands parsed
-by the programs that they call, outputs hold no commands. Python is run in `tests/commands/test_pages.py`.
+by the programs that they call, outputs hold no commands. Python is run in
+`tests/commands/test_pages.py`.
 """
 
 from __future__ import annotations
@@ -92,10 +93,20 @@ def links() -> list[tuple[Path, str]]:
     return [(page, target) for page, target in found if "://" not in target]
 
 
+def place(page: Path, character: int) -> str:
+    """File and line of a character."""
+    line = text(page)[:character].count("\n") + 1
+    return f"{page.relative_to(ROOT)}:{line}"
+
+
 def blocks(language: str) -> list[tuple[str, str, str]]:
     """Page and line, word behind the language, and content of every block."""
     return [
-        (f"{page.relative_to(ROOT)}:{text(page)[: match.start()].count(chr(10)) + 1}", match[2], match[3])
+        (
+            f"{page.relative_to(ROOT)}:{text(page)[: match.start()].count(chr(10)) + 1}",
+            match[2],
+            match[3],
+        )
         for page in PAGES
         for match in BLOCK.finditer(text(page))
         if match[1] == language
@@ -146,11 +157,13 @@ def test_every_block_says_what_it_is():
 def test_no_block_is_marked_by_its_indent():
     """Such a block has no language, and so nothing would look at it."""
     marked = {
-        str(page.relative_to(ROOT)): re.findall(r"(?<=\n\n)    \S.*", re.sub(r"```.*?```", "", text(page), flags=re.S))
+        str(page.relative_to(ROOT)): re.findall(
+            r"(?<=\n\n)    \S.*", re.sub(r"```.*?```", "", text(page), flags=re.S)
+        )
         for page in PAGES
         if page.name != "changelog.md"  # its second paragraphs belong to items
     }
-    assert {name: lines for name, lines in marked.items() if lines} == {}
+    assert {page: lines for page, lines in marked.items() if lines} == {}
 
 
 def command_lines(block: str) -> Iterator[list[str]]:
@@ -181,10 +194,8 @@ def check_command(words: list[str]) -> None:
             assert all((ROOT / word).exists() for word in options if word.startswith("tests/"))
         case ["OMP_NUM_THREADS=1", *rest]:
             check_command(rest)
-        case ["python", str(script), *_] if script.endswith(".py"):
+        case ["python", script, *_] | [script] if script.endswith((".py", ".sh")):
             assert any((folder / script).exists() for folder in (ROOT, *EXAMPLES))
-        case [str(script)] if script.startswith("./"):
-            assert any((folder / script).exists() for folder in EXAMPLES)
         case _:
             assert words[0] in SHELL, f"what is {words[0]}?"
 
@@ -278,7 +289,9 @@ def site_pages() -> dict:
     [
         pytest.param("index.md", "documentation/data.md#scores", "data.md#scores", id="README"),
         pytest.param("data.md", "../examples/x/README.md", "examples/x/README.md", id="example"),
-        pytest.param("examples/x/README.md", "../../documentation/data.md", "../../data.md", id="back"),
+        pytest.param(
+            "examples/x/README.md", "../../documentation/data.md", "../../data.md", id="back"
+        ),
         pytest.param("data.md", "../examples/x", "examples/x/README.md", id="folder"),
         pytest.param("data.md", "https://a.b", "https://a.b", id="elsewhere"),
     ],

@@ -1,4 +1,4 @@
-"""The example of N2D2 on the page about networks of others: its files and commands, as they stand there."""
+"""The example of N2D2 on the page about networks of others: its files and commands run."""
 
 import re
 import shlex

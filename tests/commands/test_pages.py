@@ -13,7 +13,10 @@ from tests.commands.conftest import CHECKOUT, MODEL, TRAIN
 from tests.sessions.planning.studies import STUDIES
 
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "documentation").glob("*.md"))]
-ELSEWHERE = {"pipelines.md": "tests/commands/test_export.py"}
+ELSEWHERE = {
+    "pipelines.md": "tests/commands/test_export.py",
+    "python.md": "tests/commands/test_python.py",
+}
 LESIONS = MODEL.replace("[background, rim, core]", "[background, lesion]").replace(
     "feature_maps: [3, 4]", "feature_maps: [2, 2, 2, 2]"
 )
@@ -66,8 +69,9 @@ def test_python_on_a_page_runs(program, files, tmp_path, monkeypatch):
     monkeypatch.chdir(place)
     paths = ("anna/t1.nii.gz", "anna/flair.nii.gz")
     array = np.stack([np.asarray(nibabel.load(path).dataobj) for path in paths])
-    brain = np.asarray(nibabel.load("anna/brain.nii.gz").dataobj)
+    image = nibabel.load("anna/brain.nii.gz")
+    given = {"array": array, "affine": image.affine, "brain": np.asarray(image.dataobj)}
     if 'out="B.save"' in program:
         (place / "B.save").unlink()
     with torch.random.fork_rng():  # a user's program may draw from torch's generator
-        exec(compile(program, "page", "exec"), {"array": array, "brain": brain})
+        exec(compile(program, "page", "exec"), given)
