@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -86,8 +87,9 @@ def modules() -> list[Path]:
     return sorted((ROOT / "deepseg").rglob("*.py"))
 
 
-def codes_of_the_source() -> set[str]:
-    return {code for path in modules() for code in codes_in(path.read_text("utf-8"))}
+@cache
+def codes_of_the_source() -> frozenset[str]:
+    return frozenset(code for path in modules() for code in codes_in(path.read_text("utf-8")))
 
 
 def rows(pattern: str) -> list[str]:

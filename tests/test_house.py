@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -103,12 +104,13 @@ def _walk(node: ast.AST, file: str, *, is_inside: bool, is_typing: bool) -> Iter
             yield from _walk(child, file, is_inside=inside, is_typing=typing)
 
 
-def all_imports() -> list[Import]:
-    return [
+@cache
+def all_imports() -> tuple[Import, ...]:
+    return tuple(
         statement
         for path in files()
         for statement in imports_in(path.read_text("utf-8"), str(path.relative_to(ROOT)))
-    ]
+    )
 
 
 def imported_rooms(statement: Import) -> set[str]:
