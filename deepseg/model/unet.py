@@ -204,11 +204,10 @@ class _Parts:
             case "prelu":
                 return self.node("PRelu", name, x, self.weight(f"{name}.weight", maps, 1, 1, 1))
 
-    def crop(self, name: str, x: str, loss: Int3) -> str:
-        """Add a crop by ``loss`` voxels in all; an odd voxel is taken off the end."""
+    def crop(self, name: str, x: str, loss: Int3, low: Int3) -> str:
+        """Add a crop by ``loss`` voxels in all, ``low`` of them at the beginning."""
         if loss == (0, 0, 0):
             return x
-        low = floor_div(loss, 2)
         ends = [-n if n else 1 << 62 for n in sub(loss, low)]
         values = {"starts": list(low), "ends": ends, "axes": [2, 3, 4]}
         for role, value in values.items():
@@ -255,12 +254,27 @@ def _residual(
     y = parts.norm(f"{name}.norm2", y, outputs)
     if stride != UNSTRIDED:
         x = parts.node("AveragePool", f"{name}.pool", x, kernel_shape=stride, strides=stride)
+    if parts.block.padding == "valid":
+        x = parts.crop(f"{name}.crop", x, *_past_loss(kernel, stride))
     if maps[0] != outputs:
         kernel_name = parts.weight(f"{name}.skip.weight", outputs, maps[0], 1, 1, 1)
         x = parts.node("Conv", f"{name}.skip", x, kernel_name)
         x = parts.norm(f"{name}.skip_norm", x, outputs)
     y = parts.node("Add", f"{name}.sum", y, x)
     return parts.activation(f"{name}.activation2", y, outputs)
+
+
+def _past_loss(kernel: Int3, stride: Int3) -> tuple[Int3, Int3]:
+    """Voxels that what goes past two unpadded convolutions loses: in all, and at the beginning.
+
+    >>> _past_loss((3, 3, 5), (1, 2, 2))
+    ((4, 2, 5), (2, 1, 3))
+    """
+    x, y, z = (
+        (k // s - 1 + k - 1, (k + s * (k - 1)) // (2 * s))
+        for k, s in zip(kernel, stride, strict=True)
+    )
+    return (x[0], y[0], z[0]), (x[1], y[1], z[1])
 
 
 def _decoder(parts: _Parts, level: int, x: str, skip: str) -> str:
@@ -277,7 +291,8 @@ def _decoder(parts: _Parts, level: int, x: str, skip: str) -> str:
         strides=stride,
     )
     if block.padding == "valid":
-        skip = parts.crop(f"{name}.crop", skip, skip_loss(block, level))
+        loss = skip_loss(block, level)
+        skip = parts.crop(f"{name}.crop", skip, loss, floor_div(loss, 2))
     x = parts.node("Concat", f"{name}.join", up, skip, axis=1)
     inputs = 2 * maps
     for number in range(1, block.decoder_blocks(level) + 1):
@@ -308,7 +323,8 @@ def skip_loss(block: UnetPathway, level: int) -> Int3:
     """
     stride = block.stride_to(level - 1)
     lower = cube(block.levels[level - 1].kernel)
-    after_first = mul(add(lower, -1), block.encoder_blocks(level - 1) - 1)
+    convolutions = block.encoder_blocks(level - 1) * (2 if block.preset == "residual" else 1)
+    after_first = mul(add(lower, -1), convolutions - 1)
     lost = add(after_first, decoder_loss(block, level - 1))
     return add(sub(lower, stride), mul(stride, lost))
 

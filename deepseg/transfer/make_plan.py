@@ -34,7 +34,8 @@ from deepseg.transfer.plan import Copy, LayerSummary, Plan, TensorPlan
 from deepseg.transfer.preparation import carried_preparation
 from deepseg.transfer.rules import TransferRules
 from deepseg.transfer.source import Source
-from deepseg.transfer.unet_growth import growth_problems, wider_weights
+from deepseg.transfer.unet_growth import grown_weights, growth_problems
+from deepseg.transfer.unet_level import UnetSize
 
 REPEATED = "maps of the source, repeated"
 WINDOW = {"norm.window_mean": "mean", "norm.window_var": "variance", "norm.steps": ""}
@@ -58,7 +59,7 @@ def make_plan(
         return plan_by_name(source, config, weights, rules)
     raise_if_any(_without_effect(rules))
     if rules.keeps_function and (source.config.unet or config.unet):
-        return _wider_unet(source, source.config, config, weights, rules)
+        return _grown_unet(source, source.config, config, weights, rules)
     old, new = layout(source.config), layout(config)
     matching = match_layers(old, new, rules, source.spacing_mm)
     raise_if_any(_misfits(matching, rules))
@@ -121,38 +122,34 @@ def make_plan(
     )
 
 
-def _wider_unet(
+def _grown_unet(
     source: Source,
     older: ModelConfig,
     config: ModelConfig,
     weights: Mapping[str, Tensor],
     rules: TransferRules,
 ) -> Plan:
-    """The plan of a U-Net that computes what a narrower one of the same levels did."""
+    """The plan of a U-Net that computes what a narrower one did, or one of fewer levels."""
     raise_if_any(growth_problems(older, config))
     old, new = layout(older), layout(config)
     all_layers = TransferRules(layers=("all",), channels=rules.channels, classes=rules.classes)
     matching = match_layers(old, new, all_layers, source.spacing_mm)
     by_channel = channels(config.channels, older.channels, rules.channels)
     by_class = classes(config.classes, older.classes, rules.classes)
-    values = wider_weights(
-        older,
-        config,
+    grown = grown_weights(
+        _unet_size(older),
+        _unet_size(config),
         {name.partition(".")[2]: value for name, value in source.tensors.items()},
-        tuple(next(iter(row), None) if row else None for row in by_channel.maps),
-        tuple(next(iter(row), None) if row else None for row in by_class.maps),
+        {name.partition(".")[2]: value for name, value in weights.items()},
+        (_sources(by_channel), _sources(by_class)),
     )
-    tensors, keeps_head = [], rules.layers is not None
-    for name, tensor in weights.items():
-        address, value = new.address_of(name), values[name.partition(".")[2]]
-        shape = tuple(tensor.shape)
-        if address == new.head and not keeps_head:
-            tensors.append(TensorPlan(name, shape, reason=NEW_HEAD))
-            continue
-        if address.endswith(".head"):
-            rows = [number for number, row in enumerate(by_class.maps) if row is None]
-            value[rows] = tensor[rows]
-        tensors.append(TensorPlan(name, shape, constant=value, reason=REPEATED))
+    keeps_head = rules.layers is not None
+    tensors = [
+        TensorPlan(name, tuple(tensor.shape), reason=NEW_HEAD)
+        if new.address_of(name) == new.head and not keeps_head
+        else _grown_tensor(name, grown.weights[name.partition(".")[2]], source)
+        for name, tensor in weights.items()
+    ]
     preparation = carried_preparation(source, config, matching, rules)
     end = "" if keeps_head else " up to the classification layer, which is new"
     return Plan(
@@ -162,18 +159,44 @@ def _wider_unet(
         layers=tuple(
             LayerSummary(address, "", "", "", NEW_HEAD)
             if address == new.head and not keeps_head
-            else LayerSummary(address, address, "", "", "")
+            else LayerSummary(address, address if address in old.order else "", "", "", "")
             for address in new.order
         ),
-        source_only=() if keeps_head else tuple(n for n in source.tensors if old.head in n),
+        source_only=tuple(
+            name
+            for name in source.tensors
+            if name not in weights or (not keeps_head and old.address_of(name) == new.head)
+        ),
         notes=(
-            f"the function is kept{end}: maps of the older U-Net are repeated",
+            f"the function is kept as far as it can be{end}"
+            if len(new.order) > len(old.order)
+            else f"the function is kept{end}: maps of the older U-Net are repeated",
+            *grown.notes,
             *by_channel.notes,
             *by_class.notes,
             *preparation.notes,
         ),
         preparation=preparation,
     )
+
+
+def _sources(axis: MapSelection) -> tuple[int | None, ...]:
+    """Of every map, its number in the older model, or the first of several."""
+    return tuple(next(iter(row), None) if row else None for row in axis.maps)
+
+
+def _unet_size(config: ModelConfig) -> UnetSize:
+    assert config.unet is not None
+    return UnetSize(config.unet, len(config.channels), len(config.classes))
+
+
+def _grown_tensor(name: str, value: Tensor, source: Source) -> TensorPlan:
+    """The plan of a tensor that is taken over as it is, or was made from others."""
+    shape, older = tuple(value.shape), source.tensors.get(name)
+    if older is not None and older.shape == value.shape and torch.equal(older, value):
+        return TensorPlan(name, shape, Copy(name, tuple(overlap(n, n) for n in shape[:2])))
+    reason = REPEATED if older is not None else "made so that the function is kept"
+    return TensorPlan(name, shape, constant=value, reason=reason)
 
 
 @dataclass(frozen=True)

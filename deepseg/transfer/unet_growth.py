@@ -1,8 +1,8 @@
 """A wider U-Net that computes what the narrower one did: maps are repeated, and readers share.
 
 What reads the copies of a map divides the old weights among them, in unequal parts, so that the
-copies do not learn alike (Net2Wider, doi:10.48550/arXiv.1511.05641). A level on top cannot keep the
-function: the kernel that read the coarse image would have to read voxels that are further apart.
+copies do not learn alike (Net2Wider, doi:10.48550/arXiv.1511.05641). Levels on top are filled by
+`unet_level`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from deepseg.config.blocks.unet import UnetPathway
 from deepseg.config.model import ModelConfig
 from deepseg.errors import Problem
 from deepseg.model.graph.graph import Graph, GraphNode
-from deepseg.model.unet import IMAGE, unet_graph
+from deepseg.model.graph.initialisation import initialised
+from deepseg.model.unet import IMAGE
+from deepseg.transfer.unet_level import Level, UnetSize
 
 Maps: TypeAlias = tuple[int | None, ...]  # of every map, its number in the older network
 
@@ -31,24 +33,18 @@ def growth_problems(source: ModelConfig, target: ModelConfig) -> Iterator[Proble
     if old is None or new is None or source.fc != "none" or target.fc != "none":
         yield _refusal("pathways beside a U-Net, or a classifier on it", "U-Nets with fc: none")
         return
-    if len(old.levels) != len(new.levels):
-        yield Problem(
-            code="function-not-kept",
-            got=f"{len(new.levels)} levels, {len(old.levels)} in the older U-Net",
-            expected="as many: the kernel that read the coarse image cannot reach as far in a "
-            "finer one",
-            fix="leave -width and -depth out: by name, all levels but that kernel are kept",
-        )
+    if len(old.levels) > len(new.levels):
+        yield _refusal(f"{len(new.levels)} levels", f"the {len(old.levels)} of the older U-Net")
         return
     for key in ("preset", "norm", "activation", "padding", "margin"):
         if getattr(old, key) != getattr(new, key):
             yield _refusal(f"unet.{key} {getattr(new, key)}", str(getattr(old, key)))
-    for number, (before, now) in enumerate(zip(old.levels, new.levels, strict=True)):
+    for number, (before, now) in enumerate(zip(old.levels, new.levels, strict=False)):
         if before.model_dump(exclude={"feature_maps"}) != now.model_dump(exclude={"feature_maps"}):
             yield _refusal(f"other kernels, strides or blocks in level {number}", _FURTHER)
         if now.feature_maps < before.feature_maps:
             yield _refusal(f"{now.feature_maps} feature maps in level {number}", "no fewer")
-    if new.norm == "group" and _widths(old) != _widths(new):
+    if new.norm == "group" and _widths(old) != _widths(new)[: len(old.levels)]:
         yield _refusal("other feature maps with the norm group", "groups of as many maps as before")
 
 
@@ -65,9 +61,64 @@ def _refusal(got: str, expected: str) -> Problem:
     )
 
 
+@dataclass(frozen=True)
+class GrownWeights:
+    """Weights of a U-Net that grew.
+
+    Attributes:
+        weights: By name within the pathway.
+        notes: How far the function is kept.
+    """
+
+    weights: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+
+def grown_weights(
+    older: UnetSize,
+    newer: UnetSize,
+    weights: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    maps: tuple[Maps, Maps],
+) -> GrownWeights:
+    """Weights of a U-Net with more levels, or wider ones, that computes what the older one did.
+
+    Args:
+        older: The older U-Net.
+        newer: The new one, which `growth_problems` accepts.
+        weights: Of the older one, by name within the pathway.
+        initial: Of the new one, as initialised.
+        maps: Of every channel of the new one, its number in the older one; likewise of classes.
+    """
+    steps = [newer]
+    while steps[-1].top > older.top:
+        steps.append(steps[-1].without_top())
+    values = wider_weights(older, steps.pop(), weights, *maps)
+    new_classes = [number for number, row in enumerate(maps[1]) if row is None]
+    for name, value in values.items():
+        if ".head." in name:
+            value[new_classes] = initial[name][new_classes]
+    notes: list[str] = []
+    for step in reversed(steps):
+        begin = initial if step is newer else initialised(step.graph(), rng=_rng()).weights
+        level = Level(step, values, begin)
+        share, change = level.agreement()
+        values = level.weights
+        notes += [
+            f"level{step.top} is new on top: a random image keeps the labels of {share:.1%} of its "
+            f"voxels, and scores change by {change:.2g} of their standard deviation",
+            *level.notes,
+        ]
+    return GrownWeights(values, tuple(notes))
+
+
+def _rng() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
 def wider_weights(
-    source: ModelConfig,
-    target: ModelConfig,
+    older: UnetSize,
+    newer: UnetSize,
     weights: Mapping[str, Tensor],
     channels: Maps,
     classes: Maps,
@@ -75,23 +126,17 @@ def wider_weights(
     """Weights of a wider U-Net, by their names within the pathway.
 
     Args:
-        source: Settings of the older model.
-        target: Settings of the new one, which `growth_problems` accepts.
+        older: The older U-Net.
+        newer: The new one, with as many levels.
         weights: Of the older one.
         channels: Of every channel of the new model, its number in the older one.
         classes: Likewise for classes.
     """
-    old, new = (_graph(config) for config in (source, target))
-    walk = _Widening(old, new, weights, classes)
+    walk = _Widening(older.graph(), newer.graph(), weights, classes)
     walk.maps[IMAGE] = channels
-    for node in new.nodes:
+    for node in walk.new.nodes:
         walk.visit(node)
     return walk.weights
-
-
-def _graph(config: ModelConfig) -> Graph:
-    assert config.unet is not None
-    return unet_graph(config.unet, len(config.channels), len(config.classes), has_head=True)
 
 
 @dataclass

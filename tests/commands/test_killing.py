@@ -108,7 +108,7 @@ def prepare(folder, workers=0, precision="float32"):
 
 def records(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{**json.loads(line), "seconds": 0, "waited": 0} for line in lines]
+    return [{**json.loads(line), "seconds": 0, "waited": 0, "core_seconds": 0} for line in lines]
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def outcome(place):
 
 def records(place, session="training"):
     lines = (place / f"runs/{session}/metrics.jsonl").read_text().splitlines()
-    return [{**json.loads(line), "seconds": 0, "waited": 0} for line in lines]
+    return [{**json.loads(line), "seconds": 0, "waited": 0, "core_seconds": 0} for line in lines]
 
 
 def weights(place, session="training"):

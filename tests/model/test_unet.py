@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from deepseg.config.blocks.unet import UnetPathway
+from deepseg.geometry.size_rule import SizeRule
 from deepseg.model.graph.geometry import graph_geometry
 from deepseg.model.graph.network import GraphNetwork
 from deepseg.model.imported import AuxiliaryScores, attach_point
@@ -30,6 +31,10 @@ SMALL = (
     {"feature_maps": 4, "kernel": (3, 5, 3)},
     {"feature_maps": 2, "stride": (2, 1, 2), "kernel": (3, 3, 1)},
     {"feature_maps": 2, "stride": (3, 2, 2), "kernel": 3},
+)
+STEEP = (
+    {"feature_maps": 2, "kernel": (3, 5, 3)},
+    {"feature_maps": 2, "stride": (2, 1, 3)},
 )
 
 
@@ -92,10 +97,11 @@ def test_the_presets_are_nnu_nets_topologies(preset):
         ({}, True),
         ({"padding": "valid", "norm": "none"}, False),
         ({"preset": "residual", "norm": "batch", "activation": "prelu"}, False),
+        ({"preset": "residual", "padding": "valid", "norm": "none", "levels": STEEP}, True),
     ],
 )
 def test_every_axis_for_itself_gives_the_geometry_of_the_whole(settings, has_head):
-    block = UnetPathway(levels=SMALL, **settings)
+    block = UnetPathway(**{"levels": SMALL} | settings)
     graph = unet_graph(block, 2, 3, has_head=has_head)
     expected = graph_geometry(GraphNetwork(graph, drops_softmax=False).program)
     assert unet_geometry(block, 2, 3, has_head=has_head) == expected
@@ -116,6 +122,36 @@ def test_without_padding_the_loss_is_that_of_the_layers():
     assert tuple(scores.shape[2:]) == tuple(n - encoder - 9 for n in size)
 
 
+def test_an_unpadded_residual_u_net_is_the_middle_of_a_padded_one():
+    """Far from the border zeros play no part: block by block both compute the same."""
+    levels = ({"feature_maps": 3, "kernel": (3, 5, 1)}, {"feature_maps": 2, "stride": 1})
+    results = []
+    image = torch.randn(1, 1, 40, 48, 36, generator=torch.Generator().manual_seed(0))
+    for padding in ("same", "valid"):
+        block = UnetPathway(levels=levels, preset="residual", padding=padding, norm="none")
+        graph = unet_graph(block, 1, 2, has_head=True)
+        network = GraphNetwork(graph, drops_softmax=False)
+        state = {name: fill(name, value.shape) for name, value in network.state_dict().items()}
+        network.load_state_dict(state)
+        with torch.no_grad():
+            results.append(network(image)[0])
+    whole, part = results
+    x, y, z = attach_point(unet_geometry(block, 1, 2, has_head=True).outputs[0]).begin
+    n, m, k = part.shape[2:]
+    assert (n, m, k) == (40 - 20, 48 - 28, 36 - 12)  # 5 kernels of a level and 5 of the other
+    middle = whole[..., x : x + n, y : y + m, z : z + k]
+    assert (part - middle).abs().max() <= 1e-5 * whole.abs().max()
+
+
+def test_three_levels_without_padding_compute_every_fourth_size():
+    """35 voxels give 4, as many as the lowest level needs; twice as many do not fit."""
+    levels = ({"feature_maps": 1}, {"feature_maps": 1}, {"feature_maps": 1})
+    block = UnetPathway(levels=levels, padding="valid", norm="none")
+    geometry = unet_geometry(block, 1, 1, has_head=True)
+    assert geometry.sizes == SizeRule((35, 35, 35), (4, 4, 4))
+    assert geometry.outputs[0].output_size((35, 39, 43)) == (4, 8, 12)
+
+
 def test_levels_take_the_labels_at_their_own_voxels():
     """A level with stride 2 along X lies at voxels 0, 2, 4."""
     block = UnetPathway(levels=PLANS["plain"])
@@ -132,7 +168,14 @@ def test_levels_take_the_labels_at_their_own_voxels():
         ({"levels": ({"feature_maps": 4, "stride": 2}, {"feature_maps": 4})}, "first level"),
         ({"levels": ({"feature_maps": 4, "kernel": 2}, {"feature_maps": 4})}, "a kernel of 2 x 2"),
         ({"levels": SMALL, "norm": "group"}, "4 feature maps in level 0 and 8 groups"),
-        ({"levels": SMALL, "preset": "residual", "padding": "valid"}, "with preset: residual"),
+        (
+            {
+                "levels": ({"feature_maps": 4, "kernel": 1}, {"feature_maps": 4}),
+                "preset": "residual",
+                "padding": "valid",
+            },
+            "a kernel of 1 x 1 x 1 in level 0 and a stride of 2 x 2 x 2 to it",
+        ),
     ],
 )
 def test_settings_that_no_network_has_are_refused(keys, words):

@@ -1,12 +1,18 @@
-"""A U-Net with another level on top keeps the levels below by name, bit for bit."""
+"""A U-Net grows: by levels on top, which keep the function or the levels below, and wider."""
+
+from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from deepseg.commands.new_model import new_model
+from deepseg.config.blocks.unet import UnetPathway
 from deepseg.errors import DeepsegError
 from deepseg.model.checkpoint import read_checkpoint
+from deepseg.model.graph.initialisation import initialised
 from deepseg.transfer.rules import TransferRules
+from deepseg.transfer.unet_level import Level, UnetSize
 
 SMALL = """\
 channels: [T1]
@@ -60,13 +66,147 @@ def test_single_levels_are_chosen(files):
     assert {name.split(".")[1] for name in spread} == {"level0"}
 
 
-def test_a_level_on_top_cannot_keep_the_function_and_says_why(files):
+UP = "    - {feature_maps: 16, stride: [2, 2, 1]}\n"
+
+
+def scores(model, image):
+    with torch.no_grad():
+        return model.network().eval()([image])
+
+
+def with_levels(files, keys, *, levels=UP, channels="[T1]", classes="[background, lesion]"):
+    """A U-Net that has learnt something, and it with levels on top."""
+    small = SMALL.replace("unet:\n", "".join(f"{line}\n  " for line in ("unet:", *keys))[:-2])
+    (files / "low.yaml").write_text(small)
+    tall = small.replace("3}\n", "3}\n" + levels).replace("[T1]", channels)
+    (files / "tall.yaml").write_text(tall.replace("[background, lesion]", classes))
+    old = read_checkpoint(new_model("low.yaml", out="low.save", seed=3, quiet=True))
+    rng = torch.Generator().manual_seed(5)
+    learnt = {
+        name: value + 0.1 * torch.rand(value.shape, generator=rng)
+        for name, value in old.weights.items()
+    }
+    old = replace(old, weights=learnt)
+    old.write(files / "learnt.save")
+    rules = TransferRules(layers=("all",), depth="identity")
+    return old, read_checkpoint(new_model("tall.yaml", pretrained="learnt.save", rules=rules))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("norm: none", "activation: relu"),
+        ("norm: batch", "activation: leaky_relu"),
+        ("norm: none", "activation: gelu"),
+        ("norm: batch", "activation: prelu"),
+    ],
+)
+def test_a_level_on_top_computes_the_same_of_voxels_that_are_means(files, keys, capsys):
+    """Fine voxels of half the size along X and Y; a new channel, and a new class between."""
+    old, new = with_levels(files, keys, channels="[PD, T1]", classes="[background, new, lesion]")
+    image = torch.randn(1, 2, 16, 12, 8, generator=torch.Generator().manual_seed(0))
+    coarse = image[:, 1:].view(1, 1, 8, 2, 6, 2, 8).mean((3, 5))
+    before = scores(old, coarse).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    now = scores(new, image)[:, [0, 2]]
+    assert (now - before).abs().max() < 1e-5 * before.abs().max()
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("level2 is new on top")]
+    assert line.startswith(
+        "level2 is new on top: a random image keeps the labels of 100.0% of its voxels, and scores "
+        "change by "
+    )
+
+
+def test_kept_levels_are_copied_where_the_function_is_kept(files):
+    old, new = with_levels(files, ("norm: none",))
+    changed = {n for n, v in old.weights.items() if not torch.equal(v, new.weights[n])}
+    assert changed == {NEW_KERNEL}
+
+
+def test_two_levels_at_once_compute_the_same(files):
+    old, new = with_levels(files, ("norm: none",), levels=UP + UP)
+    image = torch.randn(1, 1, 16, 16, 8, generator=torch.Generator().manual_seed(0))
+    before = scores(old, F.avg_pool3d(image, (4, 4, 1)))
+    before = before.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert (scores(new, image) - before).abs().max() < 1e-5 * before.abs().max()
+
+
+def agreement(**keys):
+    """Share of labels and change of scores where a U-Net of random weights gets a level."""
+    levels = ({"feature_maps": 3}, {"feature_maps": 3}, {"feature_maps": 16, **keys.pop("top", {})})
+    unet = UnetSize(UnetPathway(levels=levels, **keys), channels=1, classes=2)
+    rng = torch.Generator().manual_seed(2)
+    older = initialised(unet.without_top().graph(), rng=rng).weights
+    level = Level(unet, older, initialised(unet.graph(), rng=rng).weights)
+    return *level.agreement(), level.notes
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"norm": "none", "padding": "valid"},
+        {"norm": "batch", "padding": "valid", "top": {"stride": (2, 1, 2), "decoder": 1}},
+        {"norm": "none", "top": {"encoder": 3, "kernel": 5}},
+    ],
+)
+def test_borders_and_further_convolutions_change_nothing(keys):
+    share, change, notes = agreement(**keys)
+    assert (share, notes) == (1, [])
+    assert change < 1e-5
+
+
+def test_the_norm_of_single_images_takes_scale_and_mean_of_scores():
+    share, change, notes = agreement(norm="instance")
+    assert share > 0.95
+    assert 0.001 < change < 0.1
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "note"),
+    [
+        (
+            {"top": {"feature_maps": 8}},
+            "level1 reads some coarse voxels beside their places: 8 feature maps in level2, 16 "
+            "would carry all",
+        ),
+        (
+            {"top": {"encoder": 1}},
+            "level1 reads some coarse voxels beside their places: the kernels of level2 do not "
+            "reach them",
+        ),
+        (
+            {"preset": "residual"},
+            "level1.stem of the source read the image, and there is no place for it below another "
+            "level: what level1 reads is new",
+        ),
+        (
+            {"top": {"feature_maps": 1}},
+            "1 feature maps in level2, 2 are needed to carry the image: what level1 reads is new",
+        ),
+    ],
+)
+def test_what_cannot_be_kept_is_told(keys, note):
+    share, change, notes = agreement(norm="none", **keys)
+    assert notes[0] == note
+    assert change > 0.01
+    assert share < 1
+
+
+def test_scores_that_find_no_room_are_told():
+    """Of two classes their difference is carried, by two maps; there is one."""
+    assert agreement(norm="none", top={"feature_maps": 1})[2][1] == (
+        "1 feature maps in level2, 2 are needed to carry the scores: its classifier is new"
+    )
+
+
+def test_levels_are_not_taken_off(files):
+    new_model("big.yaml", out="big.save", seed=1, quiet=True)
     with pytest.raises(DeepsegError) as error:
-        grown(depth="identity")
+        new_model("small.yaml", pretrained="big.save", rules=TransferRules(depth="identity"))
     assert str(error.value) == (
-        "[function-not-kept] small.save: got 3 levels, 2 in the older U-Net; expected as many: the "
-        "kernel that read the coarse image cannot reach as far in a finer one; fix: leave -width "
-        "and -depth out: by name, all levels but that kernel are kept"
+        "[function-not-kept] big.save: got 2 levels; expected the 3 of the older U-Net; fix: leave "
+        "-width and -depth out, or change the model file"
     )
 
 

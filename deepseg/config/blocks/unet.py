@@ -123,14 +123,21 @@ class UnetPathway(Settings):
                     expected="a multiple of groups",
                     fix="change feature_maps or groups",
                 )
-        if self.preset == "residual" and self.padding == "valid":
-            raise invalid(
-                "unet-levels",
-                got="padding: valid with preset: residual",
-                expected="padding: same, with which blocks and what goes past them are of one size",
-                fix="change one of the two",
-            )
+            if self.preset == "residual" and self.padding == "valid" and self._skips(number):
+                raise invalid(
+                    "unet-levels",
+                    got=f"a kernel of {text(cube(level.kernel))} in level {number} and a stride of "
+                    f"{text(self.stride_to(number))} to it",
+                    expected="kernels that are not smaller than the stride, with preset: residual "
+                    "and padding: valid",
+                    fix="choose a larger kernel or padding: same",
+                )
         return self
+
+    def _skips(self, level: int) -> bool:
+        """True if the kernel of a level leaves voxels of the level above unread."""
+        kernel = cube(self.levels[level].kernel)
+        return any(k < s for k, s in zip(kernel, self.stride_to(level), strict=True))
 
     def encoder_blocks(self, level: int) -> int:
         """Blocks of a level on the way down."""

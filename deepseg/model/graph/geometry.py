@@ -226,9 +226,12 @@ class _Probe:
         """Refuse a graph that computes one size only, and name the node that fixes it."""
         double = mul(first, 2)
         before, after = self._observed(first), self._observed(double)
-        node = next((n for n in self._program.graph.nodes if _pins(n, before, after)), None)
+        nodes = self._program.graph.nodes
+        computed = [node for node in nodes if node.outputs[0] in after]
+        failing = nodes[len(computed) : len(computed) + 1]  # the ones after it were not tried
+        node = next((n for n in (*computed, *failing) if _pins(n, before, after)), None)
         if node is None and self.output_sizes(double) is None:
-            node = next(n for n in self._program.graph.nodes if n.outputs[0] not in after)
+            (node,) = failing
             if self._other_size_fits(first):
                 return
         if node is not None:

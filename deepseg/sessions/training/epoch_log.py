@@ -93,6 +93,7 @@ def epoch_record(
         "epoch": epoch,
         "seconds": round(timer.seconds, 3),
         "waited": round(timer.waited, 3),
+        "core_seconds": round(timer.core_seconds, 3),
         "learning_rate": optimizer.learning_rate,
         "momentum": optimizer.momentum,
     }

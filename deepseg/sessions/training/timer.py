@@ -43,18 +43,22 @@ class FirstSteps:
 class EpochTimer:
     """Time of one epoch, with that of the processes that began it.
 
-    >>> timer = EpochTimer({"seconds": 60.0, "waited": 5.0})
+    >>> timer = EpochTimer({"seconds": 60.0, "waited": 5.0, "core_seconds": 90.0})
     >>> list(timer.timed("ab")), round(timer.seconds), round(timer.waited)
     (['a', 'b'], 60, 5)
+    >>> round(timer.core_seconds)
+    90
 
     Args:
         earlier: `state_dict` of the process before; empty for a new epoch.
 
     Attributes:
         waited: Seconds in which there was no batch to learn from.
+        core_seconds: Time of this process on all cores, from the first batch to the last one.
     """
 
     def __init__(self, earlier: Mapping[str, float]) -> None:
+        self.core_seconds = earlier.get("core_seconds", 0.0)
         self.waited = earlier.get("waited", 0.0)
         self._earlier = earlier.get("seconds", 0.0)
         self._begun = time.monotonic()
@@ -66,13 +70,18 @@ class EpochTimer:
 
     def timed(self, batches: Iterable[Item]) -> Iterator[Item]:
         """The batches; the time until each is there counts as waited."""
-        begun = time.monotonic()
+        begun, used = time.monotonic(), time.process_time()
         for batch in batches:
             self.waited += time.monotonic() - begun
             yield batch
-            begun = time.monotonic()
+            self.core_seconds += time.process_time() - used
+            begun, used = time.monotonic(), time.process_time()
         self.waited += time.monotonic() - begun
 
     def state_dict(self) -> dict[str, float]:
         """The times so far, with which the next process goes on."""
-        return {"seconds": self.seconds, "waited": self.waited}
+        return {
+            "seconds": self.seconds,
+            "waited": self.waited,
+            "core_seconds": self.core_seconds,
+        }
