@@ -1,4 +1,4 @@
-"""Writes the tables of modules in architecture.md from the first line of each module's docstring.
+"""Writes the tables of modules in modules.md from the first line of each module's docstring.
 
 Run ``python documentation/module_tables.py`` after adding, renaming or describing a module. A test
 compares the page with the tree. A table stands between two comments, of which the first names its
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-PAGE = Path(__file__).with_name("architecture.md")
+PAGE = Path(__file__).with_name("modules.md")
 PACKAGE = PAGE.parents[1] / "deepseg"
 BLOCK = re.compile(r"<!-- modules of ([\w ]+) -->\n.*?<!-- end of modules -->", re.DOTALL)
 HEAD = "| Module | Holds |\n|---|---|\n"

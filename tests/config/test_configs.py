@@ -177,7 +177,7 @@ def test_the_default_session_validates_like_deepmedics(from_cfg):
 
 
 def test_the_table_of_deepmedics_keys_is_up_to_date():
-    page = (ROOT / "documentation" / "from_deepmedic.md").read_text()
+    page = (ROOT / "documentation" / "deepmedic_keys.md").read_text()
     assert page.endswith(deepmedic_keys_markdown()), (
         "replace the table at the end by: python -m deepseg.config.reference deepmedic"
     )
