@@ -23,6 +23,7 @@ import onnxruntime
 import torch
 
 from deepseg.config.model import ModelConfig
+from deepseg.exports.on_device.networks import session_options
 from deepseg.exports.train_step.manifest import StepSettings
 from deepseg.exports.train_step.onnx_file import onnx_content
 from deepseg.exports.train_step.step import initial_state, input_name, training_step
@@ -74,9 +75,7 @@ def exported_step(
 ) -> Callable[[], float]:
     graph = training_step(model, batch=settings.batch, segment=settings.segment)
     content = onnx_content(graph, defaults={"class_weights": np.ones(3)}, metadata={})
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    options = session_options(onnxruntime, threads=1)
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     state = initial_state(model)
     names = [entry.name for entry in session.get_outputs()]

@@ -15,7 +15,7 @@ from deepseg import errors
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "documentation" / "errors.md"
 
-CARRIERS = {"Problem": 0, "invalid": 0}  # what takes a code, and at which place
+CARRIERS = {"Problem": 0, "invalid": 0, "DeviceError": 0}  # what takes a code, and where
 LINE = re.compile(r"ERROR \[([a-z-]+)\]")  # lines that the command line writes by itself
 
 

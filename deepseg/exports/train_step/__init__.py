@@ -1,1 +1,1 @@
-"""One step of training as an ordinary ONNX graph, and the folder that runs it on a device."""
+"""One step of training as an ordinary ONNX graph, and the folder that makes it on a device."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepseg.exports.train_step.tape import Shape, Tape, Variable
+from deepseg.exports.gradients.tape import Shape, Tape, Variable
 from deepseg.model.graph.network import GraphNetwork
 from deepseg.model.network import Network
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from deepseg.config.blocks.freezing import Freeze
 from deepseg.errors import DeepsegError, Problem
+from deepseg.exports import on_device
 from deepseg.exports.destination import destination, raise_if_there
 from deepseg.exports.options import ExportOptions
-from deepseg.exports.train_step import device_train
 from deepseg.exports.train_step.manifest import StepSettings, manifest
 from deepseg.exports.train_step.onnx_file import onnx_content
 from deepseg.exports.train_step.readme import readme
@@ -29,6 +29,7 @@ from deepseg.training.freezing import freeze
 
 BATCH = 4
 LAYERS = "head"
+PROGRAM = "device_train.py"
 
 
 def write_train_step(model: Checkpoint, out: Path | None, options: ExportOptions) -> Sequence[Path]:
@@ -64,7 +65,7 @@ def write_train_step(model: Checkpoint, out: Path | None, options: ExportOptions
             metadata=words,
         ),
         "state.npz": _arrays(network),
-        "device_train.py": Path(device_train.__file__).read_bytes(),
+        **program(),
         "README.md": readme(model, settings).encode(),
     }
     verify(network, settings, step, contents["train_step.onnx"])
@@ -73,8 +74,24 @@ def write_train_step(model: Checkpoint, out: Path | None, options: ExportOptions
     contents["manifest.json"] = (json.dumps(record, indent=1, allow_nan=False) + "\n").encode()
     with replacing_folder(folder) as temporary:
         for name, content in contents.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
             (temporary / name).write_bytes(content)
     return [folder]
+
+
+def program() -> dict[str, bytes]:
+    """The files of the program: ``device_train.py``, and its modules in a folder beside it.
+
+    They import each other by the name of that folder, and so need nothing of deepseg.
+    """
+    place = Path(on_device.__file__).parent
+    modules = {file.name: file.read_text("utf-8") for file in sorted(place.glob("*.py"))}
+    return {
+        name if name == PROGRAM else f"{place.name}/{name}": text.replace(
+            on_device.__name__, place.name
+        ).encode()
+        for name, text in modules.items()
+    }
 
 
 def _settings(model: Checkpoint, network: Network, options: ExportOptions) -> StepSettings:

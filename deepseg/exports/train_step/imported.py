@@ -16,10 +16,10 @@ from torch import Tensor
 
 from deepseg.config.blocks.imported import AttachPoint
 from deepseg.errors import DeepsegError, Problem, raise_if_any
+from deepseg.exports.gradients.resampling import along_axis, chosen, joined, selection_matrix
+from deepseg.exports.gradients.tape import Tape, Variable
 from deepseg.exports.train_step.construction import Construction
 from deepseg.exports.train_step.operators import OPERATORS, Translated, covered_setting
-from deepseg.exports.train_step.resampling import along_axis, chosen, joined, selection_matrix
-from deepseg.exports.train_step.tape import Tape, Variable
 from deepseg.geometry.boxes import Int3
 from deepseg.geometry.context import margin
 from deepseg.model.feature_maps import AXES

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deepseg.config.model import BatchNorm
-from deepseg.exports.train_step import activation
-from deepseg.exports.train_step.arithmetic import (
+from deepseg.exports.gradients import activation
+from deepseg.exports.gradients.arithmetic import (
     add,
     matrix_product,
     multiply,
@@ -17,17 +17,17 @@ from deepseg.exports.train_step.arithmetic import (
     reshape,
     total,
 )
-from deepseg.exports.train_step.construction import Construction
-from deepseg.exports.train_step.convolution import convolution
-from deepseg.exports.train_step.imported import imported_outputs
-from deepseg.exports.train_step.normalisation import (
+from deepseg.exports.gradients.convolution import convolution
+from deepseg.exports.gradients.normalisation import (
     Statistics,
     by_fixed_statistics,
     normalised,
     scaled,
 )
-from deepseg.exports.train_step.resampling import box, chosen, joined, with_border
-from deepseg.exports.train_step.tape import Tape, Variable
+from deepseg.exports.gradients.resampling import box, chosen, joined, with_border
+from deepseg.exports.gradients.tape import Tape, Variable
+from deepseg.exports.train_step.construction import Construction
+from deepseg.exports.train_step.imported import imported_outputs
 from deepseg.geometry.boxes import Int3, sub
 from deepseg.geometry.boxes import add as add_voxels
 from deepseg.geometry.context import Alignment

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepseg.config.cases import Preparation
+from deepseg.exports.on_device.networks import FORMAT
 from deepseg.exports.train_step.construction import changing_statistics, learnt_names
-from deepseg.exports.train_step.device_train import FORMAT
 from deepseg.exports.train_step.step import VELOCITY, StepGraph, input_name
 from deepseg.geometry.boxes import Box, Int3, add, sub
 from deepseg.model.checkpoint import Checkpoint

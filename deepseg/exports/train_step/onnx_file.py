@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deepseg.errors import DeepsegError, Problem
+from deepseg.exports.gradients.tape import Variable
 from deepseg.exports.train_step.step import StepGraph
-from deepseg.exports.train_step.tape import Variable
 from deepseg.model.graph.graph import GraphNode
 
 OPSET = 17

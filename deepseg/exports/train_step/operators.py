@@ -12,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepseg.exports.train_step import activation, arithmetic, pooling, resampling
-from deepseg.exports.train_step.construction import Construction
-from deepseg.exports.train_step.convolution import convolution, transposed_convolution
-from deepseg.exports.train_step.normalisation import (
+from deepseg.exports.gradients import activation, arithmetic, pooling, resampling
+from deepseg.exports.gradients.convolution import convolution, transposed_convolution
+from deepseg.exports.gradients.normalisation import (
     Statistics,
     by_fixed_statistics,
     normalised,
     scaled,
 )
-from deepseg.exports.train_step.tape import Shape, Tape, Variable
+from deepseg.exports.gradients.tape import Shape, Tape, Variable
+from deepseg.exports.train_step.construction import Construction
 from deepseg.model.graph.graph import AttributeValue, GraphNode
 from deepseg.model.graph.operators.arithmetic import reduced_axes
 from deepseg.model.graph.operators.call import Call

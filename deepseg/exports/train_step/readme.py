@@ -22,7 +22,7 @@ Needs Python with numpy and onnxruntime (`pip install numpy onnxruntime`), and n
 | `infer.onnx` | one segment → probabilities, with the weights that it is given |
 | `state.npz` | weights, velocities and statistics at the beginning |
 | `manifest.json` | names, shapes, geometry, preparation, SHA-256 of every file |
-| `device_train.py` | the program; `--help` lists its options |
+| `device_train.py`, `on_device/` | the program; `--help` lists its options |
 
 Layers that learn: {layers}. All others are written into the graphs.
 A run adds `split.json`, `progress.csv` and `state_000020.npz`, `state_000040.npz`, …; the same

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepseg.exports.train_step.activation import softmax
+from deepseg.exports.gradients.activation import softmax
+from deepseg.exports.gradients.loss import Moved, Rates, cross_entropy, descended
+from deepseg.exports.gradients.tape import Tape, Variable
 from deepseg.exports.train_step.construction import (
     Construction,
     DropoutMask,
@@ -19,8 +21,6 @@ from deepseg.exports.train_step.construction import (
 )
 from deepseg.exports.train_step.imported import check_operators
 from deepseg.exports.train_step.layers import logits
-from deepseg.exports.train_step.loss import Moved, Rates, cross_entropy, descended
-from deepseg.exports.train_step.tape import Tape, Variable
 from deepseg.geometry.boxes import Box, Int3
 from deepseg.geometry.context import Lattice
 from deepseg.model.network import Network

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from deepseg.errors import DeepsegError, Problem
+from deepseg.exports.gradients.loss import LOG_FLOOR
 from deepseg.exports.train_step.construction import DropoutMask
-from deepseg.exports.train_step.loss import LOG_FLOOR
 from deepseg.exports.train_step.manifest import StepSettings
 from deepseg.exports.train_step.step import NEW, StepGraph, initial_state, input_name, lattices
 from deepseg.model.graph.network import GraphNetwork

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from deepseg.exports.train_step.arithmetic import multiply, total
+from deepseg.exports.gradients.arithmetic import multiply, total
+from deepseg.exports.gradients.tape import Tape
 from deepseg.exports.train_step.construction import Construction
 from deepseg.exports.train_step.imported import translated
 from deepseg.exports.train_step.onnx_file import onnx_content
 from deepseg.exports.train_step.operators import OPERATORS
 from deepseg.exports.train_step.step import StepGraph
-from deepseg.exports.train_step.tape import Tape
 from deepseg.model.graph.graph import Graph, GraphInput, GraphNode
 from deepseg.model.graph.network import GraphNetwork
 from tests.exports.train_step.steps import computed, opened

@@ -10,10 +10,10 @@ import torch
 
 from deepseg.commands.new_model import new_model
 from deepseg.errors import DeepsegError
-from deepseg.exports.train_step.device_train import main
+from deepseg.exports.on_device.device_train import main
 from deepseg.geometry.boxes import Box
 from deepseg.model.checkpoint import read_checkpoint
-from tests.exports.train_step.conftest import MODEL
+from tests.exports.conftest import MODEL
 from tests.exports.train_step.steps import computed, opened
 
 

@@ -6,8 +6,8 @@ from math import prod
 
 import numpy as np
 
-from deepseg.exports.train_step.arithmetic import mean, reshape
-from deepseg.exports.train_step.tape import Shape, Tape, Variable
+from deepseg.exports.gradients.arithmetic import mean, reshape
+from deepseg.exports.gradients.tape import Shape, Tape, Variable
 from deepseg.model.graph.operators.window import SlidingWindow
 
 

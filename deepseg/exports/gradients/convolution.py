@@ -9,11 +9,13 @@ learning", 2016, doi:10.48550/arXiv.1603.07285.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import Any
 
-from deepseg.exports.train_step.arithmetic import add, per_map, total, transpose
-from deepseg.exports.train_step.resampling import box
-from deepseg.exports.train_step.tape import Shape, Tape, Variable
+from deepseg.exports.gradients.arithmetic import add, per_map, reshape, total, transpose
+from deepseg.exports.gradients.resampling import box
+from deepseg.exports.gradients.tape import Shape, Tape, Variable
+from deepseg.exports.gradients.winograd import is_suited, winograd_convolution
 from deepseg.model.graph.operators.window import SlidingWindow
 
 
@@ -33,6 +35,9 @@ def convolution(
     """``(N, C, …)`` to ``(N, F, …)`` with a kernel ``(F, C, …)``."""
     if window is None:
         window = plain_window(weight.shape[2:])
+    if is_suited(weight, window):
+        y = winograd_convolution(tape, x, weight, window)
+        return y if bias is None else add(tape, y, per_map(tape, bias, len(y.shape)))
     size = [
         (n + low + high - span) // stride + 1
         for n, low, high, span, stride in zip(
@@ -123,6 +128,8 @@ def _reversed(tape: Tape, weight: Variable) -> Variable:
 
 def _kernel_gradient(tape: Tape, x: Variable, g: Variable, window: SlidingWindow) -> Variable:
     """``(F, C, *kernel)`` from ``x (N, C, …)`` and ``g (N, F, …)``."""
+    if x.shape[2:] == g.shape[2:] and prod(window.kernel) == 1:
+        return _pointwise_kernel_gradient(tape, x, g)
     swap = (1, 0, *range(2, len(x.shape)))
     exchanged = replace(window, kernel=g.shape[2:], stride=window.dilation, dilation=window.stride)
     taps = [
@@ -138,6 +145,17 @@ def _kernel_gradient(tape: Tape, x: Variable, g: Variable, window: SlidingWindow
         **_attributes(exchanged),
     )
     return transpose(tape, box(tape, y, (0, 0, *(0,) * len(taps)), _kernel_shape(y, window)), swap)
+
+
+def _pointwise_kernel_gradient(tape: Tape, x: Variable, g: Variable) -> Variable:
+    """`_kernel_gradient` of a kernel of one voxel: a matrix product for every segment."""
+    batch, maps, *size = x.shape
+    features, voxels = g.shape[1], prod(size)
+    columns = reshape(tape, g, (batch, features, voxels))
+    rows = transpose(tape, reshape(tape, x, (batch, maps, voxels)), (0, 2, 1))
+    products = tape.call("MatMul", [columns, rows], (batch, features, maps))
+    weight = total(tape, products, (0,), keeps=False)
+    return reshape(tape, weight, (features, maps, *(1 for _ in size)))
 
 
 def _kernel_shape(y: Variable, window: SlidingWindow) -> Shape:

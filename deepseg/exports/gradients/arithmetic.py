@@ -10,7 +10,7 @@ from math import prod
 
 import numpy as np
 
-from deepseg.exports.train_step.tape import Shape, Tape, Variable
+from deepseg.exports.gradients.tape import Shape, Tape, Variable
 
 
 def add(tape: Tape, a: Variable, b: Variable) -> Variable:

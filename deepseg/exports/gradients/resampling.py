@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepseg.exports.train_step.arithmetic import matrix_product, reshape
-from deepseg.exports.train_step.tape import Shape, Tape, Variable
+from deepseg.exports.gradients.arithmetic import matrix_product, reshape
+from deepseg.exports.gradients.tape import Shape, Tape, Variable
 
 
 def box(tape: Tape, x: Variable, start: Sequence[int], shape: Shape) -> Variable:

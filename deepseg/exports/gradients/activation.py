@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from deepseg.exports.train_step.arithmetic import multiply, reshape, summed_to, total
-from deepseg.exports.train_step.tape import Tape, Variable
+from deepseg.exports.gradients.arithmetic import multiply, reshape, summed_to, total
+from deepseg.exports.gradients.tape import Tape, Variable
 
 ELU_ALPHA = 1.0
 SELU_ALPHA, SELU_SCALE = 1.67326319217681884765625, 1.05070102214813232421875  # of ONNX and torch

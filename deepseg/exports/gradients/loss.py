@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepseg.exports.train_step.activation import softmax
-from deepseg.exports.train_step.tape import Tape, Variable
+from deepseg.exports.gradients.activation import softmax
+from deepseg.exports.gradients.tape import Tape, Variable
 
 LOG_FLOOR = 1e-6  # of deepseg.training.loss
 CLASS_AXIS = 1

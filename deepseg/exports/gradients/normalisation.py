@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deepseg.exports.train_step.arithmetic import add, multiply, subtract
-from deepseg.exports.train_step.tape import Tape, Variable
+from deepseg.exports.gradients.arithmetic import add, multiply, subtract
+from deepseg.exports.gradients.tape import Tape, Variable
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Graphs of ONNX operators, with the way back of their gradients."""

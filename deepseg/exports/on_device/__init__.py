@@ -1,0 +1,1 @@
+"""The program of an exported folder, which needs numpy and onnxruntime and nothing of deepseg."""
