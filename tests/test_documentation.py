@@ -35,6 +35,7 @@ from deepseg.config.settings import Precision, Settings
 from deepseg.config.testing import ComponentRule, Inference, TestConfig
 from deepseg.config.training import TrainConfig
 from deepseg.config.validation.validate import validate
+from deepseg.exports.on_device.command_line import parser
 from deepseg.model.graph.operators.table import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -184,8 +185,7 @@ def check_command(words: list[str]) -> None:
         case ["deepseg", *options] | ["python", "-m", "deepseg", *options]:
             parsed(options)
         case ["python", "device_train.py", *options]:
-            program = ROOT / "deepseg/exports/train_step/device_train.py"
-            runpy.run_path(str(program))["parser"]().parse_args(options)
+            parser(Path()).parse_args(options)
         case ["make", target]:
             assert re.search(rf"^{target}:", text(ROOT / "Makefile"), re.MULTILINE)
         case ["pip" | ".venv/bin/pip", "install", *options]:

@@ -104,7 +104,7 @@ def voxel_sizes(affine: NDArray[np.float64], letters: str | None) -> NDArray[np.
     >>> voxel_sizes(np.array([[0, 0, -2.0, 9], [1.5, 0, 0, 0], [0, 1, 0, 0]]), "RAS").tolist()
     [2.0, 1.5, 1.0]
     """
-    sizes = np.linalg.norm(affine[:, :3], axis=0)
+    sizes = np.asarray(np.linalg.norm(affine[:, :3], axis=0))
     if letters is None:
         return sizes
     worlds = nearest_axes(affine)
