@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import pi
 
-from deepseg.exports.gradients.arithmetic import multiply, reshape, summed_to, total
+from deepseg.exports.gradients.arithmetic import add, multiply, reshape, summed_to, total
 from deepseg.exports.gradients.tape import Tape, Variable
 
 ELU_ALPHA = 1.0
 SELU_ALPHA, SELU_SCALE = 1.67326319217681884765625, 1.05070102214813232421875  # of ONNX and torch
+GELU_CUBE = 0.044715  # of ONNX and torch
 
 
 def relu(tape: Tape, x: Variable) -> Variable:
@@ -59,6 +61,29 @@ def selu(tape: Tape, x: Variable, alpha: float = SELU_ALPHA, scale: float = SELU
     """An ELU times ``scale``."""
     y = tape.call("Selu", [x], x.shape, alpha=alpha, gamma=scale)
     return tape.record(y, (x, lambda g: _exponential_back(tape, x, g, scale, scale * alpha)))
+
+
+def gelu(tape: Tape, x: Variable) -> Variable:
+    """``x P(x)`` with the distribution P of a normal number, as torch's without approximation."""
+    turned = tape.call("Erf", [_scaled(tape, x, 2**-0.5)], x.shape)
+    share = _scaled(tape, tape.call("Add", [turned, tape.constant(1.0)], x.shape), 0.5)
+    y = _times(tape, x, share)
+
+    def back(g: Variable) -> Variable:
+        exponent = _scaled(tape, tape.call("Mul", [x, x], x.shape), -0.5)
+        density = _scaled(tape, tape.call("Exp", [exponent], x.shape), (2 * pi) ** -0.5)
+        slope = tape.call("Add", [share, _times(tape, x, density)], x.shape)
+        return _times(tape, g, slope)
+
+    return tape.record(y, (x, back))
+
+
+def gelu_by_tanh(tape: Tape, x: Variable) -> Variable:
+    """`gelu` with ``P(x) = (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2``."""
+    cube = multiply(tape, multiply(tape, x, x), multiply(tape, x, tape.constant(GELU_CUBE)))
+    inner = multiply(tape, add(tape, x, cube), tape.constant((2 / pi) ** 0.5))
+    double = add(tape, tanh(tape, inner), tape.constant(1.0))
+    return multiply(tape, multiply(tape, x, tape.constant(0.5)), double)
 
 
 def clipped(tape: Tape, x: Variable, low: float, high: float) -> Variable:
@@ -158,6 +183,10 @@ def _choice(tape: Tape, condition: Variable, yes: Variable, no: Variable) -> Var
 
 def _times(tape: Tape, a: Variable, b: Variable) -> Variable:
     return tape.call("Mul", [a, b], a.shape)
+
+
+def _scaled(tape: Tape, x: Variable, factor: float) -> Variable:
+    return tape.call("Mul", [x, tape.constant(factor)], x.shape)
 
 
 def _zero(tape: Tape) -> Variable:

@@ -233,6 +233,12 @@ def _selu(do: Translated) -> Variable:
     return activation.selu(do.tape, do.x(), alpha, do.node.number("gamma", activation.SELU_SCALE))
 
 
+def _gelu(do: Translated) -> Variable:
+    by_tanh = do.node.text("approximate", "none") == "tanh"
+    function = activation.gelu_by_tanh if by_tanh else activation.gelu
+    return function(do.tape, do.x())
+
+
 def _clip(do: Translated) -> Variable:
     low = do.call.number("min", 1, float("-inf"))
     high = do.call.number("max", 2, float("inf"))
@@ -419,6 +425,7 @@ OPERATORS: dict[str, Translation] = {
     "LeakyRelu": _leaky_relu,
     "Elu": _elu,
     "Selu": _selu,
+    "Gelu": _gelu,
     "Clip": _clip,
     "Softmax": _softmax,
     "Dropout": _dropout,

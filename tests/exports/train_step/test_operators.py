@@ -66,6 +66,8 @@ CASES = [
     case("LeakyRelu", node("LeakyRelu", alpha=0.2)),
     case("Elu", node("Elu", alpha=0.7)),
     case("Selu", node("Selu")),
+    case("Gelu", node("Gelu"), opset=20),
+    case("Gelu by tanh", node("Gelu", approximate="tanh"), opset=20),
     case("Clip", node("Clip", "low", "high"), low=torch.tensor(-0.5), high=torch.tensor(0.7)),
     case("Softmax", node("Softmax", axis=1)),
     case("Sqrt", node("Exp", outputs=("e",)), GraphNode("Sqrt", ("e",), ("y",))),

@@ -6,6 +6,7 @@ two may go different ways; seeds are such that none does.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,11 @@ from deepseg.model.checkpoint import Origin, new_checkpoint
 from deepseg.model.network import Network
 from deepseg.sessions.model_files import described
 from tests.exports.train_step.steps import RATES, Twins
-from tests.networks import small_network
+from tests.networks import SMALL, small_network
 from tests.onnx_models import export, model, write
 
 STEPS = 20
+SIZES = {"train": [12, 16, 12]}
 NO_DROPOUT = {"feature_maps": [5], "dropout": 0}
 UNET_MODEL = """\
 channels: [T1, FLAIR]
@@ -149,6 +151,37 @@ def test_twenty_steps_are_those_of_torch(settings, frozen):
 def test_an_imported_unet_learns_as_in_torch(tmp_path, pool):
     network = unet(tmp_path, pool)
     check(Twins.of(network, size=(16, 16, 16), batch=2), rates={**RATES, "learning_rate": 0.01})
+
+
+LEVELS = (
+    {"feature_maps": 10, "kernel": (3, 3, 1)},
+    {"feature_maps": 8, "stride": (2, 2, 1)},
+    {"feature_maps": 4, "stride": 2, "decoder": 1},
+)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"preset": "plain"}, id="nnU-Net's plain blocks"),
+        pytest.param({"preset": "residual", "activation": "prelu"}, id="residual blocks"),
+        pytest.param({"norm": "batch", "activation": "gelu"}, id="batch norm and GELU"),
+        pytest.param({"norm": "group", "groups": 2, "activation": "gelu"}, id="groups"),
+        pytest.param({"norm": "none", "activation": "gelu"}, id="no norm"),
+    ],
+)
+def test_a_unet_of_our_own_learns_as_in_torch(tmp_path, settings):
+    alone = {"normal": None, "subsampled": None, "fc": "none"}
+    unet = {"levels": LEVELS, **settings}
+    network = imported(tmp_path, json.dumps({**SMALL, **alone, "unet": unet, "segments": SIZES}))
+    check(Twins.of(network, size=(8, 12, 4), batch=2), rates={**RATES, "learning_rate": 0.01})
+
+
+def test_a_unet_beside_other_pathways_learns_as_in_torch(tmp_path):
+    unet = {"levels": LEVELS, "margin": 2, "activation": "gelu"}
+    beside = {"fc": NO_DROPOUT, "activation": "elu", "unet": unet, "segments": SIZES}
+    network = imported(tmp_path, json.dumps({**SMALL, **beside}))
+    check(Twins.of(network, size=(12, 16, 12), batch=2), rates={**RATES, "learning_rate": 0.01})
 
 
 def test_frozen_layers_of_an_imported_network_keep_weights_and_statistics(tmp_path):
