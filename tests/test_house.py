@@ -17,7 +17,7 @@ PACKAGE = ROOT / "deepseg"
 
 FLOORS = {
     "errors": 0, "version": 0, "randomness": 0, "parent_process": 0, "thread_pool": 0,
-    "geometry": 1,
+    "geometry": 1, "builtin": 1,
     "config": 2,
     "storage": 3,
     "model": 4, "data": 4,

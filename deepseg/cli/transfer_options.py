@@ -53,7 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "-channels",
         nargs="+",
         metavar="NEW=OLD",
-        help="such as DWI=copy:FLAIR, or =zero, =mean, =random (by name, others zero)",
+        help="such as DWI=copy:FLAIR, or =zero, =mean, =share, =random (by name, others zero)",
     )
     options.add_argument(
         "-classes", nargs="+", metavar="NEW=OLD", help="such as oedema=lesion, or =new"

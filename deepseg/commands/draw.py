@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deepseg.builtin import builtin_file
 from deepseg.config.files.kind_of_file import kind_of_file
 from deepseg.errors import DeepsegError, Problem
 from deepseg.model.checkpoint import Checkpoint, read_checkpoint
@@ -53,6 +54,7 @@ def draw(file: Path | str, out: Path | str, *, quiet: bool = False) -> Path:
 
 
 def _model(file: Path, console: Console) -> Checkpoint:
+    file = builtin_file(file)
     if file.is_dir() or file.suffix == ".save":
         return read_checkpoint(file)
     if file.suffix in (".yaml", ".yml", ".cfg") and kind_of_file(file) == "model":

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from deepseg.builtin import builtin_file
 from deepseg.commands.show_graph import show_graph
 from deepseg.config.blocks.imported import ImportedPathway
 from deepseg.config.blocks.unet import UnetPathway
@@ -57,7 +58,7 @@ def show(file: Path | str) -> str:
         DeepsegError: The file is missing, damaged or wrong.
     """
     page = StringIO()
-    show_contents(Path(file), Console(stream=page))
+    show_contents(builtin_file(Path(file)), Console(stream=page))
     return page.getvalue()
 
 

@@ -11,6 +11,7 @@ import os
 import re
 from pathlib import Path
 
+from deepseg.builtin import builtin_file
 from deepseg.errors import DeepsegError, Problem
 
 VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
@@ -47,9 +48,9 @@ def user_path(text: str, folder: Path = Path()) -> Path:
 
     Raises:
         DeepsegError: ``path-unusable``, for an unknown user or variable, and for names that no
-            disk can hold or that lead in a circle.
+            disk can hold or that lead in a circle; ``builtin-unknown``.
     """
-    path = Path(expanded(text, folder))
+    path = builtin_file(Path(expanded(text, folder)))
     variable = None if _is_literal(folder / path) else VARIABLE.search(str(path))
     if variable is not None:
         raise _unusable(

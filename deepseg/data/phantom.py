@@ -76,8 +76,35 @@ class PhantomCase:
     affine: Affine
 
 
+@dataclass(frozen=True)
+class MniMaps:
+    """The MNI152 brain on the grid of 1 mm on which nilearn carries it; arrays are ``(X, Y, Z)``.
+
+    Attributes:
+        t1: Skull-stripped T1 intensity, from 0 to 1.
+        grey: Probability of grey matter.
+        white: Probability of white matter.
+        affine: From voxel to mm, towards right, anterior, superior.
+    """
+
+    t1: FloatVolume
+    grey: FloatVolume
+    white: FloatVolume
+    affine: Affine
+
+
 def mni_brain() -> Brain:
     """The MNI152 brain, cropped with a margin of 12 mm and averaged from 1 mm to 2 mm.
+
+    Raises:
+        DeepsegError: ``demo-extra-missing``, if nilearn is not installed.
+    """
+    maps = mni_maps()
+    return _halved(maps.t1, maps.grey, maps.white, affine=maps.affine)
+
+
+def mni_maps() -> MniMaps:
+    """The MNI152 brain as nilearn carries it.
 
     Raises:
         DeepsegError: ``demo-extra-missing``, if nilearn is not installed.
@@ -94,8 +121,8 @@ def mni_brain() -> Brain:
             datasets.load_mni152_gm_template(resolution=1),
             datasets.load_mni152_wm_template(resolution=1),
         )
-    fine = (np.asarray(image.dataobj, dtype=np.float32) for image in images)
-    return _halved(*fine, affine=np.asarray(images[0].affine, dtype=np.float64))
+    t1, grey, white = (np.asarray(image.dataobj, dtype=np.float32) for image in images)
+    return MniMaps(t1, grey, white, np.asarray(images[0].affine, dtype=np.float64))
 
 
 def phantom_case(brain: Brain, *, rng: np.random.Generator) -> PhantomCase:

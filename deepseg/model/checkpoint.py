@@ -17,6 +17,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from deepseg.builtin import builtin_file
 from deepseg.config.cases import Preparation
 from deepseg.config.model import ModelConfig
 from deepseg.errors import DeepsegError, Problem
@@ -220,7 +221,14 @@ def new_checkpoint(
 
 
 def model_in(path: Path) -> Path:
-    """The best model of a session's folder, or its last; any other path as it is."""
+    """The best model of a session's folder, or its last; any other path as it is.
+
+    A model that ships with deepseg is its file.
+
+    Raises:
+        DeepsegError: ``builtin-unknown``.
+    """
+    path = builtin_file(path)
     if not path.is_dir():
         return path
     folders = (path / "models", path)
@@ -232,7 +240,8 @@ def read_checkpoint(path: Path | str, *, finite: bool = True) -> Checkpoint:
     """The model in a `.save`.
 
     Args:
-        path: Of the file, or of a session's folder, whose best model is read, or else its last.
+        path: Of the file, or of a session's folder, whose best model is read, or else its last;
+            or ``builtin:brain``.
         finite: Refuse a file of which any weight is infinite or undefined; otherwise whatever takes
             weights from it looks at those that it takes (`non_finite_weights`).
 

@@ -539,8 +539,18 @@ def _function_notes(
     if not rules.keeps_function:
         return
     head = matching.layers[-1].target.address
+    share = (
+        ", of the mean of channels that share kernels" if _has_shares(matching, mappings) else ""
+    )
     if head not in mappings:
-        yield "the function is kept up to the classification layer, which is new"
+        yield f"the function is kept{share} up to the classification layer, which is new"
         return
     notes = mappings[head].outgoing.notes
-    yield "the function is kept" + (f"; {'; '.join(notes)}" if notes else "")
+    yield f"the function is kept{share}" + (f"; {'; '.join(notes)}" if notes else "")
+
+
+def _has_shares(matching: Matching, mappings: Mapping[str, LayerMapping]) -> bool:
+    """True if channels of the new model read parts of what one of the older model did."""
+    first = [match.target.address for match in matching.layers if match.target.reads_image]
+    rows = [row for name in first if name in mappings for row in mappings[name].incoming.maps]
+    return any(share != 1 for row in rows if row for share in row.values())

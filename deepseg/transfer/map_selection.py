@@ -18,6 +18,8 @@ from deepseg.transfer.rules import NEW
 
 MapFactors: TypeAlias = Mapping[int, float] | None
 
+ANY_CONTRAST = "image"  # the only channel of a model that has learnt from images of any contrast
+SHARE = "share"
 _GENERIC = re.compile(r"background|(channel|class)\d+")  # for DeepMedic's files, without names
 
 
@@ -168,6 +170,9 @@ def channels(
 ) -> MapSelection:
     """Image channels by name; those that the older model does not know are zero.
 
+    An older model whose only channel is `ANY_CONTRAST` has no name that another model could have:
+    all channels of the new model share its kernels.
+
     Args:
         target: Channel names of the new model.
         source: Those of the older one.
@@ -180,11 +185,17 @@ def channels(
     ({1: 1.0}, {})
     >>> channels(["T1c", "DWI"], ["FLAIR", "T1c"], {"DWI": "copy:FLAIR"}).spans()
     ['0 from 1', '1 from 0']
+    >>> channels(["FLAIR", "T1c"], ["image"], {}).spans()
+    ['0 from 0 x 0.5', '1 from 0 x 0.5']
     """
-    raise_if_any(_unknown("channel", wishes, target, source, ("zero", "mean", "random")))
+    raise_if_any(_unknown("channel", wishes, target, source, ("zero", "mean", "random", SHARE)))
+    if list(source) == [ANY_CONTRAST] and ANY_CONTRAST not in target:
+        wishes = dict.fromkeys(target, SHARE) | dict(wishes)
+    sharing = [name for name in target if wishes.get(name) == SHARE]
     defaults, notes = _defaults("channels", target, source)
+    notes = [] if sharing == list(target) else notes
     pairs = [
-        _channel(name, source, wishes.get(name), default)
+        _channel(name, source, wishes.get(name), default, sharers=len(sharing))
         for name, default in zip(target, defaults, strict=True)
     ]
     maps = [row for row, _ in pairs]
@@ -197,14 +208,25 @@ def channels(
                 fix=f"say which feeds which, such as -channels {target[0]}={source[0]}",
             )
         )
-    notes += [*(note for _, note in pairs if note), *_unused("channels", maps, source)]
-    return MapSelection(tuple(maps), tuple(notes))
+    notes += [*(note for _, note in pairs if note), *_shared(sharing, source)]
+    return MapSelection(tuple(maps), (*notes, *_unused("channels", maps, source)))
+
+
+def _shared(names: Sequence[str], source: Sequence[str]) -> list[str]:
+    """What to say about channels that share the kernels of the older model's."""
+    if not names:
+        return []
+    mean = "the mean of " if len(source) > 1 else ""
+    kernels = f"{mean}the kernels of {', '.join(source)}"
+    if len(names) == 1:
+        return [f"{names[0]} takes over {kernels}"]
+    return [f"{', '.join(names)} share {kernels}: 1/{len(names)} each"]
 
 
 def _channel(
-    name: str, source: Sequence[str], wish: str | None, default: int | None
+    name: str, source: Sequence[str], wish: str | None, default: int | None, *, sharers: int
 ) -> tuple[MapFactors, str]:
-    """Row of one channel, and what to say about it."""
+    """Row of one channel, and what to say about it by itself."""
     match wish:
         case "zero":
             return {}, f"{name} starts at zero"
@@ -213,6 +235,9 @@ def _channel(
         case "mean":
             share = 1 / len(source)
             return dict.fromkeys(range(len(source)), share), f"{name} is the mean of all"
+        case "share":
+            share = 1 / (len(source) * sharers)
+            return dict.fromkeys(range(len(source)), share), ""
         case str():
             old = _origin("channel", wish)
             return {list(source).index(old): 1.0}, f"{name} is a copy of {old}"

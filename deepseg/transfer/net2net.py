@@ -8,6 +8,7 @@ All this holds for inference; doi:10.48550/arXiv.1511.05641.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -210,10 +211,13 @@ class Growth:
             )
 
     def _channels_stay(self, channels: MapSelection, count: int) -> None:
-        """Every channel of the source must be read as it was, and by one channel only."""
-        read = [next(iter(row)) for row in channels.maps if row and len(row) == 1]
+        """Every channel of the source must be read as it was: by one, or in shares that are 1."""
+        shares = dict.fromkeys(range(count), 0.0)
+        for row in channels.maps:
+            for index, share in (row or {}).items():
+                shares[index] += share
         mixed = any(row is None or len(row) > 1 for row in channels.maps)
-        if mixed or sorted(read) != list(range(count)):
+        if mixed or any(not math.isclose(share, 1) for share in shares.values()):
             self._add(
                 f"other channels ({'; '.join(channels.notes)})",
                 "each channel of the source once, and zero for new ones",

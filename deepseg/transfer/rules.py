@@ -48,7 +48,9 @@ class TransferRules:
             along each pathway until something differs; ``identity`` fills further layers so that
             the function is kept.
         channels: Source of a target channel: a source channel, ``copy:`` and a source channel,
-            ``zero``, ``mean`` or ``random``. By default the channel of the same name, else zero.
+            ``zero``, ``mean``, ``share`` (the mean, divided by the number of channels that share
+            it) or ``random``. By default the channel of the same name, else zero; but the only
+            channel ``image`` of an older model is shared by all.
         classes: Source class of a target class, or ``new``. By default the class of the same name.
         layer_map: Source layer of a target layer, or ``new``, by address, whatever the other rules
             say: ``{"normal.3": "normal.2"}``. In a file without addresses, the beginning of the

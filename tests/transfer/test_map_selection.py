@@ -230,6 +230,55 @@ def test_what_is_asked_goes_before_positions_which_hold_for_the_others():
     )
 
 
+@pytest.mark.parametrize(
+    ("names", "wishes", "rows", "notes"),
+    [
+        pytest.param(
+            ["T1"], {}, ({0: 1},), ("T1 takes over the kernels of image",), id="one channel"
+        ),
+        pytest.param(
+            ["FLAIR", "T1", "T2", "PD"],
+            {},
+            ({0: 0.25}, {0: 0.25}, {0: 0.25}, {0: 0.25}),
+            ("FLAIR, T1, T2, PD share the kernels of image: 1/4 each",),
+            id="four channels",
+        ),
+        pytest.param(
+            ["channel1", "channel2"],
+            {},
+            ({0: 0.5}, {0: 0.5}),
+            ("channel1, channel2 share the kernels of image: 1/2 each",),
+            id="a cfg file",
+        ),
+        pytest.param(
+            ["T1", "FLAIR", "T2"],
+            {"FLAIR": "random"},
+            ({0: 0.5}, None, {0: 0.5}),
+            ("FLAIR is new", "T1, T2 share the kernels of image: 1/2 each"),
+            id="one of them is new",
+        ),
+        pytest.param(
+            ["image", "T1"],
+            {},
+            ({0: 1}, {}),
+            ("T1 is not in the source and starts at zero",),
+            id="the name is in both",
+        ),
+    ],
+)
+def test_all_channels_share_the_kernels_of_a_model_of_any_contrast(names, wishes, rows, notes):
+    selection = channels(names, ["image"], wishes)
+    assert selection.maps == rows
+    assert selection.notes == notes
+
+
+def test_channels_share_the_mean_of_several_where_asked():
+    wishes = {"T1": "share", "T2": "share"}
+    selection = channels(["T1", "T2", "PD"], ["PD", "FLAIR"], wishes)
+    assert selection.maps == ({0: 0.25, 1: 0.25}, {0: 0.25, 1: 0.25}, {0: 1})
+    assert selection.notes == ("T1, T2 share the mean of the kernels of PD, FLAIR: 1/2 each",)
+
+
 def test_models_without_a_common_channel_need_a_word():
     assert refusal(channels, ["CT", "PET"], ["FLAIR", "T1c"], {}) == (
         "[channels-unmatched] got channels CT, PET, none of them in the older model; expected at "
@@ -245,9 +294,9 @@ def test_all_channels_that_nobody_knows_are_named_with_the_nearest_ones():
         "[channel-unknown] got -channels FLIAR=zero; expected one of FLAIR, T1c, DWI; fix: write "
         "new=older with a channel of the new model; did you mean 'FLAIR'?",
         "[channel-unknown] got -channels T1c=copy:FLARE; expected one of FLAIR, T2, zero, mean, "
-        "random; fix: name a channel of the older model; did you mean 'FLAIR'?",
-        "[channel-unknown] got -channels DWI=nil; expected one of FLAIR, T2, zero, mean, random; "
-        "fix: name a channel of the older model",
+        "random, share; fix: name a channel of the older model; did you mean 'FLAIR'?",
+        "[channel-unknown] got -channels DWI=nil; expected one of FLAIR, T2, zero, mean, random, "
+        "share; fix: name a channel of the older model",
     ]
 
 
