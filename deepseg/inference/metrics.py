@@ -155,9 +155,19 @@ class Confusion:
         pairs += prediction
         square = (number_of_classes, number_of_classes)
         table = np.bincount(pairs.ravel(), minlength=number_of_classes**2).reshape(square)
+        return Confusion.of_table(table)
+
+    @staticmethod
+    def of_table(table: NDArray[np.integer[Any]]) -> Confusion:
+        """Counts from voxels ``(K, K)`` by label and prediction.
+
+        >>> [counts.predicted for counts in Confusion.of_table(np.array([[5, 1], [2, 3]])).classes]
+        [7, 4]
+        """
         agreed, predicted, true = table.diagonal(), table.sum(0), table.sum(1)
         counts = zip(agreed.tolist(), predicted.tolist(), true.tolist(), strict=True)
-        return Confusion(tuple(Counts(a, p, t, truth.size) for a, p, t in counts))
+        total = int(table.sum())
+        return Confusion(tuple(Counts(a, p, t, total) for a, p, t in counts))
 
     @property
     def foreground(self) -> Counts:

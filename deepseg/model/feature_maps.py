@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from deepseg.config.blocks.pathways import Padding
 from deepseg.geometry.boxes import Int3, add, floor_div, sub
 from deepseg.geometry.context import Alignment
+from deepseg.model.switch import is_plain
 
 AXES = (2, 3, 4)  # of X, Y and Z
 MOST_MAPS = 64  # that are walked one by one
@@ -58,12 +59,21 @@ def padded(x: Tensor, kernel: Int3, padding: Padding) -> Tensor:
         return x
     low = border_before(kernel)
     high = sub(add(kernel, -1), low)
+    border = [low[2], high[2], low[1], high[1], low[0], high[0]]
     if padding == "zero":
-        return F.pad(x, [low[2], high[2], low[1], high[1], low[0], high[0]])
+        return F.pad(x, border)
+    if _is_replicated(x, border):
+        return F.pad(x, border, mode="replicate")
     for axis, before, after in zip(AXES, low, high, strict=True):
         if before or after:
             x = _mirrored(x, axis, before, after)
     return x
+
+
+def _is_replicated(x: Tensor, border: list[int]) -> bool:
+    """True on a GPU if a mirrored border is the edge voxel: one kernel instead of many."""
+    is_repeatable = torch.are_deterministic_algorithms_enabled()  # gradients of this pad are not
+    return x.device.type != "cpu" and not is_plain(x) and max(border) <= 1 and not is_repeatable
 
 
 def border_before(kernel: Int3) -> Int3:
@@ -118,8 +128,12 @@ def repeated(x: Tensor, factor: Int3, size: Int3) -> Tensor:
     >>> repeated(torch.arange(3.0).view(1, 1, 3, 1, 1), (2, 1, 1), (5, 1, 1)).flatten().tolist()
     [0.0, 0.0, 1.0, 1.0, 2.0]
     """
+    if x.device.type != "cpu" and not is_plain(x) and factor != (1, 1, 1):
+        y: Tensor = torch.ops.aten._upsample_nearest_exact3d(x, size, *map(float, factor))
+        return y
     for axis, f, n in zip(AXES, factor, size, strict=True):
         if f > 1:
             x = x.repeat_interleave(f, axis)
-        x = x.narrow(axis, 0, n)
+        if x.shape[axis] != n:
+            x = x.narrow(axis, 0, n)
     return x

@@ -8,7 +8,7 @@ in plain torch; where `kernels` have a quicker way to the same result, they are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from deepseg.config.model import Activation, BatchNorm, FanIn, ModelConfig
 from deepseg.geometry.boxes import Int3, volume
 from deepseg.model import kernels
 from deepseg.model.feature_maps import AXES, padded
-from deepseg.model.kernels import MultiScaleMaps, Preactivation, Statistics
+from deepseg.model.kernels import MultiScaleMaps, Preactivation, Statistics, StatisticsSync
 from deepseg.model.layout import LayerPlan
 
 PRELU_START = 0.01  # DeepMedic's; torch starts at 0.25
@@ -56,19 +56,20 @@ class Layer(nn.Module):
         """``(N, C, X, Y, Z)`` to ``(N, F, X', Y', Z')``; the network adds the class bias."""
         if isinstance(x, MultiScaleMaps):
             return self._convolved_coarsely(x)
-        if self._only_convolves and self.training and isinstance(self.conv, Convolution):
+        if self._only_convolves and self.training and self._adds_bias_later(x):
+            assert isinstance(self.conv, Convolution)
             return kernels.convolved_with_input_bias(x, self.conv.weight, self.input_bias)
         y: Tensor = self.conv(padded(self.activated(x), self.plan.kernel, self.plan.padding))
         return y
 
     def activated(self, x: Tensor) -> Tensor:
         """Normalised, activated and dropped ``x``, of the same shape."""
-        if self.preactivation.is_fused(x):
+        if isinstance(self.activation, PRelu) and kernels.are_used(x):
             return self._fused(x)
         x = x + self.input_bias.to(x.dtype).view(-1, 1, 1, 1) if self.norm is None else self.norm(x)
         x = self.activation(x)
         if self.dropout_active:
-            x = F.dropout(x, self.plan.dropout) * self._share
+            x = self._dropped(x)
         return self._scaled(x)
 
     @property
@@ -104,6 +105,10 @@ class Layer(nn.Module):
         plan = self.plan
         return plan.reads_image and plan.padding == "none" and plan.dropout == 0
 
+    def _adds_bias_later(self, x: Tensor) -> bool:
+        """True on the processor, where adding to the smaller side of a convolution is quicker."""
+        return isinstance(self.conv, Convolution) and kernels.are_used(x)
+
     @property
     def _share(self) -> float:
         """Share of activations that dropout keeps."""
@@ -116,6 +121,13 @@ class Layer(nn.Module):
         size, and DeepMedic's weights and learning rates belong to this form; JMLR 15:1929-1958.
         """
         return x if self.plan.dropout == 0 or self.dropout_active else x * self._share
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        """``x`` with a share of its values switched off."""
+        if x.device.type == "cpu":
+            return F.dropout(x, self.plan.dropout) * self._share
+        mask = torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(self._share)
+        return x * mask
 
     def _fused(self, x: Tensor) -> Tensor:
         """Normalised, activated and dropped ``x``, in one step."""
@@ -164,6 +176,8 @@ class Norm(nn.Module):
         is_frozen: True if the running statistics are used in training too.
         sync_statistics: Makes statistics of a part of the batch those of the whole; None where the
             maps are the whole batch.
+        is_updated_later: True if `update_running_together` will follow every batch on a GPU.
+        of_batch: Mean, and one over the deviation, that the last batch has left for it.
     """
 
     weight: nn.Parameter
@@ -178,7 +192,9 @@ class Norm(nn.Module):
         super().__init__()
         self.settings = settings
         self.is_frozen = False
-        self.sync_statistics: Callable[[Statistics], Statistics] | None = None
+        self.sync_statistics: StatisticsSync | None = None
+        self.is_updated_later = False
+        self.of_batch: tuple[Tensor, Tensor] | None = None
         self.weight = nn.Parameter(torch.ones(maps))
         self.bias = nn.Parameter(torch.zeros(maps))
         self.register_buffer("running_mean", torch.zeros(maps))
@@ -195,18 +211,21 @@ class Norm(nn.Module):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=epsilon
             )
-        if kernels.are_used(x) or self.sync_statistics is not None:
+        if kernels.are_used(x) or (self.sync_statistics is not None and x.device.type == "cpu"):
             statistics = self.statistics(x)
             self.update_running(statistics)
             slopes = torch.ones_like(self.bias)
             return kernels.fused_preactivation(x, statistics, self.weight, self.bias, slopes)
-        # With momentum 1, torch leaves the batch's own mean and unbiased variance here.
-        mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
-        y = F.batch_norm(
-            x, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=epsilon
-        )
-        count = x.numel() // x.shape[1]
-        self.update_running(Statistics(mean, variance * ((count - 1) / count), epsilon))
+        if self.sync_statistics is None:
+            y, *of_batch = kernels.normalised_by_batch(x, self.weight, self.bias, epsilon)
+        else:
+            y, *of_batch, _ = kernels.normalised_together(
+                x, self.weight, self.bias, epsilon, self.sync_statistics
+            )
+        mean, scale = of_batch
+        self.of_batch = (mean, scale)
+        if not self.is_updated_later:
+            update_running_together([self])
         return y
 
     @property
@@ -232,12 +251,39 @@ class Norm(nn.Module):
             self.running_mean.lerp_(batch.mean, self.settings.momentum)
             self.running_var.lerp_(batch.variance, self.settings.momentum)
             return
-        row = self.steps % self.settings.length
-        self.window_mean[row] = batch.mean
-        self.window_var[row] = batch.variance
+        row = (self.steps % self.settings.length).view(1)
+        self.window_mean.index_copy_(0, row, batch.mean[None])
+        self.window_var.index_copy_(0, row, batch.variance[None])
         self.steps += 1
         self.running_mean.copy_(self.window_mean.mean(0))
         self.running_var.copy_(self.window_var.mean(0))
+
+
+@torch.no_grad()
+def update_running_together(norms: Sequence[Norm]) -> None:
+    """Take what a batch has left in `Norm.of_batch` into the running statistics.
+
+    Few steps on all norms at once, where a GPU would start many small ones.
+
+    Args:
+        norms: With equal settings.
+    """
+    left = [(norm, *norm.of_batch) for norm in norms if norm.of_batch is not None]
+    if not left:
+        return
+    updated, means, scales = (list(column) for column in zip(*left, strict=True))
+    settings = updated[0].settings
+    variances = torch._foreach_pow(scales, -2)
+    torch._foreach_sub_(variances, settings.epsilon)
+    torch._foreach_clamp_min_(variances, 0.0)
+    if settings.statistics == "exponential":
+        running = [norm.running_mean for norm in updated], [norm.running_var for norm in updated]
+        torch._foreach_lerp_(running[0], means, settings.momentum)
+        torch._foreach_lerp_(running[1], variances, settings.momentum)
+    for norm, mean, variance in zip(updated, means, variances, strict=True):
+        if settings.statistics == "window":
+            norm.update_running(Statistics(mean, variance, settings.epsilon))
+        norm.of_batch = None
 
 
 class PRelu(nn.Module):

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from deepseg.config.model import ModelConfig
-from deepseg.geometry.boxes import add, per_axis
+from deepseg.geometry.boxes import Box, add, per_axis, sub
 from deepseg.geometry.context import Alignment, NetworkGeometry, margin
 from deepseg.model import kernels
 from deepseg.model.feature_maps import crop_offset, cropped, map_size, repeated
@@ -23,7 +24,12 @@ from deepseg.model.graph.initialisation import initialised
 from deepseg.model.graph.network import GraphNetwork
 from deepseg.model.imported import AuxiliaryScores, graph_network, graph_of, imported_maps
 from deepseg.model.kernels import MultiScaleMaps
-from deepseg.model.layers import Convolution, Layer, initialise
+from deepseg.model.layers import (
+    Convolution,
+    Layer,
+    initialise,
+    update_running_together,
+)
 from deepseg.model.layout import Layout, PathwayLayout, layout
 
 
@@ -45,6 +51,8 @@ class Network(nn.Module):
             )
         for layer in self.layers():
             initialise(layer, config, rng=rng)
+            if layer.norm is not None:
+                layer.norm.is_updated_later = True
         self._initialise_imported(rng)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -62,7 +70,11 @@ class Network(nn.Module):
             maps, scores = imported_maps(self.imported(pathway.name), pathway, x)
             outputs.append(maps)
             auxiliary += [replace(level, start=add(level.start, fc_low)) for level in scores]
-        return self._logits(outputs), auxiliary
+        logits = self._logits(outputs)
+        if self.training:
+            norms = (layer.norm for layer in self.layers())
+            update_running_together([norm for norm in norms if norm is not None])
+        return logits, auxiliary
 
     def _logits(self, outputs: Sequence[Tensor]) -> Tensor:
         """Logits from the maps of every parallel pathway."""
@@ -151,20 +163,36 @@ class Pathway(nn.Module):
 
     def forward(self, x: Tensor | MultiScaleMaps) -> Tensor:
         """``(N, C, X, Y, Z)`` to the last layer's ``(N, F, X', Y', Z')``."""
-        before = x
-        for layer in self.layers():
+        before, (*layers, last) = x, self.layers()
+        for layer, following in pairwise([*layers, last, None]):
+            kept = x
+            if following is not None and following.plan.adds_earlier_input:
+                x, kept = self._with_shortcut(x, layer, following)
             y: Tensor = layer(x)
             if layer.plan.adds_earlier_input:
                 y = with_residual(y, before, self.alignment)
-            before, x = x, y
+            before, x = kept, y
         return y
+
+    def _with_shortcut(
+        self, x: Tensor | MultiScaleMaps, layer: Layer, following: Layer
+    ) -> tuple[Tensor | MultiScaleMaps, Tensor | MultiScaleMaps]:
+        """The input of ``layer``, and what ``following`` adds of it."""
+        if isinstance(x, MultiScaleMaps) or not torch.is_grad_enabled() or kernels.is_plain(x):
+            return x, x
+        size = map_size(x)
+        for plan in (layer.plan, following.plan):
+            size = sub(size, add(plan.kernel, -1)) if plan.padding == "none" else size
+        rule = partial(crop_offset, alignment=self.alignment)
+        box = Box(per_axis(rule, map_size(x), size), size)
+        return kernels.with_shortcut(x, following.plan.outputs, box)
 
 
 def with_residual(y: Tensor, earlier: Tensor | MultiScaleMaps, alignment: Alignment) -> Tensor:
     """``y`` plus the middle of ``earlier``; missing feature maps count as 0, surplus is cut."""
     if isinstance(earlier, MultiScaleMaps):
         return earlier.added_to(y, alignment)
-    if torch.is_grad_enabled() and kernels.are_used(y):
+    if torch.is_grad_enabled() and not kernels.is_plain(y):
         rule = partial(crop_offset, alignment=alignment)
         offset = per_axis(rule, map_size(earlier), map_size(y))
         return kernels.add_repeated_middle(y, earlier, 0, (1, 1, 1), offset)

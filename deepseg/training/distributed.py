@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from deepseg.model.kernels import Statistics
+from deepseg.model.kernels import StatisticsSync
 from deepseg.model.layers import Norm
 from deepseg.model.network import Network
 
@@ -107,24 +106,15 @@ class Ranks:
         """Wait until all ranks have come here."""
         self.sum_counts([1])
 
-    def sync_statistics(self, statistics: Statistics, *, has_part: bool) -> Statistics:
-        """Statistics of a whole batch, from those of this rank's part.
-
-        Args:
-            statistics: Of this rank's part.
-            has_part: False if this rank has no segments of the batch, only a stand-in without
-                labels, which is there because all ranks must take part in every sum.
-        """
-        maps = len(statistics.mean)
-        table = statistics.mean.new_zeros(self.world_size, 2 * maps + 1)
-        voxels = statistics.mean.new_tensor([statistics.voxels * has_part])
-        table[self.rank] = torch.cat([statistics.mean, statistics.variance, voxels])
-        means, variances, counts = torch.split(_sum_in_place(table), [maps, maps, 1], 1)
-        shares = counts / counts.sum()
-        mean = (shares * means).sum(0)
-        variance = (shares * (variances + (means - mean).square())).sum(0)
-        total = int(counts.sum())
-        return Statistics(mean, variance, statistics.epsilon, total, has_part, _sum_in_place)
+    def gather(self, row: Tensor) -> Tensor:
+        """``(world_size, n)`` from a row ``(n,)`` of every rank."""
+        if row.device.type == "cpu":  # gloo has no such gathering of tensors
+            table = row.new_zeros(self.world_size, len(row))
+            table[self.rank] = row
+            return _sum_in_place(table)
+        table = row.new_empty(self.world_size, len(row))
+        _communicate(lambda: dist.all_gather_into_tensor(table.view(-1), row))
+        return table
 
 
 SINGLE_RANK = Ranks()
@@ -136,11 +126,11 @@ def synchronise_batch_norm(network: Network, ranks: Ranks, *, has_part: bool = T
     Args:
         network: In training.
         ranks: Those that have a part of the batch.
-        has_part: As for `Ranks.sync_statistics`.
+        has_part: As for `StatisticsSync`.
     """
     if ranks.world_size == 1:
         return
-    sync = partial(ranks.sync_statistics, has_part=has_part)
+    sync = StatisticsSync(ranks.gather, _sum_in_place, has_part)
     for pathway in network.layout.pathways:
         if pathway.network is not None:
             network.imported(pathway.name).sync_statistics = sync

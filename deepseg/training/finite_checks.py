@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from deepseg.errors import NumericalFailure, Problem
@@ -43,9 +44,9 @@ def check_weights(
         for kind, tensor in state.items()
     }
     tensors = {**weights, **sums}
-    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    if not broken:
+    if _are_finite([tensor for tensor in tensors.values() if tensor.is_floating_point()]):
         return
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     more = len(broken) - SHOWN_TENSORS
     raise NumericalFailure(
         Problem(
@@ -57,6 +58,14 @@ def check_weights(
             fix=_fix(optimizer),
         )
     )
+
+
+@torch.no_grad()
+def _are_finite(tensors: Sequence[Tensor]) -> bool:
+    """True if no value is infinite or undefined, in one look at all of them."""
+    filled = [tensor for tensor in tensors if tensor.numel()]
+    largest = torch._foreach_norm(filled, float("inf"))
+    return not largest or bool(torch.stack(largest).isfinite().all())
 
 
 def _names(cases: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from deepseg.training.distributed import SINGLE_RANK, Ranks
 from deepseg.training.loss_registry import registered_value
 
 LOG_FLOOR = 1e-6  # keeps the logarithm finite
+FEW_CLASSES = 256  # that are compared with every voxel; of more, voxels are added up one by one
 OVERLAP_FLOOR = 1e-5  # keeps an absent class at an overlap of 1
 
 
@@ -40,7 +41,7 @@ def loss(
     labels: Tensor,
     kernels: Iterable[Tensor],
     settings: Loss,
-    weights: Tensor,
+    weights: Tensor | None,
     *,
     anchored: Sequence[tuple[Tensor, Tensor]] = (),
     levels: Sequence[tuple[Tensor, Tensor]] = (),
@@ -61,7 +62,7 @@ def loss(
         labels: ``(N, X, Y, Z)``, -1 where there is none.
         kernels: Convolution weights that L1 and L2 make small.
         settings: Weights of the parts.
-        weights: ``(K,)`` class weights of the cross-entropy, from `class_weights`.
+        weights: ``(K,)`` class weights of the cross-entropy, from `class_weights`; None for 1.
         anchored: Further convolution weights, each with the place to which L2-SP pulls it instead
             of L2; doi:10.48550/arXiv.1802.01483.
         levels: Logits and labels of the coarser levels of a U-Net, finer first, which count with
@@ -85,7 +86,7 @@ def loss(
 
 
 def _data_parts(
-    logits: Tensor, labels: Tensor, settings: Loss, weights: Tensor, ranks: Ranks
+    logits: Tensor, labels: Tensor, settings: Loss, weights: Tensor | None, ranks: Ranks
 ) -> dict[str, Tensor]:
     """The parts of the loss that depend on the labels."""
     probabilities = logits.float().softmax(1)
@@ -111,7 +112,9 @@ def _data_parts(
 
 
 def _weighted(parts: Mapping[str, Tensor], factors: Mapping[str, float]) -> list[Tensor]:
-    return [factors[name] * part for name, part in parts.items()]
+    return [
+        part if factors[name] == 1 else factors[name] * part for name, part in parts.items()
+    ]
 
 
 def _penalties(
@@ -122,19 +125,32 @@ def _penalties(
     kernels = list(kernels)
     all_kernels = [*kernels, *(kernel for kernel, _ in anchored)]
     if settings.l1 and all_kernels:
-        parts["l1"] = torch.stack([kernel.abs().sum() for kernel in all_kernels]).sum()
+        parts["l1"] = _sum_of_absolutes(all_kernels)
     if settings.l2 and kernels:
-        parts["l2"] = torch.stack([kernel.square().sum() for kernel in kernels]).sum()
+        parts["l2"] = _sum_of_squares(kernels)
     if anchored:
-        parts["l2_sp"] = torch.stack([(k - anchor).square().sum() for k, anchor in anchored]).sum()
+        parts["l2_sp"] = _sum_of_squares([kernel - anchor for kernel, anchor in anchored])
     return parts
+
+
+def _sum_of_absolutes(tensors: Sequence[Tensor]) -> Tensor:
+    if tensors[0].device.type == "cpu":
+        return torch.stack([tensor.abs().sum() for tensor in tensors]).sum()
+    return torch.stack(torch._foreach_norm(tensors, 1)).sum()  # all at once
+
+
+def _sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
+    if tensors[0].device.type == "cpu":
+        return torch.stack([tensor.square().sum() for tensor in tensors]).sum()
+    norms = torch.stack(torch._foreach_norm(tensors, 2))
+    return norms.dot(norms)
 
 
 def cross_entropy(
     probabilities: Tensor,
     labels: Tensor,
     mask: Tensor,
-    weights: Tensor,
+    weights: Tensor | None,
     ranks: Ranks = SINGLE_RANK,
 ) -> Tensor:
     """``-sum w[y] log(p[y] + 1e-6) / voxels``; weights do not enter the denominator.
@@ -143,7 +159,7 @@ def cross_entropy(
         probabilities: ``(N, K, X, Y, Z)``.
         labels: ``(N, X, Y, Z)``.
         mask: ``(N, X, Y, Z)`` bool, the voxels that count.
-        weights: ``(K,)``.
+        weights: ``(K,)``, or None for 1.
         ranks: Those that have the other parts of the batch.
 
     >>> p = torch.tensor([0.25, 0.75]).view(1, 2, 1, 1, 1)
@@ -152,15 +168,15 @@ def cross_entropy(
     >>> round(loss_of_voxel.item(), 3)  # -2 log 0.75
     0.575
     """
-    losses, _ = _voxel_losses(probabilities, labels, weights)
-    return _mean(losses, mask, ranks)
+    gains, _ = _voxel_gains(probabilities, labels, weights)
+    return _mean(gains, mask, ranks)
 
 
 def focal_loss(
     probabilities: Tensor,
     labels: Tensor,
     mask: Tensor,
-    weights: Tensor,
+    weights: Tensor | None,
     *,
     power: float,
     ranks: Ranks = SINGLE_RANK,
@@ -175,20 +191,22 @@ def focal_loss(
     >>> round(loss_of_voxel.item(), 4)  # -0.25^2 log 0.75
     0.018
     """
-    losses, p_of_label = _voxel_losses(probabilities, labels, weights)
-    return _mean(losses * (1 - p_of_label).pow(power), mask, ranks)
+    gains, p_of_label = _voxel_gains(probabilities, labels, weights)
+    return _mean(gains * (1 - p_of_label).pow(power), mask, ranks)
 
 
-def _voxel_losses(probabilities: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """``(N, X, Y, Z)`` cross-entropy of every voxel, and the probability of its class."""
-    p_of_label = probabilities.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1)
-    return -(p_of_label + LOG_FLOOR).log() * weights[labels.clamp(min=0)], p_of_label
+def _voxel_gains(probabilities: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``(N, X, Y, Z)`` negative cross-entropy of every voxel, and the probability of its class."""
+    known = labels.clamp(min=0)
+    p_of_label = probabilities.gather(1, known.unsqueeze(1)).squeeze(1)
+    gains = (p_of_label + LOG_FLOOR).log()
+    return (gains if weights is None else gains * weights[known]), p_of_label
 
 
-def _mean(losses: Tensor, mask: Tensor, ranks: Ranks) -> Tensor:
-    """Mean of the voxels that count, of all ranks together."""
-    total, voxels = ranks.all_reduce_sum((losses * mask).sum(), mask.sum())
-    return total / voxels.clamp(min=1)
+def _mean(gains: Tensor, mask: Tensor, ranks: Ranks) -> Tensor:
+    """Mean of ``-gains`` over the voxels that count, of all ranks together."""
+    total, voxels = ranks.all_reduce_sum((gains * mask).sum(), mask.sum())
+    return total / voxels.clamp(min=1).neg()
 
 
 def dice_loss(probabilities: Tensor, truth: Tensor, ranks: Ranks = SINGLE_RANK) -> Tensor:
@@ -249,6 +267,28 @@ def class_masks(labels: Tensor, mask: Tensor, classes: int) -> Tensor:
     return F.one_hot(labels.clamp(min=0), classes).movedim(-1, 1) * mask.unsqueeze(1).float()
 
 
+def label_counts(labels: Tensor, classes: int, *, names: Tensor | None = None) -> Tensor:
+    """``(K,)`` int64: voxels of each class; negative labels count nowhere.
+
+    Nothing here makes the host wait for a GPU, unlike ``bincount``.
+
+    >>> label_counts(torch.tensor([[0, 2, 2], [-1, 1, 0]]), 3).tolist()
+    [2, 1, 2]
+
+    Args:
+        labels: Of any shape.
+        classes: Number K of classes.
+        names: ``(K,)``, the numbers from 0, where they lie on the device already.
+    """
+    labels = labels.flatten()
+    if classes <= FEW_CLASSES:
+        names = torch.arange(classes, device=labels.device) if names is None else names
+        return (labels == names.unsqueeze(-1)).sum(-1)
+    bins = torch.where(labels < 0, classes, labels)
+    counts = labels.new_zeros(classes + 1)
+    return counts.scatter_add_(0, bins, torch.ones_like(bins))[:classes]
+
+
 def _sums(probabilities: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     axes = (0, 2, 3, 4)
     return (probabilities * truth).sum(axes), probabilities.sum(axes), truth.sum(axes)
@@ -279,8 +319,7 @@ def class_weights(
     if settings.weights is not None:
         full = torch.tensor(settings.weights, device=labels.device)
     else:
-        voxels = torch.bincount(labels[labels >= 0].flatten(), minlength=classes)
-        (counts,) = ranks.all_reduce_sum(voxels)
+        (counts,) = ranks.all_reduce_sum(label_counts(labels, classes))
         full = (counts.sum() / classes) / (counts + LOG_FLOOR)
     first, last = (0, epochs) if settings.fade is None else settings.fade
     faded = (min(max(epoch, first), last) - first) / (last - first)

@@ -190,8 +190,11 @@ def _rmsprop(step: _Step, settings: Rmsprop) -> None:
     squares = step.states["square"]
     torch._foreach_mul_(squares, settings.rho)
     torch._foreach_addcmul_(squares, step.gradients, step.gradients, 1 - settings.rho)
-    roots = torch._foreach_sqrt(torch._foreach_add(squares, settings.epsilon))
-    _with_momentum(step, list(torch._foreach_div(_scaled(step, settings), roots)), settings)
+    roots = torch._foreach_add(squares, settings.epsilon)
+    torch._foreach_sqrt_(roots)
+    moves = _scaled(step, settings)
+    torch._foreach_div_(moves, roots)
+    _with_momentum(step, moves, settings)
 
 
 def _with_momentum(step: _Step, moves: list[Tensor], settings: MomentumOptimiser) -> None:

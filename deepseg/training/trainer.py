@@ -21,9 +21,11 @@ from deepseg.model.imported import AuxiliaryScores
 from deepseg.model.network import Network
 from deepseg.training.distributed import SINGLE_RANK, Ranks, synchronise_batch_norm
 from deepseg.training.finite_checks import check_weights, loss_not_finite
+from deepseg.training.host_copy import HostCopy
 from deepseg.training.loss import LossParts, class_weights, loss
 from deepseg.training.optimization import Optimizer
 from deepseg.training.parameter_groups import is_kernel
+from deepseg.training.penalties import add_penalty_gradients
 from deepseg.training.tally import SegmentScores, Tally
 from deepseg.training.weight_averaging import WeightAverage
 
@@ -95,33 +97,39 @@ class Trainer:
         cases: tuple[str, ...] = ()  # of the batch before
         for batch in (batch.to(self.device) for batch in batches):
             synchronise_batch_norm(self.network, self.ranks, has_part=bool(batch.cases))
-            weights = class_weights(
-                batch.labels,
-                tally.classes,
-                self.loss.class_weights,
-                epoch=epoch,
-                epochs=epochs,
-                ranks=self.ranks,
-            )
+            weights = None
+            if self.loss.class_weights is not None:
+                weights = class_weights(
+                    batch.labels,
+                    tally.classes,
+                    self.loss.class_weights,
+                    epoch=epoch,
+                    epochs=epochs,
+                    ranks=self.ranks,
+                )
             inputs = [x.to(self.dtype) for x in batch.inputs]
             logits, levels = self.network.with_auxiliary(inputs)
             if not self.loss.deep_supervision:
                 levels = []
             result = self._loss(logits, batch, kernels, weights, levels)
-            value = float(result.total.detach())
-            self._check_loss(value, batch, cases)
+            total = HostCopy(result.total)
             if pending == 0:
                 self.optimizer.clear_gradients()
             torch.autograd.backward(result.total)
+            if kernels.are_apart:
+                add_penalty_gradients(kernels.plain, kernels.anchored, self.loss)
+            value = total.read()  # a GPU goes on with the gradients meanwhile
+            self._check_loss(value, batch, cases)
             pending += 1
             if pending == self.steps.accumulate:
                 self._step(pending)
                 pending = 0
-            tally.add(value, result.parts, logits, batch, self.ranks)
+            tally.add(result.total, result.parts, logits, batch, self.ranks)
             on_step(value)
             cases = batch.cases
         if pending:
             self._step(pending)
+        tally.settle()
         check_weights(self.network.state_dict(), self.optimizer, cases)
 
     @torch.inference_mode()
@@ -136,12 +144,11 @@ class Trainer:
         """
         network = self.evaluated.eval()
         kernels = _Kernels.of(network, self.anchors)
-        weights = torch.ones(len(network.config.classes), device=self.device)
-        tally = Tally(len(weights))
+        tally = Tally(len(network.config.classes))
         for batch in (batch.to(self.device) for batch in batches):
             logits = network(batch.inputs)
-            result = self._loss(logits, batch, kernels, weights)
-            tally.add(float(result.total), result.parts, logits, batch, self.ranks)
+            result = self._loss(logits, batch, kernels, None)
+            tally.add(result.total, result.parts, logits, batch, self.ranks)
             on_batch()
         return tally.scores()
 
@@ -167,16 +174,16 @@ class Trainer:
         logits: Tensor,
         batch: Batch,
         kernels: _Kernels,
-        weights: Tensor,
+        weights: Tensor | None,
         levels: Sequence[AuxiliaryScores] = (),
     ) -> LossParts:
         return loss(
             logits,
             batch.labels,
-            kernels.plain,
+            kernels.of_loss,
             self.loss,
             weights,
-            anchored=kernels.anchored,
+            anchored=kernels.anchored_of_loss,
             levels=[(level.scores, level.labels(batch.labels)) for level in levels],
             ranks=self.ranks,
         )
@@ -212,6 +219,24 @@ class _Kernels:
 
     plain: tuple[Tensor, ...]
     anchored: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def are_apart(self) -> bool:
+        """True on a GPU, where gradients of penalties are added to all kernels at once."""
+        kernels = (*self.plain, *(kernel for kernel, _ in self.anchored))
+        return bool(kernels) and kernels[0].device.type != "cpu"
+
+    @property
+    def of_loss(self) -> tuple[Tensor, ...]:
+        """Those without an anchor; detached where the loss shall not find their gradients."""
+        return tuple(k.detach() for k in self.plain) if self.are_apart else self.plain
+
+    @property
+    def anchored_of_loss(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Those with an anchor; detached where the loss shall not find their gradients."""
+        if not self.are_apart:
+            return self.anchored
+        return tuple((kernel.detach(), anchor) for kernel, anchor in self.anchored)
 
     @staticmethod
     def of(network: Network, anchors: Mapping[str, Tensor]) -> _Kernels:

@@ -36,11 +36,13 @@ class WeightAverage:
         decay = decay_of_step(self.steps, self._decay)
         self.steps += 1
         present = self._followed.state_dict()
-        for name, mean in self.network.state_dict().items():
-            if mean.is_floating_point():
-                mean.lerp_(present[name], 1 - decay)
-            else:
-                mean.copy_(present[name])
+        means = self.network.state_dict()
+        moving = [name for name, mean in means.items() if mean.is_floating_point()]
+        torch._foreach_lerp_(
+            [means[name] for name in moving], [present[name] for name in moving], 1 - decay
+        )
+        for name in means.keys() - moving:
+            means[name].copy_(present[name])
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged weights and the number of updates; tensors are the live ones."""

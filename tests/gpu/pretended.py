@@ -270,7 +270,7 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         result = OF_CUDA.get(func, func)(*host_args, **host_kwargs)
     _note(func, args, kwargs, host_args, result, leaves=leaves)
     if leaves:
-        return torch.ones_like(result, device="cpu") if result.is_meta else result
+        return torch.ones(result.shape, dtype=result.dtype) if result.is_meta else result
     if func is aten.copy_.default and not isinstance(args[0], OnDevice):
         return args[0]
     # A view of an ordinary tensor is an ordinary one in inference mode too.
@@ -340,7 +340,7 @@ def _launches(func: Any, args: Any) -> int:
         return 0
     if "_foreach_" in name:
         lists = [a for a in args if isinstance(a, (list, tuple)) and isinstance(a[0], Tensor)]
-        depth = len(lists) + (not _writes(func))
+        depth = len(lists) + (not func._schema.name.endswith("_"))
         chunks = sum(-(-t.numel() // CHUNK) for t in lists[0])
         return max(
             -(-len(lists[0]) // TENSORS_PER_LAUNCH[min(5, depth)]), -(-chunks // CHUNKS_PER_LAUNCH)
@@ -376,7 +376,7 @@ def _bytes(values: Any) -> int:
 
 
 def _multiply_adds(func: Any, args: Any, result: Any) -> float:
-    if func is aten.convolution.default:
+    if func in (aten.convolution.default, aten.conv3d.default):
         return float(result.numel() * args[1][0].numel())
     if func is aten.convolution_backward.default:
         return float(args[0].numel() * args[2][0].numel() * sum(map(bool, args[-1][:2])))

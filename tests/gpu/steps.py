@@ -126,11 +126,16 @@ def assert_alike(
 
 
 def assert_same_steps(
-    network: Network, batches: Sequence[Batch] | None = None, **settings: Any
+    network: Network,
+    batches: Sequence[Batch] | None = None,
+    *,
+    rtol: float = 1e-5,
+    atol: float = 1e-7,
+    **settings: Any,
 ) -> None:
     """Take the same steps on the pretended device and on the processor."""
     batches = batches_of(network) if batches is None else batches
     there = learnt(trainer_of(network, pretended.set_up(), **settings), batches)
     here = learnt(trainer_of(network, CPU, **settings), batches)
     assert all(isinstance(weight, pretended.OnDevice) for weight in there["weights"].values())
-    assert_alike(there, here)
+    assert_alike(there, here, rtol=rtol, atol=atol)

@@ -262,10 +262,12 @@ def test_a_tally_goes_on_from_what_was_saved():
     whole, first = Tally(3), Tally(3)
     logits = torch.tensor(np.random.default_rng(0).normal(size=(2, 3, 3, 4, 5)))
     for tally in (whole, first):
-        tally.add(0.1, {"dice": torch.tensor(0.7), "l1": torch.tensor(3.0)}, logits, batch(1))
+        parts = {"dice": torch.tensor(0.7), "l1": torch.tensor(3.0)}
+        tally.add(torch.tensor(0.1), parts, logits, batch(1))
     second = Tally.from_state(json.loads(json.dumps(first.state_dict())))
     for tally in (whole, second):
-        tally.add(0.2, {"dice": torch.tensor(0.4), "l1": torch.tensor(5.0)}, -logits, batch(2))
+        parts = {"dice": torch.tensor(0.4), "l1": torch.tensor(5.0)}
+        tally.add(torch.tensor(0.2), parts, -logits, batch(2))
     assert second.scores() == whole.scores() != first.scores()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ from deepseg.model.graph.operators.call import Call
 from deepseg.model.graph.operators.normalisation import EPSILON, MOMENTUM
 from deepseg.model.graph.operators.table import check_operators
 from deepseg.model.graph.program import Program, program, run
-from deepseg.model.kernels import Statistics
+from deepseg.model.kernels import StatisticsSync
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class GraphNetwork(nn.Module):
         part = cut(joined(graph), outputs=outputs, ignore=ignore, drops_softmax=drops_softmax)
         check_operators(part.graph)
         self.notices = part.notices
-        self.sync_statistics: Callable[[Statistics], Statistics] | None = None
+        self.sync_statistics: StatisticsSync | None = None
         self.dropout_enabled = True
         self._program = program(part.graph)
         self._outputs = self._program.graph.outputs
@@ -160,6 +160,8 @@ class GraphNetwork(nn.Module):
         """Batch normalisation of maps that are a part of the batch; as torch's, and in float32."""
         assert self.sync_statistics is not None
         x = call.tensor(0)
+        if x.device.type != "cpu":
+            return self._normalised_on_device(call)
         volume = x.reshape(*x.shape[:2], -1, 1, 1) if x.ndim != 5 else x
         part = kernels.batch_statistics(volume.detach(), call.node.number("epsilon", EPSILON))
         whole = self.sync_statistics(part)
@@ -171,6 +173,20 @@ class GraphNetwork(nn.Module):
         weight, bias = call.tensor(1), call.tensor(2)
         y = kernels.fused_preactivation(volume, whole, weight, bias, torch.ones_like(bias))
         return y.view(x.shape) if x.ndim != 5 else y
+
+    def _normalised_on_device(self, call: Call) -> Tensor:
+        assert self.sync_statistics is not None
+        epsilon = call.node.number("epsilon", EPSILON)
+        y, mean, scale, counts = kernels.normalised_together(
+            call.tensor(0), call.tensor(1), call.tensor(2), epsilon, self.sync_statistics
+        )
+        with torch.no_grad():
+            share = 1 - call.node.number("momentum", MOMENTUM)
+            count = counts.sum()
+            unbiased = (scale**-2 - epsilon) * (count / (count - 1).clamp(min=1))
+            call.tensor(3).lerp_(mean, share)
+            call.tensor(4).lerp_(unbiased, share)
+        return y
 
     def trains(self, node: GraphNode) -> bool:
         """True if a node computes as in training: by the statistics of the batch, with dropout."""

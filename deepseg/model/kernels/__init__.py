@@ -2,7 +2,7 @@
 
 `layers` and `network` say what is computed, in plain torch; here the same is computed in less time
 on a processor. Training and inference use the same routines, so that each exists once.
-`are_used` is the switch between both, and `switched_off` turns it.
+`are_used` is the switch between both, and `switched_off` turns it; see `model.switch`.
 """
 
 from deepseg.model.kernels.coarse_join import MultiScaleMaps, joined_statistics
@@ -13,6 +13,7 @@ from deepseg.model.kernels.convolution import (
     convolved_with_input_bias,
     has_instructions,
 )
+from deepseg.model.kernels.device_norm import normalised_by_batch, normalised_together
 from deepseg.model.kernels.fused_activation import (
     Preactivation,
     dropout_mask,
@@ -24,12 +25,14 @@ from deepseg.model.kernels.repeated_convolution import (
     add_repeated,
     add_repeated_middle,
 )
+from deepseg.model.kernels.shortcut import with_shortcut
 from deepseg.model.kernels.statistics import (
     Statistics,
+    StatisticsSync,
     batch_statistics,
     neutral_statistics,
 )
-from deepseg.model.kernels.switch import are_used, switched_off
+from deepseg.model.switch import are_used, is_plain, switched_off
 
 __all__ = [
     "LAST",
@@ -37,6 +40,7 @@ __all__ = [
     "Preactivation",
     "RepeatedConvolution",
     "Statistics",
+    "StatisticsSync",
     "add_repeated",
     "add_repeated_middle",
     "are_used",
@@ -47,8 +51,12 @@ __all__ = [
     "dropout_mask",
     "fused_preactivation",
     "has_instructions",
+    "is_plain",
     "joined_statistics",
     "neutral_statistics",
+    "normalised_by_batch",
+    "normalised_together",
     "prelu",
     "switched_off",
+    "with_shortcut",
 ]

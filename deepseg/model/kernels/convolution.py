@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepseg.model.kernels.switch import are_used
+from deepseg.model.switch import are_used
 
 LAST = torch.channels_last_3d
+USUAL = (torch.float32, torch.float64)  # in torch's usual memory order on GPUs
 
 
 def has_instructions(dtype: torch.dtype, device: torch.device) -> bool:
@@ -32,7 +33,7 @@ def arranged(x: Tensor) -> Tensor:
     That is voxel by voxel, but for float32 on a GPU and for plain operations, where torch's usual
     order is kept.
     """
-    is_usual = x.dtype == torch.float32 or x.device.type == "cpu"
+    is_usual = x.dtype in USUAL or x.device.type == "cpu"
     if is_usual and not are_used(x):
         return x.contiguous()
     return x.contiguous(memory_format=LAST)
@@ -69,9 +70,10 @@ def convolved_with_input_bias(x: Tensor, kernel: Tensor, input_bias: Tensor) -> 
 
 
 def zero_maps(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Maps ``(N, C, X, Y, Z)`` of zeros that lie voxel by voxel."""
-    empty = torch.empty(list(shape), dtype=dtype, device=device, memory_format=LAST)
-    return empty.zero_()
+    """Maps ``(N, C, X, Y, Z)`` of zeros, in the memory order in which such are convolved."""
+    is_usual = dtype in USUAL and device.type != "cpu"
+    order = torch.contiguous_format if is_usual else LAST
+    return torch.empty(list(shape), dtype=dtype, device=device, memory_format=order).zero_()
 
 
 class _Pointwise(torch.autograd.Function):

@@ -38,6 +38,36 @@ class Statistics:
     all_reduce_sum: Callable[[Tensor], Tensor] = _unchanged
 
 
+@dataclass(frozen=True)
+class StatisticsSync:
+    """Makes statistics of a part of a batch those of the whole, of which processes have parts.
+
+    Attributes:
+        gather: From a row ``(n,)`` of each process to ``(processes, n)``, in their order.
+        all_reduce_sum: Adds up the tensors of all processes, in place.
+        has_part: False if this process has no segments of the batch, only a stand-in without
+            labels, which is there because all must take part in every sum.
+    """
+
+    gather: Callable[[Tensor], Tensor]
+    all_reduce_sum: Callable[[Tensor], Tensor]
+    has_part: bool = True
+
+    def __call__(self, statistics: Statistics) -> Statistics:
+        """Statistics of the whole batch, from those of this process's part."""
+        maps = len(statistics.mean)
+        voxels = statistics.mean.new_tensor([statistics.voxels * self.has_part])
+        table = self.gather(torch.cat([statistics.mean, statistics.variance, voxels]))
+        means, variances, counts = torch.split(table, [maps, maps, 1], 1)
+        shares = counts / counts.sum()
+        mean = (shares * means).sum(0)
+        variance = (shares * (variances + (means - mean).square())).sum(0)
+        total = int(counts.sum())
+        return Statistics(
+            mean, variance, statistics.epsilon, total, self.has_part, self.all_reduce_sum
+        )
+
+
 def neutral_statistics(like: Tensor) -> Statistics:
     """Statistics ``(C,)`` that change nothing: mean 0 and variance 1."""
     return Statistics(torch.zeros_like(like), torch.ones_like(like), 0.0)

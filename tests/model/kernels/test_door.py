@@ -54,7 +54,7 @@ def test_a_network_without_kernels_calls_plain_convolutions_only():
     network = small_network(**MID)
     with kernels.switched_off(), Recorded() as calls:
         network(network_inputs(network, SEGMENT))
-    assert {"conv3d", "batch_norm", "prelu"} <= calls.names
+    assert {"conv3d", "native_batch_norm", "prelu"} <= calls.names
     assert {name for name in calls.names if "mkldnn" in name} == set()
 
 

@@ -279,12 +279,8 @@ def test_in_float32_every_entry_is_that_of_plain_torch(seed):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", ["prelu", "relu", "elu"])
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_devices_without_quick_routines_take_the_same_step_in_torchs_own(activation, dtype, ranks):
+def test_devices_without_quick_routines_take_the_same_step_in_torchs_own(activation, dtype):
     network = network_of(activation=activation).float().to("meta")
-    for layer in network.layers():
-        if ranks > 1 and layer.norm is not None:
-            layer.norm.sync_statistics = lambda own: own
     inputs = [x.to("meta", dtype) for x in inputs_of(network)]
     logits = network(inputs)
     logits.sum().backward()

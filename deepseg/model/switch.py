@@ -13,12 +13,20 @@ _is_on: ContextVar[bool] = ContextVar("quick routines", default=True)
 
 
 def are_used(x: Tensor) -> bool:
-    """True if maps like ``x`` are computed by the quick routines of this folder.
+    """True if maps like ``x`` are computed by the quick routines of `kernels`.
 
     They are written for processors. Elsewhere, while torch exports or compiles a network, and
     inside `switched_off`, the same function is computed by torch's plain operations.
     """
-    return not torch.compiler.is_compiling() and x.device.type == "cpu" and _is_on.get()
+    return x.device.type == "cpu" and not is_plain(x)
+
+
+def is_plain(x: Tensor) -> bool:
+    """True if maps like ``x`` are computed by torch's plain operations alone, step by step.
+
+    GPUs have routines of their own, which start few kernels; Apple's lack some of them.
+    """
+    return torch.compiler.is_compiling() or x.device.type in ("mps", "meta") or not _is_on.get()
 
 
 @contextmanager
