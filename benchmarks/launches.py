@@ -4,9 +4,10 @@
                                        [--average] [--frequency] [--ranks 2] [--operations 12]
     python benchmarks/launches.py case [--precision bfloat16] [--whole] [--operations 12]
 
-The default model on the pretended device of the tests: shapes only, so it takes seconds. Launches are
-those that CUDA starts at least; a wait is a place where the host waits for the device. The case is an
-ellipsoid of the size of a brain on the grid of BraTS; with ``--whole``, the whole image counts.
+The default model on the pretended device of the tests: shapes only, so it takes seconds. Launches
+are those that CUDA starts at least; a wait is a place where the host waits for the device. The case
+is an ellipsoid of the size of a brain on the grid of BraTS; with ``--whole``, the whole image
+counts.
 """
 
 from __future__ import annotations
@@ -132,7 +133,9 @@ def count_step(options: argparse.Namespace) -> None:
 
 def ellipsoid(shape: tuple[int, int, int]) -> np.ndarray:
     """Mask ``(X, Y, Z)`` in the middle of an image."""
-    axes = [np.linspace(-0.5, 0.5, n, dtype=np.float32) / s for n, s in zip(shape, SHARES)]
+    axes = [
+        np.linspace(-0.5, 0.5, n, dtype=np.float32) / s for n, s in zip(shape, SHARES, strict=True)
+    ]
     return axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2 < 1
 
 
@@ -149,9 +152,7 @@ def count_case(options: argparse.Namespace) -> None:
     """Print what a whole case asks of the device."""
     device, case = pretended.set_up(), phantom(BRATS, whole=options.whole)
     with pretended.shapes_only():
-        network = BoxwiseNetwork(
-            default_network().eval().to(device), PRECISIONS[options.precision]
-        )
+        network = BoxwiseNetwork(default_network().eval().to(device), PRECISIONS[options.precision])
         plan = work_units(network, case, memory=GPU_BYTES, tile=None)
         begun = time.process_time()
         with pretended.recorded() as record:

@@ -28,8 +28,8 @@ from deepseg.exports.train_step.manifest import StepSettings
 from deepseg.exports.train_step.onnx_file import onnx_content
 from deepseg.exports.train_step.step import initial_state, input_name, training_step
 from deepseg.exports.train_step.verification import RATES, random_feeds
-from deepseg.model.kernels.switch import switched_off
 from deepseg.model.network import Network
+from deepseg.model.switch import switched_off
 from deepseg.training.loss import cross_entropy
 
 NAMES = ("torch", "torch, quick routines", "onnxruntime")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -163,15 +163,15 @@ class Pathway(nn.Module):
 
     def forward(self, x: Tensor | MultiScaleMaps) -> Tensor:
         """``(N, C, X, Y, Z)`` to the last layer's ``(N, F, X', Y', Z')``."""
-        before, (*layers, last) = x, self.layers()
-        for layer, following in pairwise([*layers, last, None]):
-            kept = x
+        before, layers = x, list(self.layers())
+        for layer, following in zip_longest(layers, layers[1:]):
+            shortcut = x
             if following is not None and following.plan.adds_earlier_input:
-                x, kept = self._with_shortcut(x, layer, following)
+                x, shortcut = self._with_shortcut(x, layer, following)
             y: Tensor = layer(x)
             if layer.plan.adds_earlier_input:
                 y = with_residual(y, before, self.alignment)
-            before, x = kept, y
+            before, x = shortcut, y
         return y
 
     def _with_shortcut(

@@ -21,7 +21,7 @@ class HostCopy:
     def __init__(self, value: Tensor) -> None:
         is_cuda = value.device.type == "cuda"
         self._copy = value.detach().to("cpu", non_blocking=is_cuda)  # into pinned memory
-        self._arrived = torch.cuda.Event() if is_cuda else None
+        self._arrived = torch.Event(value.device) if is_cuda else None
         if self._arrived is not None:
             self._arrived.record(torch.cuda.current_stream(value.device))
 

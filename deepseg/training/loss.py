@@ -112,9 +112,7 @@ def _data_parts(
 
 
 def _weighted(parts: Mapping[str, Tensor], factors: Mapping[str, float]) -> list[Tensor]:
-    return [
-        part if factors[name] == 1 else factors[name] * part for name, part in parts.items()
-    ]
+    return [part if factors[name] == 1 else factors[name] * part for name, part in parts.items()]
 
 
 def _penalties(
@@ -136,13 +134,13 @@ def _penalties(
 def _sum_of_absolutes(tensors: Sequence[Tensor]) -> Tensor:
     if tensors[0].device.type == "cpu":
         return torch.stack([tensor.abs().sum() for tensor in tensors]).sum()
-    return torch.stack(torch._foreach_norm(tensors, 1)).sum()  # all at once
+    return torch.stack(torch._foreach_norm(list(tensors), 1)).sum()  # all at once
 
 
 def _sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
     if tensors[0].device.type == "cpu":
         return torch.stack([tensor.square().sum() for tensor in tensors]).sum()
-    norms = torch.stack(torch._foreach_norm(tensors, 2))
+    norms = torch.stack(torch._foreach_norm(list(tensors), 2))
     return norms.dot(norms)
 
 
@@ -195,12 +193,14 @@ def focal_loss(
     return _mean(gains * (1 - p_of_label).pow(power), mask, ranks)
 
 
-def _voxel_gains(probabilities: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+def _voxel_gains(
+    probabilities: Tensor, labels: Tensor, weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """``(N, X, Y, Z)`` negative cross-entropy of every voxel, and the probability of its class."""
-    known = labels.clamp(min=0)
-    p_of_label = probabilities.gather(1, known.unsqueeze(1)).squeeze(1)
+    indices = labels.clamp(min=0)
+    p_of_label = probabilities.gather(1, indices.unsqueeze(1)).squeeze(1)
     gains = (p_of_label + LOG_FLOOR).log()
-    return (gains if weights is None else gains * weights[known]), p_of_label
+    return (gains if weights is None else gains * weights[indices]), p_of_label
 
 
 def _mean(gains: Tensor, mask: Tensor, ranks: Ranks) -> Tensor:

@@ -1,4 +1,4 @@
-"""Gradients of the penalties, all kernels at once: a GPU starts few large steps, not many small ones.
+"""Gradients of the penalties, of all kernels at once, so that a GPU starts few large steps.
 
 What the penalties are is in `loss`; there, autograd finds the gradients, kernel by kernel.
 """
@@ -32,13 +32,21 @@ def add_penalty_gradients(
         settings: Weights of the penalties.
     """
     pulled = [kernel for kernel, _ in anchored]
-    distances = list(torch._foreach_sub(pulled, [a for _, a in anchored])) if anchored else []
-    for group, squared, factor in ((kernels, list(kernels), settings.l2),
-                                   (pulled, distances, settings.l2_sp)):  # fmt: skip
-        if group and factor:
-            torch._foreach_add_(_gradients(group), squared, alpha=2 * factor)
-        if group and settings.l1:
-            torch._foreach_add_(_gradients(group), torch._foreach_sign(group), alpha=settings.l1)
+    _add(kernels, kernels, settings.l2, settings)
+    if anchored:
+        distances = torch._foreach_sub(pulled, [anchor for _, anchor in anchored])
+        _add(pulled, distances, settings.l2_sp, settings)
+
+
+def _add(
+    kernels: Sequence[Tensor], distances: Sequence[Tensor], factor: float, settings: Loss
+) -> None:
+    """Add gradients of ``factor`` times the squares of distances, and those of L1."""
+    if kernels and factor:
+        torch._foreach_add_(_gradients(kernels), list(distances), alpha=2 * factor)
+    if kernels and settings.l1:
+        signs = torch._foreach_sign(list(kernels))
+        torch._foreach_add_(_gradients(kernels), signs, alpha=settings.l1)
 
 
 def _gradients(kernels: Sequence[Tensor]) -> list[Tensor]:

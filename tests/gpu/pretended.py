@@ -1,12 +1,12 @@
 """A device that stands for a GPU: its tensors keep their values in the memory of the processor.
 
-torch has a slot for devices of other makers (PrivateUse1), which is filled from Python here: modules,
-autograd, optimisers and threads take ``pretended:0`` for an accelerator, and every operation that it
-is asked for comes by. So the path that GPUs take is computed with true values where there is none,
-and it shows
+torch has a slot for devices of other makers (PrivateUse1), which is filled from Python here:
+modules, autograd, optimisers and threads take ``pretended:0`` for an accelerator, and every
+operation that it is asked for comes by. So the path that GPUs take is computed with true values
+where there is none, and it shows
 
-* tensors of two devices in one operation, and arrays asked of a tensor on the device: errors, as CUDA
-  has them;
+* tensors of two devices in one operation, and arrays asked of a tensor on the device: errors, as
+  CUDA has them;
 * launches: kernels that CUDA starts at least;
 * waits: places where the host waits until the device has computed (``.item()``, ``.cpu()``, …);
 * uploads: copies from the host.
@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -354,18 +354,18 @@ def _launches(func: Any, args: Any) -> int:
     return 1
 
 
-@lru_cache(maxsize=None)
+@cache
 def _name(func: Any) -> str:
     return str(func).removeprefix("aten.").removesuffix(".default")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _is_view(func: Any) -> bool:
     returns = func._schema.returns
     return any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _writes(func: Any) -> bool:
     return any(r.alias_info is not None and r.alias_info.is_write for r in func._schema.returns)
 

@@ -55,9 +55,7 @@ def default_step(root, *, statistics="exponential", batch=10, **settings):
         pytest.param({"dtype": torch.bfloat16}, 520, id="bfloat16"),
     ],
 )
-def test_a_step_of_the_default_model_starts_few_kernels_and_waits_once(
-    request, settings, launches
-):
+def test_a_step_of_the_default_model_starts_few_kernels_and_waits_once(request, settings, launches):
     launched, waits, _ = default_step(request.config.rootpath, **settings)
     assert launched <= launches
     assert waits == 1
@@ -99,7 +97,10 @@ def test_two_gpus_meet_twice_per_norm_and_wait_as_often_as_one(request, two_rank
     assert waits == 1
     steps = 4  # in all
     norms, loss, gradients, counts_of_sub_epochs = 2 * 24, 2, 1, 3
-    assert calls == {pretended.NAME: steps * (norms + loss + gradients), "cpu": counts_of_sub_epochs}
+    assert calls == {
+        pretended.NAME: steps * (norms + loss + gradients),
+        "cpu": counts_of_sub_epochs,
+    }
 
 
 @pytest.mark.parametrize("kind", ["exponential", "window"])
@@ -159,14 +160,12 @@ def test_values_that_are_not_finite_are_found_on_the_device(sick):
             assert torch.equal(weight.cpu(), before[name])
     else:
         trainer.optimizer.state["fc.2.bias"]["square"].fill_(math.inf)
-        with pytest.raises(NumericalFailure, match="square of fc.2.bias"):
+        with pytest.raises(NumericalFailure, match=r"square of fc\.2\.bias"):
             trainer.train([], Tally(3), epoch=0, epochs=4)
 
 
 def test_a_value_that_is_read_in_every_step_is_counted(request, monkeypatch):
     """The test of the budget: a wait that somebody adds is noticed, with its place."""
-    monkeypatch.setattr(
-        Tally, "add", lambda _tally, total, _parts, _logits, batch, _ranks: total.item()
-    )
+    monkeypatch.setattr(Tally, "add", lambda _tally, total, *_rest: total.item())
     _, waits, _ = default_step(request.config.rootpath)
     assert waits == 2

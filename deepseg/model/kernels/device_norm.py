@@ -93,9 +93,7 @@ class _NormalisedTogether(torch.autograd.Function):
             of_x = g * (weight * scale).view(1, -1, *[1] * (g.ndim - 2)).to(g.dtype)
             return of_x, of_weight, of_bias, None, None
         sums, products = both.split(x.shape[1])
-        of_x = torch.batch_norm_backward_elemt(
-            g, x, mean, scale, weight, sums, products, counts
-        )
+        of_x = torch.batch_norm_backward_elemt(g, x, mean, scale, weight, sums, products, counts)
         return of_x, of_weight, of_bias, None, None
 
 

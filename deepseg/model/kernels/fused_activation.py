@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from deepseg.model.kernels.convolution import LAST
 from deepseg.model.kernels.statistics import Statistics
-from deepseg.model.switch import are_used
 from deepseg.model.kernels.threads import map_on_threads
+from deepseg.model.switch import are_used
 
 Result = TypeVar("Result")
 

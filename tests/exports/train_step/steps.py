@@ -21,8 +21,8 @@ from deepseg.exports.train_step.step import (
     training_step,
 )
 from deepseg.geometry.boxes import Int3
-from deepseg.model.switch import switched_off
 from deepseg.model.network import Network
+from deepseg.model.switch import switched_off
 from deepseg.training.freezing import freeze
 from deepseg.training.loss import cross_entropy
 from tests.networks import network_inputs
