@@ -139,6 +139,17 @@ def is_process_limit(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_THREAD)
 
 
+def unwritable_letters(error: UnicodeEncodeError) -> Problem:
+    """The problem of a name with letters that the locale cannot write."""
+    return Problem(
+        code="path-unusable",
+        got=f"a name with {error.object[error.start]!a}, and a locale with the letters of "
+        f"{error.encoding} only",
+        expected="a locale that has all letters of the names",
+        fix="set LC_ALL=C.UTF-8 or PYTHONUTF8=1, or rename it",
+    )
+
+
 def raise_if_any(problems: Iterable[Problem]) -> None:
     """Raise all ``problems`` as one `DeepsegError`; return silently if there are none."""
     collected = tuple(problems)

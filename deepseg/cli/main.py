@@ -25,11 +25,11 @@ from deepseg.cli.process import (
 from deepseg.errors import (
     DeepsegError,
     OutOfMemory,
-    Problem,
     ReportedByPeer,
     is_out_of_memory,
     is_process_limit,
     raise_if_any,
+    unwritable_letters,
 )
 from deepseg.parent_process import end_with_starter
 from deepseg.report.streams import LenientStream, rich_terminal, show, visible
@@ -93,24 +93,13 @@ def _run(arguments: Arguments) -> None:
     except DeepsegError as error:
         raise error.at(place) from error
     except UnicodeEncodeError as error:
-        raise DeepsegError(_unwritable_letters(error)).at(place) from error
+        raise DeepsegError(unwritable_letters(error)).at(place) from error
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfMemory(*problems(error)).at(place) from error
         if is_process_limit(error):
             raise DeepsegError(*problems(error)).at(place) from error
         raise
-
-
-def _unwritable_letters(error: UnicodeEncodeError) -> Problem:
-    """The problem of a name with letters that the locale cannot write."""
-    return Problem(
-        code="path-unusable",
-        got=f"a name with {error.object[error.start]!a}, and a locale with the letters of "
-        f"{error.encoding} only",
-        expected="a locale that has all letters of the names",
-        fix="set LC_ALL=C.UTF-8 or PYTHONUTF8=1, or rename it",
-    )
 
 
 def _call(arguments: Arguments) -> None:

@@ -32,6 +32,7 @@ from deepseg.sessions.model_files import NamedFiles, described, named_files, ses
 from deepseg.sessions.planning.speed import is_quick, measured_speed, training_seconds
 from deepseg.sessions.result_names import result_endings
 from deepseg.sessions.tables import cases_table, imported_table, learning_table, network_table
+from deepseg.sessions.training.starting_point import begun_model
 
 _Network: TypeAlias = tuple[ModelConfig, Mapping[str, CheckedCases], str]
 
@@ -131,17 +132,19 @@ def _examined_training(config_file: Path, files: NamedFiles, console: Console) -
     loaded = load_config(TrainConfig, config_file, model_file=described_by)
     _warn(console, loaded.warnings)
     files = replace(files, configured=named_files(None, None, loaded.config.model).configured)
-    model = session_models(files, seed=0, warn=console.warn)[0]
+    model = begun_model(loaded.config, files, console.warn)
+    if model is None:
+        start = session_models(files, seed=0, warn=console.warn)[0]
+        model = replace(start, training=None)  # as a session of its own
     _say_origins(console, [model])
     network_table(console, model.config)
-    begun = replace(model, training=None)  # as a session of its own
-    cases = training_and_held_out(loaded.config, begun, console)
+    cases = training_and_held_out(loaded.config, model, console)
     learning_table(console, model, loaded.config)
     groups = {"training cases": cases.training}
     if cases.held_out is not None:
         groups["validation cases"] = cases.held_out
     config = loaded.config.model_copy(update={"preparation": cases.preparation})
-    _say_duration(config, begun, cases, console)
+    _say_duration(config, model, cases, console)
     page = StringIO()
     learning_table(Console(stream=page), model, loaded.config)
     return model.config, groups, page.getvalue()
@@ -154,7 +157,7 @@ def _say_duration(
     if console.is_quiet or model.config.imported or is_quick(model.config, config):
         return
     first = next(zip(cases.training.cases, cases.training.summaries, strict=True))
-    speed = measured_speed(model, config, [first], chosen_device("auto"))
+    speed = measured_speed(replace(model, training=None), config, [first], chosen_device("auto"))
     held_out = 0 if cases.held_out is None else len(cases.held_out.cases)
     seconds = training_seconds(config, speed, cases=len(cases.training.cases), held_out=held_out)
     console.say(

@@ -20,6 +20,7 @@ from deepseg.exports.train_step.folder import write_train_step
 from deepseg.model.checkpoint import Checkpoint, read_checkpoint
 from deepseg.report.console import Console
 from deepseg.sessions.model_files import DESCRIPTIONS
+from deepseg.transfer.new_parts import untrained_words
 
 Exporter: TypeAlias = Callable[[Checkpoint, Path | None, ExportOptions], Sequence[Path]]
 EXPORTERS: dict[Kind, Exporter] = {
@@ -105,8 +106,9 @@ def _exported_model(path: Path, console: Console) -> Checkpoint:
             )
         )
     model = read_checkpoint(path)
-    if model.is_random:
-        console.warn(f"{model.origin}: its weights are random: the model has learnt nothing")
+    untrained = untrained_words(model)
+    if untrained is not None:
+        console.warn(f"{model.origin}: {untrained}")
     elif model.preparation is None:
         console.warn(f"{model.origin}: the model does not say how its cases were prepared")
     return model

@@ -41,6 +41,7 @@ from deepseg.sessions.segmentation.pipeline import in_stages
 from deepseg.sessions.segmentation.score_table import ScoreTable
 from deepseg.sessions.set_aside import warn_of_set_aside
 from deepseg.sessions.training.epoch_log import announce, log_settings
+from deepseg.transfer.new_parts import untrained_words
 
 
 def segment(
@@ -132,8 +133,9 @@ def _models(files: NamedFiles, console: Console) -> tuple[Checkpoint, ...]:
     models = session_models(files, seed=0, warn=console.warn)
     for model in models:
         console.say(f"weights: {model.origin}")
-        if model.is_random:
-            console.warn(f"{model.origin}: these weights are random, nothing has been learnt")
+        untrained = untrained_words(model)
+        if untrained is not None and not model.origin.is_new:  # refused soon, with what to do
+            console.warn(f"{model.origin}: {untrained}")
     return models
 
 

@@ -14,6 +14,7 @@ from deepseg.model.checkpoint import Checkpoint, read_checkpoint
 from deepseg.report.console import Console
 from deepseg.storage.atomic import writable
 from deepseg.storage.free_name import raise_if_taken
+from deepseg.transfer.new_parts import untrained_words
 
 ROI, NONZERO = "roi", "nonzero"
 FOLDER = Path("segmentations")  # where results go unless the user says otherwise
@@ -73,8 +74,9 @@ def segment_images(
     raise_if_any(_results_of_two(patients))
     raise_if_taken(patient.target for patient in patients)
     console.say(f"weights: {checkpoint.origin}")
-    if checkpoint.is_random:
-        console.warn(f"{checkpoint.origin}: these weights are random, nothing has been learnt")
+    untrained = untrained_words(checkpoint)
+    if untrained is not None:
+        console.warn(f"{checkpoint.origin}: {untrained}")
     predictor = Predictor(
         checkpoint,
         {"precision": precision},

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from deepseg.builtin import builtin_file
-from deepseg.errors import DeepsegError, Problem
+from deepseg.errors import DeepsegError, Problem, unwritable_letters
 
 VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 
@@ -66,6 +66,8 @@ def user_path(text: str, folder: Path = Path()) -> Path:
         )
     try:
         (folder / path).stat()
+    except UnicodeEncodeError as error:
+        raise DeepsegError(unwritable_letters(error)) from error
     except ValueError:
         raise _unusable(repr(text), "a path without NUL characters", "correct the path") from None
     except OSError as error:

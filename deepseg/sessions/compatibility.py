@@ -127,6 +127,8 @@ def testing_incompatibilities(
     model = models[0].config
     yield from _saving_problems(config.save, model)
     for checkpoint in models:
+        if checkpoint.origin.is_new and checkpoint.is_random:
+            yield _no_weights(checkpoint)
         yield from tile_problems(config.tile_size, checkpoint.config)
         yield from overlap_problems(config.inference, checkpoint.config, str(checkpoint.origin))
         yield from tiling_problems(config.inference, checkpoint.config, str(checkpoint.origin))
@@ -159,6 +161,19 @@ def testing_incompatibilities(
             expected=f"names that differ from those of the classes and from {FOREGROUND}",
             fix="rename the group",
         )
+
+
+def _no_weights(model: Checkpoint) -> Problem:
+    """The problem that a test names a model file only, of which a random network would be made."""
+    file = str(model.origin.file)
+    return Problem(
+        code="model-untrained",
+        got="a model file without weights, which makes a random network",
+        expected="weights that have learnt",
+        fix="give the .save of a training session, or its weights with -load; to see what a random "
+        f"network does, build it first: -newModel {file} -out RANDOM.save",
+        where=file,
+    )
 
 
 def preparation_for(config: TestConfig, model: Checkpoint) -> Preparation:

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -169,25 +169,7 @@ class SessionFolder:
         Raises:
             DeepsegError: None is whole; starting anew would throw the session away.
         """
-        problems: list[Problem] = []
-        reached: dict[Path, tuple[int, int]] = {}
-        for path in (self.models / name for name in RESUMABLE):
-            if not path.exists():
-                continue
-            try:
-                reached[path] = _progress(path)
-            except DeepsegError as error:
-                if any(problem.code == "model-newer" for problem in error.problems):
-                    raise
-                problems += error.problems
-        if not reached:
-            fix = "copy the file again, or remove it to begin the session anew"
-            raise_if_any(replace(problem, fix=fix) for problem in problems)
-            return None
-        furthest = max(reached, key=reached.__getitem__)
-        for problem in problems:
-            self.console.warn(f"{problem}; continuing from {furthest}")
-        return furthest
+        return furthest_model(self.models, self.console.warn)
 
     def save_epoch(
         self, save: SaveFile, record: Mapping[str, Any], *, is_best: bool, name: str | None
@@ -313,6 +295,37 @@ def discard(path: Path, new_folders: Sequence[Path]) -> None:
         for folder in new_folders:
             if folder != path:
                 folder.rmdir()
+
+
+def furthest_model(models: Path, warn: Callable[[str], None]) -> Path | None:
+    """The whole model file of a session that has come furthest, or None before the first.
+
+    Args:
+        models: Folder of the files.
+        warn: Called with a warning that names each damaged file.
+
+    Raises:
+        DeepsegError: None is whole; starting anew would throw the session away.
+    """
+    problems: list[Problem] = []
+    reached: dict[Path, tuple[int, int]] = {}
+    for path in (models / name for name in RESUMABLE):
+        if not path.exists():
+            continue
+        try:
+            reached[path] = _progress(path)
+        except DeepsegError as error:
+            if any(problem.code == "model-newer" for problem in error.problems):
+                raise
+            problems += error.problems
+    if not reached:
+        fix = "copy the file again, or remove it to begin the session anew"
+        raise_if_any(replace(problem, fix=fix) for problem in problems)
+        return None
+    furthest = max(reached, key=reached.__getitem__)
+    for problem in problems:
+        warn(f"{problem}; continuing from {furthest}")
+    return furthest
 
 
 def _progress(path: Path) -> tuple[int, int]:

@@ -200,22 +200,26 @@ class Description:
         return self.checkpoint(imported, seed=seed)
 
     def checkpoint(self, imported: ImportedModel, *, seed: int) -> Checkpoint:
-        """The model whose networks were read; of another program, with all that belongs to it."""
+        """The model whose networks were read; of another program, with its preparation of cases."""
         model = new_checkpoint(
             imported.config, seed=seed, origin=Origin(self.file), imported=imported.weights
         )
-        if self.preparation is None:
-            return model
+        if model.weights.keys() != imported.weights.keys():
+            return model  # some were drawn
+        networks = imported.config.imported
+        file = self.file if self.preparation is not None else networks[0].origin
         source = FilledFrom(
-            str(self.file),
-            sha256=imported.config.imported[0].content.sha256,
+            str(file),
+            sha256=networks[0].content.sha256,
             tensors=f"{len(imported.weights)} of {len(model.weights)}",
         )
+        model = replace(model, provenance=replace(model.provenance, filled_from=source))
+        if self.preparation is None:
+            return model
         return replace(
             model,
             preparation=self.preparation,
             cohort=TrainingCohort(spacing_mm=self.preparation.spacing_mm),
-            provenance=replace(model.provenance, filled_from=source),
         )
 
     def disagreements(

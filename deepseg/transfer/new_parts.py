@@ -32,6 +32,40 @@ def new_parts(model: Checkpoint) -> dict[str, Tensor]:
     return {name: weight == initial[name] for name, weight in model.weights.items()}
 
 
+def untrained_words(model: Checkpoint) -> str | None:
+    """Weights of ``model`` that have learnt nothing, in words; None if there are none."""
+    if model.is_random:
+        return "these weights are random, nothing has been learnt"
+    layers = _drawn_layers(model)
+    if not layers:
+        return None
+    return (
+        f"weights of {', '.join(layers)} are random: no older model has filled them, and they have "
+        "learnt nothing since; train the model first"
+    )
+
+
+def _drawn_layers(model: Checkpoint) -> tuple[str, ...]:
+    """Layers with kernels that the seed drew, at least in part, and that were not trained since."""
+    if model.provenance.trained_by or model.provenance.filled_from is None:
+        return ()
+    names = [
+        name
+        for name, is_new in new_parts(model).items()
+        if is_new.ndim > 1 and model.weights[name][is_new].any()
+    ]
+    return tuple(dict.fromkeys(_layer(name) for name in names))
+
+
+def _layer(name: str) -> str:
+    """Address of the layer of a kernel.
+
+    >>> _layer("fc.2.conv.weight"), _layer("imported1.head.weight")
+    ('fc.2', 'imported1.head')
+    """
+    return name.removesuffix(".weight").removesuffix(".conv")
+
+
 def with_new_parts(model: Checkpoint, *, seed: int) -> tuple[Checkpoint, tuple[str, ...]]:
     """``model`` with its new parts drawn with another seed, and the layers that they are in.
 

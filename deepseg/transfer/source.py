@@ -195,19 +195,28 @@ def _exported(named: Source, description: str) -> Source:
         DeepsegError: ``export-not-trainable`` for a network whose weights were folded.
     """
     if any(name.endswith(FOLDED) for name in named.tensors):
-        raise DeepsegError(
-            Problem(
-                code="export-not-trainable",
-                got="a network that was exported to be run: its weights are folded together",
-                expected="one with weights of its own for every layer",
-                fix="export it again with -trainable, or use its .save",
-                where=str(named.file),
-            )
-        )
+        raise DeepsegError(_not_trainable(named))
     tensors = {**named.tensors, **dict(_windows(named.tensors, description))}
-    checkpoint = described_checkpoint(description, tensors, named.file)
+    try:
+        checkpoint = described_checkpoint(description, tensors, named.file)
+    except DeepsegError as error:
+        is_unfitting = all(problem.code == "weights-do-not-fit" for problem in error.problems)
+        if is_unfitting and is_onnx_file(named.file):  # a U-Net's head, whose name is lost
+            raise DeepsegError(_not_trainable(named)) from error
+        raise
     kind = f"deepseg model, exported as {named.kind}"
     return _of_checkpoint(checkpoint, named.file, kind, named.sha256)
+
+
+def _not_trainable(named: Source) -> Problem:
+    return Problem(
+        code="export-not-trainable",
+        got="a network that was exported to be run, without -trainable: weights are folded "
+        "together, and their names are lost",
+        expected="one with weights of its own for every layer",
+        fix="export it again with -trainable, or use its .save",
+        where=str(named.file),
+    )
 
 
 def _windows(tensors: Mapping[str, Tensor], description: str) -> Iterator[tuple[str, Tensor]]:

@@ -408,7 +408,7 @@ def test_a_network_for_use_is_no_older_model(command, refused, place, save):
     place.write("same.yaml", json.dumps({**SMALL, **CONTEXT}))
     assert command("-export", save(), "onnx").returncode == 0
     assert refused("-newModel", "same.yaml", "-pretrained", "M.onnx", "-out", "N") == [
-        "[export-not-trainable] M.onnx: got a network that was exported to be run: its weights are "
-        "folded together; expected one with weights of its own for every layer; fix: export it "
+        "[export-not-trainable] M.onnx: got a network that was exported to be run, without "
+        "-trainable: weights are folded together, and their names are lost; expected one with weights of its own for every layer; fix: export it "
         "again with -trainable, or use its .save"
     ]

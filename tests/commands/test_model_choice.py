@@ -160,17 +160,19 @@ def test_the_segments_of_a_model_file_are_used(command, place, model):
 
 
 def test_a_begun_session_does_not_take_another_model(refused, place, trained_here, command):
+    """Nor does ``-check`` find nothing wrong with it."""
     place.write("wide.yaml", (place / "model.yaml").read_text().replace("[3, 4]", "[3, 5]"))
     assert command("-newModel", "wide.yaml", "-out", "B.save").returncode == 0
-    assert refused("-train", "train.yaml", "-model", "B.save", session="training") == [
-        f"[session-has-begun] train.yaml: got B.save for a session that began with HERE/model.yaml "
-        f"and has HERE/{MODELS}/last.save; expected no other model than its own; fix: leave it out "
-        "to go on; or give the session another name to start from that model"
-    ]
-    (line,) = refused("-train", "train.yaml", "-model", "wide.yaml", session="training")
-    assert line.startswith("[network-differs] wide.yaml: got a model file with normal.2.outputs 5,")
-    (line,) = refused("-train", "train.yaml", "-model", "no.save", session="training")
-    assert line.startswith("[model-missing] no.save: got no such file; ")
+    for option in ("-check", "-train"):
+        assert refused(option, "train.yaml", "-model", "B.save", session="training") == [
+            f"[session-has-begun] train.yaml: got B.save for a session that began with HERE/model.yaml "
+            f"and has HERE/{MODELS}/last.save; expected no other model than its own; fix: leave it "
+            "out to go on; or give the session another name to start from that model"
+        ]
+        (line,) = refused(option, "train.yaml", "-model", "wide.yaml", session="training")
+        assert line.startswith("[network-differs] wide.yaml: got a model file with normal.2.")
+        (line,) = refused(option, "train.yaml", "-model", "no.save", session="training")
+        assert line.startswith("[model-missing] no.save: got no such file; ")
 
 
 def test_the_model_that_it_began_with_is_named_again_without_harm(command, place, model):

@@ -36,6 +36,7 @@ def test_the_classifier_of_the_file_gives_the_classes(own, segmenter, command):
     result = command("-newModel", "model.yaml", "-out", "A.save")
     assert result.errors == []
     assert "imported1: classes by position: background, rim, core" in result.stdout
+    assert not read_checkpoint("A.save").is_random  # its weights are those of the file
     assert "fc" not in read_checkpoint("A.save").network().state_dict()
     network: Segmenter = segmenter[0]
     values = np.random.default_rng(1).normal(size=(2, 16, 12, 20)).astype(np.float32)

@@ -59,6 +59,28 @@ def test_letters_that_the_locale_lacks_are_no_bug(command, monkeypatch):
     )
 
 
+def test_an_ascii_locale_is_named_where_a_path_needs_other_letters(run, place, model):
+    place.edit("data/test.csv", "d/T1.nii.gz", "d/Köpfe.nii.gz")
+    place.edit("test.yaml", "output: runs", "output: läufe")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    lines = []
+    for output in ("läufe", "runs"):
+        place.edit("test.yaml", "output: läufe", f"output: {output}")
+        result = run("-test", "test.yaml", "-model", model, env=ascii_only)
+        assert result.returncode == 2
+        lines += result.errors
+    letters = (
+        "expected a locale that has all letters of the names; fix: set LC_ALL=C.UTF-8 or "
+        "PYTHONUTF8=1, or rename it"
+    )
+    assert lines == [
+        "ERROR [config-path] test.yaml:2 output: got a name with '\\xe4', and a locale with the "
+        f"letters of ascii only; {letters}",
+        "ERROR [path-unusable] HERE/data/test.csv:2 channel_T1 d/K\\xf6pfe.nii.gz: got a name with "
+        f"'\\xf6', and a locale with the letters of ascii only; {letters}",
+    ]
+
+
 def test_a_folder_that_matplotlib_may_not_write_to_is_nothing_to_say(run, place):
     for variable in ("MPLCONFIGDIR", "HOME"):
         assert "/nowhere" not in os.environ.get(variable, "")

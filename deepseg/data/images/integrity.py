@@ -14,11 +14,12 @@ import re
 import stat
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from deepseg.errors import DeepsegError, Problem, did_you_mean
+from deepseg.errors import DeepsegError, Problem, did_you_mean, unwritable_letters
 from deepseg.storage.content_stamp import content_stamp
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".img", ".img.gz", ".hdr", ".hdr.gz")
@@ -221,6 +222,8 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _unopened(path: Path, error: Exception) -> Problem:
+    if isinstance(error, UnicodeEncodeError):
+        return replace(unwritable_letters(error), where=str(path))
     return _unreadable(path, _reason(path, error), getattr(error, "errno", None))
 
 

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from deepseg.data.segments.segment import Segment
 from deepseg.data.segments.segment_dataset import SegmentDataset
 from deepseg.data.segments.workers import (
-    NO_THREADS,
+    LOST_BATCH,
     death,
     end_stopped,
     end_with,
@@ -373,9 +373,9 @@ class SegmentLoader:
         killed = [death(worker) for worker in self._workers if worker.exitcode]
         if not killed:
             raise error
-        if any(worker.exitcode == NO_THREADS for worker in self._workers):
+        if any(worker.exitcode == LOST_BATCH for worker in self._workers):
             self._batches = None
-            self._cut_alone("no threads for them")
+            self._cut_alone("no threads, files or shared memory for them")
             return
         if attempt == self.attempts:
             raise _workers_killed(killed, attempt) from error

@@ -10,26 +10,42 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 from deepseg import parent_process
 
-NO_THREADS = 71  # exit code of a worker that the system allows no threads
+LOST_BATCH = 71  # exit code of a worker that cannot hand its batches over
+_QUEUE_HOOK = "_on_queue_feeder_error"  # of `multiprocessing`, called with what was not handed over
 
 
 def end_with(parent: int, _worker: int) -> None:
-    """End this worker soon after its parent.
+    """End this worker soon after its parent, and with `LOST_BATCH` before it loses a batch.
 
-    The loader's own watch misses a parent that is killed before it begins. A worker that may not
-    start the thread for that, and another one to hand its batches over, ends with `NO_THREADS`.
+    The loader's own watch misses a parent that is killed before it begins.
     """
-    try:
-        parent_process.end_with(parent)
-        hands_over = threading.Thread(target=lambda: None, daemon=True)
-        hands_over.start()
-        hands_over.join()
-    except RuntimeError:
-        os._exit(NO_THREADS)
+    _end_before_losing_a_batch()
+    parent_process.end_with(parent)
+
+
+def _end_before_losing_a_batch() -> None:
+    """End this process once it is refused a thread, a file or memory to hand a batch over.
+
+    Python would print a trace and drop the batch, and the session would wait for it for ever.
+    """
+    start = threading.Thread.start
+
+    def start_or_end(thread: threading.Thread) -> None:
+        try:
+            start(thread)
+        except RuntimeError:
+            os._exit(LOST_BATCH)
+
+    def end(_error: Exception, _batch: object) -> None:
+        os._exit(LOST_BATCH)
+
+    setattr(threading.Thread, start.__name__, start_or_end)
+    setattr(Queue, _QUEUE_HOOK, staticmethod(end))
 
 
 def death(worker: BaseProcess) -> str:

@@ -17,11 +17,12 @@ from deepseg.geometry.boxes import text
 from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, read_checkpoint
 from deepseg.report.console import Console
 from deepseg.sessions.cohort import inherited_preparation
-from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.folder import SessionFolder, furthest_model
 from deepseg.sessions.model_files import (
     IMPORTED_SETTINGS,
     ModelChoice,
     NamedFiles,
+    Warn,
     described,
     model_choice,
     read_models,
@@ -81,10 +82,10 @@ def starting_model(
             or what is wrong with the named files.
     """
     latest = folder.latest()
-    is_begun = latest is not None
-    choice = ModelChoice() if is_begun and files == NamedFiles() else model_choice(files)
     if latest is not None:
+        choice = _choice_of_begun(files)
         return _continued(folder, config, latest, choice, reset_optimizer=reset_optimizer)
+    choice = model_choice(files)
     (model,) = read_models(choice, seed=config.seed, warn=folder.console.warn)
     is_new_start = reset_optimizer or from_scratch
     if choice.weights and looks_like_bundle(choice.weights[0]) and not is_new_start:
@@ -110,6 +111,33 @@ def starting_model(
         f"Uninitialized: [{model.training is None}], Reset requested: [{reset_optimizer}]"
     )
     return replace(model, training=None)
+
+
+def begun_model(config: TrainConfig, files: NamedFiles, warn: Warn) -> Checkpoint | None:
+    """The model from which a session that has begun would go on; None before its first epoch.
+
+    Nothing is written or moved.
+
+    Args:
+        config: Settings of the session.
+        files: All that are named for its model.
+        warn: Called with each warning.
+
+    Raises:
+        DeepsegError: ``session-has-begun``, or what is wrong with its files.
+    """
+    latest = furthest_model(config.folder / "models", warn)
+    if latest is None:
+        return None
+    choice = _choice_of_begun(files)
+    model = _last_model(latest, choice, warn)
+    older = _older_model(config, model, choice)
+    return _with_description(model, choice, warn) if older is None else older
+
+
+def _choice_of_begun(files: NamedFiles) -> ModelChoice:
+    """The named files that are used for a session that has begun, which needs none."""
+    return ModelChoice() if files == NamedFiles() else model_choice(files)
 
 
 def _with_seed(model: Checkpoint, seed: int, console: Console) -> Checkpoint:
@@ -147,37 +175,40 @@ def _continued(
                 f"remove {folder.path}, to start over",
             )
         )
+    model = _last_model(latest, choice, folder.console.warn)
+    older = _older_model(config, model, choice)
+    if older is not None:
+        return _returned(folder, older)
+    folder.console.say(f"continuing the session in {folder.path}")
+    return _with_description(model, choice, folder.console.warn)
+
+
+def _last_model(latest: Path, choice: ModelChoice, warn: Warn) -> Checkpoint:
+    """The model in the last file of a session, once it can go on from it."""
     for warning in choice.warnings:
-        folder.console.warn(warning)
+        warn(warning)
     model = read_checkpoint(latest)
     raise_if_any(training_state_problems(model))
-    start = None if model.training is None else model.training.get("start")
-    weights = choice.weights[0] if choice.weights else None
-    if weights is not None and not (
-        _is_file_of_start(weights, start) or same_file(weights, latest)
-    ):
-        return _returned(folder, config, model, weights)
-    folder.console.say(f"continuing the session in {folder.path}")
-    return _with_description(folder, model, choice, start)
+    return model
 
 
-def _with_description(
-    folder: SessionFolder,
-    model: Checkpoint,
-    choice: ModelChoice,
-    start: Mapping[str, str] | None,
-) -> Checkpoint:
+def _start(model: Checkpoint) -> Mapping[str, str] | None:
+    """The file with which the session of ``model`` began."""
+    return None if model.training is None else model.training.get("start")
+
+
+def _with_description(model: Checkpoint, choice: ModelChoice, warn: Warn) -> Checkpoint:
     """``model`` with the segments of the model file that is named, whose network it must have."""
     file = choice.description
-    if file is None or (not file.exists() and _is_file_of_start(file, start)):
+    if file is None or (not file.exists() and _is_file_of_start(file, _start(model))):
         return model
-    description = described(file, folder.console.warn)
+    description = described(file, warn)
     is_imported = model.config.context_alignment == "deepmedic"
     applied = description.applied(model, unless=IMPORTED_SETTINGS if is_imported else frozenset())
     before, after = model.config.segment_sizes, applied.config.segment_sizes
     for use in before:
         if before[use] != after[use]:
-            folder.console.warn(
+            warn(
                 f"segments.{use} changed since the last epoch: {text(before[use])} → "
                 f"{text(after[use])}"
             )
@@ -193,13 +224,19 @@ def _is_file_of_start(path: Path, start: Mapping[str, str] | None) -> bool:
     )
 
 
-def _returned(
-    folder: SessionFolder, config: TrainConfig, latest: Checkpoint, weights: Path
-) -> Checkpoint:
-    """An older model of the session, to which it goes back; newer ones are set aside."""
+def _older_model(config: TrainConfig, latest: Checkpoint, choice: ModelChoice) -> Checkpoint | None:
+    """The older model of the session that is named; None if it goes on from its last one.
+
+    Raises:
+        DeepsegError: ``session-has-begun`` for a model of another session.
+    """
+    weights, start = next(iter(choice.weights), None), _start(latest)
+    if weights is None or _is_file_of_start(weights, start):
+        return None
+    if latest.origin.file is not None and same_file(weights, latest.origin.file):
+        return None
     model = None if looks_like_bundle(weights) else read_checkpoint(weights)
     if model is None or not _is_of_session(model, config):
-        start = None if latest.training is None else latest.training.get("start")
         began = "" if start is None else f" that began with {start['file']}"
         raise DeepsegError(
             Problem(
@@ -211,6 +248,11 @@ def _returned(
             )
         )
     raise_if_any(training_state_problems(model))
+    return model
+
+
+def _returned(folder: SessionFolder, model: Checkpoint) -> Checkpoint:
+    """An older model of the session, to which it goes back; newer ones are set aside."""
     training = dict(model.training or {})
     aside = folder.set_aside_after(training["epoch"], training.get("subepoch", 0))
     if (aside / "best.save").exists():
@@ -218,8 +260,9 @@ def _returned(
     model = replace(model, training=training)
     folder.replace_last(model.to_save())
     folder.console.warn(
-        f"going back to {weights}, {training['epoch']} epochs finished; the models and records "
-        f"after it are set aside in {aside}; the command without this file goes on from here"
+        f"going back to {model.origin}, {training['epoch']} epochs finished; the models and "
+        f"records after it are set aside in {aside}; the "
+        "command without this file goes on from here"
     )
     return model
 

@@ -260,11 +260,25 @@ def test_more_workers_than_cores_can_keep_busy_are_not_started(folders, monkeypa
     ]
 
 
-def test_workers_that_may_not_start_threads_are_done_without(folders, monkeypatch, capfd):
-    def no_threads(_parent):
-        raise RuntimeError("can't start new thread")
+def refuse(kind, text):
+    def refused(*_, **__):
+        raise kind(text)
 
-    monkeypatch.setattr("deepseg.parent_process.end_with", no_threads)
+    return refused
+
+
+LIMITS = {
+    "threads": ("threading._start_new_thread", refuse(RuntimeError, "can't start new thread")),
+    "files": ("multiprocessing.reduction.DupFd", refuse(OSError, "Too many open files")),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_workers_that_cannot_hand_batches_over_are_done_without(folders, monkeypatch, capfd, limit):
+    def only_in_the_worker(_parent):
+        monkeypatch.setattr(*LIMITS[limit])
+
+    monkeypatch.setattr("deepseg.parent_process.end_with", only_in_the_worker)
     warnings = []
     found = all_batches(
         SegmentLoader(
@@ -276,8 +290,9 @@ def test_workers_that_may_not_start_threads_are_done_without(folders, monkeypatc
         )
     )
     assert warnings == [
-        "the system lets no workers start (no threads for them): segments are cut by the session "
-        "itself, which is slower; lower workers, raise ulimit -u or -n, or make room in /dev/shm"
+        "the system lets no workers start (no threads, files or shared memory for them): segments "
+        "are cut by the session itself, which is slower; lower workers, raise ulimit -u or -n, or "
+        "make room in /dev/shm"
     ]
     assert capfd.readouterr().err == ""
     alone = SegmentLoader(SegmentDataset(folders, rules()), batch_size=4, workers=0, first=0)
