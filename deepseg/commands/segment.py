@@ -29,7 +29,11 @@ from deepseg.sessions.checked_cases import (
     checked_test_cases,
 )
 from deepseg.sessions.cohort import learnt_columns
-from deepseg.sessions.compatibility import preparation_for, testing_incompatibilities
+from deepseg.sessions.compatibility import (
+    preparation_for,
+    testing_incompatibilities,
+    untrained_problems,
+)
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.model_files import NamedFiles, named_files, session_models
 from deepseg.sessions.processes.shard import Shard
@@ -95,7 +99,7 @@ def segment(
         announce(console, f"test {config.name}", warnings, torch_device)
         log_settings(console, config)
         models = _models(named_files(model, load, config.models), console)
-        raise_if_any(testing_incompatibilities(config, models))
+        raise_if_any([*untrained_problems(models), *testing_incompatibilities(config, models)])
         predictor = _predictor(config, models, torch_device, console)
         work = CaseStages(folder, config, predictor, models)
         checked = _checked(config, models, folder, shard)

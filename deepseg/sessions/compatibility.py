@@ -127,8 +127,6 @@ def testing_incompatibilities(
     model = models[0].config
     yield from _saving_problems(config.save, model)
     for checkpoint in models:
-        if checkpoint.origin.is_new and checkpoint.is_random:
-            yield _no_weights(checkpoint)
         yield from tile_problems(config.tile_size, checkpoint.config)
         yield from overlap_problems(config.inference, checkpoint.config, str(checkpoint.origin))
         yield from tiling_problems(config.inference, checkpoint.config, str(checkpoint.origin))
@@ -163,17 +161,19 @@ def testing_incompatibilities(
         )
 
 
-def _no_weights(model: Checkpoint) -> Problem:
-    """The problem that a test names a model file only, of which a random network would be made."""
-    file = str(model.origin.file)
-    return Problem(
-        code="model-untrained",
-        got="a model file without weights, which makes a random network",
-        expected="weights that have learnt",
-        fix="give the .save of a training session, or its weights with -load; to see what a random "
-        f"network does, build it first: -newModel {file} -out RANDOM.save",
-        where=file,
-    )
+def untrained_problems(models: Sequence[Checkpoint]) -> Iterator[Problem]:
+    """Model files without weights, of which a test would make random networks."""
+    for model in models:
+        if model.origin.is_new and model.is_random:
+            file = str(model.origin.file)
+            yield Problem(
+                code="model-untrained",
+                got="a model file without weights, which makes a random network",
+                expected="weights that have learnt",
+                fix="give the .save of a training session, or its weights with -load; to see what "
+                f"a random network does, build it first: -newModel {file} -out RANDOM.save",
+                where=file,
+            )
 
 
 def preparation_for(config: TestConfig, model: Checkpoint) -> Preparation:

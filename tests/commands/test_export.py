@@ -263,7 +263,7 @@ def test_what_a_model_does_not_know_is_told(command, place, save):
     assert command("-newModel", "model.yaml", "-out", "new").returncode == 0
     result = command("-export", "new.save", "onnx")
     assert result.warnings == [
-        "WARNING new.save: its weights are random: the model has learnt nothing"
+        "WARNING new.save: these weights are random, nothing has been learnt"
     ]
     result = command("-export", save(preparation=None), "safetensors")
     assert result.warnings == ["WARNING M.save: the model does not say how its cases were prepared"]
@@ -409,6 +409,6 @@ def test_a_network_for_use_is_no_older_model(command, refused, place, save):
     assert command("-export", save(), "onnx").returncode == 0
     assert refused("-newModel", "same.yaml", "-pretrained", "M.onnx", "-out", "N") == [
         "[export-not-trainable] M.onnx: got a network that was exported to be run, without "
-        "-trainable: weights are folded together, and their names are lost; expected one with weights of its own for every layer; fix: export it "
-        "again with -trainable, or use its .save"
+        "-trainable: weights are folded together, and their names are lost; expected one with "
+        "weights of its own for every layer; fix: export it again with -trainable, or use its .save"
     ]

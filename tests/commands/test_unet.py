@@ -121,3 +121,11 @@ def test_a_segment_of_another_size_names_the_next(unet, command):
     (line,) = command("-newModel", "model.yaml").errors
     assert "[segment-size] model.yaml: got segments.train of 18 x 16 x 16 voxels;" in line
     assert "which the network of unet1 computes; fix: take 20 x 16 x 16" in line
+
+
+def test_a_u_net_that_was_exported_to_be_run_is_no_older_model(unet, command, refused):
+    assert command("-newModel", "model.yaml", "-out", "U.save").returncode == 0
+    assert command("-export", "U.save", "onnx", "-out", "run/U").returncode == 0
+    fill = ("-newModel", "model.yaml", "-out", "N.save", "-layers", "all", "-pretrained")
+    (line,) = refused(*fill, "run/U.onnx")
+    assert line.startswith("[export-not-trainable] run/U.onnx: got a network that was exported to ")

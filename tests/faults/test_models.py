@@ -1,13 +1,11 @@
 """Models that have learnt nothing, or belong to another session: never applied without a word."""
 
-import pytest
-
 from deepseg.model.checkpoint import read_checkpoint
 
 
-@pytest.mark.parametrize("option", ["-test", "-check"])
-def test_a_model_file_without_weights_is_refused_for_a_test(refused, option):
-    assert refused(option, "test.yaml", "-model", "model.yaml", session="results") == [
+def test_a_model_file_without_weights_is_refused_for_a_test(refused, command):
+    assert command("-check", "test.yaml", "-model", "model.yaml").stderr == ""
+    assert refused("-test", "test.yaml", "-model", "model.yaml", session="results") == [
         "[model-untrained] model.yaml: got a model file without weights, which makes a random "
         "network; expected weights that have learnt; fix: give the .save of a training session, "
         "or its weights with -load; to see what a random network does, build it first: -newModel "
