@@ -167,7 +167,8 @@ def test_a_begun_session_does_not_take_another_model(refused, place, trained_her
         assert refused(option, "train.yaml", "-model", "B.save", session="training") == [
             "[session-has-begun] train.yaml: got B.save for a session that began with "
             f"HERE/model.yaml and has HERE/{MODELS}/last.save; expected no other model than its "
-            "own; fix: leave it out to go on; or give the session another name to start from that model"
+            "own; fix: leave it out to go on; or give the session another name to start from that "
+            "model"
         ]
         (line,) = refused(option, "train.yaml", "-model", "wide.yaml", session="training")
         assert line.startswith("[network-differs] wide.yaml: got a model file with normal.2.")
