@@ -50,11 +50,18 @@ def place_in_repository(page: str) -> str:
     return page if page.startswith(("examples/", "benchmarks/")) else f"documentation/{page}"
 
 
+def title(page: str, root: Path = ROOT) -> str:
+    """The heading of a page, by its place on the site; the place itself if it has none."""
+    file = root / place_in_repository(page)
+    lines = file.read_text("utf-8").splitlines() if file.suffix == ".md" else []
+    return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), page)
+
+
 def for_site(markdown: str, page: str, sources: Iterable[str]) -> str:
     """Text of a page with links as the site needs them.
 
     Args:
-        markdown: Text as it stands in the repository.
+        markdown: Text as it stands in the repository, where the text of a link may be a file.
         page: Its place on the site, such as ``data.md``.
         sources: All places on the site. A link to any other file becomes plain text.
     """
@@ -68,6 +75,7 @@ def for_site(markdown: str, page: str, sources: Iterable[str]) -> str:
         place = place if place in known else f"{place}/README.md"
         if place not in known:
             return text
+        text = title(place) if text.endswith(".md") else text
         return f"{picture}[{text}]({relpath(place, dirname(page) or '.')}{anchor})"
 
     return LINK.sub(link, FENCE.sub(r"```\1", markdown))

@@ -305,5 +305,10 @@ def test_a_link_to_what_the_site_does_not_show_is_text():
     assert site_pages()["for_site"]("See [a](../setup.cfg).", "data.md", ["data.md"]) == "See a."
 
 
+def test_a_link_called_like_its_file_is_called_like_its_page_on_the_site():
+    link = site_pages()["for_site"]("[data.md](data.md#scores)", "plan.md", ["data.md"])
+    assert link == "[Data](data.md#scores)"
+
+
 def test_a_fence_on_the_site_has_its_language_only():
     assert site_pages()["for_site"]("```yaml part\nx: 1\n```", "a.md", []) == "```yaml\nx: 1\n```"

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 import deepseg
+from deepseg.config.load import load
+from deepseg.config.testing import TestConfig
+from deepseg.config.training import TrainConfig
 from tests.commands.conftest import CHECKOUT, MODEL, TRAIN
-from tests.sessions.planning.studies import STUDIES
+from tests.sessions.planning.studies import STUDIES, machine
 
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "documentation").glob("*.md"))]
 ELSEWHERE = {
@@ -75,3 +78,17 @@ def test_python_on_a_page_runs(program, files, tmp_path, monkeypatch):
         (place / "B.save").unlink()
     with torch.random.fork_rng():  # a user's program may draw from torch's generator
         exec(compile(program, "page", "exec"), given)
+
+
+@pytest.mark.parametrize("page", ["README.md", "documentation/getting_started.md"])
+def test_results_of_a_planned_study_lie_where_the_page_says(page, tmp_path):
+    scans = STUDIES["folders"](tmp_path / "scans")
+    study = deepseg.plan(
+        scans, minutes=15, speed=machine(tmp_path), out=tmp_path / "study", quiet=True
+    )
+    train, test = load(TrainConfig, study / "train.yaml"), load(TestConfig, study / "test.yaml")
+    sessions = {train.config.name, test.config.name}
+    text = (CHECKOUT / page).read_text("utf-8")
+    named = set(re.findall(r"study/(\w+)/(?:report.html|predictions)|study/(\w+) T1=", text))
+    assert {name for pair in named for name in pair if name} <= sessions
+    assert named
