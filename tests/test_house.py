@@ -40,6 +40,8 @@ OPTIONAL = {
     "onnxruntime",
     "onnxscript",
     "h5py",
+    "highdicom",
+    "pydicom",
 }
 LAZY = {("deepseg/cli/main.py", "deepseg.cli")}
 

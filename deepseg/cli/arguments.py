@@ -58,6 +58,7 @@ OPTIONS: dict[str, tuple[Command, ...]] = {
     "precision": ("train", "test", "segment"),
     "keepGoing": ("test",),
     "part": ("test",),
+    "dicomSeg": ("segment",),
     "devices": ("train", "test"),
     "json": ("check", "show"),
     "trainable": ("export",),
@@ -125,6 +126,7 @@ class Arguments:
         reach: ``-reach``.
         precision: ``-precision``, or None.
         keep_going: ``-keepGoing``.
+        dicom_seg: ``-dicomSeg``.
         shard: ``-part``, or None.
         devices: ``-devices``, 1 where it is not given.
     """
@@ -155,6 +157,7 @@ class Arguments:
     reach: float | None
     precision: Precision | None
     keep_going: bool
+    dicom_seg: bool
     shard: Shard | None
     devices: int
 
@@ -306,6 +309,12 @@ def _add_options(parser: _Parser) -> None:
         const=True,
         help="-test: a case that fails does not stop the others",
     )
+    options.add_argument(
+        "-dicomSeg",
+        action="store_const",
+        const=True,
+        help="-segment: also write a DICOM-SEG of images that are DICOM series",
+    )
     options.add_argument("-part", metavar="I/N", help="-test: every N-th case, beginning with I")
     options.add_argument(
         "-trainable",
@@ -392,6 +401,7 @@ def parsed(words: Sequence[str], *, program: str = "deepseg") -> Arguments:
         reach=options.reach,
         precision=options.precision,
         keep_going=options.keepGoing is not None,
+        dicom_seg=options.dicomSeg is not None,
         shard=None if options.part is None else shard(options.part),
         devices=1 if options.devices is None else options.devices,
     )

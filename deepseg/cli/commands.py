@@ -21,6 +21,7 @@ from deepseg.commands.new_model import new_model as build_model
 from deepseg.commands.new_model import plan_transfer
 from deepseg.commands.plan import plan as plan_study
 from deepseg.commands.segment import segment as segment_cases
+from deepseg.commands.segment_bids import segment_bids
 from deepseg.commands.segment_images import segment_images
 from deepseg.commands.show import show_contents
 from deepseg.commands.train import train as train_model
@@ -35,6 +36,21 @@ from deepseg.sessions.processes.case_workers import share_cases
 from deepseg.sessions.processes.launched import refuse_tasks_without_ranks, shard_of_rank
 from deepseg.sessions.processes.launcher import launch
 from deepseg.sessions.training.starting_point import varied
+
+__all__ = [
+    "check",
+    "compare",
+    "convert",
+    "demo",
+    "export",
+    "new_model",
+    "plan",
+    "segment",
+    "segment_bids",
+    "show",
+    "test",
+    "train",
+]
 
 
 def new_model(arguments: Arguments) -> None:
@@ -160,6 +176,7 @@ def segment(arguments: Arguments) -> None:
         _file(arguments),
         _images(arguments.images),
         out=arguments.out,
+        dicom_seg=arguments.dicom_seg,
         precision=arguments.precision or "float32",
         device=arguments.device,
         quiet=arguments.quiet,

@@ -11,6 +11,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from rich.text import Text
 
@@ -46,26 +47,36 @@ def main(arguments: Sequence[str] | None = None, *, program: str = "deepseg") ->
         program: The name by which its user calls it.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if not words:
+        _say(short_help(program))
+        return 2
+    return supervised(lambda: _run(parsed(words, program=program)), way_on=_way_on(words))
+
+
+def supervised(action: Callable[[], None], *, way_on: str) -> int:
+    """Do the work of this process; show what stops it, and return the exit code.
+
+    Args:
+        action: Parses the command line and does what it asks for.
+        way_on: What to do after an interruption, as the end of a sentence.
+    """
     end_in_order_on_signals()
     open_many_files()
     end_with_starter()
     _leave_removed_folder()
     try:
-        if not words:
-            _say(short_help(program))
-            return 2
-        _run(parsed(words, program=program))
+        action()
     except ReportedByPeer as error:
         return error.exit_code
     except DeepsegError as error:
         _show(error)
         return error.exit_code
     except KeyboardInterrupt:
-        _say(f"ERROR [interrupted] stopped by Ctrl-C; {_way_on(words)}")
+        _say(f"ERROR [interrupted] stopped by Ctrl-C; {way_on}")
         return 130
     except SystemExit as stop:
         if stop.code == TERMINATED:
-            _say(f"ERROR [terminated] stopped by {terminating_signal()}; {_way_on(words)}")
+            _say(f"ERROR [terminated] stopped by {terminating_signal()}; {way_on}")
         return exit_code(stop)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -104,14 +115,7 @@ def _run(arguments: Arguments) -> None:
 
 def _call(arguments: Arguments) -> None:
     """Call one command; what it needs is imported only for it."""
-    raise_if_any(old_dependencies())
-    try:
-        from deepseg.cli import commands
-    except ImportError as error:
-        if (error.name or "").startswith("deepseg"):
-            raise
-        raise broken_dependency(error) from error
-
+    commands = command_module()
     functions: dict[Command, Callable[[Arguments], None]] = {
         "plan": commands.plan,
         "newModel": commands.new_model,
@@ -126,6 +130,22 @@ def _call(arguments: Arguments) -> None:
         "demo": commands.demo,
     }
     functions[arguments.command](arguments)
+
+
+def command_module() -> ModuleType:
+    """The module `deepseg.cli.commands`, which is imported once the arguments are understood.
+
+    Raises:
+        DeepsegError: ``dependency-too-old`` or ``dependency-broken``.
+    """
+    raise_if_any(old_dependencies())
+    try:
+        from deepseg.cli import commands
+    except ImportError as error:
+        if (error.name or "").startswith("deepseg"):
+            raise
+        raise broken_dependency(error) from error
+    return commands
 
 
 def _show(error: DeepsegError) -> None:

@@ -41,6 +41,7 @@ from deepseg.sessions.reports.testing_page import write_testing_page
 from deepseg.sessions.result_names import result_endings
 from deepseg.sessions.segmentation.case_stages import CaseStages
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
+from deepseg.sessions.segmentation.label_names import write_label_files
 from deepseg.sessions.segmentation.pipeline import in_stages
 from deepseg.sessions.segmentation.score_table import ScoreTable
 from deepseg.sessions.set_aside import warn_of_set_aside
@@ -109,11 +110,12 @@ def segment(
         columns = learnt_columns([model.cohort for model in models])
         cases = list_cases(config.cases, predictor.config.channels, columns=columns)
         report = partial(write_testing_page, folder.path, config, models) if config.report else None
+        labels = partial(write_label_files, folder.path, config.save, predictor.config.classes)
         if fault is not None:
             with suppress(DeepsegError):  # the first fault is the one to report
-                _gather(cases, work, results, folder, report)
+                _gather(cases, work, results, folder, report, labels)
             raise fault
-        _gather(cases, work, results, folder, report)
+        _gather(cases, work, results, folder, report, labels)
         _say_memory(config, console)
         console.say(f"results in {folder.path}")
         if results.failures:
@@ -227,6 +229,7 @@ def _gather(
     results: ScoreTable,
     folder: SessionFolder,
     report: Callable[[Mapping[str, Mapping[str, Any]]], tuple[Path, ...]] | None,
+    labels: Callable[[], tuple[Path, ...]],
 ) -> None:
     """Write the results of all cases that are done, by this process or by others."""
     with CompletedCases(folder.path).alone():
@@ -235,6 +238,7 @@ def _gather(
         for name, record in records.items():
             results.add(name, record)
         warn_of_set_aside(results.write(folder.path), folder.console)
+        warn_of_set_aside(labels(), folder.console)
         if report is not None:
             warn_of_set_aside(report(records), folder.console)
     results.show(folder.console)

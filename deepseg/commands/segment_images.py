@@ -6,13 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.settings import Precision
 from deepseg.data.cases.case_names import without_ending
+from deepseg.data.images.dicom.segmentation_object import missing_extra
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.inference.predictor import Listener, Predictor
+from deepseg.inference.segmentation import Segmentation
 from deepseg.model.checkpoint import Checkpoint, read_checkpoint
 from deepseg.report.console import Console
-from deepseg.storage.atomic import writable
+from deepseg.report.label_files import label_files
+from deepseg.sessions.segmentation.dicom_result import (
+    NOT_FROM_DICOM,
+    dicom_series,
+    write_dicom_result,
+)
+from deepseg.sessions.segmentation.label_names import changed_files
+from deepseg.storage.atomic import writable, write_text
 from deepseg.storage.free_name import raise_if_taken
 from deepseg.transfer.new_parts import untrained_words
 
@@ -35,6 +45,11 @@ class _Patient:
     target: Path
 
     @property
+    def dicom_target(self) -> Path:
+        """File of the DICOM-SEG."""
+        return self.target.with_name(self.target.name.removesuffix(".nii.gz") + ".dcm")
+
+    @property
     def takes_nonzero(self) -> bool:
         """The region of interest is where the images are not 0."""
         return self.roi == Path(NONZERO) and not self.roi.exists()
@@ -45,6 +60,7 @@ def segment_images(
     images: Sequence[Path | str] | Mapping[str, Path | str | None],
     *,
     out: Path | str | None = None,
+    dicom_seg: bool = False,
     precision: Precision = "float32",
     device: str = "auto",
     quiet: bool = False,
@@ -58,12 +74,14 @@ def segment_images(
             image per channel in the model's order; or, for a model with one channel, images of
             several patients. Each is a file or a folder with a DICOM series.
         out: Folder of the segmentations. Default: ``segmentations`` in the current folder.
+        dicom_seg: Also write a DICOM-SEG of images that are DICOM series.
         precision: Of the arithmetic.
         device: ``cpu``, ``cuda``, ``cudaN`` or ``auto``.
         quiet: Print warnings and errors only.
 
     Returns:
-        The files written, named after the first image of each patient.
+        The segmentations, named after the first image of each patient. Beside them are files
+        with the names and colours of their labels.
 
     Raises:
         DeepsegError: Anything that is wrong with the model or the images; ``file-exists``, before
@@ -72,7 +90,13 @@ def segment_images(
     console, checkpoint = Console(quiet=quiet), read_checkpoint(Path(model))
     patients = _patients(images, checkpoint.config.channels, FOLDER if out is None else Path(out))
     raise_if_any(_results_of_two(patients))
+    if dicom_seg:
+        raise_if_any(missing_extra("-dicomSeg"))
     raise_if_taken(patient.target for patient in patients)
+    if dicom_seg:
+        raise_if_taken(patient.dicom_target for patient in patients)
+    names = _label_texts(patients, checkpoint.config.classes)
+    raise_if_any(_other_labels(names))
     console.say(f"weights: {checkpoint.origin}")
     untrained = untrained_words(checkpoint)
     if untrained is not None:
@@ -84,12 +108,52 @@ def segment_images(
         preparation={"roi": NONZERO} if any(p.takes_nonzero for p in patients) else None,
         listener=Listener(console.warn, console.progress),
     )
-    return [_segmented(patient, predictor, checkpoint, console) for patient in patients]
+    files = []
+    for patient in patients:
+        segmentation = _segmented(patient, predictor, checkpoint, console)
+        for file in changed_files(names):
+            write_text(file, names[file])
+        if dicom_seg:
+            _write_dicom(patient, segmentation, checkpoint.config.classes, console)
+        files.append(patient.target)
+    return files
+
+
+def _write_dicom(
+    patient: _Patient, segmentation: Segmentation, classes: Sequence[str], console: Console
+) -> None:
+    series = dicom_series(patient.images.values())
+    if series is None:
+        console.warn(f"-dicomSeg: {NOT_FROM_DICOM}")
+    else:
+        write_dicom_result(patient.dicom_target, segmentation, series, classes)
+
+
+def _label_texts(patients: Sequence[_Patient], classes: Sequence[str]) -> dict[Path, str]:
+    """Names and colours of the labels, as files beside the segmentations."""
+    folders = dict.fromkeys(patient.target.parent for patient in patients)
+    texts = label_files(classes, SavedResults().label_names)
+    return {folder / name: text for folder in folders for name, text in texts.items()}
+
+
+def _other_labels(texts: Mapping[Path, str]) -> list[Problem]:
+    """The problem of a folder with segmentations whose labels are called otherwise."""
+    return [
+        Problem(
+            "file-exists",
+            got="names of other labels, beside segmentations by another model",
+            expected="one model for a folder",
+            fix="choose another -out",
+            where=str(file),
+        )
+        for file in changed_files(texts)[:1]
+        if file.exists()
+    ]
 
 
 def _segmented(
     patient: _Patient, predictor: Predictor, model: Checkpoint, console: Console
-) -> Path:
+) -> Segmentation:
     """Segment the images of a patient, write the file and print the volumes."""
     roi = None if patient.takes_nonzero else patient.roi
     segmentation = predictor.segment(dict(patient.images), roi=roi)
@@ -99,7 +163,7 @@ def _segmented(
     volumes = segmentation.volumes_ml(model.config.classes)
     rows = [[name, f"{volume:.3f}"] for name, volume in volumes.items()]
     console.table(str(patient.target), ["class", "ml"], rows)
-    return patient.target
+    return segmentation
 
 
 def _patients(

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     model_serializer,
     model_validator,
 )
 
 from deepseg.config.blocks.nnunet_preparation import NnunetPreparation
-from deepseg.config.settings import ConfigPath, Name, Settings
+from deepseg.config.settings import ConfigPath, Name, Settings, absolute_path
 from deepseg.config.validation.validator_error import invalid
 
 AcceptedDifference: TypeAlias = Literal["roi", "channels", "preparation"]
 """Between cases and those that a model has learnt from."""
 
 
+def _list_file(value: object, info: ValidationInfo) -> object:
+    """An absolute path; beside ``bids``, the pattern of a file name as it is."""
+    return value if info.data.get("bids") is not None else absolute_path(value, info)
+
+
+ListFile: TypeAlias = Annotated[Path, BeforeValidator(_list_file)]
+
+
 class CasesConfig(Settings):
-    """Where the cases are: a table, a dataset folder, or one list file per channel."""
+    """Where the cases are: a table, a dataset folder, a BIDS tree, or one list file per channel."""
 
     table: ConfigPath | None = Field(
         None,
@@ -36,15 +47,26 @@ class CasesConfig(Settings):
     )
     part: Literal["training", "validation", "test"] = Field(
         "training",
-        description="Which part of the dataset folder, or of a table with a column `split`.",
+        description="Part of the dataset folder, or of a table with a column `split`, such as "
+        "`participants.tsv` of a BIDS tree.",
     )
-    channels: dict[Name, ConfigPath] | tuple[ConfigPath, ...] | None = Field(
+    bids: ConfigPath | None = Field(
+        None,
+        description="BIDS tree. `channels`, `labels` and `roi` are then what files are called, "
+        "their suffix with entities where these decide: "
+        "`{bids: DIR, channels: {T1: T1w, T1c: ce-gd_T1w}, labels: label-lesion_mask}`. Default: "
+        "the names of the model's channels.",
+    )
+    participants: tuple[Name, ...] = Field(
+        (), description="Participants of the BIDS tree, such as `[sub-01, sub-02]`. Default: all."
+    )
+    channels: dict[Name, ListFile] | tuple[ListFile, ...] | None = Field(
         None,
         description="One list file per channel, by channel name (or in the model's order): a path "
         "per line, `-` where a case lacks the channel.",
     )
-    labels: ConfigPath | None = Field(None, description="List file of the label volumes.")
-    roi: ConfigPath | None = Field(
+    labels: ListFile | None = Field(None, description="List file of the label volumes.")
+    roi: ListFile | None = Field(
         None, description="List file of the masks of the region of interest."
     )
     weight_maps: tuple[ConfigPath, ...] | None = Field(
@@ -75,14 +97,16 @@ class CasesConfig(Settings):
     @model_validator(mode="after")
     def _has_a_single_origin(self) -> CasesConfig:
         present = [
-            key for key in ("table", "dataset", "channels") if getattr(self, key) is not None
+            key
+            for key in ("table", "dataset", "bids", "channels")
+            if getattr(self, key) is not None and not (key == "channels" and self.bids is not None)
         ]
         if len(present) != 1:
             raise invalid(
                 "cases-source",
                 got=" and ".join(present) if present else "no source of cases",
-                expected="exactly one of table, dataset, channels",
-                fix="keep one of the three",
+                expected="exactly one of table, dataset, bids, channels",
+                fix="keep one of the four",
             )
         if self.dataset is not None and self.part == "validation":
             raise invalid(
@@ -92,7 +116,23 @@ class CasesConfig(Settings):
                 fix="list the cases to validate on in a table",
             )
         lists = [k for k in ("labels", "roi", "weight_maps", "names") if getattr(self, k)]
-        if self.channels is None and lists:
+        if self.bids is not None:
+            lists = [key for key in lists if key in ("weight_maps", "names")]
+            if isinstance(self.channels, tuple):
+                raise invalid(
+                    "cases-source",
+                    got="channels without names beside bids",
+                    expected="what the file of each channel is called, such as {T1: T1w}",
+                    fix="name the channels",
+                )
+        if self.participants and self.bids is None:
+            raise invalid(
+                "cases-source",
+                got=f"participants beside {present[0]}",
+                expected="participants only beside bids",
+                fix="remove participants",
+            )
+        if (self.channels is None or self.bids is not None) and lists:
             raise invalid(
                 "cases-source",
                 got=f"{', '.join(lists)} beside {present[0]}",

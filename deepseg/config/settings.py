@@ -40,7 +40,7 @@ Name: TypeAlias = Annotated[
 ]
 
 
-def _absolute_path(value: object, info: ValidationInfo) -> object:
+def absolute_path(value: object, info: ValidationInfo) -> object:
     """``value`` as an absolute path, if it is one at all."""
     if not isinstance(value, str | Path):
         return value
@@ -56,7 +56,7 @@ def _absolute_path(value: object, info: ValidationInfo) -> object:
     return Path(os.path.normpath((folder / written).absolute()))
 
 
-ConfigPath: TypeAlias = Annotated[Path, BeforeValidator(_absolute_path)]
+ConfigPath: TypeAlias = Annotated[Path, BeforeValidator(absolute_path)]
 """A path in a config file: relative to its folder, absolute, or with ``~`` or variables."""
 
 

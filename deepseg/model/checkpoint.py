@@ -6,6 +6,7 @@ what they were like, where its weights come from, and the state from which train
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -180,6 +181,14 @@ class Checkpoint:
             key: value for key, value in vars(save).items() if key not in ("weights", "training")
         }
         return json.dumps(parts, allow_nan=False)
+
+    def digest(self) -> str:
+        """SHA-256 of settings and weights, in hexadecimal digits."""
+        digest = hashlib.sha256(self.config.model_dump_json().encode())
+        for name, tensor in self.weights.items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def write(self, path: Path) -> Path:
         """Write it; ``path`` holds the old file or the new one, never half of one.

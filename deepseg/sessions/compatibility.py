@@ -11,6 +11,7 @@ from deepseg.config.cases import Preparation, ZScore
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
+from deepseg.data.images.dicom.segmentation_object import missing_extra
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 from deepseg.inference.cohort_differences import (
     Comparison,
@@ -82,6 +83,13 @@ def training_incompatibilities(config: TrainConfig, checkpoint: Checkpoint) -> I
         yield from unregistered_metrics(metrics, key="validation.volumes.metrics")
         save, key = config.validation.volumes.save, "validation.volumes.save"
         yield from _saving_problems(save, model)
+        if save.dicom_seg:
+            yield Problem(
+                code="config-value",
+                got=f"{key}.dicom_seg in a train file",
+                expected="DICOM-SEG of tests only",
+                fix="remove it, and write it in a test file",
+            )
         yield from variance_problems(
             save.uncertainty, key=f"{key}.uncertainty", fix="ask for entropy only"
         )
@@ -142,6 +150,8 @@ def testing_incompatibilities(
         fix = "give several models or inference.mirror, or ask for entropy only"
         yield from variance_problems(config.save.uncertainty, key="save.uncertainty", fix=fix)
     yield from unregistered_metrics(config.metrics, key="metrics")
+    if config.save.dicom_seg:
+        yield from missing_extra("save.dicom_seg")
     yield from component_problems(config.postprocess, model.classes)
     last = len(model.classes) - 1
     for name, labels in config.groups.items():

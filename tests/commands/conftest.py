@@ -74,6 +74,7 @@ cases:
   table: data/test.csv
 save:
   pictures: false
+  label_names: []
 """
 
 

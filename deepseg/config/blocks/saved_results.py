@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from deepseg.config.settings import Name, Settings
 from deepseg.config.validation.validator_error import invalid
+
+LabelFormat: TypeAlias = Literal["itksnap", "slicer", "bids"]
 
 
 class SavedResults(Settings):
@@ -34,6 +36,16 @@ class SavedResults(Settings):
         "between the predictions of several models and mirror images.",
     )
     pictures: bool = Field(True, description="A picture of three slices of the result.")
+    label_names: tuple[LabelFormat, ...] = Field(
+        ("itksnap", "slicer", "bids"),
+        description="Names and colours of the labels beside the segmentations, for other programs: "
+        "`itksnap_labels.txt`, `slicer_labels.ctbl`, `dseg.tsv` with `dseg.json`.",
+    )
+    dicom_seg: bool = Field(
+        False,
+        description="Also a DICOM-SEG of every case whose images are DICOM series, named as the "
+        "segmentation, with `.dcm`; needs the extra `dicom`.",
+    )
     segmentation_suffix: Name = Field("Segm", description="Ends the name of a segmentation file.")
     probability_suffix: Name = Field(
         "ProbMapClass", description="Ends the name of a probability map, before its class number."

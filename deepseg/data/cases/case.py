@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from deepseg.config.cases import CasesConfig
+from deepseg.data.cases.bids import bids_cases
 from deepseg.data.cases.case_names import (
     LONGEST,
     byte_count,
@@ -179,6 +180,8 @@ def _listing(
         split: DatasetSplit = "test" if config.part == "test" else "training"
         use = DatasetUse(split, channels, classes, config.label_map)
         return dataset_cases(config.dataset, use)
+    if config.bids is not None:
+        return bids_cases(config, channels)
     return list_file_cases(config, channels)
 
 
@@ -192,7 +195,7 @@ def _label_map(config: CasesConfig, listing: Listing) -> tuple[tuple[int, int], 
 def _no_cases(config: CasesConfig, listed: Sequence[ListedCase]) -> list[Problem]:
     if listed:
         return []
-    files = config.table, config.dataset, *channel_files(config)
+    files = config.table, config.dataset, config.bids, *channel_files(config)
     place = f" in the part {config.part!r}" if config.dataset is not None else ""
     return [
         Problem(

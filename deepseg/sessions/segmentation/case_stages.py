@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from deepseg.config.testing import TestConfig
@@ -22,8 +22,15 @@ from deepseg.sessions.segmentation.completed_cases import (
     ModelFingerprint,
     case_key,
 )
+from deepseg.sessions.segmentation.dicom_result import (
+    NOT_FROM_DICOM,
+    dicom_series,
+    write_dicom_result,
+)
 from deepseg.sessions.segmentation.result_files import case_scores, write_results
 from deepseg.sessions.segmentation.stored_views import StoredViews, volumes_to_view
+from deepseg.sessions.set_aside import warn_of_set_aside
+from deepseg.storage.atomic import writable
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class _CaseInWork:
     """A case on its way through the stages, with its key and the time when that began."""
 
     loaded: LoadedCase
+    images: tuple[Path | None, ...]
     key: str
     began: float
     segmentation: Segmentation | None = None
@@ -58,7 +66,7 @@ class CaseStages:
         self._predictor = predictor
         self._models = [
             ModelFingerprint(
-                sha256=_sha256(model),
+                sha256=model.digest(),
                 preparation=member.preparation,
                 tile=member.tile,
                 feature_tile=member.feature_map_tile if config.save.feature_maps else None,
@@ -82,7 +90,7 @@ class CaseStages:
         """Read and prepare a case: the first stage."""
         began, key = time.monotonic(), self._key(case)  # files may change from here on
         loaded = self._predictor.load(case, scratch=self._folder.path / "cache")
-        return _CaseInWork(loaded, key, began)
+        return _CaseInWork(loaded, case.channels, key, began)
 
     def fits_beside(self, case: Case) -> bool:
         """Memory allows to read this case while the one before it is segmented."""
@@ -121,6 +129,8 @@ class CaseStages:
             self._folder.console,
             scores,
         )
+        if self._config.save.dicom_seg:
+            files += self._dicom_files(case, files)
         if self._config.report:
             StoredViews(self._folder.path).keep(
                 volumes_to_view(loaded, segmentation, model.channels),
@@ -144,14 +154,20 @@ class CaseStages:
         )
         return record
 
+    def _dicom_files(self, case: _CaseInWork, files: Sequence[Path]) -> list[Path]:
+        """Write the DICOM-SEG of a case that comes from DICOM; ``files`` are its other results."""
+        series, model = dicom_series(case.images), self._predictor.config
+        if series is None or case.segmentation is None:
+            self._folder.console.warn(f"save.dicom_seg: {NOT_FROM_DICOM}")
+            return []
+        name = f"{case.loaded.name}_{self._config.save.segmentation_suffix}.dcm"
+        file = self._folder.path / "predictions" / name
+        with writable(file.parent):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        warn_of_set_aside(
+            self._completed.begin(case.loaded.name, [*files, file]), self._folder.console
+        )
+        return [write_dicom_result(file, case.segmentation, series, model.classes)]
+
     def _key(self, case: Case) -> str:
         return case_key(case, self._config, self._models, self._predictor.config.channels)
-
-
-def _sha256(model: Checkpoint) -> str:
-    """Hash of settings and weights."""
-    digest = hashlib.sha256(model.config.model_dump_json().encode())
-    for name, tensor in model.weights.items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -66,8 +66,12 @@ def case_key(
         models: Those that predict.
         channels: Of the models.
     """
+    settings = config.model_dump(mode="json", include=RESULT_SETTINGS)
+    del settings["save"]["label_names"]  # files of the session, not of a case
+    if not config.save.dicom_seg:
+        del settings["save"]["dicom_seg"]  # as in the records of older versions
     made_from: dict[str, Any] = {
-        "settings": config.model_dump(mode="json", include=RESULT_SETTINGS),
+        "settings": settings,
         "inference": config.inference.model_dump(mode="json", include=RESULT_INFERENCE),
         "models": [[model.sha256, model.tile, model.feature_tile] for model in models],
         "cases": [fingerprint(case, model.preparation, channels) for model in models],

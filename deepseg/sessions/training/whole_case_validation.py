@@ -13,8 +13,10 @@ from deepseg.sessions.checked_cases import CheckedCases
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.segmentation.case_result import CaseResult
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
+from deepseg.sessions.segmentation.label_names import write_label_files
 from deepseg.sessions.segmentation.result_files import case_scores, write_results
 from deepseg.sessions.segmentation.stored_views import StoredViews, volumes_to_view
+from deepseg.sessions.set_aside import warn_of_set_aside
 from deepseg.sessions.training.epoch_log import case_text
 from deepseg.training.distributed import SINGLE_RANK, Ranks
 from deepseg.training.model_selection import OF_VOLUMES
@@ -71,6 +73,10 @@ def validate_on_volumes(
                 CaseResult(case.name, segmentation.volumes_ml(network.config.classes), scores),
             )
         per_case[case.name] = scores
+    if ranks.is_main:
+        warn_of_set_aside(
+            write_label_files(folder.path, save, network.config.classes), folder.console
+        )
     all_cases = dict(sorted(ranks.all_gather(list(per_case.items()))))
     means = summary(all_cases)
     dice = {

@@ -25,7 +25,7 @@ def dicom_grid(folder: Path, index: int | None) -> Grid:
         DeepsegError: ``dicom-series``, if there is no series, or several, or one that is no stack
             of slices; ``image-damaged``, if slices are missing or damaged.
     """
-    return _grid(folder, _stack(folder), index)
+    return _grid(folder, dicom_stack(folder), index)
 
 
 def dicom_voxels(folder: Path, index: int | None) -> RawVoxels:
@@ -34,7 +34,7 @@ def dicom_voxels(folder: Path, index: int | None) -> RawVoxels:
     Raises:
         DeepsegError: As `dicom_grid`, and ``image-dtype`` for colours.
     """
-    stack = _stack(folder)
+    stack = dicom_stack(folder)
     grid = _grid(folder, stack, index)
     array = np.stack([item.voxels() for item in stack.slices], axis=2)
     return RawVoxels(array, 1.0, 0.0, grid)
@@ -45,7 +45,12 @@ def _grid(folder: Path, stack: Stack, index: int | None) -> Grid:
     return Grid(geometry, header_from_affine(geometry.affine), stack.warnings)
 
 
-def _stack(folder: Path) -> Stack:
+def dicom_stack(folder: Path) -> Stack:
+    """The slices of the one series in ``folder``, or in an enhanced file, in their order.
+
+    Raises:
+        DeepsegError: As `dicom_grid`.
+    """
     if folder.is_file():
         return _stack_in_file(folder)
     with damage_named(folder):
