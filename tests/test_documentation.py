@@ -21,6 +21,7 @@ from pydantic import create_model
 
 import deepseg
 from deepseg.cli.arguments import parsed
+from deepseg.cli.bids import argument_parser
 from deepseg.config.blocks.augmentation import Augmentation
 from deepseg.config.blocks.checkpoints import Checkpoints, EarlyStopping, StopAt
 from deepseg.config.blocks.freezing import FreezeBlocks
@@ -182,8 +183,8 @@ def check_command(words: list[str]) -> None:
             parsed(words[words.index("run.py") + 1 :])
         case ["sbatch", *_, "--wrap", line]:
             check_command(shlex.split(line.replace("$SLURM_ARRAY_TASK_ID", "1")))
-        case ["deepseg", *options] | ["python", "-m", "deepseg", *options]:
-            parsed(options)
+        case ["python", "-m", program, *options] | [program, *options] if program in PROGRAMS:
+            PROGRAMS[program](options)
         case ["python", "device_train.py", *options]:
             parser(Path()).parse_args(options)
         case ["make", target]:
@@ -200,6 +201,7 @@ def check_command(words: list[str]) -> None:
             assert words[0] in SHELL, f"what is {words[0]}?"
 
 
+PROGRAMS = {"deepseg": parsed, "deepseg-bids": argument_parser().parse_args}
 EXAMPLES = sorted(file.parent for file in (ROOT / "examples").glob("**/README.md"))
 
 

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> None:
-    options = _parser().parse_args(words)
+    options = argument_parser().parse_args(words)
     segment_bids = command_module().segment_bids
     segment_bids(
         user_path(options.bids_dir),
@@ -52,7 +52,8 @@ def _run(words: Sequence[str]) -> None:
     )
 
 
-def _parser() -> _Parser:
+def argument_parser() -> argparse.ArgumentParser:
+    """The parser of the app's words."""
     parser = _Parser(
         prog=PROGRAM, description="Segment the participants of a BIDS tree.", allow_abbrev=False
     )

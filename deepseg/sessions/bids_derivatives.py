@@ -50,11 +50,11 @@ class Derivatives:
         """The segmentation of a case, called as its first image."""
         image = _image(case)
         name = bids_name(image.name)
-        kept = [
+        entities = [
             f"{key}-{value}" for key, value in name.entities.items() if key not in ("desc", "part")
         ]
-        folders = [part for part in kept if part.startswith(("sub-", "ses-"))]
-        stem = "_".join([*kept, f"desc-{DESCRIPTION}", "dseg.nii.gz"])
+        folders = [part for part in entities if part.startswith(("sub-", "ses-"))]
+        stem = "_".join([*entities, f"desc-{DESCRIPTION}", "dseg.nii.gz"])
         return self._folder.joinpath(*folders, "anat", stem)
 
     def pending(self, cases: Sequence[Case]) -> list[Case]:

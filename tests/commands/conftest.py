@@ -190,14 +190,14 @@ def _write_template(folder):
 def begin():
     """Run a command in this process, on one thread of the CPU; gives the exit code."""
 
-    def run(*arguments):
+    def run(*arguments, program=main):
         numbers, threads = (signal.SIGTERM, signal.SIGUSR1), torch.get_num_threads()
         handlers = [signal.getsignal(number) for number in numbers]
         torch.set_num_threads(1)  # bits are the same only with the same number of threads
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("torch.cuda.is_available", lambda: False)
-                return main(arguments)
+                return program(arguments)
         finally:
             for number, handler in zip(numbers, handlers, strict=True):
                 signal.signal(number, handler)
@@ -248,9 +248,9 @@ def trained_here(place, begin, capfd):
 def command(place, capfd, begin):
     """Give a command in this process."""
 
-    def given(*arguments):
+    def given(*arguments, program=main):
         capfd.readouterr()
-        code = begin(*arguments)
+        code = begin(*arguments, program=program)
         said = capfd.readouterr()
         return Result(code, _from_here(said.out, place), _from_here(said.err, place))
 
@@ -264,9 +264,9 @@ def refused(place, command):
     Returns its lines on stderr without the word ERROR; warnings are left out.
     """
 
-    def given(*arguments, session=None):
+    def given(*arguments, session=None, program=main):
         before, folders = place.files(), set(place.path.rglob("*/"))
-        result = command(*arguments)
+        result = command(*arguments, program=program)
         assert result.returncode == 2, result.stderr
         assert set(place.path.rglob("*/")) - folders == set()
         assert "Traceback" not in result.stderr

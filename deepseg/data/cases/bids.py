@@ -30,7 +30,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class BidsName:
-    """What a file of a BIDS tree is called.
+    """The name of a file of a BIDS tree, in its parts.
 
     Attributes:
         entities: Values by key, in the order of the name.
@@ -104,14 +104,14 @@ def bids_cases(config: CasesConfig, channels: Sequence[str]) -> Listing:
     files = _files(root)
     if not files:
         raise DeepsegError(_no_tree(root))
-    kept, problems = _of_participants(files, config, root)
+    chosen_files, problems = _of_participants(files, config, root)
     images = _channel_patterns(config, channels)
     patterns = {**images, **_extra_patterns(config)}
     problems += _channel_names(config, channels, str(root))
     for key, pattern in patterns.items():
         problems += _unmatched(key, pattern, files, root)
     by_case: dict[str, list[_BidsFile]] = {}
-    for file in kept:
+    for file in chosen_files:
         by_case.setdefault(file.name.case, []).append(file)
     chosen: dict[str, dict[str, Path | None]] = {}
     for name, of_case in sorted(by_case.items()):
@@ -166,8 +166,8 @@ def _of_participants(
         for label in labels
         if label not in there
     ]
-    kept = set(labels or there) & set(_in_part(root, config.part, there))
-    return [file for file in files if file.name.entities["sub"] in kept], problems
+    chosen_files = set(labels or there) & set(_in_part(root, config.part, there))
+    return [file for file in files if file.name.entities["sub"] in chosen_files], problems
 
 
 def _in_part(root: Path, part: str, labels: Mapping[str, None]) -> list[str]:
