@@ -10,10 +10,10 @@ from deepseg.config.load import load as load_config
 from deepseg.config.settings import Precision
 from deepseg.config.training import TrainConfig
 from deepseg.data.segments.loader import BatchShard, SegmentLoader
-from deepseg.model.devices import chosen_device, slowness
+from deepseg.model.devices import slowness
 from deepseg.sessions.checked_cases import TrainingCases, training_and_held_out
 from deepseg.sessions.model_files import named_files
-from deepseg.sessions.processes.rank_session import session_of_ranks
+from deepseg.sessions.processes.rank_session import device_of_rank, session_of_ranks
 from deepseg.sessions.reports.session_page import NAME as PAGE
 from deepseg.sessions.reports.training_page import write_training_page
 from deepseg.sessions.set_aside import warn_of_set_aside
@@ -72,7 +72,7 @@ def train(
     config = varied(loaded.config, from_scratch=from_scratch, seed=seed)
     if precision is not None:
         config = config.model_copy(update={"precision": precision})
-    torch_device = chosen_device(device)
+    torch_device = device_of_rank(device)
     with (
         session_of_ranks(
             config.folder,

@@ -17,6 +17,7 @@ class Limits:
         step: Voxels between the planes at which a box may be cut.
         voxels_per_call: Voxels of the FC pathway that cost as much as beginning another box.
         fc_voxels: Voxels whose FC maps exist at once.
+        fc_voxels_of_gpu: On a GPU, at most, as its memory allows.
         context_edge: Coarse voxels along an axis that a subsampled pathway computes at once.
         smallest_edge: Longest side, in voxels, of boxes that are not halved any more.
         thinnest_block: Planes of a block of an ensemble; in thinner ones, most would be border.
@@ -29,6 +30,7 @@ class Limits:
     step: int = 8
     voxels_per_call: int = 1000
     fc_voxels: int = 1 << 14
+    fc_voxels_of_gpu: int = 1 << 20
     context_edge: int = 64
     smallest_edge: int = 8
     thinnest_block: int = 16

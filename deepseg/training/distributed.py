@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from deepseg.errors import is_out_of_memory
 from deepseg.model.kernels import StatisticsSync
 from deepseg.model.layers import Norm
 from deepseg.model.network import Network
@@ -161,4 +162,6 @@ def _communicate(operation: Callable[[], object]) -> None:
     try:
         operation()
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise PeerLost(str(error)) from error

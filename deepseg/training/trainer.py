@@ -21,7 +21,7 @@ from deepseg.model.imported import AuxiliaryScores
 from deepseg.model.network import Network
 from deepseg.training.distributed import SINGLE_RANK, Ranks, synchronise_batch_norm
 from deepseg.training.finite_checks import check_weights, loss_not_finite
-from deepseg.training.host_copy import HostCopy
+from deepseg.model.host_copy import HostCopy
 from deepseg.training.loss import LossParts, class_weights, loss
 from deepseg.training.optimization import Optimizer
 from deepseg.training.parameter_groups import is_kernel
@@ -118,7 +118,7 @@ class Trainer:
             torch.autograd.backward(result.total)
             if kernels.are_apart:
                 add_penalty_gradients(kernels.plain, kernels.anchored, self.loss)
-            value = total.read()  # a GPU goes on with the gradients meanwhile
+            value = total.number()  # a GPU goes on with the gradients meanwhile
             self._check_loss(value, batch, cases)
             pending += 1
             if pending == self.steps.accumulate:

@@ -199,3 +199,12 @@ def test_an_array_of_a_tensor_on_the_device_is_refused():
     x = torch.zeros(2, device=pretended.set_up())
     with pytest.raises(TypeError, match="can't convert pretended:0"):
         x.numpy()
+
+
+@pytest.mark.parametrize("kind", ["three resolutions", "statistics of a window"])
+def test_training_needs_no_numbers_of_64_bits_on_the_device(kind):
+    """Apple's GPUs have none."""
+    net = network(**MODELS[kind]).float()
+    settings = {"loss": {"dice": 1, "class_weights": {"type": "frequency"}}, "anchored": True}
+    with pretended.without(torch.float64):
+        learnt(trainer_of(net, pretended.set_up(), **settings), batches_of(net))

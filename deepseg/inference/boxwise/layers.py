@@ -9,7 +9,7 @@ its real neighbours, and only the ends of the whole map are mirrored or surround
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -58,13 +58,12 @@ class Affine:
         """Transformation of some of the maps."""
         return Affine(self.scale[maps], self.shift[maps])
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """``x`` transformed."""
-        fill = x.shape[1] - len(self.scale)
+    def of_channels(self, channels: int) -> Callable[[Tensor], Tensor]:
+        """Transformation of maps that are stored in so many channels."""
+        fill = channels - len(self.scale)
         scale, shift = F.pad(self.scale, (0, fill)), F.pad(self.shift, (0, fill))
-        return F.batch_norm(
-            x, torch.zeros_like(scale), torch.ones_like(scale), scale, shift, eps=0.0
-        )
+        mean, variance = torch.zeros_like(scale), torch.ones_like(scale)
+        return lambda x: F.batch_norm(x, mean, variance, scale, shift, eps=0.0)
 
 
 def affine(layer: Layer) -> Affine:
@@ -151,10 +150,11 @@ class BoxLayer:
     ) -> None:
         self.plan: LayerPlan = layer.plan
         self.following = following
-        self._affine = None if is_normalised else affine(layer)
+        channels = padded_channels(layer.plan.inputs)
+        self._affine = None if is_normalised else affine(layer).of_channels(channels)
         self._activation = FoldedActivation(layer, slice(None), dtype)
         kernel, bias = fold_batch_norm(dense_kernel(layer), following)
-        kernel = with_channels(kernel, padded_channels(layer.plan.inputs))
+        kernel = with_channels(kernel, channels)
         self._kernel = _stored(kernel, dtype)
         self._bias = _stored_bias(bias, dtype)
 
@@ -167,7 +167,10 @@ class BoxLayer:
 
 
 class JoinLayer:
-    """The first FC layer, on maps of several resolutions, which are not repeated.
+    """The first FC layer, on maps of several resolutions.
+
+    On the processor, coarse maps are not repeated: each has many small kernels. A GPU is quicker
+    with one dense convolution of repeated maps.
 
     Args:
         layer: The layer.
@@ -190,16 +193,19 @@ class JoinLayer:
         self._dtype = dtype
         kernel, bias = fold_batch_norm(dense_kernel(layer), following)
         self._bias = _stored_bias(bias, dtype)
-        self._preactivations: list[tuple[Affine, FoldedActivation]] = []
+        self._preactivations: list[tuple[Callable[[Tensor], Tensor], FoldedActivation]] = []
         pieces = []
         begin = 0
         for count in outputs:
             maps = slice(begin, begin + count)
             begin += count
-            self._preactivations.append(
-                (affine(layer).of_maps(maps), FoldedActivation(layer, maps, dtype))
-            )
+            normalised = affine(layer).of_maps(maps).of_channels(padded_channels(count))
+            self._preactivations.append((normalised, FoldedActivation(layer, maps, dtype)))
             pieces.append(with_channels(kernel[:, maps], padded_channels(count)))
+        self._is_dense = kernel.device.type != "cpu"
+        if self._is_dense:
+            self._kernel = _stored(torch.cat(pieces, 1), dtype)
+            return
         normal, *coarse = pieces
         self._kernel = _stored(normal, dtype)
         self._coarse = [
@@ -229,6 +235,14 @@ class JoinLayer:
             output: The box that it computes.
             size: Of the whole joined maps.
         """
+        if self._is_dense:
+            joined = [
+                kernels.repeated_box(x.values, read, x.box.start, x.factor) for x in activated
+            ]
+            values = torch.cat(joined, 1).contiguous(memory_format=kernels.LAST)
+            values = with_border(values, output, self.plan)
+            y = kernels.convolved(values, self._kernel, self._bias)
+            return FeatureMapRegion(y, output, self.plan.outputs)
         normal, *coarse = activated
         values = with_border(normal.cut(read).values, output, self.plan)
         y = kernels.convolved(values, self._kernel, self._bias)

@@ -25,6 +25,7 @@ from deepseg.inference.boxwise.layers import (
 )
 from deepseg.inference.out_of_memory import SplitOnOutOfMemory
 from deepseg.model import kernels
+from deepseg.model.host_copy import uploaded
 from deepseg.model.layers import Layer
 from deepseg.model.layout import LayerPlan
 from deepseg.model.network import Network
@@ -79,7 +80,7 @@ class BoxwiseNetwork:
         """Some voxels of the last output of a parallel pathway."""
         sizes, layers = whole.parallel[number], self._parallel[number]
         boxes = boxes_needed([layer.plan for layer in layers], sizes, output)
-        image = read(number, boxes[0]).to(self.device)[None]
+        image = uploaded(read(number, boxes[0]), self.device)[None]
         values = with_channels(image, padded_channels(image.shape[1])).to(self.dtype)
         x = FeatureMapRegion(
             values.contiguous(memory_format=kernels.LAST), boxes[0], image.shape[1]

@@ -16,7 +16,7 @@ import torch
 from deepseg.data.preparation import PreparedCase
 from deepseg.geometry.boxes import Box, Int3, mul, per_axis, sub
 from deepseg.geometry.context import Lattice, NetworkGeometry
-from deepseg.inference.boxwise.boxes import bounding_box, longest_edge, normal_boxes
+from deepseg.inference.boxwise.boxes import ALIVE, bounding_box, longest_edge, normal_boxes
 from deepseg.inference.boxwise.network import BoxwiseNetwork
 from deepseg.inference.limits import DEFAULT_LIMITS, Limits
 from deepseg.inference.overlap import NO_WINDOWS, WindowGrid
@@ -35,6 +35,7 @@ class WorkUnit:
         whole: Sizes of the segment's maps.
         boxes: To be predicted, in the image.
         piece: Coarse voxels along an axis that a subsampled pathway computes at once.
+        fc_voxels: Voxels whose FC maps exist at once; None where the limits decide.
     """
 
     lattices: tuple[Lattice, ...]
@@ -42,6 +43,7 @@ class WorkUnit:
     whole: MapSizes
     boxes: tuple[Box, ...]
     piece: int = DEFAULT_LIMITS.context_edge
+    fc_voxels: int | None = None
 
 
 def work_units(
@@ -86,7 +88,18 @@ def work_units(
     )
     slabs = normal_boxes(case.to_compute, within, network.layout, edge, limits=limits)
     piece = min(edge, limits.context_edge)
-    return [WorkUnit(lattices, (0, 0, 0), whole, tuple(boxes), piece) for boxes in slabs]
+    at_once = fc_voxels(network, memory, limits)
+    return [WorkUnit(lattices, (0, 0, 0), whole, tuple(boxes), piece, at_once) for boxes in slabs]
+
+
+def fc_voxels(network: BoxwiseNetwork, memory: int, limits: Limits) -> int | None:
+    """Voxels of the FC pathway that a GPU computes at once; None on a processor."""
+    if network.device.type == "cpu":
+        return None
+    widest = max(layer.outputs for layer in network.layout.fc.layers)
+    bytes_per_voxel = ALIVE * widest * network.dtype.itemsize
+    room = int((1 - limits.maps_share) * memory) // bytes_per_voxel
+    return max(limits.fc_voxels, min(limits.fc_voxels_of_gpu, room))
 
 
 def _tile_units(

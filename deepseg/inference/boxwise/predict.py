@@ -22,6 +22,7 @@ from deepseg.inference.boxwise.plan import WorkUnit, workers
 from deepseg.inference.limits import DEFAULT_LIMITS, Limits
 from deepseg.inference.out_of_memory import SplitOnOutOfMemory
 from deepseg.inference.prediction import BoxPrediction
+from deepseg.model.host_copy import HostCopy
 from deepseg.model.regions import coarse_box
 from deepseg.thread_pool import thread_pool
 
@@ -64,7 +65,7 @@ def box_predictions(
     """
     splitter = SplitOnOutOfMemory() if splitter is None else splitter
     with _threads(network) as pool:
-        submitted: deque[tuple[WorkUnit, Future[list[BoxPrediction]]]] = deque()
+        submitted: deque[tuple[WorkUnit, Future[list[_OnItsWay]]]] = deque()
         for unit in plan:
             predictor = _UnitPredictor(network, case, unit, labels, splitter, limits)
             context = pool.submit(predictor.context)
@@ -73,7 +74,7 @@ def box_predictions(
         while submitted:
             unit, future = submitted.popleft()
             for prediction in future.result():
-                yield unit, prediction
+                yield unit, prediction.arrived()
             on_boxes(1)
 
 
@@ -128,14 +129,14 @@ class _UnitPredictor:
                 self.case.forget()
         return Context(tuple(raw), tuple(activated))
 
-    def predictions(self, box: Box, context: Future[Context]) -> list[BoxPrediction]:
+    def predictions(self, box: Box, context: Future[Context]) -> list[_OnItsWay]:
         """Predictions of the pieces of a box of the unit."""
         coarse = context.result()
         pieces = self.splitter.in_parts(NORMAL, box, lambda part: self._predicted(part, coarse))
         return [prediction for predictions in pieces for prediction in predictions]
 
     @torch.inference_mode()
-    def _predicted(self, box: Box, coarse: Context) -> list[BoxPrediction]:
+    def _predicted(self, box: Box, coarse: Context) -> list[_OnItsWay]:
         whole = self.unit.whole
         normal = self.network.pathway(NORMAL, whole, self._joined(box), self._image)
         raw = [normal, *coarse.raw]
@@ -149,7 +150,7 @@ class _UnitPredictor:
                 self.labels,
             )
             for fc_box in boxes
-            for part in slices_of(fc_box, self.limits.fc_voxels)
+            for part in slices_of(fc_box, self.unit.fc_voxels or self.limits.fc_voxels)
         ]
 
     def _joined(self, box: Box) -> Box:
@@ -164,12 +165,28 @@ class _UnitPredictor:
         return torch.from_numpy(read(self.case.channels, points, self.network.geometry.margin))
 
 
-def _prediction(box: Box, logits: Tensor, labels: Sequence[int]) -> BoxPrediction:
-    best = logits.argmax(0).to(torch.int16).cpu().numpy()
-    if not labels:
-        return BoxPrediction(box, best, {})
-    probabilities = logits.softmax(0).cpu().numpy()
-    return BoxPrediction(box, best, {label: probabilities[label].copy() for label in labels})
+@dataclass(frozen=True)
+class _OnItsWay:
+    """A prediction that a GPU may still be computing, while the next box is given to it."""
+
+    box: Box
+    best: HostCopy
+    probabilities: HostCopy | None
+    labels: Sequence[int]
+
+    def arrived(self) -> BoxPrediction:
+        """The prediction, once it is computed."""
+        best = self.best.tensor().numpy()
+        if self.probabilities is None:
+            return BoxPrediction(self.box, best, {})
+        maps = self.probabilities.tensor().numpy()
+        return BoxPrediction(self.box, best, {label: maps[label].copy() for label in self.labels})
+
+
+def _prediction(box: Box, logits: Tensor, labels: Sequence[int]) -> _OnItsWay:
+    best = HostCopy(logits.argmax(0).to(torch.int16))
+    probabilities = HostCopy(logits.softmax(0)) if labels else None
+    return _OnItsWay(box, best, probabilities, labels)
 
 
 def slices_of(box: Box, voxels: int) -> Iterator[Box]:

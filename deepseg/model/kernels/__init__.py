@@ -24,6 +24,7 @@ from deepseg.model.kernels.repeated_convolution import (
     RepeatedConvolution,
     add_repeated,
     add_repeated_middle,
+    repeated_box,
 )
 from deepseg.model.kernels.shortcut import with_shortcut
 from deepseg.model.kernels.statistics import (
@@ -57,6 +58,7 @@ __all__ = [
     "normalised_by_batch",
     "normalised_together",
     "prelu",
+    "repeated_box",
     "switched_off",
     "with_shortcut",
 ]

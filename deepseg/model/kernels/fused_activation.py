@@ -88,6 +88,8 @@ def fused_preactivation(
 
 def prelu(x: Tensor, slopes: Tensor) -> Tensor:
     """PReLU of channels-last maps ``(N, C, X, Y, Z)`` without gradients, in their type."""
+    if x.device.type != "cpu":
+        return F.prelu(x, slopes)
     voxels = x.permute(0, 2, 3, 4, 1)
     length = _voxels_per_row(x, 16)
     rows = voxels.reshape(-1, length * x.shape[1])

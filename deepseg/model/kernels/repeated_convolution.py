@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepseg.geometry.boxes import Box, Int3
+from deepseg.geometry.boxes import Box, Int3, ceil_div, mul, per_axis
 from deepseg.geometry.repetition import Border, TapGroup, groups
-from deepseg.model.feature_maps import map_size
+from deepseg.model.feature_maps import map_size, repeated
 from deepseg.model.kernels.convolution import LAST, convolved, zero_maps
 
 Triple = tuple[TapGroup, TapGroup, TapGroup]  # a group along each axis
@@ -111,8 +111,34 @@ def add_repeated(y: Tensor, output: Box, x: Tensor, begin: Int3, factor: Int3) -
         begin: The first coarse voxel of ``x``.
         factor: How often a coarse voxel is repeated along each axis.
     """
+    if x.device.type != "cpu":
+        y += repeated_box(x, output, begin, factor)
+        return
     (a,), (b,), (c,) = tap_groups(output, factor, output.stop, (1, 1, 1), "none")
     _add_runs(y, x, (a, b, c), factor, begin)
+
+
+def repeated_box(x: Tensor, box: Box, begin: Int3, factor: Int3) -> Tensor:
+    """``(N, C, *box.size)``: a box of a map in which every voxel is repeated.
+
+    Two coarse voxels, each repeated three times, of which the middle four are asked for:
+
+    >>> x = torch.tensor([5.0, 7.0]).view(1, 1, 2, 1, 1)
+    >>> repeated_box(x, Box((1, 0, 0), (4, 1, 1)), (0, 0, 0), (3, 1, 1)).flatten().tolist()
+    [5.0, 5.0, 7.0, 7.0]
+
+    Args:
+        x: ``(N, C, X', Y', Z')`` coarse voxels, all that are needed at least.
+        box: Counted in the whole repeated map.
+        begin: The first coarse voxel of ``x``.
+        factor: How often a coarse voxel is repeated along each axis.
+    """
+    first = per_axis(lambda start, f: start // f, box.start, factor)
+    coarse = Box.between(first, ceil_div(box.stop, factor))
+    x = x[(*ALL, *coarse.relative_to(begin).slices)]
+    return repeated(x, factor, mul(coarse.size, factor))[
+        (*ALL, *box.relative_to(mul(first, factor)).slices)
+    ]
 
 
 class RepeatedConvolution:

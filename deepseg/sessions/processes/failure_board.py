@@ -36,6 +36,7 @@ GRACE_S = 20.0  # for the main thread to end by itself; torchrun kills after 30
 PATIENCE = "DEEPSEG_RANK_TIMEOUT"  # seconds without a sign of life, in the environment
 PATIENCE_S = "300"
 TERMINATED = 143
+LONGEST_TEXT = 400
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,32 @@ def lost(rank: int, got: str) -> Failure:
         fix="give the same command, it goes on; lower batch_size or workers if memory ran out",
     )
     return Failure(rank, RankLost.exit_code, (problem,))
+
+
+def disconnected(rank: int, text: str) -> Failure:
+    """The failure of ranks that all live, but do not get through to each other.
+
+    Args:
+        rank: That reports it.
+        text: In the words of the library that connects them.
+    """
+    problem = Problem(
+        code="collective-failed",
+        got=f"'{one_line(text)}' while ranks added up their parts",
+        expected="ranks that reach each other, each with a GPU of its own",
+        fix="look at drivers, network and NCCL_SOCKET_IFNAME or GLOO_SOCKET_IFNAME, with "
+        "NCCL_DEBUG=INFO; give the same command, it goes on",
+    )
+    return Failure(rank, RankLost.exit_code, (problem,))
+
+
+def one_line(text: str) -> str:
+    """The text of a library's error in one line, without the trace of its own functions.
+
+    >>> one_line("NCCL error: invalid usage\\n Last error:\\nDuplicate GPU")
+    'NCCL error: invalid usage Last error: Duplicate GPU'
+    """
+    return " ".join(text.partition("Exception raised from")[0].split())[:LONGEST_TEXT]
 
 
 def rank_text(ranks: Sequence[int]) -> str:
@@ -201,7 +228,9 @@ class RankSupervisor:
         try:
             self._board.leave(self._rank)
             # torchrun terminates all ranks when one is gone: was it that, or the user?
-            if isinstance(error, PeerLost) or failure.exit_code == TERMINATED:
+            if isinstance(error, PeerLost):
+                failure = self._cause() or disconnected(self._rank, str(error))
+            elif failure.exit_code == TERMINATED:
                 failure = self._cause() or failure
             first = self._board.fail(failure)
         except RuntimeError:
