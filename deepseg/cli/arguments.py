@@ -293,7 +293,7 @@ def _add_options(parser: _Parser) -> None:
         type=_score,
         help="score for which -compare lists the first epoch",
     )
-    options.add_argument("-dev", default="auto", help="cpu, cuda (or gpu), cudaN, auto (auto)")
+    options.add_argument("-dev", default="auto", help="cpu, cuda (or gpu), cudaN, mps, auto (auto)")
     options.add_argument(
         "-devices",
         metavar="N",

@@ -20,7 +20,7 @@ from deepseg.errors import DeepsegError, SomeCasesFailed, raise_if_any
 from deepseg.inference import memory
 from deepseg.inference.predictor import UNKNOWN_PREPARATION, Listener, Predictor, Tiles
 from deepseg.model.checkpoint import Checkpoint
-from deepseg.model.devices import chosen_device, slowness
+from deepseg.model.devices import chosen_device, current, device_warnings
 from deepseg.report.console import Console
 from deepseg.sessions.checked_cases import (
     THREADS,
@@ -93,10 +93,11 @@ def segment(
             quiet=quiet,
         ) as folder,
         in_words_of(config_file, TestConfig),
+        current(torch_device),
     ):
         console = folder.console
         console.wording = wording_of(config_file, TestConfig)
-        warnings = [*loaded.warnings, *slowness(config.inference.precision, torch_device)]
+        warnings = [*loaded.warnings, *device_warnings(config.inference.precision, torch_device)]
         announce(console, f"test {config.name}", warnings, torch_device)
         log_settings(console, config)
         models = _models(named_files(model, load, config.models), console)

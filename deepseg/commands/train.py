@@ -10,7 +10,7 @@ from deepseg.config.load import load as load_config
 from deepseg.config.settings import Precision
 from deepseg.config.training import TrainConfig
 from deepseg.data.segments.loader import BatchShard, SegmentLoader
-from deepseg.model.devices import slowness
+from deepseg.model.devices import device_warnings
 from deepseg.sessions.checked_cases import TrainingCases, training_and_held_out
 from deepseg.sessions.model_files import named_files
 from deepseg.sessions.processes.rank_session import device_of_rank, session_of_ranks
@@ -85,7 +85,7 @@ def train(
     ):
         console = folder.console
         console.wording = wording_of(config_file, TrainConfig)
-        warnings = [*loaded.warnings, *slowness(config.precision, torch_device)]
+        warnings = [*loaded.warnings, *device_warnings(config.precision, torch_device)]
         announce(console, f"train {config.name}", warnings, torch_device, ranks.world_size)
         log_settings(console, config)
         start = ranks.broadcast(
@@ -130,7 +130,7 @@ def train(
         with SegmentLoader(
             segments,
             batch_size=config.training.batch_size,
-            workers=config.workers,
+            workers=run.workers,
             first=run.next_subepoch,
             pin=torch_device.type == "cuda",
             shard=BatchShard(ranks.rank, ranks.world_size),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -110,8 +110,15 @@ class TrainConfig(Settings):
     stop_at: StopAt | None = Field(
         None, description="End when a metric reaches a value. Default: never."
     )
-    workers: Annotated[int, Field(ge=0, le=64, strict=True)] = Field(
-        1, description="Processes that cut segments while the network computes."
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=64, strict=True)] = Field(
+        "auto",
+        description="Processes that cut segments while the network computes. `auto`: one beside a "
+        "processor; beside a GPU, a core each of those that are left to its rank, eight at most.",
+    )
+    deterministic: bool = Field(
+        False,
+        description="On GPUs, equal bits in every run, for some of the speed; processors give them "
+        "anyway.",
     )
     cache: ConfigPath | None = Field(
         None, description="Folder for prepared cases. Default: `cache` in the session's folder."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -19,7 +21,7 @@ PRECISIONS: dict[Precision, torch.dtype] = {
 
 
 def chosen_device(name: str) -> torch.device:
-    """Device called ``cpu``, ``cuda``, ``cudaN`` or ``auto`` (a GPU where there is one).
+    """Device called ``cpu``, ``cuda``, ``cudaN``, ``mps`` or ``auto`` (``cuda`` if it is there).
 
     ``gpu`` is ``cuda``, as in DeepMedic's examples.
 
@@ -39,13 +41,15 @@ def chosen_device(name: str) -> torch.device:
         raise DeepsegError(device_shared(name))
     if name == "cpu":
         return torch.device("cpu")
+    if name == "mps":
+        return _apple_gpu()
     match = re.fullmatch(r"cuda:?(\d*)", name)
     if match is None:
         raise DeepsegError(
             Problem(
                 code="device-unknown",
                 got=repr(name),
-                expected="cpu, cuda, cuda0, cuda1, … or auto",
+                expected="cpu, cuda, cuda0, cuda1, …, mps or auto",
                 fix="choose one of these",
                 where="-dev",
             )
@@ -62,6 +66,20 @@ def chosen_device(name: str) -> torch.device:
             )
         )
     return torch.device("cuda", number)
+
+
+def _apple_gpu() -> torch.device:
+    if not torch.backends.mps.is_available():
+        raise DeepsegError(
+            Problem(
+                code="device-absent",
+                got="mps on a machine where torch finds no GPU of Apple's",
+                expected="a GPU that is there",
+                fix="use -dev cpu or -dev auto",
+                where="-dev",
+            )
+        )
+    return torch.device("mps")
 
 
 def device_shared(name: str) -> Problem:
@@ -92,8 +110,21 @@ def _number_on_machine() -> int:
     return 0 if is_bound else number
 
 
-def slowness(precision: Precision, device: torch.device) -> list[str]:
-    """Warnings: one where ``device`` has no instructions for this ``precision``, else none."""
+def device_warnings(precision: Precision, device: torch.device) -> list[str]:
+    """Warnings of a device that was never tested, and of a precision that is slow on it.
+
+    >>> device_warnings("float32", torch.device("mps"))
+    ['-dev mps is untested: compare a few results with those of -dev cpu']
+    """
+    if device.type == "mps":
+        return ["-dev mps is untested: compare a few results with those of -dev cpu"]
     if has_instructions(PRECISIONS[precision], device):
         return []
     return [f"{precision} is slower than float32 here: there are no instructions for it"]
+
+
+@contextmanager
+def current(device: torch.device) -> Iterator[None]:
+    """While open, CUDA takes this GPU where none is named, in this thread; afterwards as before."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        yield

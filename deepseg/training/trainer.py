@@ -17,11 +17,11 @@ from torch import Tensor
 from deepseg.config.blocks.losses import Loss
 from deepseg.config.blocks.optimisers import Steps
 from deepseg.data.segments.loader import Batch
+from deepseg.model.host_copy import HostCopy
 from deepseg.model.imported import AuxiliaryScores
 from deepseg.model.network import Network
 from deepseg.training.distributed import SINGLE_RANK, Ranks, synchronise_batch_norm
 from deepseg.training.finite_checks import check_weights, loss_not_finite
-from deepseg.model.host_copy import HostCopy
 from deepseg.training.loss import LossParts, class_weights, loss
 from deepseg.training.optimization import Optimizer
 from deepseg.training.parameter_groups import is_kernel

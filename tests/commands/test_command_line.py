@@ -256,8 +256,8 @@ def test_help_names_every_command_on_stdout(command):
         pytest.param(
             ["-train", "train.yaml", "-dev", "tpu"],
             [
-                "[device-unknown] -dev: got 'tpu'; expected cpu, cuda, cuda0, cuda1, … or auto; "
-                "fix: choose one of these"
+                "[device-unknown] -dev: got 'tpu'; expected cpu, cuda, cuda0, cuda1, …, mps or "
+                "auto; fix: choose one of these"
             ],
             id="a device of another kind",
         ),

@@ -1,4 +1,4 @@
-"""Whole sessions on a pretended GPU: trained, continued, fine-tuned and applied as on the processor."""
+"""Whole sessions on a pretended GPU: trained, continued, tuned and applied as on the processor."""
 
 import json
 

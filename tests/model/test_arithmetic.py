@@ -1,8 +1,11 @@
 """float32 is IEEE float32 while a network computes; afterwards torch's settings are as before."""
 
+import os
+
 import pytest
 import torch
 
+from deepseg.errors import DeepsegError
 from deepseg.inference.predictor import Predictor
 from deepseg.model.arithmetic import arithmetic
 from deepseg.model.checkpoint import Checkpoint
@@ -32,6 +35,37 @@ def test_products_are_rounded_where_that_is_asked_for(before, precision, rounded
     with pytest.raises(ZeroDivisionError), arithmetic(precision):
         raise ZeroDivisionError
     assert flags() == before
+
+
+def repeatability():
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.deterministic,
+        os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    )
+
+
+@pytest.mark.parametrize("workspace", [None, ":16:8"])
+def test_repeatable_steps_use_one_order_of_sums_and_memory_of_their_own(monkeypatch, workspace):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if workspace is not None:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", workspace)
+    with arithmetic("float32", is_repeatable=True):
+        assert repeatability() == (True, True, workspace or ":4096:8")
+    assert repeatability() == (False, False, workspace)
+
+
+def test_a_step_without_an_order_is_refused_in_one_line():
+    with pytest.raises(DeepsegError) as refusal, arithmetic("float32", is_repeatable=True):
+        raise RuntimeError(
+            "max_pool3d_with_indices_backward_cuda does not have a deterministic implementation, "
+            "but you set 'torch.use_deterministic_algorithms(True)'."
+        )
+    assert str(refusal.value) == (
+        "[deterministic-impossible] got max_pool3d_with_indices_backward_cuda, which CUDA computes "
+        "in no fixed order; expected steps that have one, with deterministic: true; fix: leave out "
+        "deterministic, or the layer that needs this"
+    )
 
 
 @pytest.mark.parametrize(("precision", "rounded"), [("float32", False), ("tf32", True)])

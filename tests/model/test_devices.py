@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deepseg.errors import DeepsegError
-from deepseg.model.devices import chosen_device
+from deepseg.model.devices import chosen_device, device_warnings
 
 VARIABLES = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS",
@@ -73,3 +73,21 @@ def test_one_gpu_is_not_named_for_several_ranks(machine):
     )
     machine(2, LOCAL_WORLD_SIZE=2)  # a worker of -test, whose GPU was chosen for it
     assert chosen_device("cuda1") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_apples_gpu_is_taken_with_a_warning_where_it_is_there(machine, monkeypatch, there):
+    machine(0)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: there)
+    if there:
+        assert chosen_device("mps") == torch.device("mps")
+        assert device_warnings("bfloat16", torch.device("mps")) == [
+            "-dev mps is untested: compare a few results with those of -dev cpu"
+        ]
+        return
+    with pytest.raises(DeepsegError) as refusal:
+        chosen_device("mps")
+    assert str(refusal.value) == (
+        "[device-absent] -dev: got mps on a machine where torch finds no GPU of Apple's; expected "
+        "a GPU that is there; fix: use -dev cpu or -dev auto"
+    )

@@ -12,11 +12,30 @@ from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
+from typing import Literal
 
 from deepseg import parent_process
 
+MOST_FOR_GPU = 8
 LOST_BATCH = 71  # exit code of a worker that cannot hand its batches over
 _QUEUE_HOOK = "_on_queue_feeder_error"  # of `multiprocessing`, called with what was not handed over
+
+
+def worker_count(setting: int | Literal["auto"], *, is_for_gpu: bool) -> int:
+    """Processes that cut segments, by ``workers`` of a train file.
+
+    One keeps a processor busy. A GPU takes as many segments as the cores of its rank can cut, but
+    for one, which gives them to it.
+
+    >>> worker_count(3, is_for_gpu=True), worker_count("auto", is_for_gpu=False)
+    (3, 1)
+    """
+    if setting != "auto":
+        return setting
+    if not is_for_gpu:
+        return 1
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(MOST_FOR_GPU, (os.cpu_count() or 1) // ranks - 1))
 
 
 def end_with(parent: int, _worker: int) -> None:

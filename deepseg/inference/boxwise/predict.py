@@ -65,7 +65,7 @@ def box_predictions(
     """
     splitter = SplitOnOutOfMemory() if splitter is None else splitter
     with _threads(network) as pool:
-        submitted: deque[tuple[WorkUnit, Future[list[_OnItsWay]]]] = deque()
+        submitted: deque[tuple[WorkUnit, Future[list[_PendingPrediction]]]] = deque()
         for unit in plan:
             predictor = _UnitPredictor(network, case, unit, labels, splitter, limits)
             context = pool.submit(predictor.context)
@@ -87,7 +87,9 @@ def _threads(network: BoxwiseNetwork) -> Iterator[Executor]:
     """
     threads = torch.get_num_threads()
     per_worker = 1 if network.device.type == "cpu" else threads
-    pool = thread_pool(workers(network), initializer=torch.set_num_threads, initargs=(per_worker,))
+    pool = thread_pool(
+        workers(network), initializer=_begin_thread, initargs=(per_worker, network.device)
+    )
     try:
         with pool:
             try:
@@ -96,6 +98,12 @@ def _threads(network: BoxwiseNetwork) -> Iterator[Executor]:
                 pool.shutdown(cancel_futures=True)
     finally:
         torch.set_num_threads(threads)
+
+
+def _begin_thread(threads: int, device: torch.device) -> None:
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # of this thread
 
 
 @dataclass(frozen=True)
@@ -129,14 +137,14 @@ class _UnitPredictor:
                 self.case.forget()
         return Context(tuple(raw), tuple(activated))
 
-    def predictions(self, box: Box, context: Future[Context]) -> list[_OnItsWay]:
+    def predictions(self, box: Box, context: Future[Context]) -> list[_PendingPrediction]:
         """Predictions of the pieces of a box of the unit."""
         coarse = context.result()
         pieces = self.splitter.in_parts(NORMAL, box, lambda part: self._predicted(part, coarse))
         return [prediction for predictions in pieces for prediction in predictions]
 
     @torch.inference_mode()
-    def _predicted(self, box: Box, coarse: Context) -> list[_OnItsWay]:
+    def _predicted(self, box: Box, coarse: Context) -> list[_PendingPrediction]:
         whole = self.unit.whole
         normal = self.network.pathway(NORMAL, whole, self._joined(box), self._image)
         raw = [normal, *coarse.raw]
@@ -166,7 +174,7 @@ class _UnitPredictor:
 
 
 @dataclass(frozen=True)
-class _OnItsWay:
+class _PendingPrediction:
     """A prediction that a GPU may still be computing, while the next box is given to it."""
 
     box: Box
@@ -183,10 +191,10 @@ class _OnItsWay:
         return BoxPrediction(self.box, best, {label: maps[label].copy() for label in self.labels})
 
 
-def _prediction(box: Box, logits: Tensor, labels: Sequence[int]) -> _OnItsWay:
+def _prediction(box: Box, logits: Tensor, labels: Sequence[int]) -> _PendingPrediction:
     best = HostCopy(logits.argmax(0).to(torch.int16))
     probabilities = HostCopy(logits.softmax(0)) if labels else None
-    return _OnItsWay(box, best, probabilities, labels)
+    return _PendingPrediction(box, best, probabilities, labels)
 
 
 def slices_of(box: Box, voxels: int) -> Iterator[Box]:

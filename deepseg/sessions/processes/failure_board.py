@@ -87,7 +87,7 @@ def disconnected(rank: int, text: str) -> Failure:
     """
     problem = Problem(
         code="collective-failed",
-        got=f"'{one_line(text)}' while ranks added up their parts",
+        got=f"'{single_line(text)}' while ranks added up their parts",
         expected="ranks that reach each other, each with a GPU of its own",
         fix="look at drivers, network and NCCL_SOCKET_IFNAME or GLOO_SOCKET_IFNAME, with "
         "NCCL_DEBUG=INFO; give the same command, it goes on",
@@ -95,10 +95,10 @@ def disconnected(rank: int, text: str) -> Failure:
     return Failure(rank, RankLost.exit_code, (problem,))
 
 
-def one_line(text: str) -> str:
+def single_line(text: str) -> str:
     """The text of a library's error in one line, without the trace of its own functions.
 
-    >>> one_line("NCCL error: invalid usage\\n Last error:\\nDuplicate GPU")
+    >>> single_line("NCCL error: invalid usage\\n Last error:\\nDuplicate GPU")
     'NCCL error: invalid usage Last error: Duplicate GPU'
     """
     return " ".join(text.partition("Exception raised from")[0].split())[:LONGEST_TEXT]

@@ -51,7 +51,7 @@ def launch(arguments: Sequence[str], *, devices: int, device: str, outcome: Path
         RankLost: A rank was killed.
         ReportedByPeer: A rank has failed and said why.
     """
-    if re.fullmatch(r"cuda:?\d+", device):
+    if re.fullmatch(r"cuda:?\d+|mps", device):
         raise DeepsegError(device_shared(device))
     _check(devices, chosen_device(device))
     store = store_of(LOCALHOST, 0, holds=True)

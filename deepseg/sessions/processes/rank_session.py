@@ -20,7 +20,7 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from deepseg.errors import DeepsegError, Problem
-from deepseg.model.devices import chosen_device
+from deepseg.model.devices import chosen_device, current
 from deepseg.sessions.folder import SessionFolder
 from deepseg.sessions.outcome import close_for_lost_process
 from deepseg.sessions.processes.failure_board import (
@@ -28,7 +28,7 @@ from deepseg.sessions.processes.failure_board import (
     Failure,
     RankSupervisor,
     board_of,
-    one_line,
+    single_line,
     store_of,
 )
 from deepseg.training.distributed import SINGLE_RANK, Ranks
@@ -54,10 +54,11 @@ def session_of_ranks(
 
     If one rank fails, all do; the first says why, in all others `ReportedByPeer` is raised.
     """
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # where libraries put what names no device
     if world_size() == 1:
-        with SessionFolder(path, config_file=config_file, settings=settings, quiet=quiet) as folder:
+        with (
+            current(device),
+            SessionFolder(path, config_file=config_file, settings=settings, quiet=quiet) as folder,
+        ):
             yield folder, SINGLE_RANK
         return
     rank = int(os.environ["RANK"])
@@ -65,7 +66,12 @@ def session_of_ranks(
         path, config_file=config_file, settings=settings, quiet=quiet, is_main=rank == 0
     )
     try:
-        with _joined(device) as (supervisor, ranks), folder, supervisor.failing_together():
+        with (
+            current(device),
+            _joined(device) as (supervisor, ranks),
+            folder,
+            supervisor.failing_together(),
+        ):
             supervisor.when_stuck = lambda error: folder.__exit__(type(error), error, None)
             yield folder, ranks
             ranks.barrier()
@@ -108,7 +114,7 @@ def _joining() -> Iterator[None]:
         raise DeepsegError(
             Problem(
                 code="ranks-not-joined",
-                got=f"'{one_line(str(error))}' for rank {os.environ['RANK']}",
+                got=f"'{single_line(str(error))}' for rank {os.environ['RANK']}",
                 expected=f"{place}, a free port of the first machine that all ranks reach",
                 fix="set MASTER_ADDR and MASTER_PORT (torchrun --rdzv-endpoint), and "
                 "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to an interface that is there",
@@ -118,7 +124,7 @@ def _joining() -> Iterator[None]:
 
 def _store() -> Store:
     with _joining():
-        store, _, _ = next(rendezvous("env://"))
+        store: Store = next(rendezvous("env://"))[0]
     return store
 
 

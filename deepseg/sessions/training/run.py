@@ -16,6 +16,7 @@ import torch
 from deepseg.config.training import TrainConfig
 from deepseg.data.segments.loader import BatchShard, SegmentLoader
 from deepseg.data.segments.segment_dataset import SegmentDataset
+from deepseg.data.segments.workers import worker_count
 from deepseg.errors import NumericalFailure
 from deepseg.model.arithmetic import arithmetic
 from deepseg.model.checkpoint import Checkpoint
@@ -55,6 +56,7 @@ from deepseg.training.tally import SegmentScores, Tally
 
 TIMED_STEPS = 10
 WORTH_TELLING = 60.0  # seconds that training takes at least, for a line about them
+WAITING_SHARE, WAITING_S = 0.1, 10.0  # of an epoch, for a line about workers
 SLOWER = 0.5  # times the learning rates, after a loss or weights that were not finite
 
 
@@ -102,6 +104,7 @@ class TrainingRun:
         self.tally = Tally.from_state(unfinished["tally"]) if unfinished else self._empty_tally()
         self._timer = EpochTimer(unfinished)
         self._first_steps = FirstSteps(TIMED_STEPS)
+        self._has_told = False  # of waiting for segments
         self._saved_at = time.monotonic()
         if ranks.is_main:
             folder.set_aside_foreign()
@@ -124,6 +127,11 @@ class TrainingRun:
     def evaluated(self) -> Network:
         """The network that is validated and saved."""
         return self.trainer.evaluated
+
+    @property
+    def workers(self) -> int:
+        """Processes that cut segments."""
+        return worker_count(self.config.workers, is_for_gpu=self.trainer.device.type == "cuda")
 
     @property
     def starts_trained(self) -> bool:
@@ -178,8 +186,9 @@ class TrainingRun:
         loader = SegmentLoader(
             dataset,
             batch_size=batch_size,
-            workers=self.config.workers,
+            workers=self.workers,
             first=0,
+            pin=self.trainer.device.type == "cuda",
             shard=BatchShard(self.ranks.rank, self.ranks.world_size),
             warn=self.folder.console.warn,
         )
@@ -222,6 +231,18 @@ class TrainingRun:
         self._saved_at = time.monotonic()
         if self.ranks.is_main:
             show_progress(self.folder, self.config)
+        self._tell_of_waiting()
+
+    def _tell_of_waiting(self) -> None:
+        """Advise more workers, once, where the network has waited long for segments."""
+        waited, seconds = self._timer.waited, self._timer.seconds
+        if self._has_told or waited < max(WAITING_SHARE * seconds, WAITING_S):
+            return
+        self._has_told = True
+        self.folder.console.say(
+            f"steps have waited {waited / seconds:.0%} of the epoch for segments: raise workers, "
+            f"now {self.workers}"
+        )
 
     def _try_subepoch(self, loader: SegmentLoader, on_step: Callable[[float], None]) -> None:
         """Train one sub-epoch; undo it, if it fails and may be tried again."""
@@ -254,7 +275,11 @@ class TrainingRun:
         epoch, epochs = self.progress.epoch, self.config.epochs
         counters = (epoch, self.progress.subepoch, *self.ranks.rng_counters)
         seed = torch_seed(self.config.seed, Purpose.DROPOUT, *counters)
-        with arithmetic(self.config.precision), seeded(seed, self.trainer.device):
+        is_repeatable = self.config.deterministic and self.trainer.device.type == "cuda"
+        with (
+            arithmetic(self.config.precision, is_repeatable=is_repeatable),
+            seeded(seed, self.trainer.device),
+        ):
             batches = self._timer.timed(loader.subepoch())
             self.trainer.train(batches, self.tally, epoch=epoch, epochs=epochs, on_step=on_step)
 

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from deepseg.config.training import TrainConfig
 from deepseg.data.segments.loader import Batch, SegmentLoader
+from deepseg.data.segments.workers import worker_count
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.network import Network
 from deepseg.report.console import Console
@@ -53,7 +56,7 @@ class SegmentBatches:
         self._loader = SegmentLoader(
             dataset,
             batch_size=config.training.batch_size,
-            workers=config.workers,
+            workers=worker_count(config.workers, is_for_gpu=torch.cuda.is_available()),
             first=0,
             warn=console.warn,
         )
