@@ -13,7 +13,10 @@ from posixpath import dirname, join, normpath, relpath
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTSIDE = ("README.md", "examples/**/README.md", "examples/**/*.png", "benchmarks/results/*.md")
+OUTSIDE = (
+    "README.md", "examples/**/README.md", "examples/*/study.md", "examples/*/study.png",
+    "benchmarks/results/*.md",
+)  # fmt: skip
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"^```(\w+) \w+$", re.MULTILINE)
 
