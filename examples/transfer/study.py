@@ -49,8 +49,8 @@ paired (same brain, same seed), averaged over seeds, with 95 % bootstrap interva
 |---|---|---|---|
 {rows}
 
-**Results.** After the last epoch, *{best}* had the highest mean; its seeds spread by {spread:.3f}, those
-of *transferred* by {transferred:.3f}. By the paired gains, {verdicts}.
+**Results.** After the last epoch, *{best}* had the highest mean; its seeds spread by {spread:.3f},
+those of *transferred* by {transferred:.3f}. By the paired gains, {verdicts}.
 
 **Limits.** Made-up brains, one source, {brains} brains to judge, on which an interval says little;
 settings were not tuned for any start. It shows how to ask the question with `-compare`; the answer
