@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from deepseg.commands.export import export
     from deepseg.commands.new_model import new_model, plan_transfer
     from deepseg.commands.plan import plan
+    from deepseg.commands.prepare import prepare
     from deepseg.commands.segment import segment
     from deepseg.commands.segment_batches import segment_batches
     from deepseg.commands.show import show
@@ -69,6 +70,7 @@ __all__ = [
     "new_model",
     "plan",
     "plan_transfer",
+    "prepare",
     "register_loss",
     "register_metric",
     "register_module",
@@ -89,6 +91,7 @@ _HOMES = {
     "load": ("deepseg.model.checkpoint", "read_checkpoint"),
     "new_model": ("deepseg.commands.new_model", "new_model"),
     "plan": ("deepseg.commands.plan", "plan"),
+    "prepare": ("deepseg.commands.prepare", "prepare"),
     "plan_transfer": ("deepseg.commands.new_model", "plan_transfer"),
     "register_loss": ("deepseg.training.loss_registry", "register_loss"),
     "register_metric": ("deepseg.inference.metric_registry", "register_metric"),

@@ -65,6 +65,12 @@ class SomeCasesFailed(DeepsegError):
     exit_code = 3
 
 
+class SomeFoldsFailed(DeepsegError):
+    """Some folds of a cross-validation failed; the sessions of all others are complete."""
+
+    exit_code = 3
+
+
 class NumericalFailure(DeepsegError):
     """The loss or the weights stopped being finite; the last good model file is kept."""
 

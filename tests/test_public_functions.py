@@ -25,7 +25,7 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
 def test_these_are_the_functions():
     assert FUNCTIONS == [
         "check", "compare", "convert", "export", "load", "new_model", "plan", "plan_transfer",
-        "segment", "segment_batches", "show", "train",
+        "prepare", "segment", "segment_batches", "show", "train",
     ]  # fmt: skip
 
 

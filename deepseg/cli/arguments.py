@@ -32,6 +32,7 @@ Command = Literal[
     "convert",
     "compare",
     "plan",
+    "prepare",
     "demo",
 ]
 COMMANDS: tuple[Command, ...] = get_args(Command)
@@ -42,8 +43,8 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # Options that mean nothing to the other commands; -dev and -quiet never do harm.
 OPTIONS: dict[str, tuple[Command, ...]] = {
-    "model": ("train", "test", "check"),
-    "load": ("train", "test", "check"),
+    "model": ("train", "test", "check", "prepare"),
+    "load": ("train", "test", "check", "prepare"),
     "out": ("newModel", "segment", "show", "export", "convert", "compare", "plan", "demo"),
     "seed": ("newModel", "train"),
     "pretrained": ("newModel",),
@@ -57,9 +58,9 @@ OPTIONS: dict[str, tuple[Command, ...]] = {
     **dict.fromkeys(transfer_options.NAMES, ("newModel",)),
     "precision": ("train", "test", "segment"),
     "keepGoing": ("test",),
-    "part": ("test",),
+    "part": ("train", "test", "prepare"),
     "dicomSeg": ("segment",),
-    "devices": ("train", "test"),
+    "devices": ("train", "test", "prepare"),
     "json": ("check", "show"),
     "trainable": ("export",),
     "batch": ("export",),
@@ -69,6 +70,7 @@ OPTIONS: dict[str, tuple[Command, ...]] = {
 SYNONYMS = {
     **dict.fromkeys(("predict", "prediction", "infer", "inference"), "-test"),
     **dict.fromkeys(("apply", "evaluate", "eval", "score"), "-test"),
+    **dict.fromkeys(("preprocess", "preparation", "cache"), "-prepare"),
     **dict.fromkeys(("fit", "training", "resume", "continue"), "-train"),
     **dict.fromkeys(("new", "build", "create", "init"), "-newModel"),
     **dict.fromkeys(("validate", "verify", "lint", "preflight"), "-check"),
@@ -200,6 +202,11 @@ def _add_commands(parser: _Parser) -> None:
     commands.add_argument(
         "-plan", metavar="CASES", help="write the settings files for a table or folder of cases"
     )
+    commands.add_argument(
+        "-prepare",
+        metavar="TRAIN",
+        help="prepare the cases of -train beforehand, without a GPU",
+    )
     commands.add_argument("-newModel", metavar="MODEL", help="build the model of a model file")
     commands.add_argument("-train", metavar="TRAIN", help="train; the same command continues")
     commands.add_argument("-test", metavar="TEST", help="segment cases, score them where possible")
@@ -298,7 +305,8 @@ def _add_options(parser: _Parser) -> None:
         "-devices",
         metavar="N",
         type=_count,
-        help="work as N processes, each with a GPU of its own: -train together, -test a part each",
+        help="work as N processes, each with a GPU of its own: -train together, or a part of "
+        "the folds each; -test and -prepare a part of the cases each",
     )
     options.add_argument(
         "-precision", choices=PRECISIONS, help="precision of the arithmetic (float32)"
@@ -315,7 +323,11 @@ def _add_options(parser: _Parser) -> None:
         const=True,
         help="-segment: also write a DICOM-SEG of images that are DICOM series",
     )
-    options.add_argument("-part", metavar="I/N", help="-test: every N-th case, beginning with I")
+    options.add_argument(
+        "-part",
+        metavar="I/N",
+        help="every N-th case of -test and -prepare, or fold of -train, beginning with I",
+    )
     options.add_argument(
         "-trainable",
         action="store_const",

@@ -20,6 +20,7 @@ from deepseg.commands.json_records import check_record, show_record
 from deepseg.commands.new_model import new_model as build_model
 from deepseg.commands.new_model import plan_transfer
 from deepseg.commands.plan import plan as plan_study
+from deepseg.commands.prepare import prepare as prepare_cases
 from deepseg.commands.segment import segment as segment_cases
 from deepseg.commands.segment_bids import segment_bids
 from deepseg.commands.segment_images import segment_images
@@ -33,6 +34,7 @@ from deepseg.report.console import Console
 from deepseg.report.streams import LenientStream
 from deepseg.sessions.model_files import NamedFiles
 from deepseg.sessions.processes.case_workers import share_cases
+from deepseg.sessions.processes.fold_workers import share_folds
 from deepseg.sessions.processes.launched import refuse_tasks_without_ranks, shard_of_rank
 from deepseg.sessions.processes.launcher import launch
 from deepseg.sessions.training.starting_point import varied
@@ -89,21 +91,50 @@ def plan(arguments: Arguments) -> None:
     )
 
 
-def train(arguments: Arguments) -> None:
-    """``-train``, by this process or by several."""
-    refuse_tasks_without_ranks(
-        command="-train",
-        remedy="start one task with 'srun --ntasks-per-node 1 torchrun ...', as in the page on "
-        "training, or with -devices",
-    )
-    if arguments.devices > 1:
-        launch(
-            _train_arguments(arguments),
-            devices=arguments.devices,
-            device=arguments.device,
-            outcome=_session_folder(arguments) / "outcome.json",
+def prepare(arguments: Arguments) -> None:
+    """``-prepare``, by this process or by several."""
+    if arguments.shard is None:
+        refuse_tasks_without_ranks(
+            command="-prepare",
+            remedy="share the cases with -part $((SLURM_PROCID + 1))/$SLURM_NTASKS",
         )
-        return
+    prepare_cases(
+        _file(arguments),
+        model=arguments.model,
+        load=arguments.load,
+        shard=arguments.shard or shard_of_rank(),
+        processes=arguments.devices,
+        quiet=arguments.quiet,
+    )
+
+
+def train(arguments: Arguments) -> None:
+    """``-train``, by this process or by several, together or each with folds of its own."""
+    if arguments.shard is None:
+        refuse_tasks_without_ranks(
+            command="-train",
+            remedy="start one task with 'srun --ntasks-per-node 1 torchrun ...', as in "
+            "documentation/clusters.md, or with -devices; share folds with "
+            "-part $((SLURM_PROCID + 1))/$SLURM_NTASKS",
+        )
+    if arguments.devices > 1:
+        config, words = _train_config(arguments), _train_arguments(arguments)
+        if config.folds is None:
+            words += ["-dev", arguments.device, *["-quiet"] * arguments.quiet]
+            launch(
+                words,
+                devices=arguments.devices,
+                device=arguments.device,
+                outcome=config.folder / "outcome.json",
+            )
+            return
+        share_folds(
+            config,
+            words,
+            count=arguments.devices,
+            device=arguments.device,
+            console=Console(quiet=arguments.quiet),
+        )
     keep_freed_memory()
     train_model(
         _file(arguments),
@@ -113,23 +144,20 @@ def train(arguments: Arguments) -> None:
         from_scratch=arguments.from_scratch,
         seed=arguments.seed,
         precision=arguments.precision,
+        shard=arguments.shard,
         device=arguments.device,
         quiet=arguments.quiet,
     )
 
 
-def _session_folder(arguments: Arguments) -> Path:
-    config = load(TrainConfig, _file(arguments)).config
-    return varied(config, from_scratch=arguments.from_scratch, seed=arguments.seed).folder
+def _train_config(arguments: Arguments) -> TrainConfig:
+    config = load(TrainConfig, _file(arguments), model_file=arguments.model).config
+    return varied(config, from_scratch=arguments.from_scratch, seed=arguments.seed)
 
 
 def _train_arguments(arguments: Arguments) -> list[str]:
     """The command line of each of several processes that train together."""
-    words = ["-train", str(_file(arguments)), "-dev", arguments.device]
-    if arguments.model is not None:
-        words += ["-model", str(arguments.model)]
-    if arguments.load is not None:
-        words += ["-load", str(arguments.load)]
+    words = ["-train", str(_file(arguments)), *_model_options(arguments)]
     if arguments.seed is not None:
         words += ["-seed", str(arguments.seed)]
     if arguments.precision is not None:
@@ -137,7 +165,6 @@ def _train_arguments(arguments: Arguments) -> list[str]:
     flags = {
         "-resetOptimizer": arguments.reset_optimizer,
         "-fromScratch": arguments.from_scratch,
-        "-quiet": arguments.quiet,
     }
     return words + [flag for flag, is_set in flags.items() if is_set]
 
@@ -207,10 +234,14 @@ def _images(words: Sequence[str]) -> list[Path] | dict[str, Path | None]:
 
 def _options(arguments: Arguments) -> list[str]:
     """Options that the processes of a shared session are started with too."""
-    options = ["-model", *map(str, arguments.models)] if arguments.models else []
-    options += ["-load", str(arguments.load)] if arguments.load is not None else []
+    options = _model_options(arguments)
     options += ["-precision", arguments.precision] if arguments.precision else []
     return options + (["-keepGoing"] if arguments.keep_going else [])
+
+
+def _model_options(arguments: Arguments) -> list[str]:
+    options = ["-model", *map(str, arguments.models)] if arguments.models else []
+    return options + (["-load", str(arguments.load)] if arguments.load is not None else [])
 
 
 def check(arguments: Arguments) -> None:

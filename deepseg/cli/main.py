@@ -119,6 +119,7 @@ def _call(arguments: Arguments) -> None:
     functions: dict[Command, Callable[[Arguments], None]] = {
         "plan": commands.plan,
         "newModel": commands.new_model,
+        "prepare": commands.prepare,
         "train": commands.train,
         "test": commands.test,
         "segment": commands.segment,

@@ -28,8 +28,20 @@ from deepseg.sessions.checked_cases import (
     training_and_held_out,
 )
 from deepseg.sessions.compatibility import testing_incompatibilities
-from deepseg.sessions.model_files import NamedFiles, described, named_files, session_models
-from deepseg.sessions.planning.speed import is_quick, measured_speed, training_seconds
+from deepseg.sessions.folds.split import lost_classes, stratified_folds
+from deepseg.sessions.model_files import (
+    NamedFiles,
+    described,
+    named_files,
+    session_models,
+    the_model,
+)
+from deepseg.sessions.planning.speed import (
+    folds_seconds,
+    is_quick,
+    measured_speed,
+    training_seconds,
+)
 from deepseg.sessions.result_names import result_endings
 from deepseg.sessions.tables import cases_table, imported_table, learning_table, network_table
 from deepseg.sessions.training.starting_point import begun_model
@@ -134,11 +146,12 @@ def _examined_training(config_file: Path, files: NamedFiles, console: Console) -
     files = replace(files, configured=named_files(None, None, loaded.config.model).configured)
     model = begun_model(loaded.config, files, console.warn)
     if model is None:
-        start = session_models(files, seed=0, warn=console.warn)[0]
+        start = the_model(session_models(files, seed=0, warn=console.warn))
         model = replace(start, training=None)  # as a session of its own
     _say_origins(console, [model])
     network_table(console, model.config)
     cases = training_and_held_out(loaded.config, model, console)
+    raise_if_any(_problems_of_folds(loaded.config, cases.training, model.config))
     learning_table(console, model, loaded.config)
     groups = {"training cases": cases.training}
     if cases.held_out is not None:
@@ -148,6 +161,24 @@ def _examined_training(config_file: Path, files: NamedFiles, console: Console) -
     page = StringIO()
     learning_table(Console(stream=page), model, loaded.config)
     return model.config, groups, page.getvalue()
+
+
+def _problems_of_folds(
+    config: TrainConfig, training: CheckedCases, network: ModelConfig
+) -> list[Problem]:
+    """Classes that the model of a fold would not meet; none without folds.
+
+    Raises:
+        DeepsegError: ``folds-too-many``.
+    """
+    if config.folds is None:
+        return []
+    fold_of = stratified_folds(
+        training.cases, training.summaries, folds=config.folds, seed=config.seed
+    )
+    if config.training.cases.allow_missing_classes:
+        return []
+    return list(lost_classes(training.summaries, fold_of, network.classes))
 
 
 def _say_duration(
@@ -160,8 +191,12 @@ def _say_duration(
     speed = measured_speed(replace(model, training=None), config, [first], chosen_device("auto"))
     held_out = 0 if cases.held_out is None else len(cases.held_out.cases)
     seconds = training_seconds(config, speed, cases=len(cases.training.cases), held_out=held_out)
+    title = "training takes"
+    if config.folds is not None:
+        seconds = folds_seconds(config, speed, cases=len(cases.training.cases), held_out=held_out)
+        title = f"{config.folds} folds take"
     console.say(
-        f"training takes about {duration(seconds)} in all on this machine: a step takes "
+        f"{title} about {duration(seconds)} in all on this machine: a step takes "
         f"{speed.step_s:.2g} s, a case {speed.case_s:.2g} s"
     )
 

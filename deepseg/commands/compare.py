@@ -11,6 +11,7 @@ from deepseg.commands.train import train
 from deepseg.config.load import load
 from deepseg.config.training import TrainConfig
 from deepseg.errors import DeepsegError, Problem, raise_if_any
+from deepseg.model.checkpoint import FOLDS
 from deepseg.report.comparison import (
     SeedGroup,
     comparison_csv,
@@ -204,8 +205,9 @@ def _too_few(groups: Collection[Path], again: Sequence[Path]) -> Iterator[Proble
 
 def _trained(run: PlannedRun, *, device: str, quiet: bool) -> Path:
     """Run a session, or go on with it; its folder. A trained model at its start is fine-tuned."""
-    begins = not (run.folder / "models" / "last.save").exists()
-    last = train(
+    names = ("models/last.save", FOLDS)
+    begins = not any((run.folder / name).exists() for name in names)
+    train(
         run.config_file,
         device=device,
         quiet=quiet,
@@ -213,7 +215,7 @@ def _trained(run: PlannedRun, *, device: str, quiet: bool) -> Path:
         from_scratch=run.from_scratch,
         seed=run.seed,
     )
-    return last.parent.parent
+    return run.folder
 
 
 def _write(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,28 +83,72 @@ def segment(
     config_file = Path(config_file)
     loaded = load_config(TestConfig, config_file)
     config = _overridden(loaded.config, precision=precision, keep_going=keep_going)
-    torch_device = chosen_device(device)
+    return segment_session(
+        TestSession(
+            config_file,
+            config,
+            named_files(model, load, config.models),
+            chosen_device(device),
+            loaded.warnings,
+            shard=shard,
+            quiet=quiet,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class TestSession:
+    """A testing session as the user asks for it.
+
+    Attributes:
+        config_file: The settings file, of which problems without a place of their own are.
+        config: Its settings.
+        files: All that are named for its models.
+        device: That computes.
+        warnings: About the settings file.
+        shard: Do these cases only.
+        quiet: Print warnings and errors only.
+    """
+
+    config_file: Path
+    config: TestConfig
+    files: NamedFiles
+    device: torch.device
+    warnings: tuple[str, ...] = ()
+    shard: Shard | None = None
+    quiet: bool = False
+
+    __test__ = False  # its name starts like a test's, and pytest would collect it
+
+
+def segment_session(session: TestSession) -> Path:
+    """Segment the cases of a session that are not done yet; errors as of `deepseg.segment`.
+
+    Returns:
+        The session's folder.
+    """
+    config, file, device = session.config, session.config_file, session.device
     with (
         SessionFolder(
             config.folder,
-            config_file=config_file,
+            config_file=file,
             settings=config.model_dump(mode="json"),
-            shard=shard,
-            quiet=quiet,
+            shard=session.shard,
+            quiet=session.quiet,
         ) as folder,
-        in_words_of(config_file, TestConfig),
-        current(torch_device),
+        in_words_of(file, TestConfig),
+        current(device),
     ):
         console = folder.console
-        console.wording = wording_of(config_file, TestConfig)
-        warnings = [*loaded.warnings, *device_warnings(config.inference.precision, torch_device)]
-        announce(console, f"test {config.name}", warnings, torch_device)
+        console.wording = wording_of(file, TestConfig)
+        warnings = [*session.warnings, *device_warnings(config.inference.precision, device)]
+        announce(console, f"test {config.name}", warnings, device)
         log_settings(console, config)
-        models = _models(named_files(model, load, config.models), console)
+        models = _models(session.files, console)
         raise_if_any([*untrained_problems(models), *testing_incompatibilities(config, models)])
-        predictor = _predictor(config, models, torch_device, console)
+        predictor = _predictor(config, models, device, console)
         work = CaseStages(folder, config, predictor, models)
-        checked = _checked(config, models, folder, shard)
+        checked = _checked(config, models, folder, session.shard)
         results = ScoreTable(checked.left_out)
         todo = _clear_pending(checked.cases, work, console)
         fault = _fault_of_cases(todo, work, results, console, keep_going=config.keep_going)

@@ -15,6 +15,7 @@ from deepseg.inference.predictor import Listener, Predictor
 from deepseg.inference.segmentation import Segmentation
 from deepseg.model.checkpoint import Checkpoint, read_checkpoint
 from deepseg.report.console import Console
+from deepseg.sessions.folds.record import model_files
 from deepseg.report.label_files import label_files
 from deepseg.sessions.segmentation.dicom_result import (
     NOT_FROM_DICOM,
@@ -68,7 +69,8 @@ def segment_images(
     """Segment images as the model's training cases were prepared.
 
     Args:
-        model: A `.save`, or the folder of a session.
+        model: A `.save`, or the folder of a session; of a cross-validation, the mean of the
+            predictions of all folds is taken.
         images: By name of the channel, None for a channel that the patient lacks, and under ``roi``
             a mask of the region of interest, or ``nonzero`` for the voxels that are not 0. Or one
             image per channel in the model's order; or, for a model with one channel, images of
@@ -87,7 +89,9 @@ def segment_images(
         DeepsegError: Anything that is wrong with the model or the images; ``file-exists``, before
             anything is computed.
     """
-    console, checkpoint = Console(quiet=quiet), read_checkpoint(Path(model))
+    console = Console(quiet=quiet)
+    models = [read_checkpoint(file) for file in model_files(Path(model))]
+    checkpoint = models[0]
     patients = _patients(images, checkpoint.config.channels, FOLDER if out is None else Path(out))
     raise_if_any(_results_of_two(patients))
     if dicom_seg:
@@ -97,12 +101,13 @@ def segment_images(
         raise_if_taken(patient.dicom_target for patient in patients)
     names = _label_texts(patients, checkpoint.config.classes)
     raise_if_any(_other_labels(names))
-    console.say(f"weights: {checkpoint.origin}")
-    untrained = untrained_words(checkpoint)
-    if untrained is not None:
-        console.warn(f"{checkpoint.origin}: {untrained}")
+    for member in models:
+        console.say(f"weights: {member.origin}")
+        untrained = untrained_words(member)
+        if untrained is not None:
+            console.warn(f"{member.origin}: {untrained}")
     predictor = Predictor(
-        checkpoint,
+        models,
         {"precision": precision},
         device=device,
         preparation={"roi": NONZERO} if any(p.takes_nonzero for p in patients) else None,

@@ -38,7 +38,7 @@ class CasesConfig(Settings):
         None,
         description="CSV file with a row per case. Columns: `case`, `channel_NAME` for every "
         "channel, `labels`, `roi`, `weights_1`, `weights_2`, …; `split`, the `part` that a case "
-        "belongs to; paths relative to the table.",
+        "belongs to; `patient`, whose cases `folds` keep together; paths relative to the table.",
     )
     dataset: ConfigPath | None = Field(
         None,
@@ -79,6 +79,11 @@ class CasesConfig(Settings):
         {},
         description="Labels in the files → labels of the model, such as `{4: 3, 255: ignore}`; "
         "voxels to `ignore` are unlabelled and enter no loss and no score.",
+    )
+    only: ConfigPath | None = Field(
+        None,
+        description="List file with the names of the cases that are used, one per line; all others "
+        "are left out. Default: all.",
     )
     nan: Literal["refuse", "replace"] = Field(
         "refuse",

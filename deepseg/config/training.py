@@ -88,6 +88,12 @@ class TrainConfig(Settings):
         description="Differences from the cases that the model has learnt from that are accepted: "
         "`preparation`; `roi`, cases without one; `channels`, cases that lack one.",
     )
+    folds: Annotated[int, Field(ge=2, le=100, strict=True)] | None = Field(
+        None,
+        description="Cross-validation: the training cases are split into so many folds, and each "
+        "is held out once from a model that is trained on the others, and segmented by it. "
+        "Default: one model for all.",
+    )
     epochs: Count = Field(35, description="Epochs in all, those of a continued session included.")
     subepochs: Count = Field(20, description="Sub-epochs of an epoch.")
     loss: Loss = Field(Loss(), description="What training makes small.")

@@ -14,6 +14,7 @@ import mmap
 import shutil
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from deepseg.data.cases.case import Case
 from deepseg.data.images.file_stamps import file_stamp
 from deepseg.data.images.volumes import Geometry
 from deepseg.data.preparation import PreparedCase, prepare
-from deepseg.errors import DeepsegError, Problem
-from deepseg.storage.atomic import replacing_folder, write_json
+from deepseg.errors import DeepsegError, OutputNotWritable, Problem
+from deepseg.storage.atomic import flush, replacing_folder, write_json
 
 CACHE_FORMAT = 1  # raise it whenever a prepared case of today would differ from one of yesterday
 
@@ -39,13 +40,25 @@ def prepared_folder(
     Args:
         channels: The model's channel names.
     """
-    folder = cache / f"{case.name}-{fingerprint(case, preparation, channels)}"
-    if not _is_whole(folder):
+    folder = folder_name(case, preparation, channels, cache)
+    if not is_whole(folder):
         if folder.exists():
             shutil.rmtree(folder)
         with replacing_folder(folder) as temporary:
             _write(prepare(case, preparation, channels), temporary)
     return folder
+
+
+def folder_name(case: Case, preparation: Preparation, channels: Sequence[str], cache: Path) -> Path:
+    """Folder of the prepared ``case`` in ``cache``, there or not.
+
+    Args:
+        channels: The model's channel names.
+
+    Raises:
+        OSError: A file of the case is missing.
+    """
+    return cache / f"{case.name}-{fingerprint(case, preparation, channels)}"
 
 
 def open_prepared(folder: Path) -> PreparedCase:
@@ -127,22 +140,43 @@ def _write(case: PreparedCase, folder: Path) -> None:
     for name, array in arrays.items():
         if array is not None:
             np.save(folder / f"{name}.npy", array)
+            flush(folder / f"{name}.npy")  # so that its stamp tells that all of it is there
+    files = sorted(folder.glob("*.npy"))
     record = {
         "name": case.name,
         "shape": list(case.shape),
         "affine": case.geometry.affine.tolist(),
         "labels": None if case.labels is None else np.unique(case.labels).tolist(),
-        "checksums": {path.name: _checksum(path) for path in sorted(folder.glob("*.npy"))},
+        "checksums": {path.name: _checksum(path) for path in files},
+        "stamps": {path.name: _stamp(path) for path in files},
     }
     write_json(folder / "case.json", record)
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
+    """True if a prepared case is there as it was written.
+
+    Where size and time of each file are those of its writing, or of the last time that its checksum
+    was compared, it is not read again: ten thousand cases are more than a terabyte.
+    """
     try:
-        checksums = json.loads((folder / "case.json").read_text("utf-8"))["checksums"]
-        return all(_checksum(folder / name) == value for name, value in checksums.items())
-    except (OSError, ValueError, KeyError):
+        record = json.loads((folder / "case.json").read_text("utf-8"))
+        checksums = record["checksums"]
+        stamps = {name: _stamp(folder / name) for name in checksums}
+        if stamps == record.get("stamps"):
+            return True
+        matches = all(_checksum(folder / name) == value for name, value in checksums.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+    if matches:
+        with suppress(OutputNotWritable):  # a cache that may only be read
+            write_json(folder / "case.json", {**record, "stamps": stamps})
+    return matches
+
+
+def _stamp(file: Path) -> list[int]:
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _checksum(path: Path) -> int:

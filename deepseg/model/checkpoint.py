@@ -229,17 +229,30 @@ def new_checkpoint(
     )
 
 
+FOLDS = "folds.json"  # the split of a cross-validation, in the folder of its sessions
+
+
 def model_in(path: Path) -> Path:
     """The best model of a session's folder, or its last; any other path as it is.
 
     A model that ships with deepseg is its file.
 
     Raises:
-        DeepsegError: ``builtin-unknown``.
+        DeepsegError: ``builtin-unknown``; ``folds-model``, for the folder of a cross-validation.
     """
     path = builtin_file(path)
     if not path.is_dir():
         return path
+    if (path / FOLDS).is_file():
+        raise DeepsegError(
+            Problem(
+                code="folds-model",
+                got="a session with folds, which has a model for each",
+                expected="one model; -test and -segment take the mean of all",
+                fix=f"name the folder of a fold, such as {path / 'fold-1'}",
+                where=str(path),
+            )
+        )
     folders = (path / "models", path)
     files = [folder / name for folder in folders for name in ("best.save", "last.save")]
     return next((file for file in files if file.is_file()), path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,6 +37,7 @@ from deepseg.model.checkpoint import Checkpoint, TrainingCohort
 from deepseg.report.console import Console
 from deepseg.sessions.cohort import (
     decides_orientation,
+    known_images,
     learnt_cases,
     learnt_columns,
     session_preparation,
@@ -48,6 +50,7 @@ from deepseg.sessions.compatibility import (
     training_incompatibilities,
     training_warnings,
 )
+from deepseg.sessions.folds.split import shortened
 from deepseg.sessions.processes.shard import Shard
 from deepseg.sessions.result_names import result_endings, result_name_problems
 from deepseg.sessions.summary_cache import SummaryCache
@@ -55,6 +58,7 @@ from deepseg.sessions.tables import cases_table
 from deepseg.storage.atomic import writable
 from deepseg.thread_pool import thread_pool
 
+ALIKE = 3  # warnings of which each is printed
 THREADS = 8  # that read cases at the same time, each a whole one
 
 Item = TypeVar("Item")
@@ -189,10 +193,14 @@ def training_and_held_out(
     )
     preparation, cohort = config.preparation, TrainingCohort()
     if training is not None:
-        preparation = session_preparation(config.preparation, model, training.summaries)
+        preparation = session_preparation(
+            config.preparation, model, [case.orientation for case in training.summaries]
+        )
+        cohort = training_cohort(training.summaries, preparation, network)
         cohort = replace(
-            training_cohort(training.summaries, preparation, network),
+            cohort,
             columns=training.columns or learnt_columns(rules.cohorts) or None,
+            images=known_images(cohort, model.cohort),
         )
     held_out = None
     if config.validation is not None:
@@ -252,13 +260,7 @@ def checked_test_cases(
     )
     for preparation in dict.fromkeys(preparations):
         _say_turned(checked, "cases", preparation, network, console)
-    for model in models:
-        names = learnt_cases(checked.summaries, model)
-        if names:
-            console.warn(
-                f"cases that {model.origin} was trained on: {', '.join(names)}; their scores say "
-                "nothing about new cases"
-            )
+    _warn_of_learnt_cases(checked, models, console)
     axes = {axis for model in models for axis in mirrored_axes(config.inference, model.config)}
     mirror = [float(axis in axes) for axis in range(3)]
     for warning in mirrored_sides(
@@ -266,6 +268,23 @@ def checked_test_cases(
     ):
         console.warn(warning)
     return checked
+
+
+def _warn_of_learnt_cases(
+    checked: CheckedCases, models: Sequence[Checkpoint], console: Console
+) -> None:
+    """Warn of cases that a model, or some models of an ensemble, were trained on."""
+    by_model = {str(model.origin): learnt_cases(checked.summaries, model) for model in models}
+    learnt = {name for names in by_model.values() for name in names}
+    names = shortened([summary.name for summary in checked.summaries if summary.name in learnt])
+    having = [origin for origin, names in by_model.items() if names]
+    if having:
+        origin = having[0] if len(having) == 1 else f"{len(having)} of {len(models)} models"
+        were = "was" if len(having) == 1 else "were"
+        console.warn(
+            f"cases that {origin} {were} trained on: {names}; their scores say nothing about new "
+            "cases"
+        )
 
 
 def _say_turned(
@@ -303,7 +322,7 @@ def _warn_of_shared_cases(training: CheckedCases, held_out: CheckedCases, consol
     ]
     if shared:
         console.warn(
-            f"validation cases that are also trained on: {', '.join(shared)}; their scores say "
+            f"validation cases that are also trained on: {shortened(shared)}; their scores say "
             "nothing about new cases"
         )
 
@@ -356,11 +375,24 @@ def checked_cases(
     for comparison in rules.comparisons:
         problems += comparison.problems(traits)
         warnings += comparison.warnings(traits)
-    for warning in dict.fromkeys(warnings):
-        console.warn(warning)
+    _tell(list(dict.fromkeys(warnings)), console)
     raise_if_any(dict.fromkeys([*name_problems, *problems]))
     cases_table(console, rules.title, checked.summaries, model.classes)
     return checked
+
+
+def _tell(warnings: Sequence[str], console: Console) -> None:
+    """Print warnings; of many that differ in their file and numbers only, the first few."""
+    alike: dict[str, list[str]] = {}
+    for warning in warnings:
+        _, _, text = warning.rpartition(": ")
+        alike.setdefault(re.sub(r"\d[\d.]*", "", text), []).append(warning)
+    for group in alike.values():
+        for warning in group[:ALIKE]:
+            console.warn(warning)
+        if len(group) > ALIKE:
+            console.log("\n".join(group[ALIKE:]))
+            console.warn(f"{len(group) - ALIKE} more warnings like this one: {group[0]}")
 
 
 def _summaries(
@@ -371,22 +403,28 @@ def _summaries(
     cache = SummaryCache(
         rules.cache, model.channels, class_count, rules.needs_labels, rules.computes_roi
     )
-    read = partial(
+    examined = partial(
         _examined,
         class_count=class_count,
         needs_labels=rules.needs_labels,
         computes_roi=rules.computes_roi,
     )
-    stamps = [cache.stamp(case) for case in cases]
-    remembered = [cache.load(stamp) for stamp in stamps]
+
+    def remember(case: Case) -> CaseSummary | None:
+        return cache.load(cache.stamp(case))
+
+    def read(case: Case) -> CaseSummary | None:
+        stamp, summary = cache.stamp(case), examined(case)
+        if summary is not None:
+            cache.store(stamp, summary)  # at once, for a session that is killed before the last
+        return summary
+
+    remembered = on_threads(remember, cases, Console(silent=True), "")
     unread = [case for case, entry in zip(cases, remembered, strict=True) if entry is None]
     title = f"checking {rules.title}"
-    read_together = _on_threads(read, unread, console, title, threads=rules.threads)
+    read_together = on_threads(read, unread, console, title, threads=rules.threads)
     new = iter(_read_alone(unread, read_together, read, rules))
-    summaries = [next(new) if entry is None else entry for entry in remembered]
-    for stamp, summary in zip(stamps, summaries, strict=True):
-        cache.store(stamp, summary)
-    return summaries
+    return [next(new) if entry is None else entry for entry in remembered]
 
 
 def _examined(
@@ -488,10 +526,15 @@ def prepared_cases(
     with writable(cache):
         cache.mkdir(parents=True, exist_ok=True)
     folder_of = partial(prepared_folder, preparation=preparation, channels=channels, cache=cache)
-    return _on_threads(folder_of, checked.cases, console, f"preparing {title}")
+    return on_threads(folder_of, checked.cases, console, f"preparing {title}")
 
 
-def _on_threads(
+def thread_count(items: int, threads: int = THREADS) -> int:
+    """Threads that work on so many items at the same time."""
+    return min(items, os.cpu_count() or 1, threads)
+
+
+def on_threads(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     console: Console,
@@ -506,7 +549,7 @@ def _on_threads(
     if not items:
         return []
     results = []
-    count = min(len(items), os.cpu_count() or 1, threads)
+    count = thread_count(len(items), threads)
     with console.progress(title, len(items)) as advance, thread_pool(count) as pool:
         for result in pool.map(function, items):
             results.append(result)

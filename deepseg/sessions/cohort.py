@@ -36,26 +36,30 @@ def inherited_preparation(preparation: Preparation, model: Checkpoint) -> Prepar
 
 
 def session_preparation(
-    preparation: Preparation, model: Checkpoint, cases: Sequence[CaseSummary]
+    preparation: Preparation, model: Checkpoint, orientations: Sequence[str | None]
 ) -> Preparation:
     """The preparation with an orientation: its own, the model's, or that of most cases.
 
     Args:
         preparation: Of the train file.
         model: With which the session begins, or from which it goes on.
-        cases: To learn from.
+        orientations: Of the cases to learn from.
     """
     inherited = inherited_preparation(preparation, model)
     if inherited.nnunet is not None:
         return inherited  # nnU-Net turns no axes
     if inherited.orientation is not None or not decides_orientation(preparation, model):
         return inherited
-    return inherited.model_copy(update={"orientation": most_common_orientation(cases)})
+    return inherited.model_copy(update={"orientation": most_common(orientations)})
 
 
-def most_common_orientation(cases: Sequence[CaseSummary]) -> str | None:
-    """The orientation of most cases; of several, that of the first case with one of them."""
-    counts = Counter(case.orientation for case in cases if case.orientation is not None)
+def most_common(orientations: Sequence[str | None]) -> str | None:
+    """The orientation of most cases; of several, that of the first case with one of them.
+
+    >>> most_common(["RAS", "LPS", None, "LPS", "RAS"])
+    'RAS'
+    """
+    counts = Counter(letters for letters in orientations if letters is not None)
     return counts.most_common(1)[0][0] if counts else None
 
 
@@ -99,6 +103,16 @@ def training_cohort(
         intensity=_intensity_ranges(cases, network.channels),
         images=tuple(sorted({image_digest(case) for case in cases if case.images is not None})),
     )
+
+
+def known_images(cohort: TrainingCohort, before: TrainingCohort | None) -> tuple[str, ...]:
+    """Digests of the cases of a session and of all that its model has learnt from before.
+
+    >>> known_images(TrainingCohort(images=("a", "c")), TrainingCohort(images=("b", "c")))
+    ('a', 'b', 'c')
+    """
+    earlier = () if before is None else before.images or ()
+    return tuple(sorted({*(cohort.images or ()), *earlier}))
 
 
 def image_digest(case: CaseSummary) -> str:

@@ -27,6 +27,7 @@ from deepseg.model.checkpoint import (
 )
 from deepseg.model.layout import layout
 from deepseg.model.provenance import FilledFrom
+from deepseg.sessions.folds.record import model_files
 from deepseg.transfer.filling import planned_transfer
 from deepseg.transfer.imported import ImportedModel, read_imported
 from deepseg.transfer.rules import TransferRules
@@ -151,6 +152,24 @@ def session_models(files: NamedFiles, *, seed: int, warn: Warn) -> tuple[Checkpo
             anything that is wrong with a file.
     """
     return read_models(model_choice(files), seed=seed, warn=warn)
+
+
+def the_model(models: Sequence[Checkpoint]) -> Checkpoint:
+    """The model with which a session begins, which takes no mean of several.
+
+    Raises:
+        DeepsegError: ``folds-model``.
+    """
+    if len(models) > 1:
+        raise DeepsegError(
+            Problem(
+                code="folds-model",
+                got=f"{len(models)} models to begin with",
+                expected="one",
+                fix=f"name one of them, such as {models[0].origin}",
+            )
+        )
+    return models[0]
 
 
 def read_models(choice: ModelChoice, *, seed: int, warn: Warn) -> tuple[Checkpoint, ...]:
@@ -360,7 +379,9 @@ def _warn_of_superseded(file: Path, model: Checkpoint, warn: Warn) -> None:
 def _by_content(paths: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Files that describe networks, and files that hold weights."""
     descriptions = tuple(path for path in paths if _describes(path))
-    return descriptions, tuple(_in_folder(path) for path in paths if not _describes(path))
+    weights = (path for path in paths if not _describes(path))
+    files = (_in_folder(file) for path in weights for file in model_files(path))
+    return descriptions, tuple(files)
 
 
 def _describes(path: Path) -> bool:

@@ -15,6 +15,7 @@ import platform
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from deepseg.errors import OutputNotWritable, Problem
 from deepseg.parent_process import is_alive
 
 LONGEST_NAME = 255  # bytes of a file name
+LISTED_S = 30.0  # for which the temporary files of a folder are not looked for again
+MOST_LISTED = 64  # folders that are remembered
 
 _NO_PERMISSION = ("no permission to write here", "change the permissions or choose another folder")
 _WRONG_NAME = ("a name that this disk cannot hold", "choose another output name or folder")
@@ -66,14 +69,14 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = _new_file_beside(path)
         try:
             yield temporary
-            _flush(temporary)
+            flush(temporary)
             temporary.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
         with contextlib.suppress(OSError):  # some file systems cannot flush a folder
-            _flush(path.parent)
+            flush(path.parent)
     except OSError as error:
         raise _translated(error, path) from error
 
@@ -129,14 +132,12 @@ def remove_leftovers(folder: Path, ending: str = "") -> None:
         folder: Where they lie; it need not be there.
         ending: Of the names of those that are meant; empty for all.
     """
-    host = re.escape(platform.node())
-    leftover = re.compile(rf"(\.{host}-(\d+)-[0-9a-f]{{8}}\.partial\.)(.*)")
     with contextlib.suppress(OSError):
-        for entry in folder.iterdir():
-            match = leftover.fullmatch(entry.name)
-            if match is None:
-                continue
+        for name in _temporary_names(folder, is_fresh=not ending):
+            match = _temporary_pattern().fullmatch(name)
+            assert match is not None
             is_meant = match[3].endswith(_ending(ending, LONGEST_NAME - len(match[1])))
+            entry = folder / name
             if is_meant and not is_alive(int(match[2])):
                 if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)
@@ -144,7 +145,32 @@ def remove_leftovers(folder: Path, ending: str = "") -> None:
                     entry.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
+def _temporary_pattern() -> re.Pattern[str]:
+    """Names of temporary files of this machine, with the number of their process."""
+    return re.compile(rf"(\.{re.escape(platform.node())}-(\d+)-[0-9a-f]{{8}}\.partial\.)(.*)", re.S)
+
+
+_listed: dict[Path, tuple[float, tuple[str, ...]]] = {}  # when, and what was there
+
+
+def _temporary_names(folder: Path, *, is_fresh: bool) -> tuple[str, ...]:
+    """Temporary files in ``folder``, as they were a while ago unless the list has to be fresh.
+
+    A folder of ten thousand files that is listed for each of them takes minutes.
+    """
+    now = time.monotonic()
+    when, names = _listed.get(folder, (-LISTED_S, ()))
+    if is_fresh or now - when >= LISTED_S:
+        pattern = _temporary_pattern()
+        with os.scandir(folder) as entries:
+            names = tuple(entry.name for entry in entries if pattern.fullmatch(entry.name))
+        if len(_listed) >= MOST_LISTED:
+            _listed.clear()
+        _listed[folder] = (now, names)
+    return names
+
+
+def flush(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -117,8 +117,8 @@ def test_help_names_every_command_on_stdout(command):
             ["-quiet"],
             [
                 "[command-line] got no command; expected one of -newModel, -train, -test, "
-                "-segment, -check, -show, -export, -convert, -compare, -plan, -demo; fix: give "
-                "exactly one command"
+                "-segment, -check, -show, -export, -convert, -compare, -plan, -prepare, -demo; "
+                "fix: give exactly one command"
             ],
             id="options only",
         ),
@@ -126,8 +126,8 @@ def test_help_names_every_command_on_stdout(command):
             ["-newModel", "model.yaml", "-train", "train.yaml"],
             [
                 "[command-line] got -newModel and -train; expected one of -newModel, -train, "
-                "-test, -segment, -check, -show, -export, -convert, -compare, -plan, -demo; "
-                "fix: give exactly one command"
+                "-test, -segment, -check, -show, -export, -convert, -compare, -plan, -prepare, "
+                "-demo; fix: give exactly one command"
             ],
             id="two commands",
         ),
@@ -248,8 +248,6 @@ def test_help_names_every_command_on_stdout(command):
             [
                 "[command-line] got -keepGoing with -train; expected -keepGoing with -test; "
                 "fix: remove -keepGoing",
-                "[command-line] got -part with -train; expected -part with -test; "
-                "fix: remove -part",
             ],
             id="parts of a training",
         ),

@@ -68,8 +68,8 @@ def lists(place):
             HEADER.replace("labels", "lables") + A,
             [
                 "[table-column] HERE/data/train.csv:1: got the column 'lables'; expected case, "
-                "channel_NAME, labels, roi, split, weights_1, weights_2, …; fix: rename or remove "
-                "it; did you mean 'labels'?"
+                "channel_NAME, labels, roi, split, patient, weights_1, weights_2, …; fix: rename "
+                "or remove it; did you mean 'labels'?"
             ],
             id="a misspelt column",
         ),

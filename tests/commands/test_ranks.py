@@ -309,8 +309,9 @@ def test_one_gpu_is_not_named_for_several_devices(refused, monkeypatch):
     [
         (
             ("-train", "train.yaml"),
-            "start one task with 'srun --ntasks-per-node 1 torchrun ...', as in the page on "
-            "training, or with -devices",
+            "start one task with 'srun --ntasks-per-node 1 torchrun ...', as in "
+            "documentation/clusters.md, or with -devices; share folds with "
+            "-part $((SLURM_PROCID + 1))/$SLURM_NTASKS",
         ),
         (
             ("-test", "test.yaml", "-model", "M.save"),

@@ -8,7 +8,7 @@ from deepseg.config.cases import Preparation
 from deepseg.config.model import ModelConfig
 from deepseg.data.cases.summary import CaseSummary, Intensity
 from deepseg.model.checkpoint import IntensityRange, TrainingCohort
-from deepseg.sessions.cohort import image_digest, most_common_orientation, training_cohort
+from deepseg.sessions.cohort import image_digest, most_common, training_cohort
 
 
 def network(*channels):
@@ -91,8 +91,8 @@ def test_resampled_cases_are_seen_at_the_spacing_that_was_asked_for():
 
 def test_the_orientation_is_that_of_most_cases_and_the_spacing_goes_along():
     cases = [case((1.0, 2.0, 3.0), "SAL"), case(), case()]
-    assert most_common_orientation(cases) == "RAS"
-    assert most_common_orientation(cases[:2]) == "SAL"
+    assert most_common([c.orientation for c in cases]) == "RAS"
+    assert most_common([c.orientation for c in cases[:2]]) == "SAL"
     turned = training_cohort(cases, Preparation(orientation="RAS"), network("T1"))
     assert turned.spacing_mm == (3.0, 2.0, 1.0)
 

@@ -6,7 +6,7 @@ exist is known afterwards; the content of the others is checked in `deepseg.data
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,10 +23,10 @@ from deepseg.data.cases.case_names import (
 )
 from deepseg.data.cases.dataset import DatasetSplit, DatasetUse, dataset_cases
 from deepseg.data.cases.list_files import channel_files, list_file_cases
-from deepseg.data.cases.listing import ListedCase, Listing, missing_files
+from deepseg.data.cases.listing import ListedCase, Listing, missing_files, text_of
 from deepseg.data.cases.pairing import MixedFile, mixed_files
 from deepseg.data.cases.table import table_cases
-from deepseg.errors import DeepsegError, Problem
+from deepseg.errors import DeepsegError, Problem, did_you_mean
 
 UNKNOWN = -1  # the label of voxels that nobody has labelled
 
@@ -48,6 +48,7 @@ class Case:
         volumes: Which volume of its image each channel is, counted from 0, and None for a 3D
             image; empty where all images are 3D.
         missing: A problem for every file of the case that cannot be found.
+        patient: Where it is known; None for one of whom there is this case only.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Case:
     nan: Literal["refuse", "replace"] = "refuse"
     volumes: tuple[int | None, ...] = ()
     missing: tuple[Problem, ...] = ()
+    patient: str | None = None
 
     @property
     def images(self) -> tuple[tuple[Path | None, int | None], ...]:
@@ -117,10 +119,14 @@ def case_list(
     mixed = mixed_files(listed, channels)
     problems = [*_no_cases(config, listed), *_name_problems(listed), *_missing_weights(listed)]
     problems += _mixed_pairs(mixed) if config.dataset is not None else []
-    missing = missing_files(file for case in listed for file in case.files)
-    label_map = _label_map(config, listing)
     if problems:
+        missing = missing_files(file for case in listed for file in case.files)
         raise DeepsegError(*problems, *missing.values())
+    named = dict(zip(_names(listed), listed, strict=True))
+    if config.only is not None:
+        named = _selected(named, config.only)
+    missing = missing_files(file for case in named.values() for file in case.files)
+    label_map = _label_map(config, listing)
     cases = (
         Case(
             name=name,
@@ -134,11 +140,46 @@ def case_list(
             nan=config.nan,
             volumes=case.volumes,
             missing=tuple(missing[file] for file in dict.fromkeys(case.files) if file in missing),
+            patient=case.patient,
         )
-        for case, name in zip(listed, _names(listed), strict=True)
+        for name, case in named.items()
     )
     warnings = (*listing.warnings, *_mixed_warning(mixed))
     return CaseList(tuple(cases), warnings, listing.columns)
+
+
+def _selected(named: Mapping[str, ListedCase], only: Path) -> dict[str, ListedCase]:
+    """The cases whose names the file ``only`` lists.
+
+    Raises:
+        DeepsegError: ``case-unknown`` for every name that no case has; ``no-cases``.
+    """
+    lines = [line.strip() for line in text_of(only).splitlines()]
+    names = [
+        (number, line)
+        for number, line in enumerate(lines, start=1)
+        if line and not line.startswith("#")
+    ]
+    if not names:
+        raise DeepsegError(
+            Problem("no-cases", "no name", "the name of at least one case", "add it", str(only))
+        )
+    unknown = [(number, name) for number, name in names if name not in named]
+    if unknown:
+        raise DeepsegError(
+            *(
+                Problem(
+                    code="case-unknown",
+                    got=f"the name {name!r}",
+                    expected="the name of a case",
+                    fix="correct or remove the line" + (did_you_mean(name, named) if k < 3 else ""),
+                    where=f"{only}:{number}",
+                )
+                for k, (number, name) in enumerate(unknown)
+            )
+        )
+    chosen = {name for _, name in names}
+    return {name: case for name, case in named.items() if name in chosen}
 
 
 def _mixed_pairs(mixed: Sequence[MixedFile]) -> list[Problem]:

@@ -115,7 +115,7 @@ class _Reader:
         self.case = case
         self.problems = list(case.missing)
         self.warnings: list[str] = []
-        self.grid, self.grid_file = _grid(case)
+        self.grid, self.grid_file = case_geometry(case)
 
     def array(
         self,
@@ -270,7 +270,7 @@ def _is_missing(case: Case, path: Path) -> bool:
     return bool(case.missing) and not is_there(path)
 
 
-def _grid(case: Case) -> tuple[Geometry | None, Path | None]:
+def case_geometry(case: Case) -> tuple[Geometry | None, Path | None]:
     """Geometry and file of the first channel whose header can be read."""
     for path, volume in case.images:
         if path is None or _is_missing(case, path):

@@ -55,6 +55,7 @@ class ListedCase:
         weight_maps: One per category of the sampling type.
         volumes: Which volume of its image each channel is, counted from 0, where one 4D image
             serves several channels; else empty.
+        patient: As written, or None.
     """
 
     where: str
@@ -64,6 +65,7 @@ class ListedCase:
     roi: ListEntry
     weight_maps: tuple[ListEntry, ...]
     volumes: tuple[int, ...] = ()
+    patient: str | None = None
 
     @property
     def files(self) -> tuple[ListEntry, ...]:

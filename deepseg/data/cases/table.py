@@ -31,6 +31,7 @@ from deepseg.errors import DeepsegError, Problem, did_you_mean
 DEEPMEDIC = {"prediction_filename": "case", "ground_truth": "labels", "roi_mask": "roi"}
 CHANNEL = "channel_"
 SPLIT = "split"
+PATIENT = "patient"
 PARTS = ("training", "validation", "test")
 WEIGHTS = re.compile("weights_[1-9][0-9]*")
 
@@ -105,7 +106,9 @@ def table_cases(
     whole = [record for record in whole if _is_in_part(record, names, part)]
     cells = [_cells(record, names, header.cells, table) for record in whole]
     if problems:
-        missing = missing_files(e for row in cells for key, e in row.items() if key != "case")
+        missing = missing_files(
+            e for row in cells for key, e in row.items() if key not in ("case", PATIENT)
+        )
         raise DeepsegError(*problems, *missing.values())
     listed = (
         _listed_case(f"{table}:{r.line}", row, [CHANNEL + name for name in in_order])
@@ -228,13 +231,20 @@ def _column_problems(
     header: _Record, names: Sequence[str], channels: Sequence[str], where: str
 ) -> list[Problem]:
     weights = [name for name in names if WEIGHTS.fullmatch(name)]
-    allowed = ["case", "labels", "roi", SPLIT, *(f"weights_{i + 1}" for i in range(len(weights)))]
+    allowed = [
+        "case",
+        "labels",
+        "roi",
+        SPLIT,
+        PATIENT,
+        *(f"weights_{i + 1}" for i in range(len(weights))),
+    ]
     understood = [*allowed, *(CHANNEL + name for name in channels), *DEEPMEDIC]
     strange = [
         Problem(
             code="table-column",
             got=f"the column {written!r}",
-            expected="case, channel_NAME, labels, roi, split, weights_1, weights_2, …",
+            expected="case, channel_NAME, labels, roi, split, patient, weights_1, weights_2, …",
             fix=f"rename or remove it{did_you_mean(written, understood)}",
             where=where,
         )
@@ -315,6 +325,7 @@ def _listed_case(where: str, cells: dict[str, ListEntry], channels: Sequence[str
         roi=cells.get("roi", absent),
         weight_maps=tuple(cells[name] for name in weights),
         volumes=_volumes(images, [name for name in cells if name.startswith(CHANNEL)], channels),
+        patient=cells.get(PATIENT, absent).text,
     )
 
 

@@ -62,7 +62,7 @@ class Candidates:
     (1, 0, 1)
     """
 
-    voxels: NDArray[np.int64]
+    voxels: NDArray[np.integer]
     ends: NDArray[np.int64]
     running_weight: NDArray[np.float64] | None = None
 
@@ -98,10 +98,10 @@ def find_candidates(case: PreparedCase, rules: CandidateRules) -> Candidates:
     allowed = _centres_inside(case.shape, rules.segment, rules.prediction)
     if case.weights is None:
         masks = _category_masks(case, rules)
-        voxels = [np.flatnonzero(np.where(allowed, mask, 0)) for mask in masks]
+        voxels = [_flat_indices(allowed & mask) for mask in masks]
         running_weight: NDArray[np.float64] | None = None
     else:
-        voxels = [np.flatnonzero(np.where(allowed, weights, 0)) for weights in case.weights]
+        voxels = [_flat_indices(allowed & (weights != 0)) for weights in case.weights]
         sums = [
             np.cumsum(weights.ravel()[flat], dtype=np.float64)
             for weights, flat in zip(case.weights, voxels, strict=True)
@@ -109,6 +109,11 @@ def find_candidates(case: PreparedCase, rules: CandidateRules) -> Candidates:
         running_weight = np.concatenate(sums)
     ends = np.cumsum([len(flat) for flat in voxels])
     return Candidates(np.concatenate(voxels), ends, running_weight)
+
+
+def _flat_indices(mask: NDArray[np.bool_]) -> NDArray[np.integer]:
+    """Flat indices of the voxels in ``mask``, in four bytes each where that is enough."""
+    return np.flatnonzero(mask).astype(np.int32 if mask.size < 1 << 31 else np.int64)
 
 
 def _category_masks(case: PreparedCase, rules: CandidateRules) -> Sequence[NDArray[np.bool_]]:

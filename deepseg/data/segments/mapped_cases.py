@@ -111,10 +111,15 @@ class MappedCases:
         return sum(case.size for case in self._in_memory.values())
 
 
+def has_candidates(folder: Path, rules: CandidateRules) -> bool:
+    """True if the candidates of the prepared case in ``folder`` are worked out already."""
+    return (folder / f"{rules.file_name}-ends.npy").exists()
+
+
 def map_case(folder: Path, rules: CandidateRules) -> MappedCase:
     """Map the prepared case in ``folder``; its candidates are worked out unless they are there."""
     case = open_prepared(folder)
     file = folder / rules.file_name
-    if not file.with_name(f"{file.name}-ends.npy").exists():
+    if not has_candidates(folder, rules):
         write_candidates(find_candidates(case, rules), file)
     return MappedCase(case, open_candidates(file))

@@ -74,7 +74,7 @@ def subepoch_draws(
         cases: Number of cases to draw from at the most.
         rng: Source of randomness.
     """
-    usable = [i for i, voxels in enumerate(counts) if present_shares(voxels, shares).any()]
+    usable = np.flatnonzero(np.asarray(counts).any(axis=1))
     chosen = rng.permutation(usable)[:cases]
     per_case = np.full(len(chosen), segments // len(chosen))
     np.add.at(per_case, rng.integers(len(chosen), size=segments % len(chosen)), 1)

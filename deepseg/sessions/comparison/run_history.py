@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deepseg.errors import DeepsegError, Problem, raise_if_any
+from deepseg.inference.metrics import Scores
 from deepseg.model.provenance import Provenance
 from deepseg.report.comparison import ScoredRun, SeedGroup
 from deepseg.sessions.folder import SessionFolder
+from deepseg.sessions.folds.record import Folds, stored_folds, unfinished
+from deepseg.sessions.segmentation.case_result import mean_record
 from deepseg.sessions.training.epoch_log import mean_dice
 from deepseg.sessions.training.progress import WITHOUT_EFFECT, flattened
 from deepseg.storage.save_file import read_save
-from deepseg.training.model_selection import MEAN
+from deepseg.training.model_selection import MEAN, OF_VOLUMES
 
 Metric = Literal["volumes", "samples"]
 
@@ -30,6 +33,7 @@ METRICS: dict[Metric, str] = {
 }
 OF_A_SEED = (*WITHOUT_EFFECT, "name", "seed")  # settings in which the sessions of a group differ
 OF_THE_MACHINE = ("deepseg", "torch", "device", "ranks")  # facts that may change scores
+OF_A_FOLD = ("name", "output", "cache", "training.cases.only")
 OF_A_START = ("freeze", "loss.l2_sp", "start")  # what `-fromScratch` changes, and the start itself
 PARTS = ("training", "machine")  # whose entries are compared one by one
 
@@ -104,11 +108,15 @@ def group_folder(folder: Path) -> Path:
 
 
 def read_run(folder: Path) -> FinishedRun:
-    """The training session in ``folder``, finished or not.
+    """The training session in ``folder``, finished or not, or the cross-validation.
 
     Raises:
-        DeepsegError: ``session-unknown``, if there is none, or what is wrong with its model file.
+        DeepsegError: ``session-unknown``, if there is none, ``folds-unfinished``, or what is wrong
+            with its model file.
     """
+    folds = stored_folds(folder)
+    if folds is not None:
+        return _read_folds(folder, folds)
     session = SessionFolder(folder)
     model = next((f for f in map(session.models.joinpath, _MODELS) if f.exists()), None)
     try:
@@ -138,6 +146,33 @@ def read_run(folder: Path) -> FinishedRun:
         }
     )
     return FinishedRun(folder, settings, records)
+
+
+def _read_folds(folder: Path, folds: Folds) -> FinishedRun:
+    """A cross-validation as one session, which is judged on all held-out cases after its end.
+
+    Seconds are those of one fold, as a mean.
+    """
+    raise_if_any(unfinished(folds, [n for n in folds.numbers if not folds.fold(n).is_segmented]))
+    runs = [read_run(folds.fold(number).folder) for number in folds.numbers]
+    per_case = {
+        name: {row: Scores(**values) for row, values in record["scores"].items()}
+        for name, record in folds.records().items()
+    }
+    epochs = max(run.epochs for run in runs)
+    seconds = sum(r.get("seconds", 0.0) for run in runs for r in run.records.values())
+    records: dict[int, Mapping[str, Any]] = {epoch: {} for epoch in range(epochs)}
+    records[epochs - 1] = {
+        "seconds": seconds / folds.count,
+        "validation_volumes": mean_record(per_case, OF_VOLUMES),
+    }
+    settings = {
+        key: value
+        for key, value in runs[0].settings.items()
+        if key not in OF_A_FOLD and not key.startswith("validation.")
+    }
+    judged = {"folds": folds.count, "validation.cases.held_out": f"of {folds.count} folds"}
+    return FinishedRun(folder, settings | judged, records)
 
 
 _MODELS = ("last.save", "previous.save")

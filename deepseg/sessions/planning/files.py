@@ -144,11 +144,13 @@ def cases_table(study: Study, parts: Mapping[str, str], folder: Path) -> str:
     """
     names = [f"channel_{name}" for name in study.channels]
     has_roi = any(case.roi is not None for case in study.cases)
-    head = ["case", "split", *names, "labels", *["roi"] * has_roi]
+    has_patients = bool(study.patients)
+    head = ["case", "split", *["patient"] * has_patients, *names, "labels", *["roi"] * has_roi]
     rows = [
         [
             case.name,
             parts.get(case.name, ""),
+            *[study.patients.get(case.name, case.name)] * has_patients,
             *(_path(path, folder) for path in _files(case, has_roi=has_roi)),
         ]
         for case in study.cases

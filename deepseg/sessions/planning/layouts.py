@@ -72,7 +72,9 @@ def _table(table: Path) -> Study:
     channels = table_channels(table)
     if not channels:
         raise DeepsegError(_no_cases(table, "no column channel_NAME in its first line"))
-    return Study("a table", channels, tuple(list_cases(CasesConfig(table=table), channels)))
+    cases = tuple(list_cases(CasesConfig(table=table), channels))
+    patients = {case.name: case.patient for case in cases if case.patient is not None}
+    return Study("a table", channels, cases, patients=patients)
 
 
 def _dataset(place: Path) -> Study:

@@ -130,6 +130,34 @@ def training_seconds(config: TrainConfig, speed: Speed, *, cases: int, held_out:
     )
 
 
+def folds_seconds(config: TrainConfig, speed: Speed, *, cases: int, held_out: int) -> float:
+    """Time of all folds of a cross-validation, one after the other.
+
+    >>> config = TrainConfig.model_validate(
+    ...     {
+    ...         "output": ".", "epochs": 1, "subepochs": 1, "folds": 2,
+    ...         "training": {
+    ...             "cases": {"table": "a.csv"}, "segments_per_subepoch": 10, "batch_size": 10,
+    ...         },
+    ...     }
+    ... )
+    >>> speed = Speed(step_s=2, case_s=10, prepare_s=3, start_s=4, epoch_s=1)
+    >>> folds_seconds(config, speed, cases=6, held_out=0)  # 2 x (4 + 1 + 2), 6 x (3 + 10)
+    92.0
+
+    Args:
+        config: The train file, with folds.
+        speed: Of this machine.
+        cases: That are split into folds.
+        held_out: That all folds are validated on.
+    """
+    assert config.folds is not None
+    fold = training_seconds(config, speed, cases=0, held_out=held_out)
+    prepared_again = (config.folds - 1) * held_out * speed.prepare_s
+    per_case = speed.prepare_s + speed.case_s
+    return config.folds * fold - prepared_again + cases * per_case
+
+
 def measured_speed(
     model: Checkpoint,
     config: TrainConfig,

@@ -39,7 +39,7 @@ def write_testing_page(
     results = [case_result(name, record) for name, record in records.items()]
     views = StoredViews(folder)
     sections = [
-        *_means(results),
+        *mean_sections(results),
         *case_sections(
             results,
             lambda name: views.view(name, str(records[name].get("key"))),
@@ -63,7 +63,7 @@ def case_result(name: str, record: Mapping[str, Any]) -> CaseResult:
     )
 
 
-def _means(results: Sequence[CaseResult]) -> list[Section]:
+def mean_sections(results: Sequence[CaseResult]) -> list[Section]:
     """Statistics over the cases, by class; nothing where no truth is known."""
     scored = {case.name: case.scores for case in results if case.scores is not None}
     if not scored:

@@ -20,7 +20,10 @@ from deepseg.training.optimization import Optimizer
 from deepseg.version import VERSION
 
 # on what is learnt
-WITHOUT_EFFECT = ("model", "workers", "output", "cache", "tensorboard", "checkpoints.seconds")
+WITHOUT_EFFECT = (
+    *("model", "workers", "output", "cache", "tensorboard", "report", "checkpoints.seconds"),
+    "training.cases.only",  # whose cases are compared themselves
+)
 ENDING = ("early_stopping", "stop_at")
 RATES = ("optimiser", "schedule", "steps")
 

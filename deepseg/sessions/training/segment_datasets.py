@@ -23,8 +23,20 @@ def training_dataset(
     Raises:
         DeepsegError: ``nothing-to-sample``.
     """
+    title = "training cases"
+    folders = prepared_cases(
+        cases, config.preparation, model.config.channels, cache, console, title=title
+    )
+    if config.preparation.resample is not None:
+        for warning in vanished_classes(folders, cases.summaries, model.config.classes):
+            console.warn(warning)
+    return _dataset(folders, training_rules(model, config), console, title)
+
+
+def training_rules(model: Checkpoint, config: TrainConfig) -> SegmentRules:
+    """Rules by which segments to learn from are drawn."""
     settings = config.training
-    rules = SegmentRules(
+    return SegmentRules(
         sampling=settings.sampling,
         classes=model.config.classes,
         geometry=model.geometry,
@@ -35,14 +47,24 @@ def training_dataset(
         seed=config.seed,
         is_training=True,
     )
-    title = "training cases"
-    folders = prepared_cases(
-        cases, config.preparation, model.config.channels, cache, console, title=title
+
+
+def validation_rules(model: Checkpoint, config: TrainConfig) -> SegmentRules | None:
+    """Rules by which segments to validate on are drawn; None where validation has none."""
+    if config.validation is None or config.validation.samples is None:
+        return None
+    settings = config.validation.samples
+    return SegmentRules(
+        sampling=settings.sampling,
+        classes=model.config.classes,
+        geometry=model.geometry,
+        size=model.config.segment_sizes["validation"],
+        segments=settings.segments,
+        cases=settings.cases,
+        augmentation=None,
+        seed=config.seed,
+        is_training=False,
     )
-    if config.preparation.resample is not None:
-        for warning in vanished_classes(folders, cases.summaries, model.config.classes):
-            console.warn(warning)
-    return _dataset(folders, rules, console, title)
 
 
 def vanished_classes(
@@ -89,20 +111,9 @@ def validation_dataset(
     Raises:
         DeepsegError: ``nothing-to-sample``.
     """
-    if cases is None or config.validation is None or config.validation.samples is None:
+    rules = validation_rules(model, config)
+    if cases is None or rules is None:
         return None
-    settings = config.validation.samples
-    rules = SegmentRules(
-        sampling=settings.sampling,
-        classes=model.config.classes,
-        geometry=model.geometry,
-        size=model.config.segment_sizes["validation"],
-        segments=settings.segments,
-        cases=settings.cases,
-        augmentation=None,
-        seed=config.seed,
-        is_training=False,
-    )
     title = "validation cases"
     folders = prepared_cases(
         cases, config.preparation, model.config.channels, cache, console, title=title

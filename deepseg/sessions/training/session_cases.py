@@ -6,11 +6,13 @@ A file counts by its content: where it lies, and when it was written, is nothing
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TypeAlias
 
 from deepseg.data.cases.case import Case
 from deepseg.data.images.file_stamps import image_stamp
-from deepseg.sessions.checked_cases import CheckedCases
+from deepseg.report.console import Console
+from deepseg.sessions.checked_cases import CheckedCases, on_threads
 
 CaseStamps: TypeAlias = dict[str, dict[str, str]]
 """Stamps of the files of cases: by the name of the case, then by what the file is of it."""
@@ -28,12 +30,17 @@ def session_cases(
         held_out: Cases to validate on, or None.
         channels: Names of the model's channels.
     """
+    stamped = partial(_named_stamps, channels)
     sets = {"training cases": training, "validation cases": held_out}
     return {
-        title: {case.name: dict(_stamps(case, channels)) for case in checked.cases}
+        title: dict(on_threads(stamped, checked.cases, Console(silent=True), ""))
         for title, checked in sets.items()
         if checked is not None
     }
+
+
+def _named_stamps(channels: Sequence[str], case: Case) -> tuple[str, dict[str, str]]:
+    return case.name, dict(_stamps(case, channels))
 
 
 def case_changes(before: Mapping[str, CaseStamps], now: Mapping[str, CaseStamps]) -> Iterator[str]:

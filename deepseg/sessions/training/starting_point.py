@@ -27,6 +27,7 @@ from deepseg.sessions.model_files import (
     model_choice,
     read_models,
     same_file,
+    the_model,
 )
 from deepseg.sessions.training.deepmedic_start import deepmedic_training
 from deepseg.sessions.training.run import TrainingRun
@@ -86,7 +87,7 @@ def starting_model(
         choice = _choice_of_begun(files)
         return _continued(folder, config, latest, choice, reset_optimizer=reset_optimizer)
     choice = model_choice(files)
-    (model,) = read_models(choice, seed=config.seed, warn=folder.console.warn)
+    model = the_model(read_models(choice, seed=config.seed, warn=folder.console.warn))
     is_new_start = reset_optimizer or from_scratch
     if choice.weights and looks_like_bundle(choice.weights[0]) and not is_new_start:
         training = deepmedic_training(model, choice.weights[0], config, folder.console)

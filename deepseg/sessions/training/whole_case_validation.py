@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from deepseg.config.training import TrainConfig
-from deepseg.inference.metrics import summary
 from deepseg.inference.predictor import Listener, Predictor, Tiles
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.network import Network
 from deepseg.sessions.checked_cases import CheckedCases
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.segmentation.case_result import CaseResult
+from deepseg.sessions.segmentation.case_result import CaseResult, mean_record
 from deepseg.sessions.segmentation.completed_cases import CompletedCases
 from deepseg.sessions.segmentation.label_names import write_label_files
 from deepseg.sessions.segmentation.result_files import case_scores, write_results
@@ -78,11 +77,4 @@ def validate_on_volumes(
             write_label_files(folder.path, save, network.config.classes), folder.console
         )
     all_cases = dict(sorted(ranks.all_gather(list(per_case.items()))))
-    means = summary(all_cases)
-    dice = {
-        case: {row: values.dice for row, values in rows.items()} for case, rows in all_cases.items()
-    }
-    return {
-        measure: {row: values[measure]["mean"] for row, values in means.items()}
-        for measure in (*OF_VOLUMES, *settings.metrics)
-    } | {"cases": dice}
+    return mean_record(all_cases, (*OF_VOLUMES, *settings.metrics))

@@ -669,6 +669,34 @@ def test_a_part_without_a_case_and_a_word_that_is_no_part_are_refused(folder):
     ]
 
 
+def test_only_the_cases_whose_names_are_listed_are_used(folder):
+    rows = ("a,p1/FLAIR.nii.gz", "b,p2/FLAIR.nii.gz", "c,absent.nii.gz")
+    table = write(folder / "train.csv", "case,channel_FLAIR", *rows)
+    only = write(folder / "only.txt", "# two", "b", "", "a ")
+    config = CasesConfig(table=table, only=only)
+    assert [(c.name, c.missing) for c in list_cases(config, ["FLAIR"])] == [("a", ()), ("b", ())]
+    write(only, "bb", "a")
+    with pytest.raises(DeepsegError) as refusal:
+        list_cases(config, ["FLAIR"])
+    assert str(refusal.value) == (
+        f"[case-unknown] {only}:1: got the name 'bb'; expected the name of a case; fix: correct or "
+        "remove the line; did you mean 'b'?"
+    )
+    write(only, "#")
+    with pytest.raises(DeepsegError) as refusal:
+        list_cases(config, ["FLAIR"])
+    assert str(refusal.value) == (
+        f"[no-cases] {only}: got no name; expected the name of at least one case; fix: add it"
+    )
+
+
+def test_a_column_tells_whose_cases_they_are(folder):
+    rows = ("a,anna,p1/FLAIR.nii.gz", "b,-,p2/FLAIR.nii.gz")
+    table = write(folder / "train.csv", "case,patient,channel_FLAIR", *rows)
+    cases = list_cases(CasesConfig(table=table), ["FLAIR"])
+    assert [case.patient for case in cases] == ["anna", None]
+
+
 def test_one_4d_image_for_all_channels_holds_a_volume_for_each(folder):
     image = nibabel.Nifti1Image(np.zeros((4, 3, 2, 2), np.uint8), np.eye(4))
     nibabel.save(image, folder / "both.nii.gz")
@@ -695,7 +723,7 @@ def test_all_faults_of_a_table_come_at_once(folder):
         "c,p3/FLAIR.nii.gz,,",
     )
     table = folder / "train.csv"
-    known = "case, channel_NAME, labels, roi, split, weights_1, weights_2, …"
+    known = "case, channel_NAME, labels, roi, split, patient, weights_1, weights_2, …"
     assert complaints(config) == [
         f"[table-column] {table}:1: got the column 'chanel_T1c'; expected {known}; "
         "fix: rename or remove it; did you mean 'channel_T1c'?",

@@ -5,7 +5,7 @@ import pytest
 import deepseg
 from deepseg.report.console import Console
 from deepseg.sessions.model_files import NamedFiles
-from deepseg.sessions.processes import case_workers as sharing
+from deepseg.sessions.processes import part_workers as sharing
 from deepseg.sessions.processes.case_workers import share_cases
 
 MODEL = """\

@@ -1,0 +1,1 @@
+"""Cross-validation: a session of sessions, one for each fold of the training cases."""
