@@ -52,6 +52,7 @@ BLOCK = re.compile(r"^```(\w+)[ ]*(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LANGUAGES = {"bash", "json", "python", "text", "yaml"}
 SHELL = {"cd", "source", "ssh", "export", "sbatch", "docker", "snakemake", "nextflow", "apptainer"}
 
+FOREIGN = {"kubernetes"}  # read in tests/commands/test_clusters.py
 MODELS = {
     "model": ModelConfig,
     "train": TrainConfig,
@@ -128,7 +129,11 @@ def test_a_link_leads_to_a_file_and_heading_that_are_there(page, target):
 
 @pytest.mark.parametrize(
     ("kind", "content"),
-    [pytest.param(kind, content, id=place) for place, kind, content in blocks("yaml") if kind],
+    [
+        pytest.param(kind, content, id=place)
+        for place, kind, content in blocks("yaml")
+        if kind and kind not in FOREIGN
+    ],
 )
 def test_settings_on_a_page_are_accepted(kind, content, tmp_path):
     file = tmp_path / "block.yaml"
@@ -181,7 +186,8 @@ def check_command(words: list[str]) -> None:
     """Fail unless the program that is called understands these words."""
     match words:
         case ["srun" | "torchrun", *_] | ["python", "run.py", *_]:
-            parsed(words[words.index("run.py") + 1 :])
+            program = next(word for word in words if word in ("run.py", "deepseg"))
+            parsed(words[words.index(program) + 1 :])
         case ["sbatch", *_, "--wrap", line]:
             check_command(shlex.split(line.replace("$SLURM_ARRAY_TASK_ID", "1")))
         case ["python", "-m", program, *options] | [program, *options] if program in PROGRAMS:
@@ -194,7 +200,7 @@ def check_command(words: list[str]) -> None:
             check_extras(options[-1])
         case ["python3" | "python" | ".venv/bin/python", "-m", "venv" | "pytest", *options]:
             assert all((ROOT / word).exists() for word in options if word.startswith("tests/"))
-        case ["OMP_NUM_THREADS=1", *rest]:
+        case ["OMP_NUM_THREADS=1" | "exec", *rest]:
             check_command(rest)
         case ["python", script, *_] | [script] if script.endswith((".py", ".sh")):
             assert any((folder / script).exists() for folder in (ROOT, *EXAMPLES))

@@ -27,16 +27,18 @@ def planned(place: Path, name: str) -> Path:
     return deepseg.plan(cases, minutes=5, speed=machine(place), out=place / "study", quiet=True)
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_the_files_are_those_that_are_stored(tmp_path, name):
-    study = planned(tmp_path, name)
+@pytest.fixture(scope="module", params=STUDIES)
+def study(request, tmp_path_factory):
+    return planned(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def test_the_files_are_those_that_are_stored(study, request):
+    name = request.node.callspec.params["study"]
     for file in FILES:
         assert (study / file).read_text() == (STORED / name / file).read_text(), file
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_every_case_is_in_one_part_and_sessions_find_it(tmp_path, name):
-    study = planned(tmp_path, name)
+def test_every_case_is_in_one_part_and_sessions_find_it(study):
     parts = json.loads((study / "plan.json").read_text())["split"]
     train = load(TrainConfig, study / "train.yaml").config
     test = load(TestConfig, study / "test.yaml").config
@@ -105,7 +107,8 @@ def test_a_plan_tells_its_facts_choices_and_time(scans, plan):
     assert lines[-1] == "next: -train study/train.yaml, then -test study/test.yaml"
 
 
-def test_the_time_of_steps_can_be_measured_and_used_again(scans):
+def test_the_time_of_steps_can_be_measured_and_used_again(scans, monkeypatch):
+    monkeypatch.setattr("deepseg.sessions.planning.speed.MEASURED_S", 0.2)
     first = deepseg.plan("scans", minutes=5, memory=8 * 10**9, out="a", quiet=True)
     again = deepseg.plan("scans", minutes=5, speed=first / "plan.json", out="b", quiet=True)
     assert json.loads((first / "plan.json").read_text())["machine"]["speed"]["step_s"] > 0

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,26 +21,32 @@ from pydantic import TypeAdapter, ValidationError
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import TrainConfig
 from deepseg.data.cases.case import Case
+from deepseg.data.cases.checks import examine
 from deepseg.data.cases.summary import CaseSummary
-from deepseg.data.segments.loader import SegmentLoader
+from deepseg.data.segments.loader import Batch, SegmentLoader
 from deepseg.errors import DeepsegError, Problem
 from deepseg.geometry.boxes import volume
 from deepseg.inference.predictor import Predictor
+from deepseg.model.arithmetic import arithmetic
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.cost import multiply_adds
 from deepseg.model.layout import layout
 from deepseg.report.console import Console
-from deepseg.sessions.checked_cases import CheckedCases
+from deepseg.sessions.checked_cases import CheckedCases, on_threads
+from deepseg.sessions.segmentation.result_files import case_scores
+from deepseg.sessions.segmentation.stored_views import StoredViews, volumes_to_view
 from deepseg.sessions.training.segment_datasets import training_dataset
 from deepseg.sessions.training.trainer_setup import session_trainer
 from deepseg.training.distributed import SINGLE_RANK
 from deepseg.training.random_state import seeded
 from deepseg.training.tally import Tally
 
-STEPS = 3
+STEPS = 24  # at most, more than a worker cuts ahead
+FEWEST_STEPS = 3  # however long they take
+MEASURED_S = 4.0
 WARM_UP = 1
 QUICK = 1e12  # multiply-adds
-START_S = 8.0  # imports, checks and the first segments
+START_S = 10.0  # imports, checks and the first segments; the page at the end
 EPOCH_S = 0.5  # between two epochs: model files, curves
 
 
@@ -164,7 +171,9 @@ def measured_speed(
     cases: Sequence[tuple[Case, CaseSummary]],
     device: torch.device,
 ) -> Speed:
-    """Prepare a case or two, take a few steps on them, and segment one.
+    """Prepare a case or two, take a few steps on them, and segment and score one.
+
+    All is done as in training: by as many threads and workers, and with what the page needs.
 
     Args:
         model: A new model of the network.
@@ -182,16 +191,20 @@ def measured_speed(
     config = config.model_copy(update={"training": settings})
     with TemporaryDirectory() as cache:
         begun = time.monotonic()
+        check = partial(examine, class_count=len(model.config.classes), needs_labels=True)
+        on_threads(check, checked.cases, Console(silent=True), "")
         dataset = training_dataset(
             checked, model, config, cache=Path(cache), console=Console(silent=True)
         )
         prepare_s = (time.monotonic() - begun) / len(cases)
         trainer = session_trainer(model, config, device, SINGLE_RANK)
         ends: list[float] = []
-        loader = SegmentLoader(dataset, batch_size=settings.batch_size, workers=0, first=0)
-        with loader, seeded(config.seed, device):
+        loader = SegmentLoader(
+            dataset, batch_size=settings.batch_size, workers=config.workers, first=0
+        )
+        with loader, arithmetic(config.precision), seeded(config.seed, device):
             trainer.train(
-                loader.subepoch(),
+                _for_a_while(loader.subepoch()),
                 Tally(len(model.config.classes)),
                 epoch=0,
                 epochs=1,
@@ -204,6 +217,21 @@ def measured_speed(
         trained = Checkpoint(network.config, network.state_dict(), config.preparation)
         begun = time.monotonic()
         predictor = Predictor(trained, device=device)
-        predictor.segment(predictor.load(checked.cases[0]))
+        case = predictor.load(checked.cases[0])
+        segmentation = predictor.segment(case)
+        if case.truth is not None:
+            case_scores(segmentation, case.truth, network.config, {})
+        if config.report:
+            view = volumes_to_view(case, segmentation, network.config.channels)
+            StoredViews(Path(cache)).keep(view, "", Console(silent=True))
         case_s = time.monotonic() - begun
     return Speed(step_s, case_s, prepare_s)
+
+
+def _for_a_while(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The first batches, for about as long as `MEASURED_S`."""
+    until = time.monotonic() + MEASURED_S
+    for number, batch in enumerate(batches):
+        if number >= FEWEST_STEPS + WARM_UP and time.monotonic() > until:
+            return
+        yield batch

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pytest
+
+from deepseg.commands import demo
+from deepseg.report.console import Console
 
 MACHINE = {
     "machine": {
@@ -120,10 +124,54 @@ def decathlon(root):
     return root
 
 
+def nnunet(root):
+    """Four cases in the folders of nnU-Net: a file for each channel, labels with names."""
+    for number in range(1, 5):
+        for channel in range(2):
+            store(root / f"imagesTr/hip_{number:03d}_{channel:04d}.nii.gz", scan(number, channel))
+        store(root / f"labelsTr/hip_{number:03d}.nii.gz", labels(number, 1, 2))
+    content = {
+        "channel_names": {"0": "T1", "1": "T2"},
+        "labels": {"background": 0, "anterior": 1, "posterior": 2},
+        "numTraining": 4,
+        "file_ending": ".nii.gz",
+    }
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+def brats(root):
+    """Five brains without a skull, four channels that are 0 outside, and labels 1, 2 and 4."""
+    shape = (40, 40, 28)
+    for number in range(1, 6):
+        name = f"BraTS20_Training_{number:03d}"
+        brain = scan(number, shape=shape) > 0
+        truth = np.zeros(shape, np.uint8)
+        for value, radius in ((2, 7), (4, 4), (1, 2)):  # oedema around a rim around a core
+            x, y, z = np.indices(shape) - np.reshape([20 + number, 18, 14], (3, 1, 1, 1))
+            truth[(x**2 + y**2 + z**2 <= radius**2) & brain] = value
+        for channel, suffix in enumerate(("flair", "t1", "t1ce", "t2")):
+            image = scan(number, channel, shape) * (1 + 0.2 * truth)
+            store(root / name / f"{name}_{suffix}.nii.gz", image.astype(np.int16))
+        store(root / name / f"{name}_seg.nii.gz", truth)
+    return root
+
+
+def demo_cases(root):
+    """The first three brains of the demo."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "CASES", 3)
+        demo._data(root, Console(quiet=True))
+    return root / "data"
+
+
 STUDIES = {
     "folders": folders,
     "anisotropic": anisotropic,
     "ct": ct,
     "bids": bids,
     "decathlon": decathlon,
+    "nnunet": nnunet,
+    "brats": brats,
+    "demo": demo_cases,
 }
