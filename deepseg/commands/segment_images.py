@@ -15,8 +15,8 @@ from deepseg.inference.predictor import Listener, Predictor
 from deepseg.inference.segmentation import Segmentation
 from deepseg.model.checkpoint import Checkpoint, read_checkpoint
 from deepseg.report.console import Console
-from deepseg.sessions.folds.record import model_files
 from deepseg.report.label_files import label_files
+from deepseg.sessions.folds.record import model_files
 from deepseg.sessions.segmentation.dicom_result import (
     NOT_FROM_DICOM,
     dicom_series,

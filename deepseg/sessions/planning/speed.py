@@ -24,6 +24,7 @@ from deepseg.data.cases.case import Case
 from deepseg.data.cases.checks import examine
 from deepseg.data.cases.summary import CaseSummary
 from deepseg.data.segments.loader import Batch, SegmentLoader
+from deepseg.data.segments.workers import worker_count
 from deepseg.errors import DeepsegError, Problem
 from deepseg.geometry.boxes import volume
 from deepseg.inference.predictor import Predictor
@@ -199,9 +200,8 @@ def measured_speed(
         prepare_s = (time.monotonic() - begun) / len(cases)
         trainer = session_trainer(model, config, device, SINGLE_RANK)
         ends: list[float] = []
-        loader = SegmentLoader(
-            dataset, batch_size=settings.batch_size, workers=config.workers, first=0
-        )
+        workers = worker_count(config.workers, is_for_gpu=device.type == "cuda")
+        loader = SegmentLoader(dataset, batch_size=settings.batch_size, workers=workers, first=0)
         with loader, arithmetic(config.precision), seeded(config.seed, device):
             trainer.train(
                 _for_a_while(loader.subepoch()),
