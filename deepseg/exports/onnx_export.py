@@ -13,7 +13,8 @@ from deepseg.exports.folding import folded_for_inference
 from deepseg.exports.network_graph import IMAGE, LOGITS, PROBABILITIES, network_graph
 from deepseg.exports.onnx_bytes import onnx_bytes
 from deepseg.exports.options import ExportOptions
-from deepseg.exports.pipeline import FILE, METADATA, pipeline_record
+from deepseg.exports.pipeline import FILE, METADATA, PREPARATION_FILE, pipeline_record
+from deepseg.exports.preparation_graph import preparation_bytes
 from deepseg.exports.verification import raise_if_different
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.storage.atomic import write_bytes, write_json
@@ -21,7 +22,7 @@ from deepseg.transfer.source import DESCRIPTION
 
 
 def export_onnx(model: Checkpoint, out: Path | None, options: ExportOptions) -> Sequence[Path]:
-    """Write a network with its metadata, and ``pipeline.json`` beside it.
+    """Write a network with its metadata, ``pipeline.json`` and ``prepare.onnx`` beside it.
 
     Args:
         model: That is exported.
@@ -29,7 +30,7 @@ def export_onnx(model: Checkpoint, out: Path | None, options: ExportOptions) -> 
         options: ``trainable`` and ``segment``.
 
     Returns:
-        Both files.
+        The files, the network first.
 
     Raises:
         DeepsegError: ``file-exists``, ``onnx-extra-missing``, ``export-too-large``,
@@ -38,8 +39,8 @@ def export_onnx(model: Checkpoint, out: Path | None, options: ExportOptions) -> 
     """
     assert model.origin.file is not None
     file = destination(out, model.origin.file, suffix=".onnx")
-    pipeline_file = file.with_name(FILE)
-    raise_if_there([file, pipeline_file])
+    pipeline_file, preparation_file = file.with_name(FILE), file.with_name(PREPARATION_FILE)
+    raise_if_there([file, preparation_file, pipeline_file])
     network = model.network().eval()
     exported = network_graph(network)
     graph = exported.graph
@@ -64,11 +65,26 @@ def export_onnx(model: Checkpoint, out: Path | None, options: ExportOptions) -> 
         "input": IMAGE,
         "output": PROBABILITIES,
     }
+    contents = {file: content}
+    preparation_record = None
+    if model.preparation is not None:
+        channels, geometry = model.config.channels, model.geometry
+        preparation = preparation_bytes(model.preparation, channels, exported.box, geometry)
+        contents[preparation_file] = preparation
+        preparation_record = {
+            "file": preparation_file.name,
+            "sha256": hashlib.sha256(preparation).hexdigest(),
+        }
+    graphs = {"preparation_network": preparation_record, "network": network_record}
     make_folder(file)
-    write_json(pipeline_file, {**record, "network": network_record})
+    written = [pipeline_file]
+    write_json(pipeline_file, {**record, **graphs})
     try:
-        write_bytes(file, content)
+        for name, data in contents.items():
+            write_bytes(name, data)
+            written.append(name)
     except BaseException:
-        pipeline_file.unlink()  # one without the other is of no use
+        for name in written:
+            name.unlink()  # one without the others is of no use
         raise
-    return file, pipeline_file
+    return *contents, pipeline_file

@@ -6,6 +6,7 @@ Programs read it from ``pipeline.json`` beside the network, or from the metadata
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from deepseg.config.cases import Preparation, ZScore
@@ -21,6 +22,7 @@ from deepseg.version import VERSION
 
 SCHEMA = "pipeline-1"
 FILE = "pipeline.json"
+PREPARATION_FILE = "prepare.onnx"
 METADATA = "deepseg.pipeline"  # key of the metadata of an ONNX file
 DEFAULTS = Inference()  # of segmenting
 
@@ -33,7 +35,7 @@ def pipeline_record(model: Checkpoint, box: ImageBox, segment: Int3 | None) -> d
         box: That the network reads.
         segment: Size of a segment; None for that of the model.
     """
-    cohort = model.cohort
+    cohort, tiling = model.cohort, _tiling_record(model, box, segment)
     return {
         "schema": SCHEMA,
         "version": VERSION,
@@ -50,9 +52,24 @@ def pipeline_record(model: Checkpoint, box: ImageBox, segment: Int3 | None) -> d
             "orientations": None if cohort.orientations is None else list(cohort.orientations),
             "has_roi": cohort.has_roi,
         },
-        "tiling": _tiling_record(model, box, segment),
+        "tiling": tiling,
+        "needs": list(_needs(model.preparation, tiling)),
         "provenance": model.provenance.words(),
     }
+
+
+def _needs(preparation: Preparation | None, tiling: Mapping[str, Any]) -> Iterator[str]:
+    """What a program has to do besides turning axes, running the two networks, and tiles."""
+    if preparation is None:
+        yield "a preparation that the model does not tell"
+    elif preparation.spacing_mm is not None:
+        yield "voxels of one size"
+    if preparation is not None and preparation.roi is not None:
+        yield "a region of interest from the image"
+    if tiling["windows"]:
+        yield "windows that overlap"
+    if tiling["mirror"]:
+        yield "mirror images"
 
 
 def _preparation_record(preparation: Preparation, channels: tuple[str, ...]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def same_bits(one, other):
 def test_a_network_lies_beside_its_model_with_all_that_its_users_need(command, place, save):
     result = command("-export", save(), "onnx")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == "written to M.onnx\nwritten to pipeline.json\n"
+    assert result.stdout == "written to M.onnx\nwritten to prepare.onnx\nwritten to pipeline.json\n"
     record = json.loads((place / "pipeline.json").read_text())
     assert faults(record, schema("pipeline-1")) == []
     assert record["channels"] == ["T1", "FLAIR"]
@@ -105,7 +105,8 @@ def test_a_network_lies_beside_its_model_with_all_that_its_users_need(command, p
     assert record["tiling"]["tile"] == [21, 18, 16]
     assert record["tiling"]["step"] == [3, 2, 4]
     assert record["provenance"] == {"initialised": "seed 6", "trained by lesions": "3 epochs"}
-    network = record.pop("network")
+    network, preparation = record.pop("network"), record.pop("preparation_network")
+    assert preparation["file"] == "prepare.onnx"
     assert (network["opset"], network["trainable"]) == (17, False)
     metadata = read_onnx_metadata(place / "M.onnx")
     assert json.loads(metadata["deepseg.pipeline"]) == record
@@ -208,7 +209,7 @@ def test_the_program_of_the_page_gives_the_labels_of_a_test(
     (file,) = place.path.glob("runs/results/**/*Segm*.nii.gz")
     expected = nibabel.load(file)
     (program,) = (text for text in PROGRAMS if text.startswith('"""segment.py'))
-    assert sum(bool(line.strip()) for line in program.splitlines()) <= 62
+    assert sum(bool(line.strip()) for line in program.splitlines()) <= 40
     place.write("segment.py", program)
     images = [f"data/d/{name}.nii.gz" for name in ("roi", "T1", "FLAIR")]
     monkeypatch.setattr(sys, "argv", ["segment.py", "net", "out.nii.gz", *images])
