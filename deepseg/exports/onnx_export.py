@@ -10,19 +10,23 @@ from pathlib import Path
 
 from deepseg.exports.destination import destination, make_folder, raise_if_there
 from deepseg.exports.folding import folded_for_inference
+from deepseg.exports.image_box import ImageBox
 from deepseg.exports.network_graph import IMAGE, LOGITS, PROBABILITIES, network_graph
 from deepseg.exports.onnx_bytes import onnx_bytes
 from deepseg.exports.options import ExportOptions
-from deepseg.exports.pipeline import FILE, METADATA, PREPARATION_FILE, pipeline_record
-from deepseg.exports.preparation_graph import preparation_bytes
+from deepseg.exports.pipeline import FILE, METADATA, pipeline_record
+from deepseg.exports.preparation_graph import finishing_bytes, preparation_bytes
 from deepseg.exports.verification import raise_if_different
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.storage.atomic import write_bytes, write_json
 from deepseg.transfer.source import DESCRIPTION
 
+PREPARING, FINISHING = "preparation_network", "finishing_network"  # keys of pipeline.json
+PREPARATION_FILES = {PREPARING: "prepare.onnx", FINISHING: "finish.onnx"}
+
 
 def export_onnx(model: Checkpoint, out: Path | None, options: ExportOptions) -> Sequence[Path]:
-    """Write a network with its metadata, ``pipeline.json`` and ``prepare.onnx`` beside it.
+    """Write a network with its metadata, ``pipeline.json`` and the way to and from it beside it.
 
     Args:
         model: That is exported.
@@ -39,8 +43,8 @@ def export_onnx(model: Checkpoint, out: Path | None, options: ExportOptions) -> 
     """
     assert model.origin.file is not None
     file = destination(out, model.origin.file, suffix=".onnx")
-    pipeline_file, preparation_file = file.with_name(FILE), file.with_name(PREPARATION_FILE)
-    raise_if_there([file, preparation_file, pipeline_file])
+    pipeline_file = file.with_name(FILE)
+    raise_if_there([file, *(file.with_name(name) for name in (*PREPARATION_FILES.values(), FILE))])
     network = model.network().eval()
     exported = network_graph(network)
     graph = exported.graph
@@ -66,19 +70,14 @@ def export_onnx(model: Checkpoint, out: Path | None, options: ExportOptions) -> 
         "output": PROBABILITIES,
     }
     contents = {file: content}
-    preparation_record = None
-    if model.preparation is not None:
-        channels, geometry = model.config.channels, model.geometry
-        preparation = preparation_bytes(model.preparation, channels, exported.box, geometry)
-        contents[preparation_file] = preparation
-        preparation_record = {
-            "file": preparation_file.name,
-            "sha256": hashlib.sha256(preparation).hexdigest(),
-        }
-    graphs = {"preparation_network": preparation_record, "network": network_record}
+    graphs: dict[str, dict[str, str] | None] = dict.fromkeys(PREPARATION_FILES)
+    for key, data in _preparation(model, exported.box).items():
+        contents[file.with_name(PREPARATION_FILES[key])] = data
+        digest = hashlib.sha256(data).hexdigest()
+        graphs[key] = {"file": PREPARATION_FILES[key], "sha256": digest}
     make_folder(file)
     written = [pipeline_file]
-    write_json(pipeline_file, {**record, **graphs})
+    write_json(pipeline_file, {**record, **graphs, "network": network_record})
     try:
         for name, data in contents.items():
             write_bytes(name, data)
@@ -88,3 +87,15 @@ def export_onnx(model: Checkpoint, out: Path | None, options: ExportOptions) -> 
             name.unlink()  # one without the others is of no use
         raise
     return *contents, pipeline_file
+
+
+def _preparation(model: Checkpoint, box: ImageBox) -> dict[str, bytes]:
+    """Files that prepare a case and bring its probabilities back, by key of ``pipeline.json``."""
+    preparation = model.preparation
+    if preparation is None:
+        return {}
+    channels = model.config.channels
+    return {
+        PREPARING: preparation_bytes(preparation, channels, box, model.geometry),
+        FINISHING: finishing_bytes(preparation),
+    }

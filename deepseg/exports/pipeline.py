@@ -22,7 +22,6 @@ from deepseg.version import VERSION
 
 SCHEMA = "pipeline-1"
 FILE = "pipeline.json"
-PREPARATION_FILE = "prepare.onnx"
 METADATA = "deepseg.pipeline"  # key of the metadata of an ONNX file
 DEFAULTS = Inference()  # of segmenting
 
@@ -62,9 +61,7 @@ def _needs(preparation: Preparation | None, tiling: Mapping[str, Any]) -> Iterat
     """What a program has to do besides turning axes, running the two networks, and tiles."""
     if preparation is None:
         yield "a preparation that the model does not tell"
-    elif preparation.spacing_mm is not None:
-        yield "voxels of one size"
-    if preparation is not None and preparation.roi is not None:
+    elif preparation.roi is not None:
         yield "a region of interest from the image"
     if tiling["windows"]:
         yield "windows that overlap"

@@ -1,13 +1,15 @@
-"""The preparation of a case as a graph, so that programs need not know how it is done.
+"""The preparation of a case and the way back as graphs, so that programs need not know them.
 
-From an image and its region of interest to the array from which boxes are cut: intensities cut off,
-z-scores as of `deepseg.data.intensity`, and around the image what networks read beyond it.
+From an image and its region of interest to the array from which boxes are cut: resampled,
+intensities cut off, z-scores as of `deepseg.data.intensity`, and around the image what networks
+read beyond it. From probabilities to labels on the grid of the image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import log, sqrt
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,11 @@ from deepseg.exports.onnx_bytes import package_onnx
 from deepseg.geometry.boxes import Int3, add, sub
 from deepseg.geometry.context import EVERYWHERE, NetworkGeometry
 
-IMAGE, ROI, PREPARED = "image", "roi", "prepared"
+IMAGE, ROI, SPACING, PROBABILITIES = "image", "roi", "spacing_mm", "probabilities"
+PREPARED, SHAPE, LABELS = "prepared", "shape", "labels"
 OPSET, FILE_VERSION = 17, 8
-FLOAT, WHOLE, DOUBLE = 1, 7, 11  # types of numbers, as ONNX counts them
+FLOAT, BYTE, WHOLE, BOOL, DOUBLE = 1, 2, 7, 9, 11  # types of numbers, as ONNX counts them
+SMOOTHED_FROM, SIGMAS, WIDTH_PER_SIGMA = 1.5, 4.0, 2 * sqrt(2 * log(2))  # as in resampling
 
 
 @dataclass
@@ -46,13 +50,49 @@ class _Nodes:
         self.nodes.append(self.onnx.helper.make_node("Constant", [], [name], value=tensor))
         return name
 
+    def content(
+        self,
+        inputs: Mapping[str, tuple[int, str]],
+        results: Mapping[str, tuple[str, int, str]],
+    ) -> bytes:
+        """The file: inputs with types and axes, results with what they are, types and axes."""
+        helper = self.onnx.helper
+        for name, (tensor, _, _) in results.items():
+            self.nodes.append(helper.make_node("Identity", [tensor], [name]))
+
+        def described(name: str, kind: int, axes: str) -> Any:
+            shape = [int(axis) if axis.isdecimal() else axis for axis in axes]
+            return helper.make_tensor_value_info(name, kind, shape)
+
+        graph = helper.make_graph(
+            self.nodes,
+            "deepseg",
+            [described(name, kind, axes) for name, (kind, axes) in inputs.items()],
+            [described(name, kind, axes) for name, (_, kind, axes) in results.items()],
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=FILE_VERSION,
+            producer_name="deepseg",
+        )
+        content: bytes = model.SerializeToString(deterministic=True)
+        return content
+
+    def size(self, x: str, axis: int) -> str:
+        """Of an axis, a single whole number."""
+        return self.call("Squeeze", self.call("Shape", x, start=axis, end=axis + 1))
+
     def double(self, x: str) -> str:
+        """``x`` with the precision of a double."""
         return self.call("Cast", x, to=DOUBLE)
 
     def mean(self, x: str) -> str:
+        """A single number, as are the next two."""
         return self.call("ReduceMean", x, keepdims=0)
 
     def mean_and_deviation(self, x: str) -> tuple[str, str]:
+        """Mean and population deviation."""
         mean = self.mean(x)
         centred = self.call("Sub", x, mean)
         return mean, self.call("Sqrt", self.mean(self.call("Mul", centred, centred)))
@@ -61,12 +101,13 @@ class _Nodes:
 def preparation_bytes(
     preparation: Preparation, channels: Sequence[str], box: ImageBox, geometry: NetworkGeometry
 ) -> bytes:
-    """The ONNX file from ``image (C, X, Y, Z)`` and ``roi (X, Y, Z)`` to ``prepared``.
+    """The ONNX file from ``image (C, X, Y, Z)`` to ``prepared``, and to the ``shape`` in it.
 
-    A box that begins at voxel n of ``prepared`` predicts voxels from n on of the image.
+    It also reads ``roi (X, Y, Z)`` and ``spacing_mm (3,)``, the size of a voxel. A box that begins
+    at voxel n of ``prepared`` predicts voxels from n on; there are ``shape`` to be predicted.
 
     Args:
-        preparation: Of the cases. Axes, voxel size and region of interest are made before.
+        preparation: Of the cases; axes and region of interest are made before.
         channels: Names.
         box: That the network reads.
         geometry: Of the network.
@@ -74,12 +115,12 @@ def preparation_bytes(
     Raises:
         DeepsegError: ``onnx-extra-missing``.
     """
-    onnx = package_onnx()
-    work = _Nodes(onnx)
-    image = IMAGE
+    work = _Nodes(package_onnx())
+    image, roi = _on_grid(work, preparation)
+    shape = work.call("Shape", roi)
     if preparation.clip is not None:
         image = work.call("Clip", image, *np.array(preparation.clip, np.float32))
-    counts = _counting(work)
+    counts = _counting(work, roi)
     scores = [_channel(work, image, n) for n in range(len(channels))]
     rule = preparation.z_score
     if isinstance(rule, ZScore):
@@ -89,32 +130,140 @@ def preparation_bytes(
         ]
     image = work.call("Concat", *(work.call("Unsqueeze", x, [0]) for x in scores), axis=0)
     image = _surrounded(work, image, len(channels), box, geometry)
-    work.nodes.append(onnx.helper.make_node("Identity", [image], [PREPARED]))
-    shapes = {IMAGE: ["c", "x", "y", "z"], ROI: ["x", "y", "z"], PREPARED: ["c", "u", "v", "w"]}
-    kinds = {IMAGE: FLOAT, ROI: onnx.TensorProto.BOOL, PREPARED: FLOAT}
-    image_info, roi_info, result_info = (
-        onnx.helper.make_tensor_value_info(name, kinds[name], shapes[name]) for name in shapes
-    )
-    graph = onnx.helper.make_graph(work.nodes, "preparation", [image_info, roi_info], [result_info])
-    model = onnx.helper.make_model(
-        graph,
-        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
-        ir_version=FILE_VERSION,
-        producer_name="deepseg",
-    )
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+    inputs = {IMAGE: (FLOAT, "cxyz"), ROI: (BOOL, "xyz"), SPACING: (DOUBLE, "3")}
+    results = {PREPARED: (image, FLOAT, "cuvw"), SHAPE: (shape, WHOLE, "3")}
+    return work.content(inputs, results)
 
 
-def _counting(work: _Nodes) -> str:
+def _on_grid(work: _Nodes, preparation: Preparation) -> tuple[str, str]:
+    """Image and region of interest with voxels of the size that the network knows."""
+    image, roi = IMAGE, ROI
+    if preparation.spacing_mm is None:
+        return image, roi
+    grids = [_AxisGrid.of(work, n, mm) for n, mm in enumerate(preparation.spacing_mm)]
+    for axis, grid in enumerate(grids):
+        nearest = work.call("Floor", work.call("Add", grid.places(work), 0.5))
+        roi = work.call("Gather", roi, work.call("Cast", nearest, to=WHOLE), axis=axis)
+    return _resampled(work, image, [grid.matrix(work) for grid in grids]), roi
+
+
+def finishing_bytes(preparation: Preparation) -> bytes:
+    """The ONNX file from ``probabilities (K, …)`` of the prepared case to ``labels (X, Y, Z)``.
+
+    It also reads ``roi`` and ``spacing_mm``, as `preparation_bytes`; labels are 0 out of the ROI.
+
+    Args:
+        preparation: Of the cases.
+
+    Raises:
+        DeepsegError: ``onnx-extra-missing``.
+    """
+    work = _Nodes(package_onnx())
+    probabilities = PROBABILITIES
+    if preparation.spacing_mm is not None:
+        grids = [
+            _AxisGrid.of(work, n, mm).inverse(work) for n, mm in enumerate(preparation.spacing_mm)
+        ]
+        probabilities = _resampled(work, probabilities, [grid.matrix(work) for grid in grids])
+    labels = work.call("Cast", work.call("ArgMax", probabilities, axis=0, keepdims=0), to=BYTE)
+    labels = work.call("Where", ROI, labels, np.uint8(0))
+    inputs = {PROBABILITIES: (FLOAT, "kuvw"), ROI: (BOOL, "xyz"), SPACING: (DOUBLE, "3")}
+    return work.content(inputs, {LABELS: (labels, BYTE, "xyz")})
+
+
+@dataclass(frozen=True)
+class _AxisGrid:
+    """An axis on another grid around the same centre, as of `deepseg.data.images.resampling`.
+
+    Attributes:
+        voxels: Of the source.
+        size: Voxels of the target.
+        ratio: Size of a voxel of the target, in voxels of the source.
+    """
+
+    voxels: str
+    size: str
+    ratio: str
+
+    @classmethod
+    def of(cls, work: _Nodes, axis: int, side_mm: float) -> _AxisGrid:
+        """From an axis of the image to voxels of ``side_mm``."""
+        mm = work.call("Gather", SPACING, axis)
+        voxels = work.double(
+            work.call("Squeeze", work.call("Shape", ROI, start=axis, end=axis + 1))
+        )
+        ratio = work.call("Div", side_mm, mm)
+        millionths = work.call("Mul", work.call("Div", voxels, ratio), 1e6)
+        exact = work.call("Div", work.call("Round", millionths), 1e6)
+        whole = work.call("Floor", work.call("Add", exact, 0.5))
+        return cls(voxels, work.call("Max", whole, 1.0), ratio)
+
+    def inverse(self, work: _Nodes) -> _AxisGrid:
+        """From the target to the source."""
+        return _AxisGrid(self.size, self.voxels, work.call("Reciprocal", self.ratio))
+
+    def places(self, work: _Nodes) -> str:
+        """``(size,)``: the place in the source of each voxel of the target, not beyond the ends."""
+        numbers = _numbers(work, self.size)
+        last, end = (work.call("Sub", n, 1.0) for n in (self.size, self.voxels))
+        half = 0.5
+        steps = work.call(
+            "Mul", work.call("Sub", numbers, work.call("Mul", last, half)), self.ratio
+        )
+        places = work.call("Add", steps, work.call("Mul", end, half))
+        return work.call("Min", work.call("Max", places, 0.0), end)
+
+    def matrix(self, work: _Nodes) -> str:
+        """``(size, voxels)``: linear interpolation, of smoothed voxels where details are lost."""
+        places = work.call("Unsqueeze", self.places(work), [1])
+        distance = work.call("Abs", work.call("Sub", places, _numbers(work, self.voxels)))
+        weights = work.call("Max", work.call("Sub", 1.0, distance), 0.0)
+        return work.call("Cast", work.call("MatMul", weights, self._smoothing(work)), to=FLOAT)
+
+    def _smoothing(self, work: _Nodes) -> str:
+        """``(voxels, voxels)``: a Gaussian, beyond the ends of which the last voxel is repeated."""
+        square = work.call("Mul", self.ratio, self.ratio)
+        blur = work.call("Sqrt", work.call("Max", work.call("Sub", square, 1.0), 0.0))
+        is_coarser = work.call("Greater", self.ratio, SMOOTHED_FROM)
+        sigma = work.call("Where", is_coarser, work.call("Div", blur, WIDTH_PER_SIGMA), 0.0)
+        reach = work.call("Floor", work.call("Add", work.call("Mul", sigma, SIGMAS), 0.5))
+        stop = work.call("Add", reach, 1.0)
+        offsets = work.call("Range", work.call("Neg", reach), stop, 1.0)
+        shares = work.call("Div", offsets, work.call("Max", sigma, 1e-3))
+        weights = work.call("Exp", work.call("Mul", work.call("Mul", shares, shares), -0.5))
+        weights = work.call("Div", weights, work.call("ReduceSum", weights))
+        numbers = _numbers(work, self.voxels)
+        read = work.call("Add", work.call("Unsqueeze", numbers, [1]), offsets)
+        last = work.call("Sub", self.voxels, 1.0)
+        read = work.call("Min", work.call("Max", read, 0.0), last)  # (voxels, taps)
+        is_read = work.call("Equal", work.call("Unsqueeze", read, [2]), numbers)
+        taps = work.call("Where", is_read, work.call("Unsqueeze", weights, [1]), 0.0)
+        return work.call("ReduceSum", taps, [1], keepdims=0)
+
+
+def _numbers(work: _Nodes, count: str) -> str:
+    """``0, 1, …, count - 1``."""
+    return work.call("Range", 0.0, count, 1.0)
+
+
+def _resampled(work: _Nodes, x: str, matrices: Sequence[str]) -> str:
+    """``(C, X, Y, Z)`` with a matrix applied along each of the last three axes."""
+    x_matrix, y_matrix, z_matrix = matrices
+    x = work.call("MatMul", x, work.call("Transpose", z_matrix))
+    x = work.call("MatMul", y_matrix, x)
+    x = work.call("MatMul", x_matrix, work.call("Transpose", x, perm=[0, 2, 1, 3]))
+    return work.call("Transpose", x, perm=[0, 2, 1, 3])
+
+
+def _counting(work: _Nodes, roi: str) -> str:
     """``(N,)`` bool: voxels of the region of interest; all of them if it is empty."""
-    marked = work.call("Reshape", ROI, [-1])
+    marked = work.call("Reshape", roi, [-1])
     most = work.call("ReduceMax", work.call("Cast", marked, to=WHOLE), keepdims=0)
-    return work.call("Or", marked, work.call("Equal", most, np.int64(0)))
+    return work.call("Or", marked, work.call("Equal", most, 0))
 
 
 def _channel(work: _Nodes, image: str, number: int) -> str:
-    return work.call("Gather", image, np.int64(number), axis=0)
+    return work.call("Gather", image, number, axis=0)
 
 
 def _z_score(work: _Nodes, image: str, counts: str, rule: ZScore) -> str:
@@ -137,9 +286,11 @@ def _values(work: _Nodes, inside: str, image: str, rule: ZScore) -> str:
     if rule.cutoff_deviations is not None:
         mean, deviation = work.mean_and_deviation(inside)
         below, above = (
-            work.call("Mul", deviation, np.float64(factor)) for factor in rule.cutoff_deviations
+            work.call("Mul", deviation, float(factor)) for factor in rule.cutoff_deviations
         )
-        bounds.append((work.call("Sub", mean, below), work.call("Add", mean, above)))
+        limits = work.call("Sub", mean, below), work.call("Add", mean, above)
+        low, high = (work.double(work.call("Cast", limit, to=FLOAT)) for limit in limits)
+        bounds.append((low, high))  # numpy compares float32 with rounded limits
     if rule.above_mean:
         bounds.append((work.mean(image), work.call("ReduceMax", image, keepdims=0)))
     if not bounds:
@@ -152,7 +303,7 @@ def _values(work: _Nodes, inside: str, image: str, rule: ZScore) -> str:
     passes = sides[0]
     for side in sides[1:]:
         passes = work.call("And", passes, side)
-    low, high = (work.call("Where", passes, inside, np.float64(n)) for n in (np.inf, -np.inf))
+    low, high = (work.call("Where", passes, inside, n) for n in (np.inf, -np.inf))
     least = work.call("ReduceMin", low, keepdims=0)
     varies = work.call("Greater", work.call("ReduceMax", high, keepdims=0), least)
     return work.call("Compress", inside, work.call("Or", passes, work.call("Not", varies)))
@@ -166,10 +317,10 @@ def _percentiles(work: _Nodes, x: str, shares: tuple[float, float]) -> tuple[str
     """Values below which so many per cent lie, between two of them by proportion."""
     count = work.call("Shape", x)
     ordered = work.call("TopK", x, count, axis=0, largest=0, sorted=1)
-    last = work.double(work.call("Sub", work.call("Squeeze", count), np.int64(1)))
+    last = work.double(work.call("Sub", work.call("Squeeze", count), 1))
 
     def percentile(share: float) -> str:
-        place = work.call("Mul", last, np.float64(share / 100))
+        place = work.call("Mul", last, share / 100)
         floor = work.call("Floor", place)
         lower, upper = (
             work.call("Gather", ordered, work.call("Cast", n, to=WHOLE))
@@ -211,11 +362,11 @@ def _surrounded(
 
 def _mirrored(work: _Nodes, image: str, axis: int, before: int, after: int) -> str:
     """An axis with so many mirrored voxels before and after it, its ends not repeated."""
-    size = work.call("Squeeze", work.call("Shape", image, start=axis, end=axis + 1))
-    end = work.call("Add", size, np.int64(after))
-    period = work.call("Mul", work.call("Sub", size, np.int64(1)), np.int64(2))
-    places = work.call("Range", np.int64(-before), end, np.int64(1))
-    places = work.call("Mod", places, work.call("Max", period, np.int64(1)))
+    size = work.size(image, axis)
+    end = work.call("Add", size, after)
+    period = work.call("Mul", work.call("Sub", size, 1), 2)
+    places = work.call("Range", -before, end, 1)
+    places = work.call("Mod", places, work.call("Max", period, 1))
     places = work.call("Min", places, work.call("Sub", period, places))
     return work.call("Gather", image, places, axis=axis)
 

@@ -83,7 +83,8 @@ def same_bits(one, other):
 def test_a_network_lies_beside_its_model_with_all_that_its_users_need(command, place, save):
     result = command("-export", save(), "onnx")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == "written to M.onnx\nwritten to prepare.onnx\nwritten to pipeline.json\n"
+    names = ("M.onnx", "prepare.onnx", "finish.onnx", "pipeline.json")
+    assert result.stdout == "".join(f"written to {name}\n" for name in names)
     record = json.loads((place / "pipeline.json").read_text())
     assert faults(record, schema("pipeline-1")) == []
     assert record["channels"] == ["T1", "FLAIR"]
@@ -105,8 +106,9 @@ def test_a_network_lies_beside_its_model_with_all_that_its_users_need(command, p
     assert record["tiling"]["tile"] == [21, 18, 16]
     assert record["tiling"]["step"] == [3, 2, 4]
     assert record["provenance"] == {"initialised": "seed 6", "trained by lesions": "3 epochs"}
-    network, preparation = record.pop("network"), record.pop("preparation_network")
-    assert preparation["file"] == "prepare.onnx"
+    graphs = ("network", "preparation_network", "finishing_network")
+    network, *others = (record.pop(name) for name in graphs)
+    assert [other["file"] for other in others] == ["prepare.onnx", "finish.onnx"]
     assert (network["opset"], network["trainable"]) == (17, False)
     metadata = read_onnx_metadata(place / "M.onnx")
     assert json.loads(metadata["deepseg.pipeline"]) == record
@@ -196,6 +198,14 @@ def test_safetensors_come_back_bit_for_bit(command, place, save, same_weights):
         pytest.param({}, id="context"),
         pytest.param(PADDED, id="padding"),
         pytest.param({"context_alignment": "deepmedic"}, id="DeepMedic's alignment"),
+        pytest.param(
+            {"preparation": PREPARED.model_copy(update={"resample": (1.3, 0.9, 1.9)})},
+            id="finer and coarser voxels",
+        ),
+        pytest.param(
+            {"preparation": PREPARED.model_copy(update={"resample": (0.5, 3.4, 2.0)})},
+            id="voxels so coarse that images are smoothed",
+        ),
     ],
 )
 def test_the_program_of_the_page_gives_the_labels_of_a_test(
