@@ -64,7 +64,12 @@ def case_names(data: Path) -> list[str]:
     """Folders of cases: those with labels, in the order of their names."""
     if not data.is_dir():
         raise DeviceError("device-case", f"{data}, which is no folder", "one", "correct --data")
-    names = sorted(f.name for f in data.iterdir() if f.is_dir() and _volume_file(f, "labels"))
+    try:
+        names = sorted(f.name for f in data.iterdir() if f.is_dir() and _volume_file(f, "labels"))
+    except OSError as error:
+        raise DeviceError(
+            "device-case", f"{data}, which cannot be read", "a folder", "correct its permissions"
+        ) from error
     if not names:
         raise DeviceError(
             "device-case", f"no case in {data}", "folders with labels", "correct --data"
@@ -75,11 +80,18 @@ def case_names(data: Path) -> list[str]:
 def read_case(folder: Path, manifest: Mapping[str, Any], *, roi_name: str = ROI) -> Case:
     """Read a case and prepare it as the training cases of the network were prepared."""
     preparation = manifest["preparation"]
-    images = [_volume(folder, name, preparation) for name in manifest["channels"]]
-    labels = _volume(folder, "labels", preparation)
+    names = [*manifest["channels"], "labels", roi_name]
+    is_there = [_volume_file(folder, name) is not None for name in names]
+    volumes = [
+        _volume(folder, name, preparation)
+        for name, there in zip(names, is_there, strict=True)
+        if there or name != roi_name
+    ]
+    _check_grids(folder, volumes)
+    *images, labels, mask = [volume.voxels for volume in volumes] + [None] * (not is_there[-1])
     roi = None
-    if _volume_file(folder, roi_name):
-        roi = _volume(folder, roi_name, preparation) != 0
+    if mask is not None:
+        roi = mask != 0
     elif preparation["roi"] == "nonzero":
         roi = with_holes(np.any([image != 0 for image in images], axis=0))
     elif roi_name != NO_ROI and (manifest.get("has_roi", False) or roi_name != ROI):
@@ -90,11 +102,6 @@ def read_case(folder: Path, manifest: Mapping[str, Any], *, roi_name: str = ROI)
             f"a region of interest{reason}",
             f"add the file, or name it with --roi; --roi {NO_ROI} takes whole images all the same",
         )
-    shapes = {image.shape for image in (*images, labels)} | (
-        {roi.shape} if roi is not None else set()
-    )
-    if len(shapes) > 1:
-        raise _bad_case(folder, f"volumes of shapes {', '.join(map(str, sorted(shapes)))}", "one")
     low, high = preparation.get("clip") or (-np.inf, np.inf)
     channels = [
         normalised(image.astype(np.float32).clip(low, high), roi, preparation["z_score"], name)

@@ -6,10 +6,13 @@ import contextlib
 import errno
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from deepseg.exports.on_device.errors import DeviceError
+
+PATIENCE_S = 10.0  # until a lock without a name counts as left by a process that was killed
 
 
 @contextlib.contextmanager
@@ -52,8 +55,12 @@ def locked(folder: Path) -> Iterator[None]:
             raise not_writable(error, lock) from error
     else:
         raise _in_use(folder)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(owner)
+    try:
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(owner)
+    except OSError as error:
+        lock.unlink(missing_ok=True)
+        raise not_writable(error, lock) from error
     try:
         yield
     finally:
@@ -71,17 +78,27 @@ def _in_use(folder: Path) -> DeviceError:
 def _take_away(lock: Path) -> bool:
     """Remove the lock of a process of this machine that has ended; False if it may be alive."""
     try:
-        process, _, host = lock.read_text().partition(" ")
-        if host != socket.gethostname() or _is_alive(int(process)):
+        if _has_owner(lock):
             return False
         aside = lock.with_name(f"lock.{os.getpid()}")
         lock.rename(aside)  # of two that try it, one succeeds
+        if _has_owner(aside):  # another run was quicker, and this is its lock
+            aside.rename(lock)
+            return False
         aside.unlink()
     except FileNotFoundError:
         pass
     except (OSError, ValueError):
         return False
     return True
+
+
+def _has_owner(lock: Path) -> bool:
+    """True while the process that made a lock may be alive; it writes itself into it at once."""
+    process, _, host = lock.read_text().partition(" ")
+    if not process:
+        return time.time() - lock.stat().st_mtime < PATIENCE_S
+    return host != socket.gethostname() or _is_alive(int(process))
 
 
 def _is_alive(process: int) -> bool:

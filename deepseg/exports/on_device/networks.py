@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 from deepseg.exports.on_device.errors import DeviceError
 
 FORMAT = "deepseg train-step 1"
+KEYS = (
+    *("channels", "classes", "preparation", "train", "infer"),
+    *("trainable", "state", "types", "masks"),
+)  # that a run reads
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,13 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
         manifest: Mapping[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
         is_known = manifest["format"] == FORMAT
         digests = dict(manifest["files"])
+        lacking = [key for key in KEYS if key not in manifest]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _bad_folder(f"{folder} without a readable manifest.json") from error
     if not is_known:
         raise _bad_folder(f"a manifest of format {manifest['format']!r}")
+    if lacking:
+        raise _bad_folder(f"a manifest without {', '.join(lacking)}")
     for name in ("train_step.onnx", "infer.onnx"):
         try:
             content = (folder / name).read_bytes()

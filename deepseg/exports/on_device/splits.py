@@ -43,11 +43,11 @@ def stored_split(folder: Path, names: Sequence[str], seed: int) -> Mapping[str, 
         return parts
     try:
         stored = json.loads(file.read_text("utf-8"))
-        parts = {part: list(stored[part]) for part in PARTS}
+        parts, first_seed = {part: list(stored[part]) for part in PARTS}, stored["seed"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _bad_split(file, "a file that cannot be read") from error
-    if stored["seed"] != seed:
-        raise _bad_split(file, f"--seed {seed} and a split with seed {stored['seed']}")
+    if first_seed != seed:
+        raise _bad_split(file, f"--seed {seed} and a split with seed {first_seed}")
     if sorted(name for part in parts.values() for name in part) != sorted(names):
         raise _bad_split(file, "other cases than those that were split")
     return parts

@@ -42,10 +42,13 @@ def read_state(file: Path, manifest: Mapping[str, Any]) -> State:
         if name not in arrays or arrays[name].shape != shape:
             actual = str(arrays[name].shape) if name in arrays else "nothing"
             raise _bad_state(file, f"{actual} for {name} of shape {shape}")
-        if not np.isfinite(arrays[name]).all():
+        if arrays[name].dtype.kind not in "fiu" or not np.isfinite(arrays[name]).all():
             raise _bad_state(file, f"infinite or undefined values in {name}")
     defaults = {"step": 0, "lowest_loss": math.inf, "best_dice": -math.inf}
     counters = {name: np.asarray(arrays.get(name, value)) for name, value in defaults.items()}
+    for name, counter in counters.items():
+        if counter.shape or counter.dtype.kind not in "fiu" or not counters["step"] >= 0:
+            raise _bad_state(file, f"a counter {name} that is no number")
     types = manifest["types"]
     state = {n: np.asarray(arrays[n], types.get(n, "float32")) for n in shapes}
     return state | counters
