@@ -20,6 +20,7 @@ ROI, NO_ROI = "roi", "none"  # names of the region of interest
 ENDINGS = (".npy", ".nii", ".nii.gz")
 
 SPACING_TOLERANCE = 1e-3  # of a voxel size, relative
+GRID_TOLERANCE_MM = 1e-2
 
 Labels: TypeAlias = NDArray[np.int16]
 
@@ -79,19 +80,14 @@ def case_names(data: Path) -> list[str]:
 
 def read_case(folder: Path, manifest: Mapping[str, Any], *, roi_name: str = ROI) -> Case:
     """Read a case and prepare it as the training cases of the network were prepared."""
-    preparation = manifest["preparation"]
-    names = [*manifest["channels"], "labels", roi_name]
-    is_there = [_volume_file(folder, name) is not None for name in names]
-    volumes = [
-        _volume(folder, name, preparation)
-        for name, there in zip(names, is_there, strict=True)
-        if there or name != roi_name
-    ]
+    preparation, names = manifest["preparation"], manifest["channels"]
+    stems = [*names, "labels", *([roi_name] if _volume_file(folder, roi_name) else [])]
+    volumes = {stem: _volume(folder, stem, preparation) for stem in stems}
     _check_grids(folder, volumes)
-    *images, labels, mask = [volume.voxels for volume in volumes] + [None] * (not is_there[-1])
+    images = [volumes[name].voxels for name in names]
     roi = None
-    if mask is not None:
-        roi = mask != 0
+    if roi_name in volumes:
+        roi = volumes[roi_name].voxels != 0
     elif preparation["roi"] == "nonzero":
         roi = with_holes(np.any([image != 0 for image in images], axis=0))
     elif roi_name != NO_ROI and (manifest.get("has_roi", False) or roi_name != ROI):
@@ -105,9 +101,31 @@ def read_case(folder: Path, manifest: Mapping[str, Any], *, roi_name: str = ROI)
     low, high = preparation.get("clip") or (-np.inf, np.inf)
     channels = [
         normalised(image.astype(np.float32).clip(low, high), roi, preparation["z_score"], name)
-        for image, name in zip(images, manifest["channels"], strict=True)
+        for image, name in zip(images, names, strict=True)
     ]
-    return Case(folder.name, np.stack(channels), _checked_labels(folder, labels, manifest), roi)
+    labels = _checked_labels(folder, volumes["labels"].voxels, manifest)
+    return Case(folder.name, np.stack(channels), labels, roi)
+
+
+@dataclass(frozen=True)
+class _Volume:
+    """A file: ``(X, Y, Z)`` voxels in the axes of the training cases, and where it lies in mm."""
+
+    voxels: NDArray[Any]
+    affine: NDArray[np.float64] | None
+
+
+def _check_grids(folder: Path, volumes: Mapping[str, _Volume]) -> None:
+    """Refuse files whose voxels lie at different places, so far as they say where."""
+    shapes = sorted({volume.voxels.shape for volume in volumes.values()})
+    if len(shapes) > 1:
+        raise _bad_case(folder, f"volumes of shapes {', '.join(map(str, shapes))}", "one")
+    affines = {name: v.affine for name, v in volumes.items() if v.affine is not None}
+    for name, affine in affines.items():
+        first = next(iter(affines.values()))
+        if not np.allclose(affine, first, atol=GRID_TOLERANCE_MM):
+            got = f"{name} on another grid than {next(iter(affines))}"
+            raise _bad_case(folder, got, "one grid for all files of a case")
 
 
 def _checked_labels(folder: Path, labels: NDArray[Any], manifest: Mapping[str, Any]) -> Labels:
@@ -129,9 +147,8 @@ def _volume_file(folder: Path, stem: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _volume(folder: Path, stem: str, preparation: Mapping[str, Any]) -> NDArray[Any]:
-    """``(X, Y, Z)`` voxels in the axes of the training cases, on the grid of the case."""
-    file = _volume_file(folder, stem)
+def _volume(folder: Path, stem: str, preparation: Mapping[str, Any]) -> _Volume:
+    file, affine = _volume_file(folder, stem), None
     if file is None:
         raise _bad_case(folder, f"no {stem}", f"{stem} with one of {', '.join(ENDINGS)}")
     try:
@@ -143,9 +160,9 @@ def _volume(folder: Path, stem: str, preparation: Mapping[str, Any]) -> NDArray[
             _check_spacing(folder, affine, preparation)
     except (OSError, ValueError, EOFError, KeyError, IndexError, zlib.error) as error:
         raise _bad_case(folder, f"{file.name}, which cannot be read", "a whole volume") from error
-    if voxels.ndim != 3 or not np.isfinite(voxels).all():
+    if voxels.ndim != 3 or voxels.dtype.kind not in "biuf" or not np.isfinite(voxels).all():
         raise _bad_case(folder, f"{file.name} of shape {voxels.shape}", "three axes, finite values")
-    return voxels
+    return _Volume(voxels, affine)
 
 
 def _check_spacing(

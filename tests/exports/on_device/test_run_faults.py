@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -50,6 +51,78 @@ def test_a_state_of_another_network_is_refused(train, device, capsys, change, me
     assert error_of(capsys) == (
         f"ERROR [device-state] got {message} in {device / 'state_000004.npz'}; expected a state "
         "of this network; fix: begin with another --state"
+    )
+
+
+@pytest.mark.parametrize("step", [np.zeros(2), np.array("ten"), np.array(-1), np.array(np.nan)])
+def test_a_counter_that_is_no_number_is_refused(train, device, capsys, step):
+    write_state(device / "state_000004.npz", {**arrays(device / "state.npz"), "step": step})
+    assert train("--steps", 9) == 2
+    assert "got a counter step that is no number in" in error_of(capsys)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"first": [], "second": [], "third": []}'])
+def test_a_split_that_cannot_be_read_is_refused(train, device, capsys, content):
+    (device / "split.json").write_text(content)
+    assert train("--steps", 1) == 2
+    assert "[device-split] got a file that cannot be read;" in error_of(capsys)
+
+
+def test_a_manifest_without_what_a_run_reads_is_refused(train, device, capsys):
+    manifest = json.loads((device / "manifest.json").read_text())
+    del manifest["masks"], manifest["classes"]
+    (device / "manifest.json").write_text(json.dumps(manifest))
+    assert train("--steps", 1) == 2
+    assert "[device-folder] got a manifest without classes, masks;" in error_of(capsys)
+
+
+def test_files_of_a_case_on_different_grids_are_refused(train, device, cases, capsys):
+    for case in cases.iterdir():
+        for shift, name in enumerate(("T1", "FLAIR", "labels", "roi")):
+            voxels = np.load(case / f"{name}.npy").astype(np.int16)
+            affine = np.diag([1.0, 1, 1, 1])
+            affine[0, 3] = 0.5 * (shift == 2)
+            (case / f"{name}.npy").unlink()
+            nibabel.save(nibabel.Nifti1Image(voxels, affine), case / f"{name}.nii")
+    assert train("--steps", 1) == 2
+    assert "[device-case] got labels on another grid than T1 in" in error_of(capsys)
+
+
+def test_a_lock_that_a_killed_run_left_empty_holds_for_a_moment_only(train, device, capsys):
+    lock = device / "lock"
+    lock.touch()
+    assert train("--steps", 1) == 6
+    os.utime(lock, (lock.stat().st_atime, lock.stat().st_mtime - 60))
+    assert train("--steps", 1) == 0
+
+
+def test_a_disk_that_takes_no_lock_is_told_and_nothing_is_left(train, device, capsys, monkeypatch):
+    class Full:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def write(self, text):
+            pass
+
+    monkeypatch.setattr("os.fdopen", lambda *_: Full())
+    assert train("--steps", 1) == 5
+    monkeypatch.undo()
+    assert "[output-not-writable] got No space left on device for" in error_of(capsys)
+    assert not (device / "lock").exists()
+
+
+def test_a_runtime_that_cannot_run_a_graph_is_one_line(train, capsys, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Failed to allocate memory for requested buffer\nof size 9")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession.run", fail)
+    assert train("--steps", 1) == 2
+    assert error_of(capsys) == (
+        "ERROR [device-runtime] got Failed to allocate memory for requested buffer; expected a run "
+        "of the graph; fix: free memory, or export with a smaller -batch or -segment"
     )
 
 
