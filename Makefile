@@ -4,16 +4,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint types site unit clean
+.PHONY: demo test lint types site package unit clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python run.py -demo
 
-test: lint types site unit
+test: lint types site package unit
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
@@ -21,6 +22,10 @@ types: $(VENV)/.installed-dev
 # The pages as a site, in build/site; a warning ends it. The variable silences an announcement.
 site: $(VENV)/.installed-dev
 	PATH="$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# What users install: built, installed where deepseg is not, and run.
+package: $(VENV)/.installed-dev
+	.ci/package $(CURDIR)/$(BIN)/python
 
 unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -65,7 +65,7 @@ class Derivatives:
                 settings, and for derivatives of another program.
         """
         raise_if_any([*self._foreign_description(), *self._foreign_results(cases)])
-        return [case for case in cases if not self._sidecar(case).exists()]
+        return [case for case in cases if not self._is_done(case)]
 
     def describe(self) -> None:
         """Write the files that describe the derivatives, unless they are there."""
@@ -115,6 +115,10 @@ class Derivatives:
         file = self.file(case)
         return file.with_name(file.name.removesuffix(".nii.gz") + ".json")
 
+    def _is_done(self, case: Case) -> bool:
+        """Segmentation and sidecar are there; managers of workflows remove the first to redo it."""
+        return self.file(case).exists() and self._sidecar(case).exists()
+
     def _sources(self, case: Case) -> Iterator[str]:
         for path in (*case.channels, case.roi):
             if path is not None:
@@ -147,12 +151,11 @@ class Derivatives:
 
     def _foreign_results(self, cases: Sequence[Case]) -> Iterator[Problem]:
         for case in cases:
-            sidecar = self._sidecar(case)
-            if sidecar.exists() and (
-                _json(sidecar).get("Fingerprint") != self._fingerprint(case)
-                or not self.file(case).exists()
-            ):
-                yield _other_model(sidecar, "a result of another model, other images or settings")
+            if self._is_done(case):
+                sidecar = self._sidecar(case)
+                if _json(sidecar).get("Fingerprint") != self._fingerprint(case):
+                    got = "a result of another model, other images or settings"
+                    yield _other_model(sidecar, got)
 
 
 def _other_model(file: Path, got: str) -> Problem:
