@@ -24,7 +24,7 @@ from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.report.console import Console
 from deepseg.sessions.event_log import EventLog
 from deepseg.sessions.folder_lock import is_last_shard, lock_session
-from deepseg.sessions.outcome import Outcome, exit_code
+from deepseg.sessions.outcome import Outcome, exit_code, problems
 from deepseg.sessions.processes.shard import Shard
 from deepseg.sessions.set_aside import set_aside, warn_of_set_aside
 from deepseg.storage.atomic import (
@@ -123,6 +123,8 @@ class SessionFolder:
         if not self.is_main:
             return
         with self._opened:
+            for problem in problems(error):
+                self.console.log(f"ERROR {problem}")
             self.note("ended", exit_code=exit_code(error))
             self._outcome.end(error, self.console.warnings)
             if exit_code(error) == DeepsegError.exit_code:
