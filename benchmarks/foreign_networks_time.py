@@ -1,8 +1,8 @@
-"""An imported U-Net against the plain module: a training step, and segmenting by windows.
+"""Imported networks against the plain modules: a training step, and segmenting by windows.
 
-    python benchmarks/foreign_networks_time.py [TURNS]
+    python benchmarks/foreign_networks_time.py [TURNS] [NAME …]
 
-A U-Net of MONAI with batch normalisation is exported and imported with its own classifier. A step
+Networks of MONAI are exported and imported with their own classifiers. A step
 is that of our training loop (loss, scores, optimiser), against the module with torch's
 cross-entropy and SGD. Segmenting is `Predictor.segment` of an array, against MONAI's
 ``sliding_window_inference`` with the same window, overlap and Gaussian weights. Both take turns,
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
-from monai.networks.nets import UNet
+from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
 from torch import nn
 from torch.nn import functional as F
 
@@ -42,15 +42,22 @@ from deepseg.transfer.imported import read_imported
 SEGMENT, BATCH, STEPS = 48, 2, 8  # steps of a sub-epoch, which ends with a check of all weights
 IMAGE, WINDOW, OVERLAP = (80, 72, 64), 48, 0.5
 CLASSES = ("background", "rim", "core")
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "UNet": lambda: UNet(3, 1, 3, (16, 32, 64), (2, 2), num_res_units=2, norm="BATCH"),
+    "DynUNet": lambda: DynUNet(3, 1, 3, [3] * 4, [1, 2, 2, 2], [2] * 3, filters=[8, 16, 32, 64]),
+    "SegResNet": lambda: SegResNet(3, 8, 1, 3),
+    "BasicUNet": lambda: BasicUNet(3, 1, 3, (8, 8, 16, 16, 32, 8)),
+}
 
 
-def main(turns: int) -> None:
-    torch.manual_seed(0)
+def main(turns: int, names: list[str]) -> None:
     torch.set_num_threads(1)
-    module = UNet(3, 1, 3, (16, 32, 64), (2, 2), num_res_units=2, norm="BATCH")
-    model = imported(module.eval())
-    report("step", *steps(module.train(), model), turns)
-    report("segmenting", *segmentations(module.eval(), model), turns)
+    for name in names or NETWORKS:
+        torch.manual_seed(0)
+        module = NETWORKS[name]()
+        model = imported(module.eval())
+        report(f"{name}: step", *steps(module.train(), model), turns)
+        report(f"{name}: segmenting", *segmentations(module.eval(), model), turns)
 
 
 def report(name: str, ours: Callable[[], None], theirs: Callable[[], None], turns: int) -> None:
@@ -138,4 +145,4 @@ def segmentations(
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 15)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 15, sys.argv[2:])

@@ -379,6 +379,7 @@ class Predictor:
             batch_size=self._tiles.batch_size,
             feature_maps=requested.feature_maps,
             with_probabilities=False,
+            splitter=member.splitter,
         )
         if prepared.geometry == grid:
             return dict(result.feature_maps)

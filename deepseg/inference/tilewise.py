@@ -21,6 +21,7 @@ from deepseg.config.blocks.imported import AttachPoint
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.segments.lattice_reading import mirrored
 from deepseg.data.segments.segment import inputs
+from deepseg.errors import is_out_of_memory
 from deepseg.geometry.boxes import Box, Int3, add, negate, per_axis, sub, volume
 from deepseg.geometry.context import NetworkGeometry, coarse_size
 from deepseg.geometry.tiles import tiles
@@ -31,6 +32,9 @@ from deepseg.inference.prediction import BoxPrediction
 from deepseg.model.feature_maps import largest_map, repeated
 from deepseg.model.imported import at_full_resolution, inner_points
 from deepseg.model.network import Network
+
+
+ALL_PATHWAYS = -1  # together; the limit of what a network computes pathway by pathway is another
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def predict(
     batch_size: int,
     feature_maps: Mapping[str, slice] | None = None,
     with_probabilities: bool = True,
+    splitter: SplitOnOutOfMemory | None = None,
     on_tiles: Callable[[int], None] = lambda _: None,
 ) -> TilewisePrediction:
     """Probabilities of every voxel of ``case``.
@@ -66,6 +71,7 @@ def predict(
         batch_size: Tiles computed together.
         feature_maps: Layers whose maps are requested, and which of their maps.
         with_probabilities: False where only feature maps are requested.
+        splitter: Halves predictions where memory is exhausted.
         on_tiles: Called with the number of tiles just done.
     """
     requested = {} if feature_maps is None else dict(feature_maps)
@@ -79,12 +85,14 @@ def predict(
         for address, numbers in requested.items()
     }
     device = next(network.parameters()).device
+    splitter = SplitOnOutOfMemory() if splitter is None else splitter
     with (
         torch.inference_mode(),
         watched(network, requested) as outputs,
         watched_imported(network, points) as inner,
     ):
-        for boxes in _grouped(segments, batch_size):
+
+        def compute(boxes: Sequence[Box]) -> None:
             read = [inputs(case, box, geometry) for box in boxes]
             batch = [torch.from_numpy(np.stack(images)) for images in zip(*read, strict=True)]
             logits = network([images.to(device) for images in batch])
@@ -101,8 +109,36 @@ def predict(
                 values = _inner_maps(inner, network, address, point, boxes[0])
                 for box, image in zip(boxes, values, strict=True):
                     _place(maps[address], image[requested[address]], geometry.prediction(box))
+
+        for boxes in _grouped(segments, batch_size):
+            _compute_in_parts(boxes, compute, geometry, splitter)
             on_tiles(len(boxes))
     return TilewisePrediction(probabilities, maps)
+
+
+def _compute_in_parts(
+    segments: Sequence[Box],
+    compute: Callable[[Sequence[Box]], None],
+    geometry: NetworkGeometry,
+    splitter: SplitOnOutOfMemory,
+) -> None:
+    """Compute segments together; one after the other, and in halves, as memory allows."""
+    if len(segments) > 1:
+        try:
+            compute(segments)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return
+        torch.cuda.empty_cache()
+    for segment in segments:
+        unit = TileUnit(segment, geometry.prediction(segment), ())
+
+        def compute_part(part: Box, unit: TileUnit = unit) -> None:
+            compute([_part_of_segment(unit, part, geometry)])
+
+        splitter.in_parts(ALL_PATHWAYS, unit.prediction, compute_part)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ from deepseg.transfer.sources.graph_files import (
     read_graph,
     weighted_layers,
 )
+from deepseg.transfer.sources.nnunet.folder import is_nnunet_folder, nnunet_folder
+from deepseg.transfer.sources.nnunet.unet_weights import axes_of, is_nnunet, unet_weights
 from deepseg.transfer.sources.onnx_file import is_onnx_file, read_onnx_metadata
 from deepseg.transfer.sources.tensor_bundle import looks_like_bundle, read_bundle
 from deepseg.transfer.sources.tensor_files import (
@@ -51,6 +53,7 @@ from deepseg.transfer.sources.tensor_files import (
 from deepseg.transfer.sources.theano import refusal_of_theano_save
 
 DESCRIPTION = "deepseg.model"  # where a file of another format holds that of a model
+UNET = "unet1"  # the pathway of a U-Net
 FOLDED = ".folded"  # how the names of weights end that were changed for inference
 DEEPMEDIC_EPSILON = 1.17549435e-38  # the smallest normal float32, which DeepMedic adds to variances
 
@@ -98,9 +101,9 @@ def read_source(file: Path, config: ModelConfig) -> Source:
 
     Args:
         file: A `.save`, a session's folder (its best model), a TensorFlow checkpoint of DeepMedic
-            (its prefix, or one of its files), a `.safetensors`, a state dict of torch, a `.npz` of
-            arrays, a file of ONNX or Keras, or a folder in which a device has trained (its latest
-            state), or one of its states.
+            (its prefix, or one of its files), a `.safetensors`, a state dict of torch, a folder of
+            nnU-Net, a `.npz` of arrays, a file of ONNX or Keras, or a folder in which a device has
+            trained (its latest state), or one of its states.
         config: Of the new model; a checkpoint of DeepMedic does not know its own layers and is
             read as one of this.
 
@@ -112,7 +115,11 @@ def read_source(file: Path, config: ModelConfig) -> Source:
         return _of_device(on_device, file)
     if looks_like_bundle(file):
         return _deepmedic(file, config)
+    if is_nnunet_folder(file):
+        file = nnunet_folder(file).checkpoint
     named = read_named_tensors(file)
+    if named is not None and config.unet is not None and is_nnunet(named.tensors):
+        return _as_unet(named)
     description = None if named is None else description_in(file)
     if named is not None and description is not None:
         return _exported(named, description)
@@ -122,6 +129,16 @@ def read_source(file: Path, config: ModelConfig) -> Source:
     if problem is not None:
         raise DeepsegError(problem)
     return _save(model_in(file))
+
+
+def _as_unet(named: Source) -> Source:
+    """Weights of nnU-Net for a U-Net of our own."""
+    weights = unet_weights(named.tensors, axes_of(named.file))
+    return replace(
+        named,
+        kind="weights of nnU-Net, kernels turned to X, Y, Z",
+        tensors={f"{UNET}.{name}": value for name, value in weights.items()},
+    )
 
 
 def read_named_tensors(file: Path) -> Source | None:

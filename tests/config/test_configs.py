@@ -118,6 +118,8 @@ def test_there_are_examples_of_every_kind():
         "model/deepmedic.yaml",
         "model/deepmedic_wide.yaml",
         "model/tiny.yaml",
+        "model/unet_plain.yaml",
+        "model/unet_residual.yaml",
         "test/deepmedic.yaml",
         "test/tiny.yaml",
         "train/deepmedic.yaml",

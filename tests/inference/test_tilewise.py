@@ -8,6 +8,7 @@ from deepseg.data.images.volumes import Geometry
 from deepseg.data.preparation import PreparedCase
 from deepseg.data.segments.segment import inputs
 from deepseg.geometry.boxes import Box
+from deepseg.inference.out_of_memory import EXHAUSTED, SplitOnOutOfMemory
 from deepseg.inference.tilewise import predict, tiles_to_compute
 from tests.networks import trained_network
 
@@ -52,6 +53,35 @@ def test_tiles_in_phase_with_the_context_agree_with_one_large_tile():
     in_phase = probabilities(own, ready, tile=(10, 13, 13))  # predictions of 6, 9 and 9 voxels
     # The last tile of an axis is flush with its end, from 13, 14 and 8 on, and out of phase.
     np.testing.assert_allclose(in_phase[:, :13, :14, :8], whole[:, :13, :14, :8], atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_memory_that_runs_out_is_enough_for_halves(batch_size, monkeypatch):
+    """Of tiles in phase with the context, so that halves are; feature maps with them."""
+    own, ready = trained_network(), case()
+    choices = {
+        "tile": (16, 16, 16),
+        "batch_size": batch_size,
+        "feature_maps": {"normal.1": slice(0, 2), "sub1.2": slice(1, 2), "fc.1": slice(0, 3)},
+    }
+    whole = predict(own, ready, **choices)
+    forward, sizes, lines = own.forward, [], []
+
+    def limited(images):
+        if images[0].numel() > 2 * 10 * 16 * 16:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        sizes.append(tuple(images[0].shape[2:]))
+        return forward(images)
+
+    monkeypatch.setattr(own, "forward", limited)
+    halves = predict(
+        own, ready, splitter=SplitOnOutOfMemory(lines.append, smallest_edge=4), **choices
+    )
+    assert lines == [EXHAUSTED]
+    assert max(n for size in sizes for n in size) == 16
+    np.testing.assert_allclose(halves.probabilities, whole.probabilities, atol=1e-6)
+    for address, maps in whole.feature_maps.items():
+        np.testing.assert_allclose(halves.feature_maps[address], maps, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 50])

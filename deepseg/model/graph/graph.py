@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeAlias
 
 from torch import Tensor
@@ -37,6 +38,11 @@ class GraphNode:
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
     name: str = ""
     scope: str = ""
+
+    @cached_property
+    def memory(self) -> dict[object, object]:
+        """What operators have worked out from the attributes, for the next time."""
+        return {}
 
     @property
     def label(self) -> str:

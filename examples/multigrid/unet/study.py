@@ -24,8 +24,8 @@ HERE = Path(__file__).parent
 RUNS = HERE / "runs"
 STAGES = {"coarse": (16, 2, 8), "middle": (8, 3, 16), "fine": (4, 4, 24)}  # mm, levels, segment
 MAPS = (24, 16, 16, 16)  # from the bottom; 16 carry the image through a new level
-EPOCHS = {"coarse": 10, "middle": 10, "fine": 10}  # of 40 steps
-EVERY = 2  # epochs from one validation to the next
+EPOCHS = {"coarse": 6, "middle": 6, "fine": 6}  # of 40 steps
+EVERY = 3  # epochs from one validation to the next
 MODEL = """\
 name: {name}
 output: {runs}

@@ -43,9 +43,20 @@ def sliding_window(node: GraphNode, kernel: Sequence[int], size: Sequence[int]) 
     >>> sliding_window(pool, [3], [8]).high
     (1,)
     """
+    auto = node.text("auto_pad", "NOTSET")
+    is_fixed = auto in ("NOTSET", "VALID")
+    key = (tuple(kernel), () if is_fixed else tuple(size))
+    window = node.memory.get(key)
+    if not isinstance(window, SlidingWindow):
+        window = node.memory[key] = _window(node, kernel, size, auto)
+    return window
+
+
+def _window(
+    node: GraphNode, kernel: Sequence[int], size: Sequence[int], auto: str
+) -> SlidingWindow:
     axes = len(kernel)
     window = _unpadded(node, kernel)
-    auto = node.text("auto_pad", "NOTSET")
     if auto in ("NOTSET", "VALID"):
         pads = [0] * 2 * axes if auto == "VALID" else per_axis(node, "pads", 2 * axes, 0)
         return SlidingWindow(*_fields(window), tuple(pads[:axes]), tuple(pads[axes:]))

@@ -366,6 +366,31 @@ def sliced(call: AtenCall) -> Translation:
     return result("Slice", call.tensor("self"), *(call.sizes(part) for part in parts))
 
 
+def narrowed(call: AtenCall) -> Translation:
+    """A number of entries of one axis, from a first one on."""
+    start, length = call.values["start"], call.values["length"]
+    if isinstance(start, int) and start < 0:
+        return None
+    first = call.sizes([start])
+    end = call.step("Add", first, call.sizes([length]))
+    axis = call.sizes([call.values["dim"]])
+    return result("Slice", call.tensor("self"), first, end, axis, call.sizes([1]))
+
+
+def counted(call: AtenCall) -> Translation:
+    """Whole numbers from a start, or 0, to an end."""
+    if call.node.meta["val"].dtype != torch.int64:
+        return None
+    start, step = call.values.get("start", 0), call.values.get("step", 1)
+    return result("Range", *(call.sizes([n]) for n in (start, call.values["end"], step)))
+
+
+def gathered(call: AtenCall) -> Translation:
+    """Entries of one axis by their numbers."""
+    axis = int(call.values["dim"])
+    return result("Gather", call.tensor("self"), call.tensor("index"), axis=axis)
+
+
 def selected(call: AtenCall) -> Translation:
     """One place of an axis, which is gone afterwards."""
     if isinstance(call.values["index"], fx.Node):
@@ -559,6 +584,10 @@ _TRANSLATIONS: dict[str, Translate] = {
     "expand": expanded,
     "repeat": repeated,
     "slice": sliced,
+    "narrow": narrowed,
+    "arange": counted,
+    "index_select": gathered,
+    "remainder": binary("Mod"),
     "select": selected,
     "sym_size": size,
 }

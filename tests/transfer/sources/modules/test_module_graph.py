@@ -9,6 +9,7 @@ from deepseg.errors import DeepsegError
 from deepseg.model.graph.network import GraphNetwork
 from deepseg.transfer.sources.modules import module_graph
 from deepseg.transfer.sources.modules.module_graph import graph_of_module
+from tests.networks import trained_network
 from tests.onnx_models import NETWORKS, trained
 
 
@@ -81,6 +82,34 @@ def test_the_graph_computes_what_the_module_does_at_other_sizes(name):
     state = network.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[key], value) for key, value in expected.items())
+
+
+class Reading(nn.Module):
+    """A network of our own with one pathway, as a module that reads an image."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image):
+        return self.network([image])
+
+
+def test_networks_of_our_own_are_modules_too():
+    """Residuals around wider and narrower layers, flat kernels, borders of mirrored voxels."""
+    module = Reading(
+        trained_network(
+            subsampled=None,
+            normal={"feature_maps": [3, 6, 4], "residuals": [2, 3], "low_rank": [2]},
+            fc={"feature_maps": [5], "kernels": [3, 1], "padding": ["mirror", "none"]},
+        )
+    )
+    network = GraphNetwork(graph_of_module(module), drops_softmax=False).eval()
+    for shape in [(1, 2, 9, 11, 13), (2, 2, 15, 8, 10)]:
+        with torch.no_grad():
+            (scores,), right = network(image(shape)), module(image(shape))
+        assert (scores - right).abs().max() <= 1e-5
+    assert dict(network.named_parameters()).keys() == dict(module.named_parameters()).keys()
 
 
 def test_sizes_that_follow_the_image_and_pieces_of_it_stay_free(gates):
