@@ -185,7 +185,7 @@ def _say_duration(
     config: TrainConfig, model: Checkpoint, cases: TrainingCases, console: Console
 ) -> None:
     """Print how long training will take, from a few steps on one case; nothing if it is short."""
-    if console.is_quiet or model.config.imported or is_quick(model.config, config):
+    if console.is_quiet or is_quick(model.config, config):
         return
     first = next(zip(cases.training.cases, cases.training.summaries, strict=True))
     speed = measured_speed(replace(model, training=None), config, [first], chosen_device("auto"))

@@ -33,7 +33,6 @@ from deepseg.model.feature_maps import largest_map, repeated
 from deepseg.model.imported import at_full_resolution, inner_points
 from deepseg.model.network import Network
 
-
 ALL_PATHWAYS = -1  # together; the limit of what a network computes pathway by pathway is another
 
 

@@ -31,6 +31,7 @@ from deepseg.inference.predictor import Predictor
 from deepseg.model.arithmetic import arithmetic
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.cost import multiply_adds
+from deepseg.model.imported_cost import imported_multiply_adds
 from deepseg.model.layout import layout
 from deepseg.report.console import Console
 from deepseg.sessions.checked_cases import CheckedCases, on_threads
@@ -99,10 +100,11 @@ _SPEED = TypeAdapter(Speed)
 
 def is_quick(network: ModelConfig, config: TrainConfig) -> bool:
     """True where the multiply-adds of all steps are so few that they take less than a minute."""
-    plan = layout(network)
-    predicted = volume(plan.prediction_size(network.segment_sizes["train"]))
+    plan, size = layout(network), network.segment_sizes["train"]
+    of_segment = sum(multiply_adds(plan).values()) * volume(plan.prediction_size(size))
+    of_segment += sum(imported_multiply_adds(plan).values()) * volume(size)
     segments = config.training.segments_per_subepoch * config.subepochs * config.epochs
-    return sum(multiply_adds(plan).values()) * predicted * segments < QUICK
+    return of_segment * segments < QUICK
 
 
 def training_seconds(config: TrainConfig, speed: Speed, *, cases: int, held_out: int) -> float:

@@ -385,7 +385,7 @@ def counted(call: AtenCall) -> Translation:
     return result("Range", *(call.sizes([n]) for n in (start, call.values["end"], step)))
 
 
-def gathered(call: AtenCall) -> Translation:
+def indexed(call: AtenCall) -> Translation:
     """Entries of one axis by their numbers."""
     axis = int(call.values["dim"])
     return result("Gather", call.tensor("self"), call.tensor("index"), axis=axis)
@@ -586,7 +586,7 @@ _TRANSLATIONS: dict[str, Translate] = {
     "slice": sliced,
     "narrow": narrowed,
     "arange": counted,
-    "index_select": gathered,
+    "index_select": indexed,
     "remainder": binary("Mod"),
     "select": selected,
     "sym_size": size,

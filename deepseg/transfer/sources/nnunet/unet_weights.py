@@ -70,9 +70,9 @@ def unet_weights(tensors: Mapping[str, Tensor], axes: Int3) -> dict[str, Tensor]
     order = (0, 1, *(2 + axis for axis in axes))
     weights = {}
     for name, value in tensors.items():
-        own = _own_name(name[max(name.find("encoder.st"), name.find("decoder."), 0) :], top)
-        if own is not None and "decoder.encoder." not in name:
-            weights[own] = value.permute(order).contiguous() if value.ndim == 5 else value
+        renamed = _level_name(name[max(name.find("encoder.st"), name.find("decoder."), 0) :], top)
+        if renamed is not None and "decoder.encoder." not in name:
+            weights[renamed] = value.permute(order).contiguous() if value.ndim == 5 else value
     return weights
 
 
@@ -90,7 +90,7 @@ def axes_of(file: Path) -> Int3:
         return AXES
 
 
-def _own_name(name: str, top: int) -> str | None:
+def _level_name(name: str, top: int) -> str | None:
     """Our name of a tensor; None for one that no U-Net of ours has."""
     for pattern, form in _PATTERNS:
         match = re.fullmatch(pattern, name)
