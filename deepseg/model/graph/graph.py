@@ -41,7 +41,7 @@ class GraphNode:
 
     @cached_property
     def memory(self) -> dict[object, object]:
-        """What operators have worked out from the attributes, for the next time."""
+        """Results that operators keep for the next time; those of the attributes alone."""
         return {}
 
     @property
