@@ -79,7 +79,12 @@ def start(name: str, folder: Path) -> subprocess.Popen[bytes]:
     # Both have the name of this machine, by which torchrun tells where the meeting point is.
     words += ["--rdzv-conf", f"is_host={int(name == 'first')}"]
     words += ["-m", "deepseg", "-train", "train.yaml", "-dev", "cpu"]
-    environment = {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "eth7", "OMP_NUM_THREADS": "1"}
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "GLOO_SOCKET_IFNAME": "eth7",
+        "OMP_NUM_THREADS": "1",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
     return subprocess.Popen(words, cwd=folder, env={**os.environ, **environment})
 
 

@@ -317,8 +317,13 @@ def store_of(address: str, port: int, *, holds: bool = False) -> TCPStore:
 
 
 def board_of(store: Store) -> FailureBoard:
-    """The board of these ranks; each new attempt of torchrun has its own."""
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    """The board of these ranks; each new attempt of torchrun has its own.
+
+    Machines count attempts differently: each those that its own ranks made necessary. So where
+    every attempt has a store of its own (``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1``), that is enough.
+    """
+    is_shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if is_shared else "0"
     return FailureBoard(PrefixStore(f"deepseg/{attempt}", store))
 
 
