@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -482,3 +483,25 @@ def test_what_is_wrong_with_the_command_is_said_once_for_several_devices(run, pl
     result = run(*TEST, "-dev", "cpu", "-devices", "2")
     assert (result.returncode, len(result.errors), result.warnings) == (2, 1, [])
     assert result.errors[0].startswith("ERROR [config-unknown-key] test.yaml:6 save.picture: ")
+
+
+def test_many_warnings_of_one_kind_are_one_line_on_the_screen_and_all_in_the_log(place, command):
+    rows = (place / "data/train.csv").read_text().splitlines()[:1]
+    for number in range(6):
+        shutil.copytree(place / "data/a", place / f"data/n{number}")
+        level = np.full(place.array("a/T1.nii.gz").shape, 5 + number, np.int16)
+        place.store(f"n{number}/T1.nii.gz", level)
+        files = ",".join(f"n{number}/{name}.nii.gz" for name in ("T1", "FLAIR", "labels", "roi"))
+        rows.append(f"n{number},{files}")
+    place.write("data/train.csv", "\n".join(rows) + "\n")
+    result = command("-train", "train.yaml")
+    constant = [line for line in result.warnings if "every voxel" in line]
+    first = [
+        f"WARNING HERE/data/n{number}/T1.nii.gz: every voxel of the region of interest is "
+        f"{5 + number}"
+        for number in range(3)
+    ]
+    more = f"WARNING 3 more warnings like this one: {first[0].removeprefix('WARNING ')}"
+    assert constant == [*first, more]
+    log = (place / "runs/training/log.txt").read_text()
+    assert all(f"n{number}/T1.nii.gz: every voxel" in log for number in range(6))

@@ -317,14 +317,20 @@ def store_of(address: str, port: int, *, holds: bool = False) -> TCPStore:
 
 
 def board_of(store: Store) -> FailureBoard:
-    """The board of these ranks; each new attempt of torchrun has its own.
+    """The board of the ranks of this attempt."""
+    return FailureBoard(attempt_store(store))
 
-    Machines count attempts differently: each those that its own ranks made necessary. So where
-    every attempt has a store of its own (``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1``), that is enough.
+
+def attempt_store(store: Store) -> Store:
+    """The part of ``store`` in which the ranks of this attempt of torchrun meet.
+
+    What ranks of an earlier attempt have written, they must not read. Machines count attempts
+    differently: each those that its own ranks made necessary. So where every attempt has a store of
+    its own (``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1``), that is enough.
     """
     is_shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if is_shared else "0"
-    return FailureBoard(PrefixStore(f"deepseg/{attempt}", store))
+    return PrefixStore(f"deepseg/{attempt}", store)
 
 
 def grace_s() -> float:

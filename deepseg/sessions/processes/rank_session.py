@@ -27,6 +27,7 @@ from deepseg.sessions.processes.failure_board import (
     SETTLING_S,
     Failure,
     RankSupervisor,
+    attempt_store,
     board_of,
     single_line,
     store_of,
@@ -142,7 +143,7 @@ def _joined(device: torch.device) -> Iterator[tuple[RankSupervisor, Ranks]]:
             with _joining():
                 dist.init_process_group(
                     "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-                    store=store,
+                    store=attempt_store(store),
                     rank=rank,
                     world_size=size,
                     timeout=FOR_EVER,

@@ -84,3 +84,22 @@ def test_a_sum_that_fails_while_all_ranks_live_is_told_in_the_words_of_the_libra
     assert isinstance(second, ReportedByPeer)  # it is silent, and ends with the same code
     assert second.problems == first.problems
     assert second.exit_code == first.exit_code == 137
+
+
+@pytest.mark.parametrize(
+    ("is_shared", "counts", "meets"),
+    [
+        pytest.param("True", ("0", "1"), False, id="a store of all attempts: boards apart"),
+        pytest.param("False", ("0", "1"), True, id="machines count attempts differently"),
+        pytest.param("False", ("2", "2"), True, id="one machine"),
+    ],
+)
+def test_ranks_of_one_attempt_have_one_board(monkeypatch, is_shared, counts, meets):
+    store = dist.HashStore()
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", is_shared)
+    boards = []
+    for attempts in counts:
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempts)
+        boards.append(failure_board.board_of(store))
+    boards[0].fail(failure_board.lost(1, "rank 1 killed"))
+    assert (boards[1].failure() is not None) == meets
