@@ -104,6 +104,10 @@ def test_a_plan_tells_its_facts_choices_and_time(scans, plan):
     assert any(
         re.fullmatch(r"training takes about 4\.[5-8]\d* minutes in all", line) for line in lines
     )
+    assert (
+        "with folds: 3 in train.yaml, each training case is scored by a model that has not learnt "
+        "from it, in 3 times the minutes"
+    ) in lines
     assert lines[-1] == "next: -train study/train.yaml, then -test study/test.yaml"
 
 

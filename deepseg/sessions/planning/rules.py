@@ -26,6 +26,7 @@ ALIKE = 1.1  # spacings that differ by less count as one
 FLAT = 2.0  # times the finest axis: slices are thick
 EMPTY_SHARE = 0.2  # of the voxels are 0: worth leaving out
 FEW_CASES = 20
+FOLDS = 5  # of a cross-validation
 RARE = 0.01  # share of voxels, below which cross-entropy alone finds too few of them
 MEMORY_SHARE = 0.5  # of the memory is for a step
 BATCHES = (12, 10, 8, 6, 4, 3, 2, 1)
@@ -463,6 +464,12 @@ def hints(facts: StudyFacts) -> list[str]:
             f"{len(facts.cases)} cases are few: fill the model from one that was trained on "
             "similar images, -newModel model.yaml -pretrained OLDER.save"
         )
+        folds = min(FOLDS, split_counts(len(facts.cases))[0])
+        if folds > 1:
+            lines.append(
+                f"with folds: {folds} in train.yaml, each training case is scored by a model that "
+                f"has not learnt from it, in {folds} times the minutes"
+            )
     if facts.sided_labels:
         numbers = ", ".join(map(str, facts.sided_labels))
         lines.append(f"no mirror images: label {numbers} is on the same side in every case")
