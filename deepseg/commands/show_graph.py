@@ -13,7 +13,7 @@ from deepseg.model.graph.graph import Graph, GraphNode, pruned
 from deepseg.model.graph.operators.table import check_operators
 from deepseg.model.graph.program import program
 from deepseg.report.console import Console
-from deepseg.transfer.sources.graph_files import read_graph
+from deepseg.transfer.sources.graph_files import notices_of_graph_file, read_graph
 
 Shapes = Mapping[str, tuple[tuple[int, ...], tuple[Fraction, ...] | None]]
 
@@ -44,6 +44,8 @@ def show_graph(file: Path, console: Console) -> None:
     )
     if geometry is not None:
         console.table("images", ["", ""], _geometry_rows(geometry))
+    for notice in notices_of_graph_file(file):
+        console.warn(notice)
     for fault in faults:
         console.warn(fault)
 

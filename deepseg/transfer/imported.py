@@ -200,6 +200,7 @@ def _read(block: ImportedPathway, config: ModelConfig) -> _Network:
         record,
         {key: module.state_dict()[key] for key in module.keys.values()},
         (
+            *source.notices,
             *part.notices,
             *_channel_notices(block, channels, places, has_weights),
             *classifier.notices,

@@ -12,7 +12,11 @@ from torch import Tensor
 
 from deepseg.config.blocks.imported import ImportedPathway
 from deepseg.model.graph.graph import Graph
-from deepseg.transfer.sources.graph_files import digest_of_graph_file, read_graph
+from deepseg.transfer.sources.graph_files import (
+    digest_of_graph_file,
+    notices_of_graph_file,
+    read_graph,
+)
 from deepseg.transfer.sources.modules.module_graph import graph_of_module
 from deepseg.transfer.sources.modules.module_registry import built_module, load_weights
 from deepseg.transfer.sources.nnunet.folder import nnunet_folder
@@ -27,11 +31,13 @@ class ReadNetwork:
     Attributes:
         sha256: Of the file that holds its weights, or of the weights.
         has_weights: False if they mean nothing, because nobody has trained them.
+        notices: Lines on what the file lacks.
     """
 
     graph: Graph
     sha256: str
     has_weights: bool = True
+    notices: tuple[str, ...] = ()
 
 
 def read_network(block: ImportedPathway) -> ReadNetwork:
@@ -42,7 +48,8 @@ def read_network(block: ImportedPathway) -> ReadNetwork:
     """
     if block.file is not None:
         graph = read_graph(block.file, needs_weights=not block.random)
-        return ReadNetwork(graph, digest_of_graph_file(block.file))
+        notices = notices_of_graph_file(block.file)
+        return ReadNetwork(graph, digest_of_graph_file(block.file), notices=notices)
     if block.nnunet is not None:
         model = nnunet_folder(block.nnunet, block.fold)
         return ReadNetwork(nnunet_graph(model), _digest_of_file(model.checkpoint))

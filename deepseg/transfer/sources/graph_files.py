@@ -15,7 +15,7 @@ from deepseg.model.graph.graph import Graph, GraphNode
 from deepseg.transfer.first_common import WeightedLayer
 from deepseg.transfer.sources.keras.model_file import is_keras_file, open_keras
 from deepseg.transfer.sources.keras.network import read_keras
-from deepseg.transfer.sources.onnx_file import is_onnx_file, read_onnx
+from deepseg.transfer.sources.onnx_file import folded_norms, is_onnx_file, read_onnx
 
 
 def is_graph_file(file: Path) -> bool:
@@ -40,6 +40,18 @@ def read_graph(file: Path, *, needs_weights: bool = True) -> Graph:
     if is_keras_file(file):
         return read_keras(file, needs_weights=needs_weights)
     return read_onnx(file)
+
+
+def notices_of_graph_file(file: Path) -> tuple[str, ...]:
+    """Lines on what the program that wrote a file has left out of it."""
+    count = 0 if is_keras_file(file) else folded_norms(file)
+    if not count:
+        return ()
+    norms = "1 batch normalisation was" if count == 1 else f"{count} batch normalisations were"
+    return (
+        f"{norms} folded into convolutions by the exporter, with weights that are in no file; "
+        "torch.onnx.export(…, optimize=False) keeps them",
+    )
 
 
 def kind_of_graph_file(file: Path) -> str:

@@ -119,6 +119,18 @@ def read_onnx_metadata(file: Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in _parsed(file).metadata_props}
 
 
+def folded_norms(file: Path) -> int:
+    """The number of batch normalisations that torch's exporter has folded into convolutions.
+
+    Raises:
+        DeepsegError: As of `read_onnx_metadata`.
+    """
+    return sum(
+        any(entry.key.endswith(".rule_name") and "BatchNorm" in entry.value for entry in notes)
+        for notes in (node.metadata_props for node in _parsed(file).graph.node)
+    )
+
+
 def _parsed(file: Path) -> Any:
     """The ModelProto of a file, without what lies beside it."""
     raise_if_unreadable(file)

@@ -1,10 +1,10 @@
-"""Trains a U-Net that grows: at 16 mm, 8 mm and 4 mm; against one of the finest from scratch.
+"""Trains a U-Net that grows: at 16 mm, 8 mm and 4 mm; against U-Nets from scratch.
 
     python study.py [SEEDS]
 
 Each stage takes over all levels of the one before and starts with `-depth identity`, so that it
-computes what that one did, as far as possible. The U-Net from scratch gets the processor time of
-all three stages together, in whole epochs: `core_seconds` of the sessions' metrics.jsonl, which are
+computes what that one did, as far as possible. U-Nets from scratch get the processor time of all
+stages up to theirs, in whole epochs: `core_seconds` of the sessions' metrics.jsonl, which are
 the same on a busy machine and do not count validation.
 """
 
@@ -107,9 +107,9 @@ def curve(records: list[dict], begin: float = 0) -> list[tuple[float, float]]:
 
 
 def grown(seed: int) -> dict[str, list[dict]]:
-    """Sessions of all stages, and the one from scratch in their time."""
+    """Sessions of all stages, and from the second one on, one from scratch in their time."""
     sessions: dict[str, list[dict]] = {}
-    before = None
+    before, spent = None, 0.0
     for name, (mm, levels, segment) in STAGES.items():
         file = model_file(name, levels, segment)
         model = RUNS / f"{name}-{seed}.save"
@@ -118,16 +118,19 @@ def grown(seed: int) -> dict[str, list[dict]]:
             older = None if before is None else RUNS / before
             options = {} if older is None else {"pretrained": older, "rules": rules}
             deepseg.new_model(file, out=model, seed=seed, quiet=seed > 0, **options)
-        before = f"{name}-seed{seed}"
+        is_first, before = before is None, f"{name}-seed{seed}"
         sessions[name] = trained(before, model, mm, seed, EPOCHS[name], levels)
-    mm, levels, segment = STAGES["fine"]
-    total = sum(map(core_seconds, sessions.values()))
-    epochs = EVERY * round(total / (core_seconds(sessions["fine"]) / EPOCHS["fine"]) / EVERY)
-    file = model_file("scratch", levels, segment)
-    model = RUNS / f"scratch-{seed}.save"
-    if not model.exists():
-        deepseg.new_model(file, out=model, seed=seed, quiet=True)
-    sessions["scratch"] = trained(f"scratch-seed{seed}", model, mm, seed, epochs, levels)
+        spent += core_seconds(sessions[name])
+        if is_first:
+            continue
+        file = model_file(f"{name}-scratch", levels, segment)
+        model = RUNS / f"{name}-scratch-{seed}.save"
+        if not model.exists():
+            deepseg.new_model(file, out=model, seed=seed, quiet=True)
+        epochs = EVERY * round(spent * EPOCHS[name] / core_seconds(sessions[name]) / EVERY)
+        sessions[f"{name}-scratch"] = trained(
+            f"{name}-scratch-seed{seed}", model, mm, seed, epochs, levels
+        )
     return sessions
 
 
@@ -157,7 +160,7 @@ def main() -> None:
     results = [grown(seed) for seed in seeds]
     print("\n| stage | epochs | core seconds | Dice before training | first | last |")
     print("|---|---|---|---|---|---|")
-    for name in (*STAGES, "scratch"):
+    for name in results[0]:
         records = [result[name] for result in results]
         before = [dice(r[0]) for r in records if r[0]["epoch"] < 0]
         curves = [curve([r for r in session if r["epoch"] >= 0]) for session in records]
@@ -170,10 +173,12 @@ def main() -> None:
     print("\nDice over core seconds, seed by seed; stages one after the other:")
     for seed, result in zip(seeds, results, strict=True):
         begin = 0.0
-        for name in STAGES:
-            print(f"  seed {seed}, {name}: {line(curve(result[name], begin))}")
-            begin += core_seconds(result[name])
-        print(f"  seed {seed}, scratch: {line(curve(result['scratch']))}")
+        for name, session in result.items():
+            if name in STAGES:
+                print(f"  seed {seed}, {name}: {line(curve(session, begin))}")
+                begin += core_seconds(session)
+            else:
+                print(f"  seed {seed}, {name}: {line(curve(session))}")
 
 
 def line(points: list[tuple[float, float]]) -> str:

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deepseg.errors import DeepsegError
 from deepseg.transfer.sources import onnx_file
+from deepseg.transfer.sources.graph_files import notices_of_graph_file
 from deepseg.transfer.sources.onnx_file import is_onnx_file, read_onnx, read_onnx_weights
 from tests.onnx_models import export, model, trained, write
 
@@ -121,6 +122,21 @@ def test_nodes_know_the_modules_that_torch_names(exporter, folder):
     file = export(trained("unet"), torch.zeros(1, 2, 8, 8, 8), folder / "m.onnx", exporter)
     scopes = [node.scope for node in read_onnx(file).nodes if node.operator == "LeakyRelu"]
     assert scopes == ["encoder.0.2", "encoder.1.2", "encoder.2.2", "decoder.0.2", "decoder.1.2"]
+
+
+def test_norms_that_the_exporter_has_folded_are_told(folder):
+    """Nodes carry the rule by which torch's exporter has made them of two."""
+    proto = conv()
+    plain = write(folder / "plain.onnx", proto)
+    proto.graph.node[0].metadata_props.add(
+        key="pkg.onnxscript.rewriter.rule_name", value="FuseBatchNormIntoConv"
+    )
+    folded = write(folder / "folded.onnx", proto)
+    assert notices_of_graph_file(plain) == ()
+    assert notices_of_graph_file(folded) == (
+        "1 batch normalisation was folded into convolutions by the exporter, with weights that are "
+        "in no file; torch.onnx.export(…, optimize=False) keeps them",
+    )
 
 
 @pytest.mark.parametrize(
