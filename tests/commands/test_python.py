@@ -79,6 +79,36 @@ def test_a_process_without_the_loss_and_metric_refuses_the_session(notebook, mon
     ]
 
 
+def labels_of(batches):
+    return [batch.labels for batch in batches]
+
+
+def test_epochs_follow_from_the_seed_and_a_loop_that_was_left_ends_its_epoch(notebook):
+    folder, _ = notebook
+    settings = {
+        "model": folder / "new.save",
+        "training": {"segments_per_subepoch": 5, "batch_size": 2},
+        "cache": folder / "cache",
+        "quiet": True,
+    }
+    table = {"table": str(folder / "cases.csv")}
+    with deepseg.segment_batches(table, seed=3, **settings) as batches:
+        first, second, third = (labels_of(batches) for _ in range(3))
+    assert [len(labels) for labels in first] == [2, 2, 1]
+    assert not torch.equal(first[0], second[0])
+    with deepseg.segment_batches(table, seed=3, **settings) as batches:
+        assert len(batches) == 3
+        assert all(map(torch.equal, labels_of(batches), first))
+        for batch in batches:
+            assert torch.equal(batch.labels, second[0])
+            break
+        assert all(map(torch.equal, labels_of(batches), third))
+        checkpoint = batches.checkpoint(batches.model.network())
+    assert checkpoint.provenance.trained_by[-1].epochs == 3
+    assert checkpoint.preparation.orientation == "RAS"
+    assert [case.name for case in (folder / "cache").iterdir() if case.is_dir()]
+
+
 @pytest.fixture(scope="module")
 def page(notebook, tmp_path_factory):
     """The folder in which the blocks of the page have run one after the other, and their names."""

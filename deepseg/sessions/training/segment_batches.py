@@ -22,8 +22,9 @@ from deepseg.sessions.training.segment_datasets import training_dataset
 class SegmentBatches:
     """The batches of one epoch after the other, each a pass over so many random segments.
 
-    Every ``for`` loop over it is one epoch, with other segments than the one before. As a context
-    manager, it ends the workers and removes the prepared cases that nobody else needs.
+    Every ``for`` loop over it is one epoch, with other segments than the one before, also after a
+    loop that was left. As a context manager, it ends the workers and removes the prepared cases
+    that nobody else needs.
 
     Args:
         config: Cases, sampling, preparation and so on; what is about steps is not used.
@@ -52,7 +53,8 @@ class SegmentBatches:
             self._clean()
             raise
         self._name = config.name
-        self._epochs = 0
+        self._epochs = 0  # that have begun
+        self._is_unfinished = False
         self._loader = SegmentLoader(
             dataset,
             batch_size=config.training.batch_size,
@@ -74,8 +76,12 @@ class SegmentBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of the next epoch."""
-        yield from self._loader.subepoch()
+        if self._is_unfinished:
+            self._loader.rewind(self._epochs)
         self._epochs += 1
+        self._is_unfinished = True
+        yield from self._loader.subepoch()
+        self._is_unfinished = False
 
     def checkpoint(self, network: Network) -> Checkpoint:
         """The model with the weights of ``network``, which can be written and predict."""
