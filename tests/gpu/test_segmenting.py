@@ -59,8 +59,10 @@ def probabilities(network, device, *, tile=None, splitter=None, memory=1 << 30):
     return maps
 
 
-@pytest.mark.parametrize("tile", [None, (15, 15, 15)])
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize(
+    ("kind", "tile"),
+    [*((kind, None) for kind in NETWORKS), ("a factor per axis", (17, 19, 15))],
+)
 def test_every_kind_of_model_segments_as_on_the_processor(kind, tile):
     maps = [
         probabilities(trained_network(seed=2, **NETWORKS[kind]), device, tile=tile)

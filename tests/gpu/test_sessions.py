@@ -29,16 +29,16 @@ output: runs
 model: model.yaml
 training:
   cases: {table: data/train.csv}
-  segments_per_subepoch: 8
-  batch_size: 4
+  segments_per_subepoch: 4
+  batch_size: 2
 validation:
   cases: {table: data/validation.csv}
   samples: {segments: 4}
-  volumes: {every: 1}
+  volumes: {every: 3}
 steps: {average: 0.9, clip_norm: 1.0}
 checkpoints: {seconds: 0}
 epochs: 1
-subepochs: 2
+subepochs: 1
 workers: 0
 report: false
 """
