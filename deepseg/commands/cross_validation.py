@@ -168,7 +168,7 @@ def _gather(folder: SessionFolder, config: TrainConfig, folds: Folds, *, is_part
     console.say("out-of-fold, each case by the model that has not learnt from it:")
     results.show(console)
     console.say(f"cases.csv, cases.json and report.html in {folder.path}")
-    missing = [number for number in folds.numbers if not folds.fold(number).is_segmented]
+    missing = folds.unsegmented
     if missing:
         tell = console.say if is_part else console.warn
         tell(

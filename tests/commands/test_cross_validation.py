@@ -287,6 +287,17 @@ def test_unfinished_folds_segment_nothing(done, refused):
     )
 
 
+def test_a_fold_with_fewer_epochs_than_others_is_unfinished(done, refused, command):
+    file = done / "runs/cv/fold-1/outcome.json"
+    record = json.loads(file.read_text())
+    record["settings"]["epochs"] = 5  # as if all were to go on, and the first had
+    file.write_text(json.dumps(record))
+    (line,) = refused("-test", "test.yaml", "-model", "runs/cv", session="results")
+    assert line.startswith("[folds-unfinished] runs/cv: got fold 2 of 2 not finished; ")
+    first, *_ = command("-compare", "runs/cv", "runs/cv").errors
+    assert first.startswith("ERROR [folds-unfinished] ")
+
+
 def test_one_model_is_needed_to_begin_with_to_show_and_to_export(done, command):
     for words in (
         ("-train", "train.yaml", "-model", "runs/cv", "-resetOptimizer"),

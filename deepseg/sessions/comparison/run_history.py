@@ -153,7 +153,7 @@ def _read_folds(folder: Path, folds: Folds) -> FinishedRun:
 
     Seconds are those of one fold, as a mean.
     """
-    raise_if_any(unfinished(folds, [n for n in folds.numbers if not folds.fold(n).is_segmented]))
+    raise_if_any(unfinished(folds, folds.unsegmented))
     runs = [read_run(folds.fold(number).folder) for number in folds.numbers]
     per_case = {
         name: {row: Scores(**values) for row, values in record["scores"].items()}

@@ -76,12 +76,26 @@ class Folds:
         if not (self.folder / FOLDS).exists():
             write_json(self.folder / FOLDS, record)
 
+    @property
+    def untrained(self) -> list[int]:
+        """Numbers of the folds that are still to be trained, or for more epochs as others were."""
+        epochs = {number: self.fold(number).epochs for number in self.numbers}
+        most = max(epochs.values())
+        return [n for n in self.numbers if not self.fold(n).is_trained or epochs[n] < most]
+
+    @property
+    def unsegmented(self) -> list[int]:
+        """Numbers of the folds whose cases are still to be segmented by their last model."""
+        untrained = self.untrained
+        return [n for n in self.numbers if n in untrained or not self.fold(n).is_segmented]
+
     def records(self) -> dict[str, dict[str, Any]]:
         """The result of every case that was held out and segmented, with its fold, by name.
 
         Files are paths from the folder of the cross-validation on.
         """
-        by_fold = {number: self.fold(number).records() for number in self.numbers}
+        missing = self.unsegmented
+        by_fold = {n: {} if n in missing else self.fold(n).records() for n in self.numbers}
         return {
             name: _with_fold(by_fold[number][name], number)
             for name, number in self.cases.items()
@@ -162,6 +176,12 @@ class Fold:
         return self.model.is_file() and _outcome(self.folder).get("exit_code") == 0
 
     @property
+    def epochs(self) -> int:
+        """Epochs that it was to be trained for when its training began or went on last."""
+        settings = _record_of_end(self.folder).get("settings") or {}
+        return int(settings.get("epochs", 0))
+
+    @property
     def is_segmented(self) -> bool:
         """Its held-out cases were segmented after that, but for those that failed."""
         trained, tested = _outcome(self.folder), _outcome(self.results)
@@ -170,8 +190,6 @@ class Fold:
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Results of its held-out cases by name, their files as paths from the fold's folder on."""
-        if not self.is_segmented:
-            return {}
         listed = json.loads((self.results / "cases.json").read_text("utf-8"))["cases"]
         return {
             name: {**record, "files": [f"{TESTED}/{file}" for file in record["files"]]}
@@ -227,7 +245,7 @@ def fold_models(folder: Path) -> list[Path]:
     """
     folds = stored_folds(folder)
     assert folds is not None
-    raise_if_any(unfinished(folds, [n for n in folds.numbers if not folds.fold(n).is_trained]))
+    raise_if_any(unfinished(folds, folds.untrained))
     return [folds.fold(number).model for number in folds.numbers]
 
 
@@ -278,8 +296,14 @@ def _changed(folder: Path, got: str, expected: str) -> Problem:
 
 def _outcome(folder: Path) -> dict[str, Any]:
     """How the session in ``folder`` ended; empty if it has not."""
+    record = _record_of_end(folder)
+    return record if record.get("state") == "ended" else {}
+
+
+def _record_of_end(folder: Path) -> dict[str, Any]:
+    """The content of ``outcome.json``, which is there from the beginning; empty without it."""
     try:
         record = json.loads((folder / "outcome.json").read_text("utf-8"))
-        return record if isinstance(record, dict) and record["state"] == "ended" else {}
+        return record if isinstance(record, dict) else {}
     except (OSError, ValueError, LookupError, TypeError):
         return {}
