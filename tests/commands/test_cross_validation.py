@@ -153,14 +153,18 @@ def interrupted_at(monkeypatch, number, error):
     monkeypatch.setattr(cross_validation, "train_session", training)
 
 
-def test_after_an_interruption_the_same_command_goes_on_to_the_same_models(
+def test_parts_do_folds_of_their_own_and_an_interrupted_session_goes_on_to_the_same_models(
     cross_validated, place, begin, monkeypatch, same_weights
 ):
     train_file(place, report="false")
+    assert begin("-train", "cv.yaml", "-part", "2/2", "-quiet") == 0
+    assert [path.parent.name for path in place.path.glob("runs/cv/fold-*/models")] == ["fold-2"]
+    assert {row[0] for row in rows(place / "runs/cv/cases.csv")[1:]} == {
+        name for name, fold in split_of(place).items() if fold == 2
+    }
     with monkeypatch.context() as patch:
-        interrupted_at(patch, 2, KeyboardInterrupt())
+        interrupted_at(patch, 1, KeyboardInterrupt())
         assert begin("-train", "cv.yaml", "-quiet") == 130
-    assert not (place / "runs/cv/cases.csv").exists()
     assert begin("-train", "cv.yaml", "-quiet") == 0
     for fold in (1, 2):
         model = f"runs/cv/fold-{fold}/models/last.save"
@@ -182,17 +186,6 @@ def test_a_fold_that_fails_is_told_and_the_others_go_on(done, command, monkeypat
     assert {row[0] for row in rows(done / "runs/cv/cases.csv")[1:]} == {
         name for name, fold in split_of(done).items() if fold == 2
     }
-
-
-def test_parts_do_folds_of_their_own(cross_validated, place, begin, same_weights):
-    train_file(place, report="false")
-    assert begin("-train", "cv.yaml", "-part", "2/2", "-quiet") == 0
-    assert [path.name for path in (place / "runs/cv").glob("fold-*/models")] == ["models"]
-    assert begin("-train", "cv.yaml", "-part", "1/2", "-quiet") == 0
-    for fold in (1, 2):
-        model = f"runs/cv/fold-{fold}/models/last.save"
-        same_weights(place / model, cross_validated / model)
-    assert rows(place / "runs/cv/cases.csv") == rows(cross_validated / "runs/cv/cases.csv")
 
 
 def test_processes_of_one_machine_share_the_folds(done, begin, monkeypatch):
