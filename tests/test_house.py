@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "deepseg"
 
 FLOORS = {
-    "errors": 0, "version": 0, "randomness": 0, "parent_process": 0, "thread_pool": 0,
+    "errors": 0, "counts": 0, "version": 0, "randomness": 0, "parent_process": 0, "thread_pool": 0,
     "geometry": 1, "builtin": 1,
     "config": 2,
     "storage": 3,

@@ -14,6 +14,7 @@ from deepseg.config.load import load as load_config
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
+from deepseg.counts import counted
 from deepseg.data.cases.summary import CaseSummary
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.model.checkpoint import Checkpoint
@@ -118,7 +119,7 @@ def check(
 def _verdict(warnings: int) -> str:
     if warnings == 0:
         return "nothing wrong"
-    return f"{warnings} warning{'s' if warnings > 1 else ''}, nothing that stops it"
+    return f"{counted(warnings, 'warning')}, nothing that stops it"
 
 
 def _examined(config_file: Path, files: NamedFiles, console: Console) -> _Network:

@@ -14,7 +14,8 @@ from deepseg.config.training import TrainConfig
 from deepseg.data.cases.summary import CaseSummary
 from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, read_checkpoint
 from deepseg.model.layout import LayerPlan, layout
-from deepseg.transfer.source import Source, read_named_tensors
+from deepseg.transfer.source import Source, model_of_device, read_named_tensors
+from deepseg.transfer.sources.device_folder import device_state
 from deepseg.version import VERSION
 
 
@@ -38,6 +39,9 @@ def show_record(file: Path) -> dict[str, Any]:
         DeepsegError: The file is missing, damaged or wrong.
     """
     head = {"schema": "show-1", "version": VERSION, "file": str(file)}
+    on_device = device_state(file)
+    if on_device is not None:
+        return head | _model_record(model_of_device(on_device))
     source = read_named_tensors(file)
     if source is not None:
         return head | _weights_record(source)

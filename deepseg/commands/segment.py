@@ -15,6 +15,7 @@ from deepseg.config.load import in_words_of, wording_of
 from deepseg.config.load import load as load_config
 from deepseg.config.settings import Precision
 from deepseg.config.testing import TestConfig
+from deepseg.counts import counted
 from deepseg.data.cases.case import Case, list_cases
 from deepseg.errors import DeepsegError, SomeCasesFailed, raise_if_any
 from deepseg.inference import memory
@@ -237,7 +238,13 @@ def _clear_pending(cases: Sequence[Case], work: CaseStages, console: Console) ->
     warn_of_set_aside([file for case in cleared for file in case.set_aside], console)
     deleted = sum(case.deleted for case in cleared)
     if deleted:
-        console.say(f"{deleted} result files of an older computation are deleted")
+        console.say(
+            counted(
+                deleted,
+                "result file of an older computation is deleted",
+                "result files of an older computation are deleted",
+            )
+        )
     return todo
 
 

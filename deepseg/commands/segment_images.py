@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deepseg.config.blocks.saved_results import SavedResults
 from deepseg.config.settings import Precision
+from deepseg.counts import counted
 from deepseg.data.cases.case_names import without_ending
 from deepseg.data.images.dicom.segmentation_object import missing_extra
 from deepseg.errors import DeepsegError, Problem, raise_if_any
@@ -188,7 +189,7 @@ def _patients(
     raise DeepsegError(
         Problem(
             code="channel-count",
-            got=f"{len(files)} image{'s' * (len(files) != 1)}",
+            got=counted(len(files), "image"),
             expected=f"{len(channels)}, one per channel: {', '.join(channels)}",
             fix=f"give them in this order, or by name as {channels[0]}=FILE; "
             f"{channels[0]}= for a channel that is missing",

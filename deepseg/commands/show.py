@@ -28,7 +28,7 @@ from deepseg.report.console import Console
 from deepseg.sessions.model_files import described
 from deepseg.sessions.tables import PLAN_COLUMNS, cohort_rows, network_table
 from deepseg.transfer.rules import in_options
-from deepseg.transfer.source import Source, read_named_tensors
+from deepseg.transfer.source import Source
 from deepseg.transfer.sources.graph_files import has_weights, is_graph_file
 from deepseg.transfer.sources.nnunet.folder import is_nnunet_folder
 from deepseg.transfer.sources.theano import refusal_of_theano_save
@@ -71,11 +71,7 @@ def show_contents(file: Path, console: Console) -> None:
     if is_graph_file(file) and not has_weights(file):
         show_graph(file, console)
         return
-    tensors = read_named_tensors(file)
-    if tensors is not None:
-        _show_tensors(tensors, console)
-        if is_graph_file(file):
-            show_graph(file, console)
+    if _show_device(file, console) or _show_weights(file, console):
         return
     refusal = refusal_of_theano_save(file)
     if refusal is not None:
@@ -131,6 +127,34 @@ def _show_model(model: Checkpoint, console: Console) -> None:
     for filled in older:
         if filled.layers:
             console.table(f"taken from {filled.file}", PLAN_COLUMNS, filled.layers)
+
+
+def _show_weights(file: Path, console: Console) -> bool:
+    """Show named tensors, with the graph that they belong to; False for another file."""
+    tensors = read_named_tensors(file)
+    if tensors is None:
+        return False
+    _show_tensors(tensors, console)
+    if is_graph_file(file):
+        show_graph(file, console)
+    return True
+
+
+def _show_device(file: Path, console: Console) -> bool:
+    """Show the model and the state of a folder in which a device trains; False for another path."""
+    state = device_state(file)
+    if state is None:
+        return False
+    _show_model(model_of_device(state), console)
+    rows = [
+        ["folder", str(state.file.parent)],
+        ["made by", "-export MODEL train-step"],
+        ["state", state.file.name],
+        ["steps", f"{state.steps:,}"],
+        ["way back", "-newModel MODEL -pretrained FOLDER -layers all -out M.save"],
+    ]
+    console.table("trained on a device", ["", ""], rows)
+    return True
 
 
 def _training_rows(training: Mapping[str, Any]) -> list[list[str]]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from deepseg.config.cases import AcceptedDifference, Preparation, ZScore
+from deepseg.counts import counted
 from deepseg.data.cases.case import Case
 from deepseg.data.cases.summary import CaseSummary, Intensity
 from deepseg.data.images.orientation import Reorientation
@@ -173,7 +174,9 @@ class Comparison:
                 other[case.name] = sides
         if other:
             name, sides = next(iter(other.items()))
-            more = f" and {len(other) - 1} more cases have others" if len(other) > 1 else ""
+            count = len(other) - 1
+            more = f" and {counted(count, 'more case has others', 'more cases have others')}"
+            more = more if count else ""
             yield (
                 f"{name} has voxels of {_mm(sides)}{more}, the model learnt with {_mm(learnt)}: "
                 "expect a worse segmentation, or train with the key 'resample'"

@@ -24,6 +24,7 @@ from deepseg.config.blocks.imported import (
 from deepseg.config.blocks.pathways import Padding, PathwayPlan
 from deepseg.config.blocks.unet import UnetPathway
 from deepseg.config.model import Activation, ModelConfig
+from deepseg.counts import counted
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 from deepseg.geometry.boxes import Int3, add, sub, volume
 from deepseg.geometry.context import Alignment, NetworkGeometry, PathwayGeometry
@@ -333,7 +334,7 @@ class Layout:
             if not pathway.addresses:
                 continue
             if pathway.network is not None:
-                names.append(f"{pathway.name}.* ({len(pathway.imported_layers)} layers)")
+                names.append(f"{pathway.name}.* ({counted(len(pathway.imported_layers), 'layer')})")
             else:
                 names.append(f"{pathway.name}.1-{n}" if n > 1 else f"{pathway.name}.1")
         return names

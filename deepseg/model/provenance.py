@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from deepseg.counts import counted
+
 _TRAINED_BY = "trained by "
 
 
@@ -121,7 +123,7 @@ class Provenance:
             if source.device_steps is not None:
                 words[f"steps on the device{mark}"] = source.device_steps
         for entry in self.trained_by:
-            words[_TRAINED_BY + entry.session] = f"{entry.epochs} epochs"
+            words[_TRAINED_BY + entry.session] = counted(entry.epochs, "epoch")
         return words
 
     @classmethod

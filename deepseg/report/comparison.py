@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from deepseg.counts import counted
+
 COLUMNS = ("session", "seeds", "start", "best", "last", "reached", "epochs", "steps", "s/epoch")
 
 
@@ -120,7 +122,7 @@ def counted_cases(groups: Sequence[SeedGroup]) -> str:
     count = case_count(groups)
     if count is None:
         return ""
-    return "1 case" if count == 1 else f"{count} cases"
+    return counted(count, "case")
 
 
 def weakest_best(groups: Sequence[SeedGroup]) -> float:

@@ -11,6 +11,7 @@ from deepseg.config.cases import Preparation, ZScore
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
+from deepseg.counts import counted
 from deepseg.data.images.dicom.segmentation_object import missing_extra
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 from deepseg.inference.cohort_differences import (
@@ -59,7 +60,7 @@ def training_incompatibilities(config: TrainConfig, checkpoint: Checkpoint) -> I
         if values is not None and len(values) != len(model.classes):
             yield Problem(
                 code="list-length",
-                got=f"{len(values)} entries in {key}",
+                got=f"{counted(len(values), 'entry', 'entries')} in {key}",
                 expected=f"{len(model.classes)}, one per class: {', '.join(model.classes)}",
                 fix="give one entry per class of the model, the background first",
             )
@@ -111,7 +112,7 @@ def _supervision_problems(config: TrainConfig, model: ModelConfig) -> Iterator[P
     elif isinstance(weights, tuple) and len(weights) != levels:
         yield Problem(
             code="deep-supervision",
-            got=f"{len(weights)} weights in loss.deep_supervision",
+            got=f"{counted(len(weights), 'weight')} in loss.deep_supervision",
             expected=f"{levels}, one for each level below the finest that has scores",
             fix="give one for each, or deep_supervision: true",
         )

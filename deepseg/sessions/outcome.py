@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import socket
 import sys
@@ -25,6 +26,8 @@ from deepseg.storage.atomic import write_json
 from deepseg.version import VERSION
 
 OUTCOME_SCHEMA = "outcome-1"
+
+_REFUSED_BYTES = re.compile(r"tried to allocate (\d+) bytes")
 
 
 def exit_code(error: BaseException | None) -> int:
@@ -64,11 +67,23 @@ def problems(error: BaseException | None) -> tuple[Problem, ...]:
         return ()
     memory = Problem(
         code="out-of-memory",
-        got=str(error).split("\n")[0] or "no more memory",
+        got=_refused_memory(str(error)),
         expected="memory for all segments or tiles of one batch",
         fix="lower batch_size, segments or tile in the config files",
     )
     return (memory,)
+
+
+def _refused_memory(text: str) -> str:
+    """What a message of Python or torch says about memory, without torch's inner names.
+
+    >>> _refused_memory("[enforce fail at alloc.cpp:7] you tried to allocate 56946240 bytes. Error")
+    'no memory for 57 MB more'
+    """
+    refused = _REFUSED_BYTES.search(text)
+    if refused is not None:
+        return f"no memory for {int(refused[1]) / 1e6:.0f} MB more"
+    return text.split("\n")[0] or "no more memory"
 
 
 def command_line() -> str:

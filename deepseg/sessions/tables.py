@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from deepseg.config.blocks.imported import ImportedNetwork
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import TrainConfig
+from deepseg.counts import counted
 from deepseg.data.cases.summary import CaseSummary
 from deepseg.geometry.boxes import Int3, add, ceil_div, maximum, mul, sub, text, volume
 from deepseg.geometry.receptive_field import shrinkage
@@ -22,6 +23,8 @@ from deepseg.transfer.plan import Plan
 
 BYTES_PER_VALUE = 4
 PLAN_COLUMNS = ["layer", "from", "kernels", "inputs", "what stays new or is made"]
+IMAGE = 200  # voxels along each axis of the case by which windows are counted
+MANY_WINDOWS, FEW_WINDOWS = 64, 8
 KEPT_PER_LAYER = 3  # input, normalised and activated: what a training step keeps of each layer
 
 
@@ -29,8 +32,8 @@ def network_table(console: Console, config: ModelConfig) -> None:
     """Show every pathway, the receptive field, parameters, sizes and memory."""
     plan = layout(config)
     console.table(
-        f"network {config.name}: {len(config.channels)} channels "
-        f"({', '.join(config.channels)}) → {len(config.classes)} classes "
+        f"network {config.name}: {counted(len(config.channels), 'channel')} "
+        f"({', '.join(config.channels)}) → {counted(len(config.classes), 'class', 'classes')} "
         f"({', '.join(config.classes)})",
         ["pathway", "layers", "feature maps", "kernels", "sees (voxels)", "parameters"],
         [_pathway_row(p) for p in (*plan.pathways, plan.fc) if p.addresses],
@@ -41,6 +44,31 @@ def network_table(console: Console, config: ModelConfig) -> None:
             f"segment for {use}: {text(size)} → {text(plan.prediction_size(size))} predicted, "
             f"{_memory(plan, size)} per segment" + (" and step" if use == "train" else "")
         )
+    for line in _window_advice(plan, config.segment_sizes["inference"]):
+        console.say(line)
+
+
+def _window_advice(plan: Layout, window: Int3) -> Iterator[str]:
+    """A line where cases are cut into many windows, with the number for larger ones."""
+    networks = [pathway.network for pathway in plan.pathways if pathway.network is not None]
+    if not networks or _windows(plan, window) <= MANY_WINDOWS:
+        return
+    larger = window
+    while _windows(plan, larger) > FEW_WINDOWS:
+        larger = add(larger, networks[0].step)
+    image = text((IMAGE, IMAGE, IMAGE))
+    yield (
+        f"a case of {image} takes {_windows(plan, window):,} windows of segments.inference, each "
+        f"with a border where the network sees nothing beyond; of {text(larger)} "
+        f"({_memory(plan, larger)} each) it takes {_windows(plan, larger)}: enlarge it as memory "
+        "allows"
+    )
+
+
+def _windows(plan: Layout, window: Int3) -> int:
+    """Windows into which a case of `IMAGE` voxels along every axis is cut."""
+    image = (IMAGE, IMAGE, IMAGE)
+    return volume(ceil_div(image, maximum(plan.prediction_size(window), 1)))
 
 
 def imported_table(console: Console, imported: ImportedModel) -> None:
@@ -168,7 +196,7 @@ def cases_table(
     for label, name in enumerate(classes if counts else ()):
         voxels = sum(count[label] for count in counts)
         cases = sum(count[label] > 0 for count in counts)
-        share = f"{voxels:,} voxels ({voxels / total:.2%}) in {cases} cases"
+        share = f"{voxels:,} voxels ({voxels / total:.2%}) in {counted(cases, 'case')}"
         rows.append([f"class {label} {name}", share])
     console.table(title, ["", ""], rows)
 

@@ -12,6 +12,7 @@ from typing import Any
 from deepseg.config.blocks.checkpoints import EarlyStopping, StopAt
 from deepseg.config.model import ModelConfig
 from deepseg.config.training import TrainConfig
+from deepseg.counts import counted
 from deepseg.errors import Problem, did_you_mean
 from deepseg.inference.metric_registry import is_lower_better
 from deepseg.inference.metrics import FOREGROUND
@@ -150,7 +151,8 @@ def reason_to_stop(
     stopping, stop = config.early_stopping, config.stop_at
     if stopping is not None and patience_is_exhausted(stopping, scores):
         metric = stopping_metric(config)
-        return f"{metric} did not get better in {stopping.patience} epochs that have it"
+        epochs = counted(stopping.patience, "epoch that has it", "epochs that have it")
+        return f"{metric} did not get better in {epochs}"
     if stop is not None and is_reached(stop, record):
         return f"{stop.metric} has reached {stop.value:g}"
     return ""

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from deepseg.counts import counted
+
 Shape: TypeAlias = tuple[int, ...]
 
 
@@ -82,7 +84,7 @@ def _differences(layer: WeightedLayer, old: WeightedLayer | None) -> Iterator[st
         return
     before, now = ([shape for _, shape in side.weights] for side in (old, layer))
     if len(before) != len(now):
-        yield f"{len(before)} weights in the source, {len(now)} here"
+        yield f"{counted(len(before), 'weight')} in the source, {len(now)} here"
         return
     for was, shape in zip(before, now, strict=True):
         if was != shape:

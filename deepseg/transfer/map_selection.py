@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from deepseg.counts import counted
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
 from deepseg.transfer.rules import NEW
 
@@ -353,7 +354,7 @@ def repeated(maps: Sequence[int | None]) -> MapSelection:
         selection.append({index: 2 * counts[index] / (copies[index] * (copies[index] + 1))})
     notes = []
     if (spare := len(maps) - len(copies) - sum(index is None for index in maps)) > 0:
-        notes.append(f"{spare} inputs are repeated")
+        notes.append(counted(spare, "input is repeated", "inputs are repeated"))
     if zeros := sum(index is None for index in maps):
-        notes.append(f"{zeros} inputs start at zero")
+        notes.append(counted(zeros, "input starts at zero", "inputs start at zero"))
     return MapSelection(tuple(selection), tuple(notes))

@@ -171,10 +171,20 @@ def _save(file: Path) -> Source:
     return _of_checkpoint(checkpoint, file, "deepseg model", _sha256([file]))
 
 
-def _of_device(state: DeviceState, file: Path) -> Source:
+def model_of_device(state: DeviceState) -> Checkpoint:
+    """The model that was exported, with the weights that a device has left.
+
+    Raises:
+        DeepsegError: ``model-settings`` or ``weights-do-not-fit``.
+    """
     tensors = {name: torch.from_numpy(np.array(a)) for name, a in state.arrays.items()}
-    checkpoint = described_checkpoint(state.description, tensors, state.file)
-    source = _of_checkpoint(checkpoint, file, "deepseg model on a device", _sha256([state.file]))
+    return described_checkpoint(state.description, tensors, state.file)
+
+
+def _of_device(state: DeviceState, file: Path) -> Source:
+    source = _of_checkpoint(
+        model_of_device(state), file, "deepseg model on a device", _sha256([state.file])
+    )
     return replace(
         source,
         preparation=Preparation.model_validate(state.preparation),

@@ -1,5 +1,9 @@
 """Memory that runs out while cases are checked, before anything is computed."""
 
+import re
+import resource
+from pathlib import Path
+
 import pytest
 
 import deepseg.sessions.checked_cases as checking
@@ -67,3 +71,34 @@ def test_training_says_the_same_of_its_cases(command, place, too_large):
     result = command("-train", "train.yaml")
     assert result.returncode == 137
     assert result.errors[0].startswith("ERROR [out-of-memory] HERE/data/validation.csv:2: got no")
+
+
+@pytest.fixture
+def with_little_memory(command):
+    """Give a command in this process, which may not take much more memory than it has."""
+
+    def run(*arguments, megabytes):
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + megabytes * 10**6
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+        try:
+            return command(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+    return run
+
+
+def test_training_that_the_system_refuses_memory_names_how_much(with_little_memory, place):
+    place.edit("model.yaml", "[3, 4]", "[90, 90]")
+    place.edit("model.yaml", "train: 9", "train: 41")
+    result = with_little_memory("-train", "train.yaml", megabytes=300)
+    assert result.returncode == 137
+    (line,) = result.errors
+    assert re.fullmatch(
+        r"ERROR \[out-of-memory\] train.yaml: got no memory for \d+ MB more; expected memory for "
+        "all segments or tiles of one batch; fix: lower batch_size, segments or tile in the config "
+        "files",
+        line,
+    )

@@ -194,7 +194,7 @@ def test_it_goes_back_to_an_older_model_with_its_optimiser(
     assert (back.returncode, back.warnings) == (
         0,
         [
-            f"WARNING going back to {MODELS}/previous.save, 1 epochs finished; the models and "
+            f"WARNING going back to {MODELS}/previous.save, 1 epoch finished; the models and "
             "records after it are set aside in HERE/runs/training/set_aside; the command without "
             "this file goes on from here"
         ],

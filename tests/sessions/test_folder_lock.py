@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -135,3 +136,33 @@ def test_another_error_of_the_disk_is_not_another_session(monkeypatch, tmp_path)
     monkeypatch.setattr(fcntl, "flock", fail)
     with pytest.raises(OSError, match="Input/output"):
         lock_session(tmp_path, "")
+
+
+def hold(folder, begin, results):
+    begin.wait()
+    try:
+        lock = locked(folder)
+    except FolderInUse as refusal:
+        results.put(str(refusal))
+    else:
+        results.put(f"process {os.getpid()} on {HOST}")
+        begin.wait()  # until the other one has tried
+        lock.close()
+        return
+    begin.wait()
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_of_two_that_begin_together_one_wins_and_is_named_to_the_other(tmp_path, number):
+    fork = multiprocessing.get_context("fork")
+    begin, results = fork.Barrier(2), fork.Queue()
+    pair = [fork.Process(target=hold, args=(tmp_path, begin, results)) for _ in range(2)]
+    for process in pair:
+        process.start()
+    texts = sorted((results.get(timeout=30) for _ in pair), key=len)
+    for process in pair:
+        process.join(30)
+    winner, refusal = texts
+    assert winner in {f"process {process.pid} on {HOST}" for process in pair}
+    assert refusal.startswith(f"[folder-in-use] {tmp_path}: got a session that is already running")
+    assert winner in refusal

@@ -65,7 +65,7 @@ def test_no_two_copies_have_the_same_share(copies):
 def test_repeated_inputs_share_in_growing_parts():
     selection = repeated([0, 1, 1, None, 1, 2])
     assert selection.maps == ({0: 1}, {1: 2 / 12}, {1: 4 / 12}, {}, {1: 6 / 12}, {2: 1})
-    assert selection.notes == ("2 inputs are repeated", "1 inputs start at zero")
+    assert selection.notes == ("2 inputs are repeated", "1 input starts at zero")
     assert repeated([0, 2, 1]).notes == ()
 
 

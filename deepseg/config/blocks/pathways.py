@@ -10,6 +10,7 @@ from pydantic import Field
 
 from deepseg.config.settings import Count, CubeOrBox, Fraction, Settings, cube
 from deepseg.config.validation.validator_error import invalid
+from deepseg.counts import counted
 from deepseg.geometry.boxes import Int3
 from deepseg.geometry.receptive_field import shrinkage
 
@@ -146,7 +147,7 @@ class _PerLayer:
         if len(value) != self.count:
             raise invalid(
                 "list-length",
-                got=f"{len(value)} entries in {self.block}.{key}",
+                got=f"{counted(len(value), 'entry', 'entries')} in {self.block}.{key}",
                 expected=f"{self.count}, one per layer",
                 fix=f"give {self.block}.{key} one entry per layer, or one value for all",
             )
@@ -250,7 +251,7 @@ def _maps_per_pathway(
     if len(lists) > pathways:
         raise invalid(
             "list-length",
-            got=f"{len(lists)} lists in subsampled.feature_maps",
+            got=f"{counted(len(lists), 'list')} in subsampled.feature_maps",
             expected=f"at most {pathways}, one per entry of subsampled.factors",
             fix="remove a list or add a factor",
         )
@@ -274,8 +275,8 @@ def _subsampled_plan(
     if block.kernels is None and not mirrors_normal:
         raise invalid(
             "kernels-missing",
-            got=f"{layers.count} layers in {pathway.name}, {len(normal.feature_maps)} in normal, "
-            "no kernels",
+            got=f"{counted(layers.count, 'layer')} in {pathway.name}, "
+            f"{len(normal.feature_maps)} in normal, no kernels",
             expected="subsampled.kernels where the number of layers differs",
             fix="add subsampled.kernels",
         )

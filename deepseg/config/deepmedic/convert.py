@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from deepseg.config.files.document import short_text
+from deepseg.counts import counted
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 
 Convert: TypeAlias = Callable[[Any], Any]
@@ -319,7 +320,10 @@ def _count(value: object, *, least: int) -> int:
 def _list_of(value: object, length: int | None = None) -> Sequence[Any]:
     if isinstance(value, list) and length in (None, len(value)):
         return value
-    raise refused(value, expected="a list" if length is None else f"a list of {length} entries")
+    raise refused(
+        value,
+        expected="a list" if length is None else f"a list of {counted(length, 'entry', 'entries')}",
+    )
 
 
 def _entries_of(value: object, names: Sequence[str]) -> dict[str, Any]:

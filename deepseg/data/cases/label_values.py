@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from deepseg.counts import counted
 from deepseg.data.cases.case import UNKNOWN, Case
 from deepseg.errors import Problem
 
@@ -54,7 +55,7 @@ def strange_labels(case: Case, labels: Array, class_count: int) -> Problem:
         fix = "name the class of each in label_map, or give the model a class for each and number "
         fix += f"them 0 to {len(counts) - 1} in label_map"
     else:
-        voxels = ", ".join(f"{value}: {counts[value]} voxels" for value in strange)
+        voxels = ", ".join(f"{value}: {counted(counts[value], 'voxel')}" for value in strange)
         got = f"labels {{{', '.join(map(str, counts))}}} ({voxels})"
         fix = ", or ".join(_proposals(case, labels, counts, class_count))
     expected = f"labels 0 to {class_count - 1} ({class_count} classes)"

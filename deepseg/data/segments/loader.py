@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from deepseg.counts import counted
 from deepseg.data.segments.segment import Segment
 from deepseg.data.segments.segment_dataset import SegmentDataset
 from deepseg.data.segments.workers import (
@@ -263,8 +264,8 @@ class SegmentLoader:
         enough = max(FEW_WORKERS, WORKERS_PER_CORE * cores)
         if workers > enough:
             self._warn(
-                f"{workers} workers on a machine with {cores} cores: {enough} are started, with "
-                "the same results"
+                f"{workers} workers on a machine with {counted(cores, 'core')}: {enough} are "
+                "started, with the same results"
             )
         return min(workers, enough)
 
@@ -282,7 +283,7 @@ class SegmentLoader:
         if needed <= free / 2:
             return False
         self._warn(
-            f"/dev/shm has {free / 1e6:.0f} MB free, and {workers} workers would fill "
+            f"/dev/shm has {free / 1e6:.0f} MB free, and {counted(workers, 'worker')} would fill "
             f"{needed / 1e6:.0f} MB of it: batches come through pipes, which is slower; give the "
             "container more (--shm-size), or lower workers"
         )

@@ -14,6 +14,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Literal
 
+from deepseg.counts import counted
 from deepseg.errors import DeepsegError, Problem
 from deepseg.geometry.boxes import Int3, add, floor_div, minimum, mul, sub, text
 from deepseg.geometry.size_rule import SizeRule
@@ -428,7 +429,8 @@ def _check_inputs(inputs: Sequence[GraphInput]) -> None:
     raise DeepsegError(
         Problem(
             code="graph-image",
-            got=f"a network with {len(inputs)} inputs" + (f": {stated}" if stated else ""),
+            got=f"a network with {counted(len(inputs), 'input')}"
+            + (f": {stated}" if stated else ""),
             expected="one image of 5 axes: batch, channels, X, Y and Z",
             fix="export a network of 3D images with one input",
         )

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from deepseg.counts import counted
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 
 AttributeValue: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...]
@@ -210,7 +211,10 @@ def _sorted(nodes: Sequence[GraphNode], available: set[str]) -> tuple[GraphNode,
         raise DeepsegError(
             Problem(
                 code="graph-cycle",
-                got=f"{len(stuck)} nodes that wait for each other, among them {stuck[0]}",
+                got=counted(
+                    len(stuck), "node that waits for itself", "nodes that wait for each other"
+                )
+                + f", among them {stuck[0]}",
                 expected="a graph without cycles",
                 fix="export the network again",
             )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from deepseg.config.model import ModelConfig
+from deepseg.counts import counted
 from deepseg.errors import DeepsegError, Problem
 from deepseg.geometry.boxes import text
 from deepseg.model.layout import layout
@@ -475,7 +476,12 @@ def hints(facts: StudyFacts) -> list[str]:
         lines.append(f"no mirror images: label {numbers} is on the same side in every case")
     if facts.unlabelled:
         lines.append(
-            f"{len(facts.unlabelled)} cases without labels are left out: "
+            counted(
+                len(facts.unlabelled),
+                "case without labels is left out",
+                "cases without labels are left out",
+            )
+            + ": "
             + ", ".join(facts.unlabelled[:5])
             + (" …" if len(facts.unlabelled) > 5 else "")
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseg.config.testing import TestConfig
+from deepseg.counts import counted
 from deepseg.inference.metrics import Scores, summary
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.report.page.document import Section
@@ -49,7 +50,7 @@ def write_testing_page(
         settings_section(config, command_line()),
     ]
     return write_session_page(
-        folder, f"Test {config.name}", f"{_cases(len(results))} segmented", sections
+        folder, f"Test {config.name}", f"{counted(len(results), 'case')} segmented", sections
     )
 
 
@@ -82,15 +83,11 @@ def mean_sections(results: Sequence[CaseResult]) -> list[Section]:
     note = element(
         "p",
         "Means and standard deviations (of the sample, n - 1) over "
-        f"{_cases(len(scored))} with a truth. A case in which a measure is undefined is left "
-        "out of its mean.",
+        f"{counted(len(scored), 'case')} with a truth. A case in which a measure is undefined "
+        "is left out of its mean.",
         class_="note",
     )
     return [Section("Mean scores", joined([note, table([*columns, "cases"], rows)]))]
-
-
-def _cases(number: int) -> str:
-    return "1 case" if number == 1 else f"{number} cases"
 
 
 def _cells(

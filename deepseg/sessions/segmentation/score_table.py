@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepseg.counts import counted
 from deepseg.errors import Problem
 from deepseg.inference.metrics import FOREGROUND, Scores, measure_names, summary
 from deepseg.report.console import Console
@@ -87,7 +88,7 @@ class ScoreTable:
             if len(means) > 2 or row != FOREGROUND  # with one class, that is the foreground
         ]
         console.table(
-            f"mean scores of {len(self._scores)} cases",
+            f"mean scores of {counted(len(self._scores), 'case')}",
             ["class", "Dice", "± s.d.", "precision", "sensitivity", "HD95 mm", "ASSD mm", "cases"],
             rows,
         )

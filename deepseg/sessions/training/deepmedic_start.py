@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseg.config.training import TrainConfig
+from deepseg.counts import counted
 from deepseg.errors import DeepsegError, Problem
 from deepseg.model.checkpoint import Checkpoint
 from deepseg.model.layout import Layout, layout
@@ -64,7 +65,7 @@ def _frozen(config: TrainConfig, plan: Layout, epochs: int) -> set[str]:
 
 def _obstacle(state: TrainerState | None, epochs: int, config: TrainConfig) -> Problem | None:
     """The reason why training cannot go on as it was, if there is one."""
-    got = f"a checkpoint that DeepMedic has trained for {epochs} epochs"
+    got = f"a checkpoint that DeepMedic has trained for {counted(epochs, 'epoch')}"
     fine_tune = "add -resetOptimizer to fine-tune it: its weights, everything else from the start"
     if state is None:
         return Problem(
@@ -94,8 +95,8 @@ def _line(file: Path, state: TrainerState) -> str:
     kinds = next(iter(state.slots.values()))
     nouns = " and ".join(_NOUNS[kind] for kind in kinds)
     return (
-        f"going on from {file} after {state.epochs} epochs of DeepMedic: {nouns} of "
-        f"{state.optimiser} for {len(state.slots)} tensors"
+        f"going on from {file} after {counted(state.epochs, 'epoch')} of DeepMedic: {nouns} of "
+        f"{state.optimiser} for {counted(len(state.slots), 'tensor')}"
     )
 
 

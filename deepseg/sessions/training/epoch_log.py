@@ -11,6 +11,7 @@ import torch
 from deepseg.config.model import ModelConfig
 from deepseg.config.testing import TestConfig
 from deepseg.config.training import TrainConfig
+from deepseg.counts import counted
 from deepseg.errors import DeepsegError
 from deepseg.inference.metrics import FOREGROUND, Scores
 from deepseg.report.console import Console
@@ -36,7 +37,7 @@ def announce(
     if ranks > 1:
         where = f"{ranks} ranks, each on {where}"
     console.say(
-        f"deepseg {VERSION}: {title} on {where} ({torch.get_num_threads()} threads, "
+        f"deepseg {VERSION}: {title} on {where} ({counted(torch.get_num_threads(), 'thread')}, "
         f"torch {torch.__version__}, Python {platform.python_version()})"
     )
     for warning in warnings:

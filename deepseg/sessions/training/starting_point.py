@@ -12,6 +12,7 @@ from pathlib import Path
 
 from deepseg.config.blocks.optimisers import learning_everywhere
 from deepseg.config.training import TrainConfig
+from deepseg.counts import counted
 from deepseg.errors import DeepsegError, Problem, raise_if_any
 from deepseg.geometry.boxes import text
 from deepseg.model.checkpoint import Checkpoint, Origin, new_checkpoint, read_checkpoint
@@ -261,9 +262,9 @@ def _returned(folder: SessionFolder, model: Checkpoint) -> Checkpoint:
     model = replace(model, training=training)
     folder.replace_last(model.to_save())
     folder.console.warn(
-        f"going back to {model.origin}, {training['epoch']} epochs finished; the models and "
-        f"records after it are set aside in {aside}; the "
-        "command without this file goes on from here"
+        f"going back to {model.origin}, {counted(training['epoch'], 'epoch')} finished; the "
+        f"models and records after it are set aside in {aside}; the command without this file goes "
+        "on from here"
     )
     return model
 
@@ -281,10 +282,10 @@ def _warn_of_preparation(model: Checkpoint, config: TrainConfig, console: Consol
 def _undecided(model: Checkpoint) -> Iterator[Problem]:
     """The problem that a trained model may be meant to go on or to be fine-tuned."""
     if model.training is not None:
-        session, epoch = model.training.get("session"), model.training.get("epoch")
+        session, epoch = model.training.get("session"), model.training.get("epoch", 0)
         yield Problem(
             code="start-undecided",
-            got=f"a model that session {session!r} has trained for {epoch} epochs",
+            got=f"a model that session {session!r} has trained for {counted(epoch, 'epoch')}",
             expected="a model without an optimiser's state, or -resetOptimizer",
             fix="add -resetOptimizer to fine-tune it: its weights, everything else from the start; "
             f"or give the command of session {session!r} again to train that session on",

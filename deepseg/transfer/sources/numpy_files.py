@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from deepseg.errors import DeepsegError, Problem
+from deepseg.errors import DeepsegError, Problem, did_you_mean
 
 SUFFIX = ".npz"
 _GARBLED = (  # what zipfile and numpy raise for bytes that are none of theirs
@@ -37,8 +37,22 @@ def read_numpy(file: Path) -> dict[str, NDArray[Any]]:
                 member.filename.removesuffix(".npy"): _array(archive, member, file)
                 for member in archive.infolist()
             }
+    except FileNotFoundError as error:
+        raise DeepsegError(_missing(file)) from error
     except _GARBLED as error:
         raise _problem("tensors-damaged", "content that cannot be read", file) from error
+
+
+def _missing(file: Path) -> Problem:
+    folder = file.parent
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return Problem(
+        code="tensors-missing",
+        got="no such file",
+        expected="a .npz of arrays",
+        fix="correct the path" + did_you_mean(file.name, names),
+        where=str(file),
+    )
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> NDArray[Any]:

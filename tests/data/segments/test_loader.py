@@ -255,9 +255,7 @@ def test_more_workers_than_cores_can_keep_busy_are_not_started(folders, monkeypa
     with stream:
         next(stream.subepoch())
         assert len(multiprocessing.active_children()) == 4
-    assert warnings == [
-        "64 workers on a machine with 1 cores: 4 are started, with the same results"
-    ]
+    assert warnings == ["64 workers on a machine with 1 core: 4 are started, with the same results"]
 
 
 def refuse(kind, text):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from deepseg.commands.json_records import show_record
 from deepseg.commands.new_model import new_model
+from deepseg.commands.show import show
 from deepseg.errors import DeepsegError
 from deepseg.exports.on_device.device_train import main
 from deepseg.geometry.boxes import Box
@@ -92,3 +94,22 @@ def test_files_of_two_exports_are_refused(trained, back):
         f"[device-folder] {trained / 'state.npz'}: got another state.npz than was exported; "
         "expected the files of one export and its states; fix: copy the folder again"
     )
+
+
+def test_a_state_that_is_not_there_is_not_damaged(trained, back):
+    with pytest.raises(DeepsegError) as caught:
+        back(trained / "state_000003.npz")
+    assert str(caught.value) == (
+        f"[tensors-missing] {trained / 'state_000003.npz'}: got no such file; expected a .npz of "
+        "arrays; fix: correct the path; did you mean 'state_000004.npz'?"
+    )
+
+
+def test_show_tells_what_a_folder_of_a_device_holds(trained):
+    text = show(trained)
+    assert "3 classes (background, rim, core)" in text
+    for line in (f"folder    {trained}\n", "made by   -export MODEL train-step\n"):
+        assert line in text
+    assert "state     state_000004.npz\nsteps     4\n" in text
+    assert "state     state_000002.npz\nsteps     2\n" in show(trained / "state_000002.npz")
+    assert show_record(trained)["network"]["classes"] == ["background", "rim", "core"]

@@ -287,7 +287,7 @@ def test_shapes_that_do_not_fit_name_their_node_and_nothing_is_computed():
 def test_a_network_of_flat_images_has_no_geometry():
     pair = (GraphNode("Relu", ("x",), ("y",)), {})
     assert refusal(pair, shape=(1, 1, 8, 8)) == (
-        "[graph-image] got a network with 1 inputs: 'x' of 4 axes; expected one image of 5 axes: "
+        "[graph-image] got a network with 1 input: 'x' of 4 axes; expected one image of 5 axes: "
         "batch, channels, X, Y and Z; fix: export a network of 3D images with one input"
     )
 

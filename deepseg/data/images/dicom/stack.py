@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deepseg.counts import counted
 from deepseg.data.images.dicom.slices import (
     COLUMNS,
     ORIENTATION,
@@ -259,7 +260,7 @@ def _repeated(
     return _problem(
         slices,
         where,
-        f"{sum(map(len, places))} slices at {len(places)} place{'s' * (len(places) != 1)}, up to "
+        f"{sum(map(len, places))} slices at {counted(len(places), 'place')}, up to "
         f"{len(together)} at one, {difference}",
         "one slice at every place",
         _SPLIT,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepseg.counts import counted
 from deepseg.model.graph.graph import AttributeValue, GraphNode
 from deepseg.transfer.sources.keras.model_file import Arrays, as_float
 from deepseg.transfer.sources.keras.problems import damaged, unfitting_weights
@@ -202,7 +203,8 @@ class LayerCall:
             return None
         if self._read >= len(arrays):
             raise unfitting_weights(
-                f"{len(arrays)} weights of {self.layer.kind} {self.layer.name!r}, none for {name}",
+                f"{counted(len(arrays), 'weight')} of {self.layer.kind} {self.layer.name!r}, "
+                f"none for {name}",
                 "a weight of every layer",
                 "give the weights that belong to this description",
             )
@@ -231,7 +233,8 @@ class LayerCall:
         """
         if self.layer.arrays is not None and self._read != len(self.layer.arrays):
             raise unfitting_weights(
-                f"{len(self.layer.arrays)} weights of {self.layer.kind} {self.layer.name!r}",
+                f"{counted(len(self.layer.arrays), 'weight')} of {self.layer.kind} "
+                f"{self.layer.name!r}",
                 f"{self._read}",
                 "give the weights that belong to this description",
             )

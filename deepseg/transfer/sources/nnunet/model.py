@@ -8,6 +8,7 @@ from typing import Any, Literal
 from deepseg.config.blocks.nnunet_preparation import IntensityRule, NnunetPreparation, Scheme
 from deepseg.config.cases import Preparation
 from deepseg.config.model import ModelConfig
+from deepseg.counts import counted
 from deepseg.transfer.sources.nnunet.folder import PLANS, NnunetFolder, damaged, refused
 
 _RESAMPLING = "resample_data_or_seg_to_shape"
@@ -59,7 +60,7 @@ def nnunet_preparation(model: NnunetFolder) -> Preparation:
     if not isinstance(schemes, list) or not isinstance(masks, list):
         raise damaged("no normalization_schemes", model.folder / PLANS)
     if not len(schemes) == len(masks) == len(model.channels):
-        got = f"{len(schemes)} normalization_schemes for {len(model.channels)} channels"
+        got = f"{len(schemes)} normalization_schemes for {counted(len(model.channels), 'channel')}"
         raise damaged(got, model.folder / PLANS)
     rules = tuple(
         _rule(model, number, str(schemes[number]), is_inside=bool(masks[number]))
