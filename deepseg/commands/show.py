@@ -28,7 +28,8 @@ from deepseg.report.console import Console
 from deepseg.sessions.model_files import described
 from deepseg.sessions.tables import PLAN_COLUMNS, cohort_rows, network_table
 from deepseg.transfer.rules import in_options
-from deepseg.transfer.source import Source
+from deepseg.transfer.source import Source, model_of_device, read_named_tensors
+from deepseg.transfer.sources.device_folder import device_state
 from deepseg.transfer.sources.graph_files import has_weights, is_graph_file
 from deepseg.transfer.sources.nnunet.folder import is_nnunet_folder
 from deepseg.transfer.sources.theano import refusal_of_theano_save

@@ -112,4 +112,4 @@ def test_show_tells_what_a_folder_of_a_device_holds(trained):
         assert line in text
     assert "state     state_000004.npz\nsteps     4\n" in text
     assert "state     state_000002.npz\nsteps     2\n" in show(trained / "state_000002.npz")
-    assert show_record(trained)["network"]["classes"] == ["background", "rim", "core"]
+    assert show_record(trained)["origin"] == str(trained / "state_000004.npz")
