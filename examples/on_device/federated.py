@@ -8,32 +8,33 @@ from pathlib import Path
 
 import numpy as np
 
-HERE, ROUNDS, STEPS, SITES = Path(__file__).parent, 4, 20, (1, 2, 3)
-SEED = sys.argv[1] if sys.argv[1:] else 0  # of the segments and of the split of the cases
+HERE, ROUNDS, STEPS = Path(__file__).parent, 4, 20
+DEVICES = {n: HERE / f"runs/device{n}" for n in (1, 2, 3)}
 
 
-def device_train(device: str, data: str, *words: object) -> str:
+def device_train(device: Path, data: str, *words: object) -> str:
     """The last line that the program of a device prints."""
-    folder = HERE / "runs" / device
-    words = (folder / "device_train.py", folder, "--data", HERE / data, "--roi", "brain", *words)
+    words = (device / "device_train.py", device, "--data", HERE / data, "--roi", "brain", *words)
     return subprocess.check_output([sys.executable, *map(str, words)], text=True).splitlines()[-1]
 
 
-words = ("--eval-every", 0, "--save-every", 0, "--learning-rate", 0.02, "--seed", SEED)
-for n in SITES:
-    for name in (f"device{n}", f"alone{n}"):
-        shutil.copytree(HERE / "runs/export", HERE / "runs" / name)
-    device_train(f"alone{n}", f"data/site{n}", "--steps", ROUNDS * STEPS, *words)
+for device in DEVICES.values():
+    shutil.copytree(HERE / "runs/export", device)
 for step in range(STEPS, ROUNDS * STEPS + 1, STEPS):
-    for n in SITES:
-        print(f"{n}:", device_train(f"device{n}", f"data/site{n}", "--steps", step, *words))
-    files = [HERE / f"runs/device{n}/state_{step:06d}.npz" for n in SITES]
-    states = [dict(np.load(file)) for file in files]
-    mean = {k: np.mean([s[k] for s in states], 0, v.dtype) for k, v in states[0].items()}
-    for file in files:
-        np.savez(file, **mean)
-for n in SITES:  # the third part of every device, which none has learnt from
-    for name in json.loads((HERE / f"runs/device{n}/split.json").read_text())["third"]:
+    for n, device in DEVICES.items():
+        words = ("--steps", step, "--eval-every", 0, "--learning-rate", 0.02)
+        print(f"device {n}, step {step}:", device_train(device, f"data/site{n}", *words))
+        shutil.copy(device / f"state_{step:06d}.npz", device / "own.npz")
+    states = [np.load(device / "own.npz") for device in DEVICES.values()]
+    mean = {
+        name: np.mean([s[name] for s in states], 0, states[0][name].dtype) for name in states[0]
+    }
+    for device in DEVICES.values():
+        np.savez(device / f"state_{step:06d}.npz", **mean)
+for n, device in DEVICES.items():  # the third part of every device, which none has seen
+    for name in json.loads((device / "split.json").read_text())["third"]:
         shutil.copytree(HERE / f"data/site{n}" / name, HERE / f"runs/pooled/site{n}_{name}")
-for device in ("export", *(f"alone{n}" for n in SITES), "device1"):
-    print(f"{device}:", device_train(device, "runs/pooled", "--score"))
+for n, device in DEVICES.items():
+    score = device_train(device, "runs/pooled", "--score", "--state", device / "own.npz")
+    print(f"device {n} alone:", score)
+print("the average:", device_train(DEVICES[1], "runs/pooled", "--score"))
