@@ -11,6 +11,7 @@ from deepseg.config.model import ModelConfig
 from deepseg.data.segments.loader import Batch
 from deepseg.errors import NumericalFailure
 from deepseg.geometry.boxes import Box
+from deepseg.model.kernels import StatisticsSync, normalised_together
 from deepseg.model.network import Network
 from deepseg.training.distributed import Ranks
 from deepseg.training.tally import Tally
@@ -138,6 +139,22 @@ def test_a_rank_without_a_part_leaves_the_statistics_and_the_weights_of_the_othe
     norm = trainer.network.get_submodule("normal.2.norm")
     assert norm.running_mean.cpu().tolist() == pytest.approx([0.1] * 3)  # 0 + 0.1 (1 - 0)
     assert norm.running_var.cpu().tolist() == pytest.approx([1.0] * 3, abs=1e-5)
+
+
+def test_maps_beside_the_batch_do_not_move_its_statistics():
+    """Their gradient is the scale alone: 3 times one over a deviation of 2."""
+    sync = StatisticsSync(
+        gather=lambda row: torch.stack([torch.full_like(row, 0.5), row]),
+        all_reduce_sum=lambda sums: sums + 5,
+        has_part=False,
+    )
+    device = pretended.set_up()
+    x = torch.randn(1, 1, 2, 2, 2, generator=torch.Generator().manual_seed(0)).to(device)
+    x.requires_grad_()
+    weight, bias = torch.full((1,), 3.0).to(device), torch.zeros(1).to(device)
+    y, *_ = normalised_together(x, weight, bias, 1e-9, sync)
+    y.sum().backward()
+    assert x.grad.flatten().cpu().numpy().tolist() == pytest.approx([1.5] * 8, rel=1e-5)
 
 
 @pytest.mark.parametrize("sick", ["inputs", "weights"])

@@ -11,10 +11,11 @@ from deepseg.config.load import load
 from deepseg.config.model import ModelConfig
 from deepseg.data.images.volumes import Geometry
 from deepseg.data.preparation import PreparedCase
+from deepseg.geometry.boxes import volume
 from deepseg.inference.boxwise.network import BoxwiseNetwork
 from deepseg.inference.boxwise.plan import work_units
 from deepseg.inference.boxwise.predict import box_predictions
-from deepseg.inference.limits import Limits
+from deepseg.inference.limits import DEFAULT_LIMITS, Limits
 from deepseg.inference.out_of_memory import EXHAUSTED, SplitOnOutOfMemory
 from deepseg.inference.predictor import Predictor
 from deepseg.model.checkpoint import Checkpoint, new_checkpoint
@@ -143,6 +144,7 @@ def test_a_whole_brain_starts_few_kernels(request):
         with pretended.recorded() as record:
             parts = list(box_predictions(boxwise, ready, plan, labels=()))
     assert len(record.waits) == len(parts)
+    assert max(volume(part.box.size) for _, part in parts) > DEFAULT_LIMITS.fc_voxels
     assert record.launched <= 60 * sum(len(unit.boxes) for unit in plan) + 40 * len(parts)
 
 

@@ -4,11 +4,13 @@ import socket
 from itertools import count
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from deepseg.errors import DeepsegError, RankLost, ReportedByPeer
 from deepseg.sessions.processes import failure_board, rank_session
 from deepseg.sessions.processes.failure_board import FailureBoard, RankSupervisor
+from deepseg.training import distributed
 from deepseg.training.distributed import PeerLost
 
 
@@ -103,3 +105,11 @@ def test_ranks_of_one_attempt_have_one_board(monkeypatch, is_shared, counts, mee
         boards.append(failure_board.board_of(store))
     boards[0].fail(failure_board.lost(1, "rank 1 killed"))
     assert (boards[1].failure() is not None) == meets
+
+
+def test_memory_that_runs_out_in_a_sum_is_no_broken_network():
+    def add_up():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        distributed._communicate(add_up)
