@@ -27,38 +27,38 @@ def schema(name):
 def faults(value, rules, place="$"):
     """Places of ``value`` that break the schema ``rules``, with the rule."""
     assert rules.keys() <= UNDERSTOOD, rules.keys() - UNDERSTOOD
-    found = []
+    result = []
     types = rules.get("type", [])
     types = [types] if isinstance(types, str) else types
     if types and not any(_has_type(value, name) for name in types):
         return [f"{place}: no {' or '.join(types)}"]
     if "const" in rules and value != rules["const"]:
-        found.append(f"{place}: not {rules['const']!r}")
+        result.append(f"{place}: not {rules['const']!r}")
     if "enum" in rules and value not in rules["enum"]:
-        found.append(f"{place}: none of {rules['enum']}")
+        result.append(f"{place}: none of {rules['enum']}")
     if "pattern" in rules and not re.search(rules["pattern"], value):
-        found.append(f"{place}: not like {rules['pattern']}")
+        result.append(f"{place}: not like {rules['pattern']}")
     if "anyOf" in rules and all(faults(value, option, place) for option in rules["anyOf"]):
-        found.append(f"{place}: fits no option")
+        result.append(f"{place}: fits no option")
     if isinstance(value, dict):
-        found += _faults_of_object(value, rules, place)
+        result += _faults_of_object(value, rules, place)
     for number, entry in enumerate(value if isinstance(value, list) else ()):
-        found += faults(entry, rules.get("items", {}), f"{place}[{number}]")
-    return found
+        result += faults(entry, rules.get("items", {}), f"{place}[{number}]")
+    return result
 
 
 def _faults_of_object(value, rules, place):
     known = rules.get("properties", {})
-    found = [f"{place}: no {key}" for key in rules.get("required", ()) if key not in value]
-    others = rules.get("additionalProperties", True)
+    result = [f"{place}: no {key}" for key in rules.get("required", ()) if key not in value]
+    further = rules.get("additionalProperties", True)
     for key, entry in value.items():
         if key in known:
-            found += faults(entry, known[key], f"{place}.{key}")
-        elif others is False:
-            found.append(f"{place}: {key} is unknown")
-        elif others is not True:
-            found += faults(entry, others, f"{place}.{key}")
-    return found
+            result += faults(entry, known[key], f"{place}.{key}")
+        elif further is False:
+            result.append(f"{place}: {key} is unknown")
+        elif further is not True:
+            result += faults(entry, further, f"{place}.{key}")
+    return result
 
 
 def _has_type(value, name):

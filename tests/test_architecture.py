@@ -44,8 +44,8 @@ def test_the_page_and_the_house_test_agree_about_what_is_above_what():
     lines = re.findall(r"^\| (\d+) \| (.*?) \|", PAGE.read_text("utf-8"), re.MULTILINE)
     floors = {room: int(floor) for floor, rooms in lines for room in re.findall(r"`(\w+)`", rooms)}
     assert floors.keys() == FLOORS.keys() - {"__init__", "__main__"}
-    for room, other in permutations(floors, 2):
-        assert (floors[room] < floors[other]) == (FLOORS[room] < FLOORS[other]), (room, other)
+    for room, reached in permutations(floors, 2):
+        assert (floors[room] < floors[reached]) == (FLOORS[room] < FLOORS[reached]), (room, reached)
 
 
 def test_a_table_lists_folders_after_the_modules_beside_them(tmp_path):

@@ -87,13 +87,13 @@ def text(page: Path) -> str:
 def anchors(page: Path) -> set[str]:
     """The anchors that readers of markdown make of the headings."""
     headings = re.findall(r"^#+ (.*)$", text(page), flags=re.MULTILINE)
-    kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
-    return {heading.strip().replace(" ", "-") for heading in kept}
+    remaining = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.strip().replace(" ", "-") for heading in remaining}
 
 
 def links() -> list[tuple[Path, str]]:
-    found = [(page, target) for page in PAGES for target in LINK.findall(text(page))]
-    return [(page, target) for page, target in found if "://" not in target]
+    result = [(page, target) for page in PAGES for target in LINK.findall(text(page))]
+    return [(page, target) for page, target in result if "://" not in target]
 
 
 def place(page: Path, character: int) -> str:
@@ -117,7 +117,7 @@ def blocks(language: str) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("page", "target"), [pytest.param(*one, id=f"{one[0].name} {one[1]}") for one in links()]
+    ("page", "target"), [pytest.param(*item, id=f"{item[0].name} {item[1]}") for item in links()]
 )
 def test_a_link_leads_to_a_file_and_heading_that_are_there(page, target):
     name, _, anchor = target.partition("#")

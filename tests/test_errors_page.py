@@ -23,13 +23,13 @@ def codes_in(source: str) -> set[str]:
     """All codes that a module gives to problems, wherever they are written."""
     tree = ast.parse(source)
     carriers = CARRIERS | _own_carriers(tree)
-    found = {text for node in ast.walk(tree) for text in _codes_at(node, carriers)}
-    return found | {code for text in _texts(tree) for code in LINE.findall(text)}
+    result = {text for node in ast.walk(tree) for text in _codes_at(node, carriers)}
+    return result | {code for text in _texts(tree) for code in LINE.findall(text)}
 
 
 def _own_carriers(tree: ast.AST) -> dict[str, int]:
     """Functions and classes of a module with a parameter ``code``, and its place in a call."""
-    found = {}
+    result = {}
     for node in ast.walk(tree):
         functions: list[tuple[str, ast.FunctionDef, int]] = []
         if isinstance(node, ast.FunctionDef):
@@ -43,14 +43,14 @@ def _own_carriers(tree: ast.AST) -> dict[str, int]:
         for name, function, hidden in functions:
             parameters = [argument.arg for argument in function.args.args]
             if "code" in parameters:
-                found[name] = parameters.index("code") - hidden
-    return found
+                result[name] = parameters.index("code") - hidden
+    return result
 
 
 def _codes_at(node: ast.AST, carriers: dict[str, int]) -> Iterator[str]:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         yield from _constants(_code_argument(node, carriers))
-    if isinstance(node, ast.Assign) and [ast.unparse(one) for one in node.targets] == ["code"]:
+    if isinstance(node, ast.Assign) and [ast.unparse(item) for item in node.targets] == ["code"]:
         yield from _constants([node.value])
     if isinstance(node, ast.FunctionDef):
         named = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
@@ -117,12 +117,12 @@ def test_every_message_has_a_meaning_and_a_remedy():
 
 
 def test_the_page_has_the_exit_codes_of_the_source():
-    own = {
+    codes = {
         value.exit_code
         for value in vars(errors).values()
         if isinstance(value, type) and issubclass(value, errors.DeepsegError)
     }
-    assert {int(code) for code in rows("[0-9]+")} == own | {0, 1, 130, 143}
+    assert {int(code) for code in rows("[0-9]+")} == codes | {0, 1, 130, 143}
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,8 @@ def climbs(statement: Import) -> bool:
     """Whether an import goes up, or sideways into another room of the same floor."""
     home = room_of_file(statement.file)
     return any(
-        other != home and FLOORS[other] >= FLOORS[home] and FLOORS[home] > 0
-        for other in imported_rooms(statement)
+        target != home and FLOORS[target] >= FLOORS[home] and FLOORS[home] > 0
+        for target in imported_rooms(statement)
     )
 
 
@@ -170,7 +170,7 @@ def wing_arrows(arrows: Mapping[str, set[str]]) -> dict[str, set[str]]:
     for module, targets in arrows.items():
         home = wing(module)
         if home is not None:
-            reached = {other for other in map(wing, targets) if other is not None}
+            reached = {target for target in map(wing, targets) if target is not None}
             between[home] = between.get(home, set()) | (reached - {home})
     return between
 
@@ -337,10 +337,10 @@ def modules_in(floors: range) -> list[str]:
 
 def test_floors_0_to_2_work_without_torch_and_without_anything_above():
     loaded = loaded_by(*modules_in(range(3)))
-    ours = {name for name in loaded if name.startswith("deepseg.")}
-    assert "deepseg.config.training" in ours
+    actual = {name for name in loaded if name.startswith("deepseg.")}
+    assert "deepseg.config.training" in actual
     assert "torch" not in loaded
-    assert {name for name in ours if FLOORS[room(name)] > 2} == set()
+    assert {name for name in actual if FLOORS[room(name)] > 2} == set()
 
 
 @pytest.mark.parametrize("module", ["deepseg", "deepseg.cli.main"])
@@ -349,5 +349,5 @@ def test_the_first_words_do_not_wait_for_torch(module):
 
 
 def test_the_formatter_is_told_to_keep_nothing_as_it_was():
-    kept = [str(p.relative_to(ROOT)) for p in files() if "fmt: skip" in p.read_text("utf-8")]
-    assert kept == []
+    remaining = [str(p.relative_to(ROOT)) for p in files() if "fmt: skip" in p.read_text("utf-8")]
+    assert remaining == []

@@ -251,8 +251,8 @@ def command(place, capfd, begin):
     def given(*arguments, program=main):
         capfd.readouterr()
         code = begin(*arguments, program=program)
-        said = capfd.readouterr()
-        return Result(code, _from_here(said.out, place), _from_here(said.err, place))
+        message = capfd.readouterr()
+        return Result(code, _from_here(message.out, place), _from_here(message.err, place))
 
     return given
 
@@ -272,8 +272,8 @@ def refused(place, command):
         assert "Traceback" not in result.stderr
         after = place.files()
         changed = {n for n in before.keys() | after.keys() if before.get(n) != after.get(n)}
-        own = re.compile(f"runs/{session}/{OWN_FILES}")
-        assert [name for name in changed if not own.fullmatch(name)] == []
+        session_files = re.compile(f"runs/{session}/{OWN_FILES}")
+        assert [name for name in changed if not session_files.fullmatch(name)] == []
         return [line.removeprefix("ERROR ") for line in result.errors]
 
     return given
@@ -337,7 +337,7 @@ def wait(place):
 
 
 def _ended(process, place):
-    out, err = (said.decode("utf-8", "replace") for said in process.communicate(timeout=300))
+    out, err = (message.decode("utf-8", "replace") for message in process.communicate(timeout=300))
     return Result(process.returncode, _from_here(out, place), _from_here(err, place))
 
 

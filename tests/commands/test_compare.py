@@ -68,14 +68,14 @@ def settings(name="a", **changed):
 
 def record(epoch, volumes=None, samples=None, cases=None):
     dice = {"foreground": 0.99, "rim": None, "core": None}
-    made = {"epoch": epoch, "seconds": 2.5}
+    new = {"epoch": epoch, "seconds": 2.5}
     if volumes is not None:
-        made["validation_volumes"] = {"dice": {**dice, "rim": volumes, "core": volumes}}
+        new["validation_volumes"] = {"dice": {**dice, "rim": volumes, "core": volumes}}
     if cases is not None:
-        made["validation_volumes"]["cases"] = cases
+        new["validation_volumes"]["cases"] = cases
     if samples is not None:
-        made["validation_samples"] = {"dice": {**dice, "core": samples}}
-    return made
+        new["validation_samples"] = {"dice": {**dice, "core": samples}}
+    return new
 
 
 def session(here, folder, records, *, model=MODEL, **changed):
@@ -85,7 +85,7 @@ def session(here, folder, records, *, model=MODEL, **changed):
     training = {"settings": settings(**changed)}
     save = SaveFile(model=network, weights={"w": torch.zeros(1)}, training=training)
     write_save(here / "runs" / folder / "models" / "last.save", save)
-    lines = "".join(json.dumps(one) + "\n" for one in records)
+    lines = "".join(json.dumps(item) + "\n" for item in records)
     (here / "runs" / folder / "metrics.jsonl").write_text(lines)
     return f"runs/{folder}"
 
@@ -93,9 +93,9 @@ def session(here, folder, records, *, model=MODEL, **changed):
 def on_volumes(*scores):
     """Judged every second epoch."""
     return [
-        one
+        item
         for number, score in enumerate(scores)
-        for one in (record(2 * number, samples=0.9), record(2 * number + 1, score, 0.9))
+        for item in (record(2 * number, samples=0.9), record(2 * number + 1, score, 0.9))
     ]
 
 
@@ -115,18 +115,18 @@ def test_two_sessions_by_the_score_of_their_best_models(two, here, capsys):
     out = deepseg.compare(two)
     assert out.resolve() == here / "runs" / "comparison"
     assert sorted(file.name for file in out.iterdir()) == FILES
-    found = compared(out)
-    assert found["metric"] == "Dice on whole volumes, mean of the foreground classes"
-    assert found["reach"] == 0.375
-    assert [group["name"] for group in found["groups"]] == ["scratch", "transferred"]
-    assert [group["best"]["mean"] for group in found["groups"]] == [0.375, 0.75]
-    (first,) = found["groups"][0]["sessions"]
+    result = compared(out)
+    assert result["metric"] == "Dice on whole volumes, mean of the foreground classes"
+    assert result["reach"] == 0.375
+    assert [group["name"] for group in result["groups"]] == ["scratch", "transferred"]
+    assert [group["best"]["mean"] for group in result["groups"]] == [0.375, 0.75]
+    (first,) = result["groups"][0]["sessions"]
     assert first["scores"] == {"2": 0.25, "4": 0.375}
     assert (first["epochs"], first["steps_per_epoch"], first["seconds"]) == (4, 9, 10.0)
     assert (first["folder"], first["epochs_to_reach"]) == ("runs/scratch", 4)
-    said = capsys.readouterr()
-    assert said.err == ""
-    assert said.out == (
+    message = capsys.readouterr()
+    assert message.err == ""
+    assert message.out == (
         "compared: scratch and transferred: no setting differs\n"
         "Dice on whole volumes, mean of the foreground classes\n"
         "session              seeds  start   best   last  reached  epochs  steps  s/epoch\n"
@@ -159,10 +159,10 @@ def test_seeds_are_one_group_whatever_their_order(two, here, capsys):
         session(here, name, on_volumes(0.5, score), seed=seed)
         for name, score, seed in zip(names, (0.25, 0.5, 1.0), (2, 1, 1), strict=True)
     ]
-    found = compared(deepseg.compare([*two, *folders], out="elsewhere"))
+    result = compared(deepseg.compare([*two, *folders], out="elsewhere"))
     assert [
-        (group["name"], [(one["seed"], one["best"]) for one in group["sessions"]])
-        for group in found["groups"]
+        (group["name"], [(item["seed"], item["best"]) for item in group["sessions"]])
+        for group in result["groups"]
     ] == [
         ("scratch", [(0, 0.375), (1, 1.0), (2, 0.5)]),
         ("transferred", [(3, 0.75)]),
@@ -178,25 +178,25 @@ def test_sessions_of_one_name_in_two_places_are_two_groups(here):
 
 
 def test_a_score_to_reach_can_be_given(two):
-    found = compared(deepseg.compare(two, reach=0.5))
-    epochs = [group["epochs_to_reach"]["mean"] for group in found["groups"]]
-    assert (found["reach"], epochs) == (0.5, [None, 2])
+    result = compared(deepseg.compare(two, reach=0.5))
+    epochs = [group["epochs_to_reach"]["mean"] for group in result["groups"]]
+    assert (result["reach"], epochs) == (0.5, [None, 2])
 
 
 def test_what_a_model_can_do_before_it_is_trained_is_epoch_0(two, here):
     before = {"epoch": -1, "validation_volumes": {"dice": {"foreground": 0.9, "rim": 0.4}}}
     tuned = session(here, "tuned", [before, *on_volumes(0.5, 0.75)])
     group = compared(deepseg.compare([two[0], tuned], reach=0.3))["groups"][1]
-    (found,) = group["sessions"]
-    assert found["scores"] == {"0": 0.4, "2": 0.5, "4": 0.75}
-    assert (found["epochs_to_reach"], found["epochs"], found["seconds"]) == (0, 4, 10.0)
+    (result,) = group["sessions"]
+    assert result["scores"] == {"0": 0.4, "2": 0.5, "4": 0.75}
+    assert (result["epochs_to_reach"], result["epochs"], result["seconds"]) == (0, 4, 10.0)
 
 
 def test_samples_decide_where_one_session_has_no_volumes(two, here, capsys):
     third = session(here, "third", [record(e, samples=0.5) for e in range(4)], name="b")
-    found = compared(deepseg.compare([*two, third]))
-    assert found["metric"] == "Dice on samples, mean of the foreground classes"
-    assert [group["best"]["mean"] for group in found["groups"]] == [0.9, 0.9, 0.5]
+    result = compared(deepseg.compare([*two, third]))
+    assert result["metric"] == "Dice on samples, mean of the foreground classes"
+    assert [group["best"]["mean"] for group in result["groups"]] == [0.9, 0.9, 0.5]
     assert capsys.readouterr().err == (
         "WARNING best.save of runs/scratch is chosen on whole volumes, which others lack\n"
         "WARNING best.save of runs/transferred is chosen on whole volumes, which others lack\n"
@@ -282,9 +282,9 @@ def test_groups_are_held_against_the_first_by_case_and_seed(here, capsys):
         session(here, "tuned-seed2", scratch, seed=2, **shorter),
     ]
     out = deepseg.compare(folders)
-    found = compared(out)
-    assert found["cases"] == 3
-    rows = {entry["class"]: entry for entry in found["differences"]}
+    result = compared(out)
+    assert result["cases"] == 3
+    rows = {entry["class"]: entry for entry in result["differences"]}
     assert list(rows) == ["mean", "foreground", "rim", "core"]
     # anna gains 0.25 and 0.5 of its rim, ben and carl 0.25; carl gains 0.5 of its core, once
     assert rows["rim"]["mean"] == pytest.approx((0.375 + 0.25 + 0.25) / 3)
@@ -293,10 +293,10 @@ def test_groups_are_held_against_the_first_by_case_and_seed(here, capsys):
     assert (rows["mean"]["pairs"], rows["mean"]["of"], rows["mean"]["seeds"]) == (3, "cases", 2)
     assert rows["rim"]["p_wilcoxon"] == 0.25  # 2 of 8 sign patterns
     assert rows["rim"]["interval"] == [0.25, 0.375]
-    said = capsys.readouterr()
-    assert said.err == ""
-    assert "Dice on whole volumes, mean of the foreground classes, 3 cases\n" in said.out
-    assert "tuned    rim         +0.292  +0.250 to +0.375  0.25      3      2" in said.out
+    message = capsys.readouterr()
+    assert message.err == ""
+    assert "Dice on whole volumes, mean of the foreground classes, 3 cases\n" in message.out
+    assert "tuned    rim         +0.292  +0.250 to +0.375  0.25      3      2" in message.out
     assert (out / "differences.csv").read_text().splitlines()[3] == (
         "tuned,rim,+0.292,+0.250 to +0.375,0.25,3,2"
     )
@@ -313,12 +313,12 @@ def test_sessions_that_differ_in_more_than_one_thing_are_named(here, capsys):
         session(here, "c", on_volumes(0.5), epochs=2, subepochs=5, freeze=FROZEN),
     ]
     deepseg.compare(folders)
-    said = capsys.readouterr()
-    assert said.err == (
+    message = capsys.readouterr()
+    assert message.err == (
         "WARNING a and c differ in more than one thing: epochs, start, subepochs; a difference of "
         "their scores may come from any of them\n"
     )
-    assert said.out.startswith(
+    assert message.out.startswith(
         "compared: a and b: freeze.layers [] → ['normal']\n"
         "compared: a and c: epochs 4 → 2; freeze.layers [] → ['normal']; subepochs 3 → 5\n"
     )
@@ -383,9 +383,9 @@ def test_sessions_without_scores_are_named(here, two):
 
 
 def test_sessions_without_a_common_score_are_named(here):
-    one = session(here, "one", [record(0, volumes=0.5)])
+    item = session(here, "one", [record(0, volumes=0.5)])
     two = session(here, "two", [record(0, samples=0.5)])
-    assert [line.split(";")[0] for line in problems(one, two)] == [
+    assert [line.split(";")[0] for line in problems(item, two)] == [
         "[scores-missing] runs/one: got scores on volumes only",
         "[scores-missing] runs/two: got scores on samples only",
     ]
@@ -439,15 +439,15 @@ def test_a_train_file_is_run_with_every_seed_and_from_scratch(trained, here):
 
 def test_one_train_file_is_compared_with_itself_from_scratch(trained, capsys):
     deepseg.compare(["a.yaml"], from_scratch=True)
-    assert [one[:3] for one in trained] == [("a.yaml", False, None), ("a.yaml", True, None)]
-    said = capsys.readouterr().out
-    assert said.startswith("session 1 of 2: a.yaml\nsession 2 of 2: a.yaml from scratch\n")
+    assert [item[:3] for item in trained] == [("a.yaml", False, None), ("a.yaml", True, None)]
+    message = capsys.readouterr().out
+    assert message.startswith("session 1 of 2: a.yaml\nsession 2 of 2: a.yaml from scratch\n")
 
 
 def test_a_session_that_has_begun_goes_on_and_its_optimiser_is_kept(trained, here):
     session(here, "a-seed1", on_volumes(0.5))
     deepseg.compare(["a.yaml", "b.yaml"], seeds=[1, 2])
-    assert [one[-1] for one in trained] == [False, True, True, True]
+    assert [item[-1] for item in trained] == [False, True, True, True]
 
 
 def test_folders_and_train_files_mix(trained, two):
@@ -464,8 +464,8 @@ def test_cases_of_all_train_files_are_examined_before_the_first_session(here, mo
     monkeypatch.setattr("deepseg.commands.compare.train", lambda *_, **__: pytest.fail("trained"))
     settings("a")
     settings("b")
-    found = problems("a.yaml", "b.yaml")
-    assert [line.split("]")[0] for line in found] == ["[cases-file-missing"] * 4
+    result = problems("a.yaml", "b.yaml")
+    assert [line.split("]")[0] for line in result] == ["[cases-file-missing"] * 4
     assert not (here / "runs").exists()
 
 

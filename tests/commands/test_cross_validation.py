@@ -344,9 +344,9 @@ def test_cross_validations_are_compared_by_all_held_out_cases(cross_validated, p
 
 
 def test_progress_of_folds_is_counted_from_their_logs(done, monkeypatch):
-    seen = []
+    calls = []
     monkeypatch.setattr(
-        fold_workers, "run_parts", lambda _, watched, __: seen.append(watched.done()) or [2, 2]
+        fold_workers, "run_parts", lambda _, watched, __: calls.append(watched.done()) or [2, 2]
     )
     config = load(TrainConfig, done / "cv.yaml").config
     log = done / "runs/cv/fold-1/metrics.jsonl"
@@ -355,5 +355,5 @@ def test_progress_of_folds_is_counted_from_their_logs(done, monkeypatch):
     fold_workers.share_folds(config, ["-train"], count=2, device="cpu", console=console)
     log.write_text(log.read_text() * 3)
     fold_workers.share_folds(config, ["-train"], count=2, device="cpu", console=console)
-    assert seen == [0, 0]
+    assert calls == [0, 0]
     assert (done / "runs/cv").exists()  # though all were refused: it was there before

@@ -31,11 +31,11 @@ early_stopping: {patience: 2, metric: validation_samples/loss, min_improvement: 
 
 def test_training_ends_when_nothing_gets_better_and_stays_ended(command, place):
     settings(place, STILL)
-    why = "validation_samples/loss did not get better in 2 epochs that have it"
-    assert f"training ends: {why}\n" in command(*TRAIN).stdout
+    reason = "validation_samples/loss did not get better in 2 epochs that have it"
+    assert f"training ends: {reason}\n" in command(*TRAIN).stdout
     assert len(records(place)) == 3
     again = command(*TRAIN)
-    assert again.stdout.splitlines()[-1] == f"nothing is left to do: {why}"
+    assert again.stdout.splitlines()[-1] == f"nothing is left to do: {reason}"
     assert len(records(place)) == 3
 
 
@@ -80,8 +80,8 @@ def test_kept_files_carry_epoch_and_score(command, place):
     assert command(*TRAIN).returncode == 0
     dice = [record["training"]["dice"] for record in records(place)]
     scores = {n: (dice[n - 1]["rim"] + dice[n - 1]["core"]) / 2 for n in (2, 4)}
-    kept = [f"0{n}_{score:.3f}.save" for n, score in scores.items()]
-    assert [file for file in models(place) if file[0] == "0"] == kept
+    remaining = [f"0{n}_{score:.3f}.save" for n, score in scores.items()]
+    assert [file for file in models(place) if file[0] == "0"] == remaining
 
 
 @pytest.mark.parametrize("name", ["'model'", "'{epoch:x.y}'", "'{loss}{epoch}'"])

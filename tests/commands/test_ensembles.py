@@ -13,8 +13,8 @@ def models(command, place):
     place.edit("test.yaml", "  pictures: false\n", MAPS)
     place.write("test.yaml", (place / "test.yaml").read_text() + "preparation: {}\n")
     for seed, name in enumerate("AB"):
-        made = command("-newModel", "model.yaml", "-out", f"{name}.save", "-seed", str(seed))
-        assert made.returncode == 0
+        new = command("-newModel", "model.yaml", "-out", f"{name}.save", "-seed", str(seed))
+        assert new.returncode == 0
 
 
 def volume(place, kind):
@@ -65,8 +65,8 @@ def test_models_of_other_channels_and_classes_are_refused(command, refused, plac
     place.edit("model.yaml", "[T1, FLAIR]", "[FLAIR, T1]")
     place.edit("model.yaml", "rim, core]", "rim]")
     assert command("-newModel", "model.yaml", "-out", "C.save").returncode == 0
-    found = refused("-test", "test.yaml", "-model", "A.save", "C.save", session="results")
-    assert found == [
+    result = refused("-test", "test.yaml", "-model", "A.save", "C.save", session="results")
+    assert result == [
         "[models-differ] C.save: got channels FLAIR, T1; expected T1, FLAIR, as in A.save; "
         "fix: average models of the same task only",
         "[models-differ] C.save: got classes background, rim; expected background, rim, core, as "
@@ -161,9 +161,9 @@ def test_components_are_cleaned_by_the_names_of_classes(command, place, models):
         (place / "test.yaml").read_text() + "postprocess: {rim: {min_ml: 9999}}\n",
     )
     probabilities(command, place, "-model", "A.save")
-    found, roi = volume(place, "Segm"), place.array("d/roi.nii.gz") > 0
+    result, roi = volume(place, "Segm"), place.array("d/roi.nii.gz") > 0
     assert (plain[roi] == 1).any()
-    assert np.array_equal(found, np.where(roi & (plain != 1), plain, 0))
+    assert np.array_equal(result, np.where(roi & (plain != 1), plain, 0))
 
 
 def test_rules_for_classes_that_the_model_does_not_have_are_refused(refused, place, models):

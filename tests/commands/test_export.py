@@ -107,8 +107,8 @@ def test_a_network_lies_beside_its_model_with_all_that_its_users_need(command, p
     assert record["tiling"]["step"] == [3, 2, 4]
     assert record["provenance"] == {"initialised": "seed 6", "trained by lesions": "3 epochs"}
     graphs = ("network", "preparation_network", "finishing_network")
-    network, *others = (record.pop(name) for name in graphs)
-    assert [other["file"] for other in others] == ["prepare.onnx", "finish.onnx"]
+    network, *rest = (record.pop(name) for name in graphs)
+    assert [second["file"] for second in rest] == ["prepare.onnx", "finish.onnx"]
     assert (network["opset"], network["trainable"]) == (17, False)
     metadata = read_onnx_metadata(place / "M.onnx")
     assert json.loads(metadata["deepseg.pipeline"]) == record

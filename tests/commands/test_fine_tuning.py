@@ -76,9 +76,9 @@ def test_only_what_may_learn_changes(command, place, tuning):
 def test_rates_of_all_groups_are_in_records_event_files_and_show(command, place, tuning):
     assert command(*tuning).returncode == 0
     rates = [record["learning_rates"] for record in records(place)]
-    assert [sorted(one) for one in rates] == [GROUPS] * 3
-    assert [one["head"] for one in rates] == pytest.approx([0.1, 0.05, 0.05])
-    assert [one["default"] for one in rates] == [1e-3, 5e-4, 5e-4]
+    assert [sorted(item) for item in rates] == [GROUPS] * 3
+    assert [item["head"] for item in rates] == pytest.approx([0.1, 0.05, 0.05])
+    assert [item["default"] for item in rates] == [1e-3, 5e-4, 5e-4]
     events = b"".join(p.read_bytes() for p in (place / "runs/tuned/tensorboard").iterdir())
     assert b"learning_rates/head" in events
     shown = command("-show", "runs/tuned/models/last.save").stdout
@@ -97,9 +97,11 @@ def test_it_goes_on_to_the_same_weights_without_the_file_it_began_with(
         place.edit("tune.yaml", f"\nepochs: {epochs - 1}", f"\nepochs: {epochs}")
         assert command("-train", "tune.yaml").returncode == 0
     same_weights(place / "runs/tuned/models/last.save", place / "runs/twice/models/last.save")
-    one, other = (saved(place, name).training["optimizer"]["state"] for name in ("tuned", "twice"))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[n][kind], other[n][kind]) for n in one for kind in one[n])
+    first, second = (
+        saved(place, name).training["optimizer"]["state"] for name in ("tuned", "twice")
+    )
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[n][kind], second[n][kind]) for n in first for kind in first[n])
 
 
 def distance(place, name):
@@ -136,11 +138,11 @@ def test_rules_that_match_nothing_are_told_together(refused, place, tuning):
     place.edit("tune.yaml", "{head:", "{haed:")
     place.edit("tune.yaml", "layers: [normal.1-2]", "layers: [normal.3]")
     expected = "expected layers of normal.1-2, sub1.1-2, fc.1; fix: name layers as "
-    how = "pathway.number or pathway.first-last"
+    form = "pathway.number or pathway.first-last"
     assert refused(*tuning, session="tuned") == [
-        f"[layer-unknown] tune.yaml: got 'normal.3'; {expected}{how}; did you mean 'normal.2'?",
-        f"[layer-unknown] tune.yaml: got 'sup1.2'; {expected}{how}; did you mean 'sub1.2'?",
-        f"[layer-unknown] tune.yaml: got 'haed'; {expected}{how}; did you mean 'head'?",
+        f"[layer-unknown] tune.yaml: got 'normal.3'; {expected}{form}; did you mean 'normal.2'?",
+        f"[layer-unknown] tune.yaml: got 'sup1.2'; {expected}{form}; did you mean 'sub1.2'?",
+        f"[layer-unknown] tune.yaml: got 'haed'; {expected}{form}; did you mean 'head'?",
     ]
 
 

@@ -48,9 +48,9 @@ def with_other_checksum(content):
 )
 def test_a_damaged_file_is_never_read(refused, place, change, problem):
     place.damage(f"data/{T1}", change)
-    (found,) = refused("-train", "train.yaml", session="training")
+    (result,) = refused("-train", "train.yaml", session="training")
     pattern = problem.format(r"HERE/data/b/T1\.nii\.gz") + f"; {COPY}"
-    assert re.fullmatch(pattern, found), found
+    assert re.fullmatch(pattern, result), result
 
 
 def test_half_of_an_image_that_is_not_zipped_is_refused(refused, place):

@@ -61,12 +61,16 @@ def test_the_new_model_holds_the_network_of_the_file(imported, command):
     assert "imported1.stem" in result.stdout
     assert "T1 from 0, FLAIR" in result.stdout
     weights, file = read_checkpoint(imported / "A.save").weights, encoder().state_dict()
-    taken = {name.removeprefix("imported1."): w for name, w in weights.items() if "imp" in name}
-    stem = taken.pop("stem.weight")
+    imported_weights = {
+        name.removeprefix("imported1."): w for name, w in weights.items() if "imp" in name
+    }
+    stem = imported_weights.pop("stem.weight")
     assert torch.equal(stem[:, :1], file["stem.weight"])
     assert not stem[:, 1:].any()
-    assert [n for n, w in taken.items() if not torch.equal(w.flatten(), file[n].flatten())] == []
-    assert set(file) - set(taken) == {
+    assert [
+        n for n, w in imported_weights.items() if not torch.equal(w.flatten(), file[n].flatten())
+    ] == []
+    assert set(file) - set(imported_weights) == {
         "stem.weight", "classifier.weight", "classifier.bias",
         "norm.num_batches_tracked", "down_norm.num_batches_tracked",
     }  # fmt: skip
@@ -153,15 +157,15 @@ def test_a_killed_session_comes_to_the_same_end(imported, command, start, wait, 
     imported.edit("train.yaml", "\nepochs: 1", "\nepochs: 4")
     shutil.copytree(imported.path, imported / "other")
     assert command("-train", "train.yaml").returncode == 0
-    other = imported / "other"
-    process = start("-train", "train.yaml", cwd=other)
-    while not (other / "runs/training/models/last.save").exists():
+    unbroken = imported / "other"
+    process = start("-train", "train.yaml", cwd=unbroken)
+    while not (unbroken / "runs/training/models/last.save").exists():
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     wait(process)
     assert command("-train", "other/train.yaml").returncode == 0
     last = "runs/training/models/last.save"
-    same_weights(imported / last, other / last)
+    same_weights(imported / last, unbroken / last)
 
 
 def test_a_case_is_predicted_as_by_the_network_itself(imported, command):
@@ -319,7 +323,7 @@ def test_what_is_wrong_with_an_imported_pathway_is_said(imported, refused, old, 
     imported.edit("model.yaml", old, new)
     for command in (("-newModel", "model.yaml", "-out", "A.save"), ("-train", "train.yaml")):
         lines = refused(*command, session="training")
-        assert line in [said.replace("HERE/model", "model") for said in lines]
+        assert line in [message.replace("HERE/model", "model") for message in lines]
 
 
 def test_a_model_needs_a_pathway(place, refused):
@@ -349,8 +353,8 @@ def test_maps_of_inner_layers_are_written(imported, command):
         down = down.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
     inside = (slice(4, 45), slice(4, 41), slice(4, 37))
     for name, expected in (("stem", stem[0, 1:3]), ("down_norm", down[0])):
-        found = segmented.feature_maps[f"imported1.{name}"]
-        assert np.abs(found - expected[(slice(None), *inside)].numpy()).max() < 1e-5
+        result = segmented.feature_maps[f"imported1.{name}"]
+        assert np.abs(result - expected[(slice(None), *inside)].numpy()).max() < 1e-5
 
 
 def test_maps_of_inner_layers_are_files_of_a_session(imported, command):

@@ -178,12 +178,12 @@ def test_a_damaged_middle_of_an_epoch_is_passed_over(command, place, undisturbed
 def test_it_is_said_where_a_session_goes_on_in_the_middle_of_an_epoch(command, place):
     prepare(place.path)
     stop_after(command, steps=5)
-    said = command(*TRAIN).stdout
+    message = command(*TRAIN).stdout
     assert (
         "from HERE/runs/training/models/running.save; epoch 1 of 3, 1 of 4 sub-epochs; learning "
         "rate 0.00857\n"  # 0.01 times 6 / 7, since the warm-up takes 6 sub-epochs
-    ) in said
-    assert "epoch 2 of 3: 6/6 in " in said  # the steps that are left
+    ) in message
+    assert "epoch 2 of 3: 6/6 in " in message  # the steps that are left
 
 
 def stop_after(command, *, steps):

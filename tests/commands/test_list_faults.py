@@ -246,12 +246,12 @@ def test_a_model_without_names_of_channels_remembers_the_columns_that_it_has_lea
     last = "runs/training/models/last.save"
     assert "columns of channels" in command("-show", last).stdout
     assert command("-test", "test.yaml", "-model", last).warnings == []
-    one = (place / "runs/results/predictions/d_Segm.nii.gz").read_bytes()
+    segmentation = (place / "runs/results/predictions/d_Segm.nii.gz").read_bytes()
     place.write("data/test.csv", "case,channel_T2,channel_T1,labels,roi\n"
                 "d,d/FLAIR.nii.gz,d/T1.nii.gz,d/labels.nii.gz,d/roi.nii.gz\n")  # fmt: skip
     place.edit("test.yaml", "name: results", "name: again")
     assert command("-test", "test.yaml", "-model", last).warnings == []
-    assert (place / "runs/again/predictions/d_Segm.nii.gz").read_bytes() == one
+    assert (place / "runs/again/predictions/d_Segm.nii.gz").read_bytes() == segmentation
     assert (place / "runs/again/cases.csv").is_file()
 
 

@@ -224,7 +224,7 @@ def test_new_files_follow_the_umask(command, place, model, mask, mode):
         if path.is_file()
     }
     assert len(modes) > 20
-    assert {path: oct(found) for path, found in modes.items() if found != mode} == {}
+    assert {path: oct(result) for path, result in modes.items() if result != mode} == {}
 
 
 def test_names_beyond_ascii_work_in_an_ascii_locale(run, place, model):

@@ -57,10 +57,10 @@ def changed(before, after):
 
 def numbers(folder):
     """Everything in cases.json but how long it took."""
-    found = json.loads((folder / "cases.json").read_text())
-    for record in found["cases"].values():
+    result = json.loads((folder / "cases.json").read_text())
+    for record in result["cases"].values():
         del record["seconds"]
-    return found
+    return result
 
 
 def contents(folder):
@@ -407,10 +407,10 @@ def in_use():
 def test_a_whole_run_waits_for_no_part_and_a_part_for_no_whole_run(command, place, three):
     with SessionFolder(three, shard=Shard(1, 2), quiet=True):
         refused = command(*TEST)
-        other = command(*TEST, "-part", "2/2")
+        second = command(*TEST, "-part", "2/2")
         same = command(*TEST, "-part", "1/2")
     assert (refused.returncode, refused.stderr) == (6, in_use())
-    assert (other.returncode, other.stderr) == (0, "")
+    assert (second.returncode, second.stderr) == (0, "")
     assert (same.returncode, same.stderr) == (6, in_use())
     with SessionFolder(three, quiet=True):
         refused = command(*TEST, "-part", "1/2")
@@ -458,10 +458,10 @@ def test_the_processes_of_a_command_that_is_killed_end_too(start, command, place
     with CompletedCases(three).alone():  # each of them waits for this before it writes the tables
         killed = start(*TEST, "-dev", "cpu", "-devices", "2")
         soon(lambda: all((three / f"cases/{name}.json").exists() for name in NAMES))
-        own = processes_of(killed.pid)
+        workers = processes_of(killed.pid)
         killed.kill()
-        soon(lambda: not any(map(is_alive, own)))
-    assert len(own) == 2
+        soon(lambda: not any(map(is_alive, workers)))
+    assert len(workers) == 2
     result = command(*TEST)
     assert (result.returncode, result.stderr) == (0, "")
     assert "3 of 3 cases are done already\n" in result.stdout

@@ -203,11 +203,11 @@ def test_it_goes_back_to_an_older_model_with_its_optimiser(
     for file in ("last.save", "best.save"):
         same_weights(place / MODELS / file, trained / MODELS / file)
     same_weights(place / "runs/training/set_aside/last.save", trained / MODELS / "last.save")
-    one, other = (
+    first, other = (
         read_checkpoint(folder / MODELS / "last.save").training["optimizer"]
         for folder in (place, trained)
     )
-    assert one["steps"] == other["steps"]
+    assert first["steps"] == other["steps"]
     lines = (place / "runs/training/set_aside/metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2
 
@@ -242,10 +242,10 @@ def test_a_checkpoint_in_the_config_file_is_tested_with_the_given_network(
     place.edit("E.cfg", '"old"', '"imported"')
     place.edit("E.cfg", '"X.model.ckpt"', '"I.save"')
     assert command("-test", "E.cfg").returncode == 0
-    one, other = (
+    first, other = (
         place / f"runs/{name}/predictions/d_ProbMapClass1.nii.gz" for name in ("old", "imported")
     )
-    assert one.read_bytes() == other.read_bytes()
+    assert first.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["X.model.ckpt", "X.model.ckpt.index"])
@@ -259,14 +259,14 @@ def test_a_folder_of_checkpoints_stands_for_the_latest(command, place, deepmedic
     for file in place.path.glob("X.model.ckpt.*"):
         for name in ("X.model.ckpt", "Y.model.ckpt"):
             shutil.copy(file, place / "saved" / file.name.replace("X.model.ckpt", name))
-    given = ("-check", "E.cfg", "-model", "M.cfg", "-load", "saved")
-    (line,) = command(*given).errors
+    arguments = ("-check", "E.cfg", "-model", "M.cfg", "-load", "saved")
+    (line,) = command(*arguments).errors
     assert line.startswith(
         "ERROR [checkpoint-missing] saved: got a folder with 2 checkpoints and no file "
         "'checkpoint' that names one of them; expected one checkpoint; fix: name one: "
     )
     place.write("saved/checkpoint", 'model_checkpoint_path: "/gone/Y.model.ckpt"\n')
-    assert command(*given).returncode == 0
+    assert command(*arguments).returncode == 0
 
 
 def test_a_checkpoint_alone_does_not_know_its_network(refused, deepmedic):

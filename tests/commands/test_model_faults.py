@@ -160,8 +160,8 @@ def make_folder_of_models(path):
 )
 def test_a_model_file_with_a_fault_is_refused(refused, place, model, asked, harm, problem):
     harm(place / model)
-    (found,) = refused(*COMMANDS[asked], session=SESSIONS.get(asked))
-    assert re.sub(r"data/\d+", "data/NUMBER", found) == problem
+    (result,) = refused(*COMMANDS[asked], session=SESSIONS.get(asked))
+    assert re.sub(r"data/\d+", "data/NUMBER", result) == problem
     assert not (place / "PWNED").exists()
 
 

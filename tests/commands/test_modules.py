@@ -45,10 +45,10 @@ def test_the_save_holds_the_module_and_needs_it_no_more(place, command, monkeypa
     assert "imported1.down_norm" in command("-show", "A.save").stdout
     assert command("-test", "test.yaml", "-model", "A.save").errors == []
     state = encoder().state_dict()
-    taken = weights("A.save")
-    assert torch.equal(taken.pop("stem.weight")[:, :1], state["stem.weight"])
-    assert [key for key, value in taken.items() if not torch.equal(value, state[key])] == []
-    assert len(taken) == 14
+    stored = weights("A.save")
+    assert torch.equal(stored.pop("stem.weight")[:, :1], state["stem.weight"])
+    assert [key for key, value in stored.items() if not torch.equal(value, state[key])] == []
+    assert len(stored) == 14
 
 
 @pytest.mark.parametrize("settings", ["module: encoder, random: true", "module: Encoder"])

@@ -222,4 +222,6 @@ def test_what_is_wrong_with_a_classifier_is_said(own, segmenter, refused, old, n
     file = str(segmenter[1])
     own.edit("model.yaml", old.replace("FILE", file), new)
     lines = refused("-newModel", "model.yaml", "-out", "A.save")
-    assert line in [said.replace(file, "NET").replace("HERE/model", "model") for said in lines]
+    assert line in [
+        message.replace(file, "NET").replace("HERE/model", "model") for message in lines
+    ]

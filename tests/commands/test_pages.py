@@ -73,11 +73,11 @@ def test_python_on_a_page_runs(program, files, tmp_path, monkeypatch):
     paths = ("anna/t1.nii.gz", "anna/flair.nii.gz")
     array = np.stack([np.asarray(nibabel.load(path).dataobj) for path in paths])
     image = nibabel.load("anna/brain.nii.gz")
-    given = {"array": array, "affine": image.affine, "brain": np.asarray(image.dataobj)}
+    settings = {"array": array, "affine": image.affine, "brain": np.asarray(image.dataobj)}
     if 'out="B.save"' in program:
         (place / "B.save").unlink()
     with torch.random.fork_rng():  # a user's program may draw from torch's generator
-        exec(compile(program, "page", "exec"), given)
+        exec(compile(program, "page", "exec"), settings)
 
 
 @pytest.mark.parametrize("page", ["README.md", "documentation/getting_started.md"])

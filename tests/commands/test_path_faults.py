@@ -79,8 +79,8 @@ def test_home_means_what_it_means_in_a_shell(command, place, monkeypatch, home):
     assert command("-newModel", "model.yaml", "-out", f"{home}/A.save").returncode == 0
     place.edit("model.yaml", "output: runs", f"output: {home}/runs")
     assert command("-newModel", "model.yaml").returncode == 0
-    made = {str(p.relative_to(place.path)) for p in place.path.rglob("*.save")}
-    assert made == {"anna/A.save", "anna/runs/models/small.save"}
+    new = {str(p.relative_to(place.path)) for p in place.path.rglob("*.save")}
+    assert new == {"anna/A.save", "anna/runs/models/small.save"}
     assert {path.name for path in place.path.iterdir()} & {"~", "$HOME", "${HOME}"} == set()
 
 

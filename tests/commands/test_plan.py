@@ -44,7 +44,7 @@ def test_every_case_is_in_one_part_and_sessions_find_it(study):
     test = load(TestConfig, study / "test.yaml").config
     assert train.validation is not None
     network = deepseg.check(study / "model.yaml", quiet=True).network
-    found = {
+    result = {
         part: [case.name for case in list_cases(settings, network.channels)]
         for part, settings in {
             "training": train.training.cases,
@@ -52,8 +52,8 @@ def test_every_case_is_in_one_part_and_sessions_find_it(study):
             "test": test.cases,
         }.items()
     }
-    assert sorted(n for names in found.values() for n in names) == sorted(parts)
-    for part, names in found.items():
+    assert sorted(n for names in result.values() for n in names) == sorted(parts)
+    for part, names in result.items():
         assert names
         assert {parts[case] for case in names} == {part}
 
@@ -88,8 +88,8 @@ def problem(plan):
     """The one line with which a plan is refused."""
 
     def refused(**options):
-        code, said = plan(**options)
-        (line,) = said.err.splitlines()
+        code, message = plan(**options)
+        (line,) = message.err.splitlines()
         assert code == 2
         return line.removeprefix("ERROR ")
 
@@ -97,9 +97,9 @@ def problem(plan):
 
 
 def test_a_plan_tells_its_facts_choices_and_time(scans, plan):
-    code, said = plan("-out", "study")
-    assert (code, said.err) == (0, "")
-    lines = said.out.splitlines()
+    code, message = plan("-out", "study")
+    assert (code, message.err) == (0, "")
+    lines = message.out.splitlines()
     assert "images                           flair, t1ce" in lines
     assert any(
         re.fullmatch(r"training takes about 4\.[5-8]\d* minutes in all", line) for line in lines

@@ -24,8 +24,8 @@ CLASSES = ("background", "rim", "core")
 def resampled(place, model):
     """The trained model as if its cases had been resampled, R.save."""
     checkpoint = deepseg.load(place / "M.save")
-    other = replace(checkpoint, preparation=Preparation(resample=(1.5, 1.5, 2.0)))
-    other.write(place / "R.save")
+    second = replace(checkpoint, preparation=Preparation(resample=(1.5, 1.5, 2.0)))
+    second.write(place / "R.save")
 
 
 def written(place, ending):

@@ -59,9 +59,9 @@ def test_number_size_and_time_are_told_beforehand(command):
 def test_the_size_that_is_told_is_that_on_the_disk(place, command):
     command("-prepare", "train.yaml")
     arrays = (place / "runs/training/cache").rglob("*.npy")
-    taken = sum(file.stat().st_size for file in arrays if not file.name.endswith("-ends.npy"))
-    told = 3 * 24 * 22 * 20 * 14
-    assert 0.6 * told < taken <= told + 3 * 5 * 128  # only voxels of the ROI are candidates
+    chosen = sum(file.stat().st_size for file in arrays if not file.name.endswith("-ends.npy"))
+    message = 3 * 24 * 22 * 20 * 14
+    assert 0.6 * message < chosen <= message + 3 * 5 * 128  # only voxels of the ROI are candidates
 
 
 def test_a_case_that_was_cut_short_is_done_again_and_no_other(place, command, cached):
@@ -113,11 +113,11 @@ def test_cases_that_are_wrong_are_told_at_the_end_and_the_others_are_prepared(
 
 
 def test_processes_of_one_machine_share_the_cases(command, monkeypatch):
-    seen = []
-    monkeypatch.setattr(preparing, "run_parts", lambda *words: seen.append(words[:2]))
+    calls = []
+    monkeypatch.setattr(preparing, "run_parts", lambda *words: calls.append(words[:2]))
     result = command("-prepare", "train.yaml", "-devices", "4", "-model", "model.yaml")
     assert result.returncode == 0
-    ((parts, watched),) = seen
+    ((parts, watched),) = calls
     assert parts.words == ("-prepare", "train.yaml", "-model", "model.yaml")
     assert (parts.count, parts.device, watched.total) == (4, "cpu", 3)
     assert watched.done() == 3  # which were left to this process

@@ -54,14 +54,16 @@ def ranks(start):
 
 def ended(process):
     """Exit code and stderr without what torchrun says; no process may be left."""
-    out, err = (said.decode("utf-8", "replace") for said in process.communicate(timeout=LONG_S))
+    out, err = (
+        message.decode("utf-8", "replace") for message in process.communicate(timeout=LONG_S)
+    )
     return process.returncode, [line for line in err.splitlines() if line.startswith("ERROR")], out
 
 
 def processes_of(parent):
     """Processes that this one has started, in their order."""
-    found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return sorted(int(one) for one in found)
+    result = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return sorted(int(process) for process in result)
 
 
 def begun(place, process):
@@ -130,13 +132,13 @@ def test_two_ranks_learn_what_one_learns_and_the_same_bits_each_time(place, comm
     together = weights(place)
     for name, weight in alone.items():
         torch.testing.assert_close(together[name], weight, rtol=1e-4, atol=1e-5)
-    for mine, others in zip(scores, records(place), strict=True):
-        assert others["training"]["loss"] == pytest.approx(mine["training"]["loss"], rel=1e-5)
-        assert others["validation_samples"]["loss"] == pytest.approx(
+    for mine, theirs in zip(scores, records(place), strict=True):
+        assert theirs["training"]["loss"] == pytest.approx(mine["training"]["loss"], rel=1e-5)
+        assert theirs["validation_samples"]["loss"] == pytest.approx(
             mine["validation_samples"]["loss"], rel=1e-5
         )
-        assert others["learning_rate"] == mine["learning_rate"]
-        assert others.keys() == mine.keys()
+        assert theirs["learning_rate"] == mine["learning_rate"]
+        assert theirs.keys() == mine.keys()
     volumes = [lines[-1]["validation_volumes"]["dice"] for lines in (scores, records(place))]
     assert volumes[1] == pytest.approx(volumes[0], abs=0.01)
     first = records(place)
@@ -160,7 +162,7 @@ def test_when_a_rank_is_killed_all_end_and_one_line_says_so(place, ranks, by, co
     assert returned == code
     assert len(errors) == 1
     assert re.match(r"ERROR \[rank-lost\] .*rank 1", errors[0])
-    assert not any(is_alive(one) for one in alive)
+    assert not any(is_alive(item) for item in alive)
     assert outcome(place)["exit_code"] == 137
     assert outcome(place)["errors"][0]["code"] == "rank-lost"
 
@@ -213,7 +215,7 @@ def test_a_rank_that_is_silent_is_named(place, ranks):
     assert returned == 137
     (line,) = errors
     assert line.startswith("ERROR [rank-lost] got no sign of life of rank 1 in 5 s;")
-    assert not any(is_alive(one) for one in alive)
+    assert not any(is_alive(item) for item in alive)
     assert outcome(place)["exit_code"] == 137
 
 
@@ -230,7 +232,7 @@ def test_an_interruption_ends_all_ranks_with_one_line(place, ranks, number, code
     assert returned == code
     assert len(errors) == 1
     assert errors[0].startswith(f"ERROR [{word}] ")
-    assert not any(is_alive(one) for one in alive)
+    assert not any(is_alive(item) for item in alive)
     assert outcome(place)["exit_code"] == code
 
 
@@ -240,7 +242,7 @@ def test_ranks_end_when_the_process_that_started_them_is_killed(place, ranks):
     alive = begun(place, process)
     process.kill()
     until = time.monotonic() + 60
-    while any(is_alive(one) for one in alive):
+    while any(is_alive(item) for item in alive):
         assert time.monotonic() < until
         time.sleep(0.1)
     assert outcome(place)["exit_code"] == 137

@@ -207,14 +207,14 @@ def test_the_wheel_and_the_keys_scroll_through_the_slices(opened):
 @pytest.mark.slow
 def test_another_channel_is_another_picture(opened):
     before = picture(opened)
-    other = (
+    second = (
         "T1"
         if opened.execute_script(
             "return document.querySelector('details[open] input[value=FLAIR]').checked"
         )
         else "FLAIR"
     )
-    click(opened, f"details[open] input[value={other}]")
+    click(opened, f"details[open] input[value={second}]")
     assert changed(opened, before) != before
 
 

@@ -41,8 +41,8 @@ def test_a_segmentation_reads_the_same_elsewhere(command, place, model):
     array = np.asarray(nibabel.load(file).dataobj)
     assert set(np.unique(array)) <= {0, 1, 2}
     assert (array[place.array("d/roi.nii.gz") == 0] == 0).all()
-    other = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file)))
-    assert np.array_equal(other.transpose(2, 1, 0), array)
+    second = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file)))
+    assert np.array_equal(second.transpose(2, 1, 0), array)
     assert len(gzip.decompress(file.read_bytes())) == 352 + array.size
 
 
@@ -186,9 +186,12 @@ def test_two_trained_sessions_are_compared(command, place, trained_here):
     pictures = [f"here/comparison.{end}" for end in ("pdf", "svg")]
     records = ["here/cases.csv", "here/report.html", "here/.written/comparison.json"]
     assert new == written | {*tables, *pictures, *records}
-    found = json.loads((place / "here/comparison.json").read_text())
+    actual = json.loads((place / "here/comparison.json").read_text())
     assert [
-        (group["name"], [(one["epochs"], list(one["scores"])) for one in group["sessions"]])
-        for group in found["groups"]
+        (
+            group["name"],
+            [(session["epochs"], list(session["scores"])) for session in group["sessions"]],
+        )
+        for group in actual["groups"]
     ] == [("training", [(2, ["2"])]), ("longer", [(3, ["2", "3"])])]
-    assert found["reach"] == 0.001
+    assert actual["reach"] == 0.001

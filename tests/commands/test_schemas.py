@@ -34,14 +34,14 @@ def test_outcomes_and_events_of_training_and_testing(command, place, model):
     place.edit("train.yaml", "\nepochs: 2", "\nepochs: 3")
     place.edit("data/train.csv", "b/T1", "b/T0")
     assert command(*TRAIN).returncode == 2
-    seen = set()
+    calls = set()
     for session in ("training", "results"):
         folder = place / "runs" / session
         assert faults(json.loads((folder / "outcome.json").read_text()), schema("outcome-1")) == []
         for line in lines(folder / "events.jsonl"):
             assert faults(line, schema("events-1")) == []
-            seen.add(line["event"])
-    assert seen == {"started", "warning", "epoch", "case", "ended"}
+            calls.add(line["event"])
+    assert calls == {"started", "warning", "epoch", "case", "ended"}
 
 
 def test_a_check_prints_json_and_nothing_else(command, place, model):

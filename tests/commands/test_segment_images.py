@@ -16,14 +16,14 @@ def labels(path):
 
 def test_named_files_become_what_a_test_file_makes_of_them(model, place, command):
     assert command("-test", "test.yaml", "-model", model).returncode == 0
-    wanted, affine = labels(place / "runs/results/predictions/d_Segm.nii.gz")
+    expected, affine = labels(place / "runs/results/predictions/d_Segm.nii.gz")
     words = (f"FLAIR={FLAIR}", f"roi={ROI}", f"T1={T1}")
     result = command("-segment", model, *words, "-out", "mine")
     assert (result.returncode, result.warnings) == (0, [])
     segmented, place_of_it = labels(place / "mine/FLAIR_Segm.nii.gz")
-    np.testing.assert_array_equal(segmented, wanted)
+    np.testing.assert_array_equal(segmented, expected)
     np.testing.assert_array_equal(place_of_it, affine)
-    rim_ml = (wanted == 1).sum() * 0.003
+    rim_ml = (expected == 1).sum() * 0.003
     assert f"rim    {rim_ml:.3f}\n" in result.stdout
 
 

@@ -113,7 +113,7 @@ def test_a_model_shows_the_table_with_which_it_was_filled(transferred):
 def test_a_model_shows_the_rules_as_they_are_typed(folder, transferred):
     about = deepseg.show("B.save").partition("about it\n")[2].partition("taken from")[0]
     record = json.loads((folder / "B.transfer.json").read_text("utf-8"))
-    filled = sum(one["filled"] > 0 for one in record["tensors"])
+    filled = sum(tensor["filled"] > 0 for tensor in record["tensors"])
     old = hashlib.sha256((folder / "A.save").read_bytes()).hexdigest()
     assert about.splitlines()[2:] == [
         "initialised     seed 0",

@@ -53,10 +53,10 @@ def test_fine_tuning_keeps_the_weights_and_begins_everything_else_anew(command, 
     assert (result.returncode, result.stderr) == (0, "")
     count = len(weights(place / "M.save"))
     lines = result.stdout.splitlines()
-    said = lines.index(f"{PHRASE}[False], Reset requested: [True]")
+    message = lines.index(f"{PHRASE}[False], Reset requested: [True]")
     standing = f"weights: {count}/{count} tensors from M.save; epoch 0 of 1; learning rate 0.001"
     before, first = lines.index(standing), [n for n in lines if n.startswith("epoch 1 of 1, ")]
-    assert said < before
+    assert message < before
     (judged,) = [n for n in lines if n.startswith("before training: validation loss ")]
     assert before < lines.index(judged) < lines.index(first[0])
     state = read_checkpoint(place / "runs/tuned/models/last.save").training
@@ -193,8 +193,8 @@ def test_seeds_have_folders_and_results_of_their_own(command, place):
     tuning(place)
     for seed in ("1", "2"):
         assert command("-train", "tune.yaml", "-seed", seed).returncode == 0
-    one, two = (weights(place / f"runs/tuned-seed{n}/models/last.save") for n in (1, 2))
-    assert not torch.equal(one["fc.1.conv.weight"], two["fc.1.conv.weight"])
+    item, two = (weights(place / f"runs/tuned-seed{n}/models/last.save") for n in (1, 2))
+    assert not torch.equal(item["fc.1.conv.weight"], two["fc.1.conv.weight"])
     again = command("-train", "tune.yaml", "-seed", "1")
     assert "continuing the session in HERE/runs/tuned-seed1\n" in again.stdout
 

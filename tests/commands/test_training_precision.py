@@ -20,13 +20,13 @@ def weights(place):
 def test_the_option_and_the_file_give_the_same_weights_near_those_of_float32(command, place):
     assert command("-train", "train.yaml").returncode == 0
     exact = weights(place)
-    found = []
+    result = []
     for changed, options in (("", ("-precision", "bfloat16")), ("precision: bfloat16\n", ())):
-        (place / "runs/training").rename(place / f"runs/before{len(found)}")
+        (place / "runs/training").rename(place / f"runs/before{len(result)}")
         place.edit("train.yaml", "epochs: 2\n", f"epochs: 2\n{changed}")
         assert command("-train", "train.yaml", *options).returncode == 0
-        found.append(weights(place))
-    by_option, by_file = found
+        result.append(weights(place))
+    by_option, by_file = result
     for name, weight in exact.items():
         assert by_option[name].dtype == weight.dtype
         assert torch.equal(by_option[name], by_file[name])
@@ -56,14 +56,16 @@ def test_a_processor_without_such_instructions_is_named(command, place, monkeypa
 def test_products_on_gpus_are_rounded_only_where_tf32_is_asked_for(
     place, command, monkeypatch, precision, rounded
 ):
-    seen = {"train": set(), "validate": set()}
-    for name in seen:
+    calls = {"train": set(), "validate": set()}
+    for name in calls:
         original = getattr(Trainer, name)
 
         def looking(*words, name=name, original=original, **keys):
-            seen[name].add((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+            calls[name].add(
+                (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+            )
             return original(*words, **keys)
 
         monkeypatch.setattr(Trainer, name, looking)
     assert command("-train", "train.yaml", "-precision", precision).returncode == 0
-    assert seen == {"train": {(rounded, rounded)}, "validate": {(False, False)}}
+    assert calls == {"train": {(rounded, rounded)}, "validate": {(False, False)}}

@@ -52,14 +52,14 @@ def test_depths_of_the_older_model_fill_the_new_one(command, place, old):
     assert "weights from A.save (deepseg model)\n" in result.stdout
     assert "pathways: normal from normal, sub1 from sub1, sub2 from sub1" in result.stdout
     assert result.stdout.endswith("model written to B.save\n")
-    found = read_save(place / "B.save").weights
-    first, kernel = old["normal.1.conv.weight"], found["normal.1.conv.weight"]
+    actual = read_save(place / "B.save").weights
+    first, kernel = old["normal.1.conv.weight"], actual["normal.1.conv.weight"]
     assert torch.equal(kernel[:3, 0], first[:, 1])  # FLAIR
     assert not kernel[:3, 1].any()  # DWI
-    assert torch.equal(found["sub2.2.conv.weight"][:3, :2], old["sub1.2.conv.weight"])
-    assert torch.equal(found["fc.1.conv.weight"][:6, :5], old["fc.1.conv.weight"][:, :5])
-    assert torch.equal(found["fc.1.conv.weight"][:6, 9:13], old["fc.1.conv.weight"][:, 5:])
-    assert not torch.equal(found["normal.3.conv.weight"][:5, :4], old["normal.3.conv.weight"])
+    assert torch.equal(actual["sub2.2.conv.weight"][:3, :2], old["sub1.2.conv.weight"])
+    assert torch.equal(actual["fc.1.conv.weight"][:6, :5], old["fc.1.conv.weight"][:, :5])
+    assert torch.equal(actual["fc.1.conv.weight"][:6, 9:13], old["fc.1.conv.weight"][:, 5:])
+    assert not torch.equal(actual["normal.3.conv.weight"][:5, :4], old["normal.3.conv.weight"])
 
 
 def test_the_plan_lies_beside_the_model(command, place, old):
@@ -131,11 +131,11 @@ def test_every_option_reaches_the_plan(command, place, old):
         "classes": {"rim": "core"},
         "layer_map": {"sub1.3": "normal.3", "sub1.2": "new"},
     }
-    found = read_save(place / "B.save").weights
+    actual = read_save(place / "B.save").weights
     first = old["normal.1.conv.weight"]
-    assert torch.equal(found["normal.1.conv.weight"][:3, 1], first[:, 0])
-    assert torch.allclose(found["sub2.1.conv.weight"][:3, 0], first.mean(1))
-    assert torch.equal(found["fc.3.bias"][1], old["fc.2.bias"][2])
+    assert torch.equal(actual["normal.1.conv.weight"][:3, 1], first[:, 0])
+    assert torch.allclose(actual["sub2.1.conv.weight"][:3, 0], first.mean(1))
+    assert torch.equal(actual["fc.3.bias"][1], old["fc.2.bias"][2])
 
 
 def test_a_checkpoint_of_lightning_gives_its_weights_and_runs_nothing(command, place, old):
@@ -162,10 +162,10 @@ def test_two_older_models_fill_one(command, place, old):
     assert (result.returncode, result.stderr) == (0, "")
     assert "weights from A.save (deepseg model)\n" in result.stdout
     assert "weights from C.save (deepseg model)\n" in result.stdout
-    new, other = (read_save(place / name).weights for name in ("B.save", "C.save"))
+    new, second = (read_save(place / name).weights for name in ("B.save", "C.save"))
     name = "1.conv.weight"
     assert torch.equal(new[f"normal.{name}"][:3, 0], old[f"normal.{name}"][:, 1])
-    assert torch.equal(new[f"sub2.{name}"][:2, 0], other[f"sub1.{name}"][:, 1])
+    assert torch.equal(new[f"sub2.{name}"][:2, 0], second[f"sub1.{name}"][:, 1])
     record = json.loads((place / "B.transfer.json").read_text("utf-8"))
     assert [plan["source"]["file"] for plan in (*record["earlier"], record)] == ["A.save", "C.save"]
 
@@ -199,8 +199,8 @@ def test_a_session_gives_its_best_model_or_else_its_last(command, place, old, ke
     result = command("-newModel", "A.yaml", "-pretrained", "runs/session", "-out", "B.save")
     assert (result.returncode, result.stderr) == (0, "")
     assert f"weights from runs/session/models/{taken}.save (deepseg model)" in result.stdout
-    found = read_save(place / "B.save").weights["normal.1.conv.weight"]
-    assert torch.equal(found, read_save(models / f"{taken}.save").weights["normal.1.conv.weight"])
+    actual = read_save(place / "B.save").weights["normal.1.conv.weight"]
+    assert torch.equal(actual, read_save(models / f"{taken}.save").weights["normal.1.conv.weight"])
 
 
 def test_a_file_without_layers_says_what_it_skips(command, place, old):
@@ -212,8 +212,8 @@ def test_a_file_without_layers_says_what_it_skips(command, place, old):
     assert (result.returncode, result.stderr) == (0, "")
     assert "Skipping parameter decoder: not found in model\n" in result.stdout
     assert "Skipping parameter normal.2.norm.weight: not found in the source\n" in result.stdout
-    found = read_save(place / "B.save").weights
-    assert torch.equal(found["sub1.3.conv.weight"], old["sub1.3.conv.weight"])
+    actual = read_save(place / "B.save").weights
+    assert torch.equal(actual["sub1.3.conv.weight"], old["sub1.3.conv.weight"])
 
 
 TEST_OF = ("-test", "test.yaml", "-model")
@@ -462,8 +462,8 @@ def test_a_transfer_never_writes_over_a_model(command, refused, place, old):
     ],
 )
 def test_an_older_model_that_is_not_there_is_refused(refused, place, old, name, code):
-    (found,) = refused("-newModel", "B.yaml", "-pretrained", name)
-    assert found.startswith(f"[{code}] {name}: got ")
+    (result,) = refused("-newModel", "B.yaml", "-pretrained", name)
+    assert result.startswith(f"[{code}] {name}: got ")
 
 
 def test_a_process_of_its_own_ends_with_the_same_code(run, old):

@@ -148,19 +148,19 @@ def test_a_comment_stands_above_every_key_of_an_example(file):
     [("deepmedic", DEEPMEDIC), ("deepmedic_wide", WIDE), ("tiny", TINY)],
 )
 def test_an_example_network_is_deepmedics_layer_by_layer(from_cfg, name, text):
-    ours, theirs = example("model", name), from_cfg("model", text)
-    assert ours.pathways == theirs.pathways
-    assert ours.fc_pathway == theirs.fc_pathway
-    assert ours.segment_sizes == theirs.segment_sizes
-    assert ours.activation == theirs.activation
-    assert ours.initialisation == theirs.initialisation
+    actual, reference = example("model", name), from_cfg("model", text)
+    assert actual.pathways == reference.pathways
+    assert actual.fc_pathway == reference.fc_pathway
+    assert actual.segment_sizes == reference.segment_sizes
+    assert actual.activation == reference.activation
+    assert actual.initialisation == reference.initialisation
 
 
 @pytest.mark.parametrize(("name", "text"), [("deepmedic", DEEPMEDIC_TRAIN), ("tiny", TINY_TRAIN)])
 def test_an_example_session_trains_like_deepmedics(from_cfg, name, text):
-    ours, theirs = example("train", name), from_cfg("train", text)
+    actual, reference = example("train", name), from_cfg("train", text)
     for part in ("epochs", "subepochs", "loss", "optimiser", "schedule", "freeze"):
-        assert getattr(ours, part) == getattr(theirs, part)
+        assert getattr(actual, part) == getattr(reference, part)
     for part in (
         "sampling",
         "cases_per_subepoch",
@@ -168,14 +168,14 @@ def test_an_example_session_trains_like_deepmedics(from_cfg, name, text):
         "batch_size",
         "augmentation",
     ):
-        assert getattr(ours.training, part) == getattr(theirs.training, part)
+        assert getattr(actual.training, part) == getattr(reference.training, part)
 
 
 def test_the_default_session_validates_like_deepmedics(from_cfg):
-    ours = example("train", "deepmedic").validation
-    theirs = from_cfg("train", DEEPMEDIC_TRAIN).validation
-    assert ours.samples == theirs.samples
-    assert ours.volumes.every == theirs.volumes.every
+    actual = example("train", "deepmedic").validation
+    reference = from_cfg("train", DEEPMEDIC_TRAIN).validation
+    assert actual.samples == reference.samples
+    assert actual.volumes.every == reference.volumes.every
 
 
 def test_the_table_of_deepmedics_keys_is_up_to_date():

@@ -31,42 +31,42 @@ def kept(values, settings, roi=None):
 
 def test_a_ramp_by_hand():
     ramp = np.arange(24, dtype=np.float32).reshape(SHAPE)
-    found = z_score(ramp, None, ZScore())
+    result = z_score(ramp, None, ZScore())
     # mean 23/2, population variance (24^2 - 1) / 12
-    assert found[1, 2, 3] == pytest.approx(11.5 / (575 / 12) ** 0.5, rel=1e-6)
-    assert found[0, 0, 0] == -found[1, 2, 3]
-    assert found.dtype == np.float32
+    assert result[1, 2, 3] == pytest.approx(11.5 / (575 / 12) ** 0.5, rel=1e-6)
+    assert result[0, 0, 0] == -result[1, 2, 3]
+    assert result.dtype == np.float32
     assert ramp[1, 2, 3] == 23  # the argument stays
 
 
 @given(st.integers(0, 1000), st.floats(0.01, 1000), st.floats(-1e4, 1e4))
 def test_brightness_and_contrast_do_not_matter(seed, contrast, brightness):
-    one = np.random.default_rng(seed).normal(size=SHAPE)
-    expected = (one - one.mean()) / one.std()
-    found = z_score((contrast * one + brightness).astype(np.float32), None, ZScore())
-    np.testing.assert_allclose(found, expected, atol=0.2)
-    assert abs(found.mean()) < 1e-4
-    assert found.std() == pytest.approx(1, abs=1e-4)
+    volume = np.random.default_rng(seed).normal(size=SHAPE)
+    expected = (volume - volume.mean()) / volume.std()
+    result = z_score((contrast * volume + brightness).astype(np.float32), None, ZScore())
+    np.testing.assert_allclose(result, expected, atol=0.2)
+    assert abs(result.mean()) < 1e-4
+    assert result.std() == pytest.approx(1, abs=1e-4)
 
 
 def test_the_roi_gives_mean_and_deviation_and_all_voxels_are_normalised():
     roi = np.array([1, 0, 1, 0], bool).reshape(1, 1, 4)
-    found = z_score(image(2, 100, 6, 0), roi, ZScore())
-    assert found.ravel().tolist() == [-1, 48, 1, -2]  # mean 4, deviation 2
+    result = z_score(image(2, 100, 6, 0), roi, ZScore())
+    assert result.ravel().tolist() == [-1, 48, 1, -2]  # mean 4, deviation 2
 
 
 def test_an_empty_roi_counts_as_none():
-    one = image(1, 2, 3, 7)
-    found = z_score(one, np.zeros(one.shape, bool), ZScore())
-    assert np.array_equal(found, z_score(one, None, ZScore()))
+    volume = image(1, 2, 3, 7)
+    result = z_score(volume, np.zeros(volume.shape, bool), ZScore())
+    assert np.array_equal(result, z_score(volume, None, ZScore()))
 
 
 @pytest.mark.parametrize("value", [0, 7, 0.1, -1e30])
 def test_a_constant_image_becomes_0(value):
     constant = np.full((31, 17, 13), value, np.float32)
-    found = z_score(constant, None, ZScore())
-    assert not found.any()
-    assert found.dtype == np.float32
+    result = z_score(constant, None, ZScore())
+    assert not result.any()
+    assert result.dtype == np.float32
 
 
 def test_an_image_that_is_constant_inside_the_roi_becomes_0():
@@ -75,8 +75,8 @@ def test_an_image_that_is_constant_inside_the_roi_becomes_0():
 
 
 def test_small_differences_beside_a_large_mean_survive():
-    found = z_score(image(1e6, 1e6 + 1, 1e6 + 2), None, ZScore())
-    assert found.ravel().tolist() == pytest.approx([-(1.5**0.5), 0, 1.5**0.5], rel=1e-6)
+    result = z_score(image(1e6, 1e6 + 1, 1e6 + 2), None, ZScore())
+    assert result.ravel().tolist() == pytest.approx([-(1.5**0.5), 0, 1.5**0.5], rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_above_mean_looks_at_the_whole_image():
 
 
 def test_cutoffs_choose_the_statistics_and_clip_nothing():
-    found = z_score(image(0, 1, 5, 6, 9), None, ZScore(above_mean=True))
-    assert found.ravel().tolist() == [-11, -9, -1, 1, 7]  # mean 5.5, deviation 0.5
+    result = z_score(image(0, 1, 5, 6, 9), None, ZScore(above_mean=True))
+    assert result.ravel().tolist() == [-11, -9, -1, 1, 7]  # mean 5.5, deviation 0.5
 
 
 @pytest.mark.parametrize(
@@ -159,22 +159,22 @@ def test_cutoffs_choose_the_statistics_and_clip_nothing():
     ],
 )
 def test_cutoffs_that_leave_nothing_to_measure_count_as_none(values, settings):
-    found = z_score(image(*values), None, ZScore.model_validate(settings))
-    assert np.array_equal(found, z_score(image(*values), None, ZScore()))
-    assert found.any()
+    result = z_score(image(*values), None, ZScore.model_validate(settings))
+    assert np.array_equal(result, z_score(image(*values), None, ZScore()))
+    assert result.any()
 
 
 def test_only_the_named_channels_are_normalised():
-    one = np.random.default_rng(3).normal(5, 2, SHAPE).astype(np.float32)
+    volume = np.random.default_rng(3).normal(5, 2, SHAPE).astype(np.float32)
     for settings, name, expected in [
-        (ZScore(), "T1", z_score(one, None, ZScore())),
-        (ZScore(channels=("T2",)), "T1", one),
-        (ZScore(channels=("T2",)), "T2", z_score(one, None, ZScore())),
-        ("none", "T1", one),
+        (ZScore(), "T1", z_score(volume, None, ZScore())),
+        (ZScore(channels=("T2",)), "T1", volume),
+        (ZScore(channels=("T2",)), "T2", z_score(volume, None, ZScore())),
+        ("none", "T1", volume),
     ]:
-        found = one.copy()
-        normalise(found, None, settings, name)
-        assert np.array_equal(found, expected)
+        result = volume.copy()
+        normalise(result, None, settings, name)
+        assert np.array_equal(result, expected)
 
 
 def test_an_image_is_normalised_in_place_where_that_is_wished():

@@ -51,8 +51,8 @@ def best_dice_of_a_threshold(case):
     """What somebody who knows the truth and FLAIR, but looks at one voxel at a time, can reach."""
     truth, flair = case.labels["lesions"][case.roi] == 1, case.channels["FLAIR"][case.roi]
     thresholds = np.percentile(flair, np.linspace(80, 99.95, 60))
-    found = [flair > threshold for threshold in thresholds]
-    return max(2 * (f & truth).sum() / (f.sum() + truth.sum()) for f in found)
+    result = [flair > threshold for threshold in thresholds]
+    return max(2 * (f & truth).sum() / (f.sum() + truth.sum()) for f in result)
 
 
 def contents(folder):
@@ -81,15 +81,15 @@ def test_all_volumes_of_a_case_share_the_grid_of_the_brain(cases):
 
 def test_the_same_generator_gives_the_same_case_and_another_one_another(ball, cases):
     again = phantom_case(ball, rng=np.random.default_rng(0))
-    for one, same, other in (
+    for first, same, second in (
         (cases[0].channels["T1"], again.channels["T1"], cases[1].channels["T1"]),
         (cases[0].channels["FLAIR"], again.channels["FLAIR"], cases[1].channels["FLAIR"]),
         (cases[0].labels["lesions"], again.labels["lesions"], cases[1].labels["lesions"]),
         (cases[0].labels["tissue"], again.labels["tissue"], cases[1].labels["tissue"]),
         (cases[0].roi, again.roi, cases[1].roi),
     ):
-        np.testing.assert_array_equal(one, same)
-        assert (one != other).any()
+        np.testing.assert_array_equal(first, same)
+        assert (first != second).any()
 
 
 def test_the_brain_from_which_cases_are_made_stays_as_it_is(ball):
@@ -240,10 +240,10 @@ def test_files_hold_the_case_of_seed_and_number(ball, tmp_path, task):
 def test_the_same_call_writes_the_same_bytes_and_another_seed_others(ball, tmp_path):
     for folder, seed in (("one", 0), ("two", 0), ("three", 1)):
         write_cases(tmp_path / folder, {"cases": 1}, seed=seed, brain=ball)
-    one, two, three = (contents(tmp_path / folder) for folder in ("one", "two", "three"))
-    assert one == two
-    assert one.keys() == three.keys()
-    assert [name for name in one if one[name] == three[name]] == ["cases.csv"]
+    item, two, three = (contents(tmp_path / folder) for folder in ("one", "two", "three"))
+    assert item == two
+    assert item.keys() == three.keys()
+    assert [name for name in item if item[name] == three[name]] == ["cases.csv"]
 
 
 def test_a_case_does_not_depend_on_the_split(ball, tmp_path):
@@ -268,17 +268,19 @@ def test_the_mni_brain_lies_where_the_template_lies(template):
 
     assert template.mask.shape == (85, 103, 90)
     inside = np.argwhere(template.mask)
-    for ours, image in (
+    for actual, image in (
         (template.t1, datasets.load_mni152_template(resolution=1)),
         (template.grey, datasets.load_mni152_gm_template(resolution=1)),
         (template.white, datasets.load_mni152_wm_template(resolution=1)),
     ):
         voxels = inside[:: len(inside) // 500]
-        theirs = nibabel.affines.apply_affine(np.linalg.inv(image.affine) @ template.affine, voxels)
+        reference = nibabel.affines.apply_affine(
+            np.linalg.inv(image.affine) @ template.affine, voxels
+        )
         # A voxel centre of 2 mm is a corner of eight voxels of 1 mm, so this is their mean.
-        expected = ndimage.map_coordinates(np.asarray(image.dataobj), theirs.T, order=1)
-        within = (theirs > 0).all(axis=1)
-        np.testing.assert_allclose(ours[tuple(voxels.T)][within], expected[within], atol=1e-5)
+        expected = ndimage.map_coordinates(np.asarray(image.dataobj), reference.T, order=1)
+        within = (reference > 0).all(axis=1)
+        np.testing.assert_allclose(actual[tuple(voxels.T)][within], expected[within], atol=1e-5)
 
 
 def test_the_mni_brain_is_whole_and_has_room_to_grow(template):

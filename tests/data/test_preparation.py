@@ -48,14 +48,14 @@ def loaded(path):
 
 
 def test_channels_become_z_scores_of_the_region_of_interest(case):
-    found = prepare(case, Preparation(), NAMES)
+    result = prepare(case, Preparation(), NAMES)
     roi = loaded(case.roi) > 0
-    for channel, path in zip(found.channels, case.channels, strict=True):
+    for channel, path in zip(result.channels, case.channels, strict=True):
         image = loaded(path).astype(np.float64)
         expected = (image - image[roi].mean()) / image[roi].std()
         np.testing.assert_allclose(channel, expected, atol=1e-5)
-    assert np.array_equal(found.roi, roi)
-    assert found.geometry.spacing_mm == (1.0, 2.0, 3.0)
+    assert np.array_equal(result.roi, roi)
+    assert result.geometry.spacing_mm == (1.0, 2.0, 3.0)
 
 
 def test_labels_are_mapped(case):
@@ -66,14 +66,14 @@ def test_labels_are_mapped(case):
 
 
 def test_only_the_channels_named_are_normalised(case):
-    found = prepare(case, Preparation(z_score=ZScore(channels=("FLAIR",))), NAMES)
-    assert np.array_equal(found.channels[0], loaded(case.channels[0]))
-    assert not np.array_equal(found.channels[1], loaded(case.channels[1]))
+    result = prepare(case, Preparation(z_score=ZScore(channels=("FLAIR",))), NAMES)
+    assert np.array_equal(result.channels[0], loaded(case.channels[0]))
+    assert not np.array_equal(result.channels[1], loaded(case.channels[1]))
 
 
 def test_none_leaves_intensities_alone(case):
-    found = prepare(case, Preparation(z_score="none"), NAMES)
-    assert np.array_equal(found.channels[1], loaded(case.channels[1]))
+    result = prepare(case, Preparation(z_score="none"), NAMES)
+    assert np.array_equal(result.channels[1], loaded(case.channels[1]))
 
 
 def test_intensities_are_clipped_before_they_are_normalised(case):
@@ -88,19 +88,19 @@ def test_intensities_are_clipped_before_they_are_normalised(case):
 
 def test_a_missing_channel_is_the_mean_of_the_normalised_ones(case):
     without = dataclasses.replace(case, channels=(None, case.channels[1]))
-    found = prepare(without, Preparation(), NAMES)
-    assert (found.channels[0] == 0).all()
-    assert found.reference is not None
-    assert found.reference.geometry.shape == SHAPE
+    result = prepare(without, Preparation(), NAMES)
+    assert (result.channels[0] == 0).all()
+    assert result.reference is not None
+    assert result.reference.geometry.shape == SHAPE
 
 
 def test_a_case_is_resampled_to_the_wanted_voxel_size(case):
-    found = prepare(case, Preparation(resample=1.5), NAMES)
-    assert found.shape == (6, 16, 14)
-    assert found.channels.shape == (2, 6, 16, 14)
-    assert found.labels.shape == found.roi.shape == (6, 16, 14)
-    assert set(np.unique(found.labels)) <= {0, 1, 2}
-    assert found.geometry.spacing_mm == (1.5, 1.5, 1.5)
+    result = prepare(case, Preparation(resample=1.5), NAMES)
+    assert result.shape == (6, 16, 14)
+    assert result.channels.shape == (2, 6, 16, 14)
+    assert result.labels.shape == result.roi.shape == (6, 16, 14)
+    assert set(np.unique(result.labels)) <= {0, 1, 2}
+    assert result.geometry.spacing_mm == (1.5, 1.5, 1.5)
 
 
 def test_what_comes_from_the_cache_is_what_was_prepared(case, tmp_path):
@@ -118,13 +118,13 @@ def test_channels_may_lie_in_a_file_without_a_name(case, tmp_path):
     without = dataclasses.replace(case, channels=(*case.channels, None))
     names = (*NAMES, "T2")
     direct = prepare(without, Preparation(), names)
-    found = prepare(without, Preparation(), names, scratch=tmp_path / "scratch")
-    assert len(found.mappings) == 1
+    result = prepare(without, Preparation(), names, scratch=tmp_path / "scratch")
+    assert len(result.mappings) == 1
     assert list((tmp_path / "scratch").iterdir()) == []
-    assert np.array_equal(found.channels, direct.channels)
-    found.forget()
-    assert np.array_equal(found.channels, direct.channels)
-    assert np.array_equal(found.reference.array, direct.channels[0])
+    assert np.array_equal(result.channels, direct.channels)
+    result.forget()
+    assert np.array_equal(result.channels, direct.channels)
+    assert np.array_equal(result.reference.array, direct.channels[0])
 
 
 def test_the_channels_of_a_case_take_four_bytes_per_voxel(case):
@@ -139,10 +139,10 @@ def test_channels_may_be_volumes_of_one_file(case, tmp_path):
     series = nib.Nifti1Image(np.stack([*images, images[0] * 2], 3), np.diag([1.0, 2, 3, 1]))
     nib.save(series, tmp_path / "all.nii.gz")
     both = dataclasses.replace(case, channels=(tmp_path / "all.nii.gz",) * 2, volumes=(1, 0))
-    found = prepare(both, Preparation(z_score="none"), NAMES)
-    assert np.array_equal(found.channels, images[::-1])
-    assert found.geometry.spacing_mm == (1.0, 2.0, 3.0)
-    assert found.reference.geometry.shape == SHAPE
+    result = prepare(both, Preparation(z_score="none"), NAMES)
+    assert np.array_equal(result.channels, images[::-1])
+    assert result.geometry.spacing_mm == (1.0, 2.0, 3.0)
+    assert result.reference.geometry.shape == SHAPE
 
 
 def test_other_volumes_are_prepared_anew(case):

@@ -50,7 +50,9 @@ def plain_outside(image, margin):
 
 
 def is_beyond(places, shape, margin):
-    low, last = (np.reshape(one, (3, 1, 1, 1)) for one in (margin[0], np.add(shape, margin[1]) - 1))
+    low, last = (
+        np.reshape(item, (3, 1, 1, 1)) for item in (margin[0], np.add(shape, margin[1]) - 1)
+    )
     return ((places < -low) | (places > last)).any(0)
 
 
@@ -140,25 +142,25 @@ def image_of(size, channels=2):
 @given(size=sizes, points=lattices, margin=margins, permutation=turns, doubled_centre=halves)
 def test_a_turned_lattice_is_read_bit_for_bit(size, points, margin, permutation, doubled_centre):
     image = image_of(size)
-    found = read(image, points, margin, permutation=permutation, doubled_centre=doubled_centre)
+    result = read(image, points, margin, permutation=permutation, doubled_centre=doubled_centre)
     expected = plain_read(
         image, points, margin, permutation=permutation, doubled_centre=doubled_centre
     )
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)  # the mean of the corners
+    np.testing.assert_allclose(result, expected, rtol=1e-6, atol=1e-7)  # the mean of the corners
     inside = ~is_beyond(plain_positions(points, permutation, doubled_centre), size, margin)
-    assert np.array_equal(found[:, inside], expected[:, inside])
-    assert found.flags.c_contiguous
+    assert np.array_equal(result[:, inside], expected[:, inside])
+    assert result.flags.c_contiguous
 
 
 @settings(max_examples=150, deadline=None)
 @given(size=sizes, points=lattices, permutation=turns, doubled_centre=halves)
 def test_labels_of_a_turned_lattice_are_equal(size, points, permutation, doubled_centre):
     labels = np.arange(np.prod(size), dtype=np.uint16).reshape(size)
-    found = read_labels(labels, points, permutation=permutation, doubled_centre=doubled_centre)
+    result = read_labels(labels, points, permutation=permutation, doubled_centre=doubled_centre)
     assert np.array_equal(
-        found, plain_labels(labels, plain_positions(points, permutation, doubled_centre))
+        result, plain_labels(labels, plain_positions(points, permutation, doubled_centre))
     )
-    assert found.dtype == np.int16
+    assert result.dtype == np.int16
 
 
 @settings(max_examples=150, deadline=None)
@@ -207,8 +209,8 @@ def test_how_many_points_are_interpolated_at_once_changes_no_bit():
 )
 def test_the_ends_of_an_image_by_hand(place, voxel):
     image = image_of((5, 1, 3))
-    found = interpolated(image, np.array(place, float).reshape(3, 1, 1, 1), ((4, 0, 2), (4, 0, 2)))
-    np.testing.assert_allclose(found[:, 0, 0, 0], image[(slice(None), *voxel)], atol=1e-6)
+    result = interpolated(image, np.array(place, float).reshape(3, 1, 1, 1), ((4, 0, 2), (4, 0, 2)))
+    np.testing.assert_allclose(result[:, 0, 0, 0], image[(slice(None), *voxel)], atol=1e-6)
 
 
 SHAPE = (31, 26, 37)
@@ -247,8 +249,8 @@ def test_a_moved_segment_of_three_pathways_is_the_plain_one(seed, elastic):
         rng=rng,
     )
     assert moved != IDENTITY
-    found, plain = cut(case, box, THREE, transform=moved), plain_cut(case, box, THREE, moved)
-    assert np.array_equal(found.labels, plain.labels)
-    for one, expected in zip(found.inputs, plain.inputs, strict=True):
-        assert one.dtype == np.float32
-        np.testing.assert_allclose(one, expected, atol=1e-5)
+    result, plain = cut(case, box, THREE, transform=moved), plain_cut(case, box, THREE, moved)
+    assert np.array_equal(result.labels, plain.labels)
+    for item, expected in zip(result.inputs, plain.inputs, strict=True):
+        assert item.dtype == np.float32
+        np.testing.assert_allclose(item, expected, atol=1e-5)

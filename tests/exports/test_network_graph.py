@@ -76,10 +76,10 @@ def test_a_layer_is_cut_out_by_its_address():
     first, second, third, _ = pathway.layers()
     with torch.no_grad():
         (maps,) = module(x)
-        one = first(normal)
-        two = second(one)
+        single = first(normal)
+        two = second(single)
         two[:, :2] += normal[:, :, 2:-2, 2:-2, 2:-2]
-        three = third(two) + one[:, :, 2:-2, 2:-2, 2:-2]
+        three = third(two) + single[:, :, 2:-2, 2:-2, 2:-2]
     assert torch.allclose(maps, three, atol=1e-5)
 
 

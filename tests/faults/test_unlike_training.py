@@ -84,9 +84,9 @@ def test_an_outlier_and_padding_give_warnings_with_the_numbers(command, place, m
 def test_foreground_outside_the_roi_and_mirrored_sides_are_told(command, place):
     roi = place.array("a/roi.nii.gz")
     labels = place.array("a/labels.nii.gz")
-    kept = np.argwhere(labels > 0)[:50]
+    remaining = np.argwhere(labels > 0)[:50]
     roi[labels > 0] = 0
-    roi[tuple(kept.T)] = 1
+    roi[tuple(remaining.T)] = 1
     place.store("a/roi.nii.gz", roi)
     place.edit("model.yaml", "[background, rim, core]", "[background, left_rim, right_rim]")
     place.edit(

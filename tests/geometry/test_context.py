@@ -43,21 +43,21 @@ def test_the_sizes_of_the_default_network(segment, output, by_3, by_5):
     ],
 )
 def test_deepmedic_alignment_gives_its_indices(start, inside):
-    found = lattice(Box((start,) * 3, (25, 25, 25)), NORMAL, BY_3, "deepmedic")
-    assert found.count == (19, 19, 19)
-    assert [x for x in along_x(found) if x >= 0] == inside
+    result = lattice(Box((start,) * 3, (25, 25, 25)), NORMAL, BY_3, "deepmedic")
+    assert result.count == (19, 19, 19)
+    assert [x for x in along_x(result) if x >= 0] == inside
 
 
 def test_deepmedic_alignment_with_an_even_factor_by_hand():
     # factor 4, field 17: before = 1 * 17 + 8 = 25, centre = 1, low = 60 + 1 - 25 = 36
-    found = lattice(
+    result = lattice(
         Box((60, 60, 60), (25, 25, 25)),
         NORMAL,
         PathwayGeometry((4, 4, 4), NORMAL.shrink),
         "deepmedic",
     )
-    assert along_x(found)[0] == 36
-    assert found.count == (3 + 16,) * 3
+    assert along_x(result)[0] == 36
+    assert result.count == (3 + 16,) * 3
 
 
 def test_a_centred_lattice_with_even_factors_by_hand():
@@ -87,9 +87,9 @@ def test_a_centred_point_is_the_lower_middle_of_the_voxels_its_output_is_repeate
     geometry = PathwayGeometry(factor, coarse)
     if geometry == PathwayGeometry((1, 1, 1), normal):
         return
-    found = lattice(segment, PathwayGeometry((1, 1, 1), normal), geometry, "centred")
+    result = lattice(segment, PathwayGeometry((1, 1, 1), normal), geometry, "centred")
     for axis in range(3):
-        first_output_sees = found.start[axis] + factor[axis] * coarse[axis] // 2
+        first_output_sees = result.start[axis] + factor[axis] * coarse[axis] // 2
         first_block = range(start[axis] + normal[axis] // 2, 99)[: factor[axis]]
         assert first_output_sees == first_block[(factor[axis] - 1) // 2]
 

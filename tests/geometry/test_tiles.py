@@ -34,23 +34,23 @@ def test_starts_of_the_default_tile(length, expected):
 
 def test_the_image_is_surrounded_by_the_margin():
     # X: 30 + 16 voxels, tiles from -8 and -8 + 46 - 45; Y: a tile is as long as 29 + 16
-    found = tiles((30, 29, 60), (45, 45, 45), DEEPMEDIC)
-    assert [box.start for box in found] == [(x, -8, z) for z in (-8, 21, 23) for x in (-8, -7)]
-    assert {box.size for box in found} == {(45, 45, 45)}
+    result = tiles((30, 29, 60), (45, 45, 45), DEEPMEDIC)
+    assert [box.start for box in result] == [(x, -8, z) for z in (-8, 21, 23) for x in (-8, -7)]
+    assert {box.size for box in result} == {(45, 45, 45)}
 
 
 def test_x_varies_fastest_and_z_slowest():
-    found = tiles((2, 3, 2), (1, 1, 1), network_geometry((0, 0, 0)))
+    result = tiles((2, 3, 2), (1, 1, 1), network_geometry((0, 0, 0)))
     x, y, z = np.unravel_index(range(12), (2, 3, 2), order="F")
-    assert [box.start for box in found] == list(zip(x, y, z, strict=True))
+    assert [box.start for box in result] == list(zip(x, y, z, strict=True))
 
 
 def test_a_tile_larger_than_the_image_is_cut_down_along_that_axis():
     # shrink 16 + 2 of the FC pathway: 11 + 18 = 29 voxels along Y
     network = network_geometry((16, 16, 16), fc=(2, 2, 2))
-    found = tiles((30, 11, 27), (45, 45, 45), network)
-    assert found == [Box((-9, -9, -9), (45, 29, 45)), Box((-6, -9, -9), (45, 29, 45))]
-    assert network.prediction(found[0]) == Box((0, 0, 0), (27, 11, 27))
+    result = tiles((30, 11, 27), (45, 45, 45), network)
+    assert result == [Box((-9, -9, -9), (45, 29, 45)), Box((-6, -9, -9), (45, 29, 45))]
+    assert network.prediction(result[0]) == Box((0, 0, 0), (27, 11, 27))
 
 
 def test_an_odd_margin_is_longer_behind():
@@ -67,12 +67,12 @@ shrinks = st.tuples(*[st.integers(0, 5)] * 3)
 def test_predictions_cover_the_image_and_nothing_else(shape, prediction, shrink, fc):
     network = network_geometry(shrink, fc)
     tile = add(prediction, network.shrink)
-    found = tiles(shape, tile, network)
+    result = tiles(shape, tile, network)
     times = np.zeros(shape, int)
-    for box in found:
+    for box in result:
         predicted = network.prediction(box)
         assert predicted.within(shape) == predicted
         times[predicted.slices] += 1
     assert times.min() == 1  # every voxel, and the first one only once
-    assert {box.size for box in found} == {minimum(tile, add(shape, network.shrink))}
-    assert len(found) == np.prod([-(-n // p) for n, p in zip(shape, prediction, strict=True)])
+    assert {box.size for box in result} == {minimum(tile, add(shape, network.shrink))}
+    assert len(result) == np.prod([-(-n // p) for n, p in zip(shape, prediction, strict=True)])

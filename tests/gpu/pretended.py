@@ -251,9 +251,9 @@ def _place() -> str:
 def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """The result of an operation on the device, with all that CUDA would say to it."""
     tensors = [*_tensors(args), *_tensors(kwargs.values())]
-    ours = [t for t in tensors if isinstance(t, OnDevice)]
+    actual = [t for t in tensors if isinstance(t, OnDevice)]
     foreign = [t for t in tensors if not isinstance(t, OnDevice) and t.dim() > 0]
-    if ours and foreign and func not in BETWEEN_DEVICES:
+    if actual and foreign and func not in BETWEEN_DEVICES:
         raise DeviceMismatch(
             f"{func} of {NAME}:0 and {foreign[0].device} {tuple(foreign[0].shape)}, in {_place()}"
         )
@@ -274,7 +274,7 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func is aten.copy_.default and not isinstance(args[0], OnDevice):
         return args[0]
     # A view of an ordinary tensor is an ordinary one in inference mode too.
-    is_ordinary = _is_view(func) and ours and not ours[0].is_inference()
+    is_ordinary = _is_view(func) and actual and not actual[0].is_inference()
     infers = torch.is_inference_mode_enabled()
     make = OnDevice if _is_view(func) or _writes(func) else _made
     with torch.inference_mode(False) if infers and is_ordinary else nullcontext():

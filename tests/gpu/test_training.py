@@ -149,7 +149,7 @@ def test_bfloat16_steps_are_those_of_the_processor_but_for_rounding():
     exact = learnt(trainer_of(net, CPU), batches)["weights"]
     for name, weight in exact.items():
         if name.endswith("running_mean"):
-            there, here = (on_host(one[name]) for one in weights)
+            there, here = (on_host(item[name]) for item in weights)
             assert not torch.equal(there, weight), name  # maps are rounded to 8 bits
             torch.testing.assert_close(there, here, rtol=0.02, atol=0.01)
 

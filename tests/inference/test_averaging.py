@@ -14,10 +14,10 @@ def answers(count, classes=3, seed=0):
 
 
 def average(many, **choices):
-    own = Average(many.shape[1], SHAPE, **choices)
-    for one in many:
-        own.add(one)
-    return own.finalise()
+    running = Average(many.shape[1], SHAPE, **choices)
+    for values in many:
+        running.add(values)
+    return running.finalise()
 
 
 def test_the_mean_and_the_variance_are_those_of_numpy():

@@ -18,12 +18,12 @@ def block(labels, start, size, label):
 @pytest.fixture
 def labels():
     """Class 1: 12, 4 and 1 voxels; class 2: 6 voxels around nothing."""
-    found = np.zeros((9, 11, 7), np.uint8)
-    block(found, (0, 0, 0), (2, 3, 2), 1)
-    block(found, (4, 0, 0), (1, 2, 2), 1)
-    found[8, 10, 6] = 1
-    block(found, (5, 6, 2), (1, 2, 3), 2)
-    return found
+    result = np.zeros((9, 11, 7), np.uint8)
+    block(result, (0, 0, 0), (2, 3, 2), 1)
+    block(result, (4, 0, 0), (1, 2, 2), 1)
+    result[8, 10, 6] = 1
+    block(result, (5, 6, 2), (1, 2, 3), 2)
+    return result
 
 
 def sizes(labels, label):
@@ -34,13 +34,13 @@ def sizes(labels, label):
 
 
 def test_only_the_largest_component_is_kept_and_other_classes_are_left_alone(labels):
-    found = cleaned(labels, {1: Cleaning(keep="largest")}, voxel_ml=ml)
-    assert (sizes(found, 1), sizes(found, 2)) == ([12], [6])
+    result = cleaned(labels, {1: Cleaning(keep="largest")}, voxel_ml=ml)
+    assert (sizes(result, 1), sizes(result, 2)) == ([12], [6])
 
 
 def test_components_below_a_volume_become_background(labels):
-    found = cleaned(labels, {1: Cleaning(min_ml=4 * ml), 2: Cleaning(min_ml=7 * ml)}, voxel_ml=ml)
-    assert (sizes(found, 1), sizes(found, 2)) == ([4, 12], [])
+    result = cleaned(labels, {1: Cleaning(min_ml=4 * ml), 2: Cleaning(min_ml=7 * ml)}, voxel_ml=ml)
+    assert (sizes(result, 1), sizes(result, 2)) == ([4, 12], [])
 
 
 @pytest.mark.parametrize(("touching", "kept"), [("faces", 12), ("edges", 14), ("corners", 15)])
@@ -56,8 +56,8 @@ def test_holes_become_part_of_the_class_around_them_but_other_classes_do_not():
     block(labels, (1, 1, 1), (5, 6, 7), 1)
     block(labels, (2, 2, 2), (2, 2, 2), 0)
     labels[4, 5, 6] = 2
-    found = cleaned(labels, {1: Cleaning(fill_holes=True)}, voxel_ml=ml)
-    assert ((found == 1).sum(), (found == 2).sum()) == (5 * 6 * 7 - 1, 1)
+    result = cleaned(labels, {1: Cleaning(fill_holes=True)}, voxel_ml=ml)
+    assert ((result == 1).sum(), (result == 2).sum()) == (5 * 6 * 7 - 1, 1)
 
 
 @pytest.mark.parametrize(("outer", "inner"), [(1, 2), (2, 1)])
@@ -66,8 +66,8 @@ def test_where_a_small_component_was_taken_out_of_a_class_its_hole_is_filled(out
     block(labels, (1, 1, 1), (5, 6, 7), outer)
     block(labels, (2, 3, 4), (2, 1, 1), inner)
     rules = {outer: Cleaning(fill_holes=True), inner: Cleaning(min_ml=3 * ml)}
-    found = cleaned(labels, rules, voxel_ml=ml)
-    assert ((found == outer).sum(), (found == inner).sum()) == (5 * 6 * 7, 0)
+    result = cleaned(labels, rules, voxel_ml=ml)
+    assert ((result == outer).sum(), (result == inner).sum()) == (5 * 6 * 7, 0)
 
 
 def test_holes_outside_the_roi_stay():
@@ -75,8 +75,8 @@ def test_holes_outside_the_roi_stay():
     labels[2, 2, 2] = labels[2, 4, 4] = 0
     roi = np.ones_like(labels, bool)
     roi[2, 4, 4] = False
-    found = cleaned(labels, {1: Cleaning(fill_holes=True)}, voxel_ml=ml, roi=roi)
-    assert (found[2, 2, 2], found[2, 4, 4]) == (1, 0)
+    result = cleaned(labels, {1: Cleaning(fill_holes=True)}, voxel_ml=ml, roi=roi)
+    assert (result[2, 2, 2], result[2, 4, 4]) == (1, 0)
 
 
 @given(labels=arrays(np.uint8, (4, 5, 3), elements=st.integers(0, 2)))
@@ -99,14 +99,14 @@ def test_a_ring_in_the_only_slice_is_filled_and_an_open_one_is_not(axis):
     plane = np.zeros((6, 9), np.uint8)
     plane[1:4, 1:4], plane[2, 2] = 1, 0
     plane[1:4, 5:8], plane[2, 6:8] = 1, 0
-    found = cleaned(np.expand_dims(plane, axis), {1: Cleaning(fill_holes=True)}, voxel_ml=ml)
+    result = cleaned(np.expand_dims(plane, axis), {1: Cleaning(fill_holes=True)}, voxel_ml=ml)
     expected = plane.copy()
     expected[2, 2] = 1
-    assert np.array_equal(found, np.expand_dims(expected, axis))
+    assert np.array_equal(result, np.expand_dims(expected, axis))
 
 
 def test_a_ring_in_two_slices_is_open_to_above_and_below():
     labels = np.ones((3, 3, 2), np.uint8)
     labels[1, 1] = 0
-    found = cleaned(labels, {1: Cleaning(fill_holes=True)}, voxel_ml=ml)
-    assert np.array_equal(found, labels)
+    result = cleaned(labels, {1: Cleaning(fill_holes=True)}, voxel_ml=ml)
+    assert np.array_equal(result, labels)

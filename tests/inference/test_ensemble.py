@@ -95,21 +95,21 @@ def test_boxes_have_the_memory_that_the_maps_of_a_block_leave(planes, monkeypatc
         return units(network, case, **others)
 
     monkeypatch.setattr(ensemble, "work_units", noted)
-    pair, wanted = [view(), view(axes=(0,))], RequestedMaps()
+    pair, expected = [view(), view(axes=(0,))], RequestedMaps()
     maps = 5 + (5 + 1) + SCRATCH  # of the mean, of one view, and some for a moment
-    most_held(pair, wanted, 100 * MAP)
+    most_held(pair, expected, 100 * MAP)
     assert budgets == [(100 - maps) * MAP] * 2
     budgets.clear()
-    most_held(pair, wanted, 10 * MAP)  # 4 of them are for blocks, of which there are 4 then
+    most_held(pair, expected, 10 * MAP)  # 4 of them are for blocks, of which there are 4 then
     assert budgets == [10 * MAP - maps * MAP // 4] * 8
 
 
 def test_the_classes_that_are_equally_probable_make_entropy_1_and_no_variance(planes):
-    wanted = RequestedMaps([4], ["entropy", "variance"])
-    pair, found = [view(), view(axes=(0, 1))], []
-    predict_mean(pair, WHOLE, wanted, memory=10 * MAP, put=found.append, progress=quiet)
-    assert sum(volume(piece.box.size) for piece in found) == volume(SHAPE)
-    for piece in found:
+    expected = RequestedMaps([4], ["entropy", "variance"])
+    pair, result = [view(), view(axes=(0, 1))], []
+    predict_mean(pair, WHOLE, expected, memory=10 * MAP, put=result.append, progress=quiet)
+    assert sum(volume(piece.box.size) for piece in result) == volume(SHAPE)
+    for piece in result:
         assert not piece.labels.any()
         np.testing.assert_allclose(piece.probabilities[4], 0.2, rtol=1e-6)
         np.testing.assert_allclose(piece.uncertainty["entropy"], 1, rtol=1e-5)
@@ -118,8 +118,8 @@ def test_the_classes_that_are_equally_probable_make_entropy_1_and_no_variance(pl
 
 def test_blocks_are_cut_across_x_and_hold_everything_once():
     around = Box((3, 7, 1), (90, 9, 11))
-    found = blocks(around, 30 * 9 * 11, [view()])
-    assert found == [Box((3 + 30 * number, 7, 1), (30, 9, 11)) for number in range(3)]
+    result = blocks(around, 30 * 9 * 11, [view()])
+    assert result == [Box((3 + 30 * number, 7, 1), (30, 9, 11)) for number in range(3)]
 
 
 def test_blocks_are_never_thinner_than_some_planes():

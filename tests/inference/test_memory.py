@@ -84,9 +84,9 @@ def test_every_group_around_a_process_may_leave_less_than_the_machine(system, gr
 
 @pytest.mark.parametrize("controllers", ["memory", "hugetlb,memory"])
 def test_the_first_version_of_groups_has_a_tree_for_memory(system, controllers):
-    own = f"7:cpu,cpuacct:/else\n5:{controllers}:/docker/a:b\n1:name=systemd:/\n0::/\n"
+    groups = f"7:cpu,cpuacct:/else\n5:{controllers}:/docker/a:b\n1:name=systemd:/\n0::/\n"
     unlimited = ((1 << 63) - 4096, 0, 0)
-    system(own, V1, {"memory/docker/a:b": (1000, 600, 50), "memory/docker": unlimited})
+    system(groups, V1, {"memory/docker/a:b": (1000, 600, 50), "memory/docker": unlimited})
     assert available() == 450
 
 

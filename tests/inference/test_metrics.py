@@ -211,8 +211,8 @@ def test_one_step_on_a_sheared_axis_is_as_long_as_its_column():
     result = scores(mask((1, 1, 0)), mask((1, 1, 1)), spacing_mm=(1, 1, 5), axes_mm=SHEARED)
     assert result.surface_distance_mm == pytest.approx(sqrt(0.7**2 + 1.5**2))
     # The nearest way from (0, 1, 1) to (0, 0, 3): one step back, two up.
-    other = scores(mask((0, 1, 1)), mask((0, 0, 3)), spacing_mm=(1, 1, 5), axes_mm=SHEARED)
-    assert other.hausdorff95_mm == pytest.approx(sqrt((2 * 0.7 - 2) ** 2 + 3**2))
+    second = scores(mask((0, 1, 1)), mask((0, 0, 3)), spacing_mm=(1, 1, 5), axes_mm=SHEARED)
+    assert second.hausdorff95_mm == pytest.approx(sqrt((2 * 0.7 - 2) ** 2 + 3**2))
 
 
 def test_the_volume_of_a_sheared_voxel_is_that_of_its_parallelepiped():
@@ -244,53 +244,53 @@ def same(result, **expected):
 
 @given(prediction=masks, truth=masks)
 def test_exchanging_prediction_and_truth_exchanges_precision_and_sensitivity(prediction, truth):
-    one = scores(prediction, truth, spacing_mm=SPACING_MM)
-    other = scores(truth, prediction, spacing_mm=SPACING_MM)
+    first = scores(prediction, truth, spacing_mm=SPACING_MM)
+    second = scores(truth, prediction, spacing_mm=SPACING_MM)
     same(
-        other,
-        dice=one.dice,
-        precision=one.sensitivity,
-        sensitivity=one.precision,
-        hausdorff95_mm=one.hausdorff95_mm,
-        surface_distance_mm=one.surface_distance_mm,
-        predicted_ml=one.true_ml,
-        true_ml=one.predicted_ml,
+        second,
+        dice=first.dice,
+        precision=first.sensitivity,
+        sensitivity=first.precision,
+        hausdorff95_mm=first.hausdorff95_mm,
+        surface_distance_mm=first.surface_distance_mm,
+        predicted_ml=first.true_ml,
+        true_ml=first.predicted_ml,
     )
 
 
 @given(prediction=masks, truth=masks, factor=st.sampled_from([0.5, 3.0]))
 def test_larger_voxels_scale_distances_and_volumes_only(prediction, truth, factor):
-    one = scores(prediction, truth, spacing_mm=SPACING_MM)
+    original = scores(prediction, truth, spacing_mm=SPACING_MM)
     larger = scores(prediction, truth, spacing_mm=[factor * mm for mm in SPACING_MM])
-    distances = (one.hausdorff95_mm, one.surface_distance_mm)
+    distances = (original.hausdorff95_mm, original.surface_distance_mm)
     hausdorff95_mm, surface_mm = (None if mm is None else factor * mm for mm in distances)
     same(
         larger,
-        dice=one.dice,
-        specificity=one.specificity,
+        dice=original.dice,
+        specificity=original.specificity,
         hausdorff95_mm=hausdorff95_mm,
         surface_distance_mm=surface_mm,
-        predicted_ml=factor**3 * one.predicted_ml,
-        true_ml=factor**3 * one.true_ml,
+        predicted_ml=factor**3 * original.predicted_ml,
+        true_ml=factor**3 * original.true_ml,
     )
 
 
 @given(prediction=masks, truth=masks, axes=st.permutations(range(3)))
 def test_the_order_of_axes_does_not_matter(prediction, truth, axes):
-    one = scores(prediction, truth, spacing_mm=SPACING_MM)
+    original = scores(prediction, truth, spacing_mm=SPACING_MM)
     turned = scores(
         prediction.transpose(axes), truth.transpose(axes), spacing_mm=[SPACING_MM[a] for a in axes]
     )
-    same(turned, **{measure: getattr(one, measure) for measure in MEASURES})
+    same(turned, **{measure: getattr(original, measure) for measure in MEASURES})
 
 
 @given(prediction=masks, truth=masks)
 def test_more_background_around_the_image_changes_nothing_but_specificity(prediction, truth):
-    one = scores(prediction, truth, spacing_mm=SPACING_MM)
+    original = scores(prediction, truth, spacing_mm=SPACING_MM)
     margins = [(1, 2), (0, 3), (4, 1)]
     padded = scores(np.pad(prediction, margins), np.pad(truth, margins), spacing_mm=SPACING_MM)
     unchanged = [measure for measure in MEASURES if measure != "specificity"]
-    same(padded, **{measure: getattr(one, measure) for measure in unchanged})
+    same(padded, **{measure: getattr(original, measure) for measure in unchanged})
 
 
 @given(prediction=masks, truth=masks)
@@ -496,7 +496,7 @@ def test_counts_do_not_overflow():
 
 def components(mask):
     """Sets of voxels that touch by faces, edges or corners, found by walking from each to all."""
-    left, found = {tuple(voxel) for voxel in np.argwhere(mask).tolist()}, []
+    left, result = {tuple(voxel) for voxel in np.argwhere(mask).tolist()}, []
     while left:
         component, pending = set(), [left.pop()]
         while pending:
@@ -506,8 +506,8 @@ def components(mask):
             near = {tuple(np.add(voxel, step).tolist()) for step in steps} & left
             left -= near
             pending += near
-        found.append(component)
-    return found
+        result.append(component)
+    return result
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -516,12 +516,12 @@ def test_lesions_are_counted_as_by_walking_from_voxel_to_voxel(seed):
     truth, prediction = rng.random((2, 9, 11, 13)) < 0.045
     counts = lesion_counts(prediction, truth)
     true, predicted = components(truth), components(prediction)
-    voxels, others = set().union(*predicted), set().union(*true)
-    found = sum(not component.isdisjoint(voxels) for component in true)
+    voxels, true_voxels = set().union(*predicted), set().union(*true)
+    result = sum(not component.isdisjoint(voxels) for component in true)
     assert counts == (
-        found,
-        len(true) - found,
-        sum(component.isdisjoint(others) for component in predicted),
+        result,
+        len(true) - result,
+        sum(component.isdisjoint(true_voxels) for component in predicted),
     )
     assert min(counts) > 0
 

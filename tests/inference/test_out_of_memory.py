@@ -35,11 +35,11 @@ def test_halves_are_cut_across_the_longest_side():
 
 @pytest.mark.parametrize("most", [10**6, 40 * 31 * 25, 9000, 1000])
 def test_the_parts_make_up_the_box(most):
-    seen = np.zeros((50, 40, 60), int)
+    calls = np.zeros((50, 40, 60), int)
     for part in SplitOnOutOfMemory().in_parts(0, WHOLE, Small(most)):
-        seen[part.slices] += 1
-    assert (seen[WHOLE.slices] == 1).all()
-    assert seen.sum() == volume(WHOLE.size)
+        calls[part.slices] += 1
+    assert (calls[WHOLE.slices] == 1).all()
+    assert calls.sum() == volume(WHOLE.size)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,9 @@ def test_what_was_too_large_is_not_tried_again_and_it_is_said():
 
 
 def test_every_kind_of_box_has_its_own_room():
-    room, other = SplitOnOutOfMemory(), Small(10**6)
+    room, second = SplitOnOutOfMemory(), Small(10**6)
     room.in_parts(0, WHOLE, Small(20000))
-    assert room.in_parts(1, WHOLE, other) == [WHOLE]
+    assert room.in_parts(1, WHOLE, second) == [WHOLE]
 
 
 def test_the_smallest_boxes_are_not_cut():

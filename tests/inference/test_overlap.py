@@ -17,26 +17,26 @@ def test_without_overlap_they_are_the_usual_tiles():
 
 
 def test_half_an_overlap_moves_by_half_a_prediction():
-    found = WindowGrid(0.5).tiles(SHAPE, (10, 99, 99), VISION)  # predicts 6 voxels along X
-    assert sorted({box.start[0] for box in found}) == [-2, 1, 4, 7, 10, 12]
-    assert {box.size for box in found} == {(10, 11, 13)}
+    result = WindowGrid(0.5).tiles(SHAPE, (10, 99, 99), VISION)  # predicts 6 voxels along X
+    assert sorted({box.start[0] for box in result}) == [-2, 1, 4, 7, 10, 12]
+    assert {box.size for box in result} == {(10, 11, 13)}
 
 
 def test_even_windows_are_those_of_nnunet():
     """20 voxels, windows of 6, at most 3 apart: five steps of 14 / 5."""
-    found = WindowGrid(0.5, is_even=True).tiles(SHAPE, (10, 99, 99), VISION)
-    assert sorted({box.start[0] + 2 for box in found}) == [0, 3, 6, 8, 11, 14]
+    result = WindowGrid(0.5, is_even=True).tiles(SHAPE, (10, 99, 99), VISION)
+    assert sorted({box.start[0] + 2 for box in result}) == [0, 3, 6, 8, 11, 14]
 
 
 def test_windows_of_a_mirrored_case_lie_where_those_of_the_case_do():
     plain, mirrored = (
         WindowGrid(0.3, axes=axes).tiles(SHAPE, (10, 7, 6), VISION) for axes in ((), (0, 2))
     )
-    seen = {
+    calls = {
         (20 - start[0], start[1], 13 - start[2])
         for start, size in ((p.start, p.size) for p in map(VISION.prediction, mirrored))
     }
-    assert seen == {(p.stop[0], p.start[1], p.stop[2]) for p in map(VISION.prediction, plain)}
+    assert calls == {(p.stop[0], p.start[1], p.stop[2]) for p in map(VISION.prediction, plain)}
 
 
 @pytest.mark.parametrize(
@@ -54,10 +54,10 @@ def test_a_smaller_image_lies_in_the_middle_of_zeros(axes, expected):
 @pytest.mark.parametrize("is_even", [True, False])
 @pytest.mark.parametrize("overlap", [0.3, 0.9])
 def test_every_voxel_is_predicted(overlap, is_even):
-    seen = np.zeros(SHAPE, int)
+    calls = np.zeros(SHAPE, int)
     for box in WindowGrid(overlap, is_even).tiles(SHAPE, (8, 5, 4), VISION):
-        seen[VISION.prediction(box).slices] += 1
-    assert seen.min() >= 1
+        calls[VISION.prediction(box).slices] += 1
+    assert calls.min() >= 1
 
 
 def test_the_window_is_a_gaussian_by_hand():
@@ -72,12 +72,12 @@ def test_no_voxel_weighs_nothing():
 
 
 def test_the_mean_is_weighted_and_0_where_no_tile_was():
-    own = WeightedSum(2, (4, 2, 3))
+    sample = WeightedSum(2, (4, 2, 3))
     box = Box((1, 0, 0), (2, 2, 3))
     for value, weight in ((0.2, 1.0), (0.8, 3.0)):
         first = np.full(box.size, value, np.float32)
-        own.add(box, [first, 1 - first], np.full(box.size, weight, np.float32))
-    mean = np.stack(own.finalise())
+        sample.add(box, [first, 1 - first], np.full(box.size, weight, np.float32))
+    mean = np.stack(sample.finalise())
     np.testing.assert_allclose(mean[0, 1:3], (0.2 + 3 * 0.8) / 4, rtol=1e-6)
     np.testing.assert_allclose(mean.sum(0)[1:3], 1, rtol=1e-6)
     assert not mean[:, [0, 3]].any()

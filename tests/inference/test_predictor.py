@@ -239,12 +239,12 @@ def resampling(spacing):
 @pytest.mark.parametrize("spacing", RESAMPLED)
 def test_a_resampled_case_is_predicted_in_all_of_its_roi(on_disk, spacing, edge):
     network, limits = trained_network(), Limits(edges=(edge,))
-    own = predictor(network, preparations=[resampling(spacing)], limits=limits)
-    case = own.load(on_disk)
+    segmenter = predictor(network, preparations=[resampling(spacing)], limits=limits)
+    case = segmenter.load(on_disk)
     everything = replace(case.prepared[0], to_compute=None)
     plain = predict(network, everything, tile=(99, 99, 99), batch_size=1).probabilities
     back = resample(plain, everything.geometry, case.source.geometry, order=1)
-    prediction = probabilities(own, case)
+    prediction = probabilities(segmenter, case)
     np.testing.assert_allclose(prediction[:, case.roi].sum(0), 1, atol=1e-5)
     np.testing.assert_allclose(prediction[:, case.roi], back[:, case.roi], atol=1e-5)
     assert not prediction[:, ~case.roi].any()
@@ -294,16 +294,16 @@ def test_block_by_block_an_ensemble_predicts_the_same(on_disk, spacing):
 
 def test_a_roi_without_a_voxel_is_background(on_disk):
     nibabel.save(nibabel.Nifti1Image(np.zeros(SHAPE, np.uint8), AFFINE), on_disk.roi)
-    own = predictor(trained_network(), preparations=[resampling(RESAMPLED[0])], mirror=["x"])
-    segmentation = own.segment(on_disk, probabilities=True)
+    segmenter = predictor(trained_network(), preparations=[resampling(RESAMPLED[0])], mirror=["x"])
+    segmentation = segmenter.segment(on_disk, probabilities=True)
     assert not segmentation.labels.any()
     assert not maps(segmentation).any()
 
 
 def test_too_little_memory_is_a_warning_and_the_case_is_segmented():
     console = Console(quiet=True)
-    own = predictor(trained_network(), memory="1 MB", console=console)
-    segmentation = own.segment(loaded())
+    segmenter = predictor(trained_network(), memory="1 MB", console=console)
+    segmentation = segmenter.segment(loaded())
     assert console.warnings == [
         "1 MB of memory is not enough: the smallest boxes are taken, and more memory is used"
     ]
@@ -345,11 +345,11 @@ def test_labels_are_read_once_for_all_models_and_weight_maps_never(on_disk, monk
 
 def test_a_case_is_large_by_the_sum_of_all_its_preparations(on_disk, monkeypatch):
     fine = Preparation(resample=(0.75, 1.0, 0.5))  # eight times as many voxels
-    own = predictor(*map(trained_network, range(3)), preparations=(SCORED, fine, SCORED))
+    segmenter = predictor(*map(trained_network, range(3)), preparations=(SCORED, fine, SCORED))
     needed = 9 * 2 * 4 * volume(SHAPE)
     for memory, is_too_little in ((4 * needed - 4, True), (4 * needed, False)):
         monkeypatch.setattr("deepseg.inference.memory.left", lambda _, memory=memory: memory)
-        assert own.is_large(on_disk) is is_too_little
+        assert segmenter.is_large(on_disk) is is_too_little
 
 
 def test_a_resampled_case_that_is_mirrored_comes_back_to_its_own_grid(on_disk):

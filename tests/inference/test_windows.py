@@ -83,9 +83,9 @@ def test_windows_are_averaged_as_by_the_formula(segmenter, shape, overlap):
     result = segmented(model(segmenter), values, {"overlap": overlap})
     scores = torch.from_numpy(sliding_window(segmenter[0].scores, values, overlap))
     expected = scores.softmax(0).numpy()
-    found = np.stack([result.probabilities[name] for name in NAMES])
-    assert np.abs(found - expected).max() < 1e-5
-    assert np.array_equal(result.labels, found.argmax(0))
+    actual = np.stack([result.probabilities[name] for name in NAMES])
+    assert np.abs(actual - expected).max() < 1e-5
+    assert np.array_equal(result.labels, actual.argmax(0))
 
 
 def test_probabilities_can_be_averaged(segmenter):
@@ -96,9 +96,9 @@ def test_probabilities_can_be_averaged(segmenter):
         ({}, {"average": "probabilities"}),
     ):
         result = segmented(model(segmenter, windows=windows), values, settings)
-        found = np.stack([result.probabilities[name] for name in NAMES])
+        actual = np.stack([result.probabilities[name] for name in NAMES])
         expected = sliding_window(lambda x: network.scores(x).softmax(1), values, 0.5)
-        assert np.abs(found - expected).max() < 1e-5
+        assert np.abs(actual - expected).max() < 1e-5
 
 
 def test_a_mirrored_case_is_predicted_window_by_window(segmenter):
@@ -215,10 +215,10 @@ def test_a_chosen_border_is_mirrored(segmenter, shape):
 def test_an_ensemble_of_windows_averages_scores(segmenter):
     values = image(SMALLER)
     network, _ = segmenter
-    one = model(segmenter)
-    weights = {name: 1.5 * tensor for name, tensor in one.weights.items()}
-    other = type(one)(one.config, weights)
-    result = segmented([one, other], values)
+    first = model(segmenter)
+    weights = {name: 1.5 * tensor for name, tensor in first.weights.items()}
+    second = type(first)(first.config, weights)
+    result = segmented([first, second], values)
 
     class Scaled(nn.Module):
         def forward(self, x):
@@ -228,8 +228,8 @@ def test_an_ensemble_of_windows_averages_scores(segmenter):
 
     scores = [sliding_window(n, values, 0.5) for n in (network.scores, Scaled())]
     expected = torch.from_numpy(sum(scores) / 2).softmax(0).numpy()
-    found = np.stack([result.probabilities[name] for name in NAMES])
-    assert np.abs(found - expected).max() < 1e-5
+    actual = np.stack([result.probabilities[name] for name in NAMES])
+    assert np.abs(actual - expected).max() < 1e-5
 
 
 def test_windows_in_bfloat16_are_nearly_those_in_float32(segmenter):
@@ -266,11 +266,11 @@ def test_repeated_and_interpolated_maps_of_an_attach_point(segmenter):
         built.fc.register_forward_pre_hook(lambda _m, x, joined=joined: joined.append(x[0]))
         with torch.no_grad():
             built([torch.from_numpy(values[None])])
-        (found,) = joined
+        (result,) = joined
         if upsampling == "repeat":
             expected = F.interpolate(maps, scale_factor=2, mode="nearest")
         else:
             size = [2 * n - 1 for n in maps.shape[2:]]
             expected = F.interpolate(maps, size, mode="trilinear", align_corners=True)
             expected = F.pad(expected, (0, 1) * 3, mode="replicate")
-        assert torch.allclose(found, expected, atol=1e-5)
+        assert torch.allclose(result, expected, atol=1e-5)

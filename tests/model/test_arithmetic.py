@@ -19,10 +19,10 @@ def flags():
 @pytest.fixture(params=[True, False])
 def before(request):
     """Torch's settings, as their owner has them."""
-    kept = flags()
+    remaining = flags()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = request.param
     yield (request.param, request.param)
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = kept
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = remaining
 
 
 @pytest.mark.parametrize(
@@ -71,10 +71,10 @@ def test_a_step_without_an_order_is_refused_in_one_line():
 @pytest.mark.parametrize(("precision", "rounded"), [("float32", False), ("tf32", True)])
 def test_a_predictor_computes_as_its_settings_say(before, monkeypatch, precision, rounded):
     network = trained_network()
-    seen = []
+    calls = []
     hooked = Predictor._prediction
     monkeypatch.setattr(
-        Predictor, "_prediction", lambda *words: seen.append(flags()) or hooked(*words)
+        Predictor, "_prediction", lambda *words: calls.append(flags()) or hooked(*words)
     )
     predictor = Predictor(
         Checkpoint(network.config, network.state_dict()),
@@ -82,5 +82,5 @@ def test_a_predictor_computes_as_its_settings_say(before, monkeypatch, precision
         preparation={"z_score": "none"},
     )
     predictor.segment(torch.zeros(2, 9, 10, 11).numpy(), spacing_mm=1)
-    assert seen == [(rounded, rounded)]
+    assert calls == [(rounded, rounded)]
     assert flags() == before

@@ -89,19 +89,19 @@ def test_what_is_written_comes_back(tmp_path):
         provenance=PROVENANCE,
         training={"epoch": 2},
     )
-    found = read_checkpoint(checkpoint.write(tmp_path / "a.save"))
-    assert all(torch.equal(found.weights[n], t) for n, t in checkpoint.weights.items())
-    assert found.config.channels == checkpoint.config.channels
+    result = read_checkpoint(checkpoint.write(tmp_path / "a.save"))
+    assert all(torch.equal(result.weights[n], t) for n, t in checkpoint.weights.items())
+    assert result.config.channels == checkpoint.config.channels
     rest = {"weights": {}, "origin": Origin(), "config": None}
-    assert replace(found, **rest) == replace(checkpoint, **rest)
+    assert replace(result, **rest) == replace(checkpoint, **rest)
 
 
 def test_fields_of_later_versions_are_ignored(tmp_path):
     save = new_checkpoint(small_config(), seed=3).to_save()
     later = {"lineage": {**save.lineage, "colour": "red"}, "cohort": {"scanner": "A"}}
-    found = read_checkpoint(write_save(tmp_path / "a.save", replace(save, **later)))
-    assert found.provenance == Provenance(seed=3)
-    assert found.cohort == TrainingCohort()
+    result = read_checkpoint(write_save(tmp_path / "a.save", replace(save, **later)))
+    assert result.provenance == Provenance(seed=3)
+    assert result.cohort == TrainingCohort()
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,8 @@ def test_the_number_of_trainable_parameters_is_deepmedics(config, count):
         ),
         pytest.param({"fc": {"feature_maps": [6], "kernels": [3, 1]}}, id="large unpadded fc"),
         *[
-            pytest.param({"activation": one}, id=one)
-            for one in ("linear", "relu", "prelu", "elu", "selu")
+            pytest.param({"activation": item}, id=item)
+            for item in ("linear", "relu", "prelu", "elu", "selu")
         ],
         pytest.param({"batch_norm": "none"}, id="biases"),
         pytest.param({"batch_norm": {"statistics": "window", "length": 3}}, id="window"),
@@ -152,6 +152,6 @@ def test_context_is_a_function_of_place_only():
 
 
 def test_the_same_seed_gives_the_same_weights():
-    one, same, other = (built(model(), seed).state_dict() for seed in (1, 1, 2))
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["normal.1.conv.weight"], other["normal.1.conv.weight"])
+    first, same, second = (built(model(), seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not torch.equal(first["normal.1.conv.weight"], second["normal.1.conv.weight"])

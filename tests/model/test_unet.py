@@ -81,7 +81,9 @@ def test_the_presets_are_nnu_nets_topologies(preset):
     state = network.state_dict()
     names = {own_name(name): name for name in RESULTS[f"{preset}.names"].tolist()}
     assert names.keys() == state.keys()
-    network.load_state_dict({own: fill(names[own], value.shape) for own, value in state.items()})
+    network.load_state_dict(
+        {sample: fill(names[sample], value.shape) for sample, value in state.items()}
+    )
     with torch.no_grad():
         outputs = network(torch.from_numpy(RESULTS["image"]))
     assert len(outputs) == 2

@@ -33,7 +33,7 @@ def named(cases):
     import pytest
 
     if cases:
-        return [pytest.param(one, id=_name(one)) for one in cases]
+        return [pytest.param(case, id=_name(case)) for case in cases]
     return [pytest.param(None, marks=pytest.mark.skip(reason=ABSENT), id="absent")]
 
 

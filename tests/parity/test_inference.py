@@ -66,10 +66,10 @@ def test_an_imported_model_says_what_deepmedic_says(case, tmp_path):
     network = deepseg.load(saved).network().eval()
     expected = np.load(outputs)
     maps = feature_map_names(network, expected)
-    own = case_of(outputs, model)
-    ready = prepare(own, Preparation(z_score="none"), network.config.channels)
+    sample = case_of(outputs, model)
+    ready = prepare(sample, Preparation(z_score="none"), network.config.channels)
     ready = replace(ready, to_compute=ready.roi)
-    found = predict(
+    result = predict(
         network, ready, tile=network.config.segment_sizes["inference"], batch_size=4,
         feature_maps={address: slice(None) for address, _ in maps.values()},
     )  # fmt: skip
@@ -79,16 +79,16 @@ def test_an_imported_model_says_what_deepmedic_says(case, tmp_path):
     quick = Prediction(ready.shape, len(labels), RequestedMaps(labels))
     for _, piece in box_predictions(fast, ready, todo, labels=labels):
         quick.put(piece)
-    roi = read_mask(own.roi).array
+    roi = read_mask(sample.roi).array
     quick.clear_outside(roi)
     together = np.stack([quick.probabilities[label] for label in labels])
     assert np.abs(together - expected["probabilities"]).max() < PROBABILITIES
-    probabilities = found.probabilities * roi
+    probabilities = result.probabilities * roi
     assert np.abs(probabilities - expected["probabilities"]).max() < PROBABILITIES
     agreement = most_probable(probabilities) == expected["segmentation"]
     assert agreement.mean() >= LABELS
     off = {
-        key: float(np.abs(found.feature_maps[address][number] - expected[key]).max())
+        key: float(np.abs(result.feature_maps[address][number] - expected[key]).max())
         for key, (address, number) in maps.items()
     }
     assert {key: value for key, value in off.items() if value > FEATURE_MAPS} == {}

@@ -90,10 +90,12 @@ class Run:
 
     def differences(self, moment: str) -> dict[str, np.ndarray]:
         """How far each weight and statistic is off, as a share of the tolerance."""
-        found, wanted = self.network.state_dict(), self.wanted(moment)
+        result, expected = self.network.state_dict(), self.wanted(moment)
         return {
-            name: ((found[name] - tensor).abs() / (RING if ".window_" in name else WEIGHTS)).numpy()
-            for name, tensor in wanted.items()
+            name: (
+                (result[name] - tensor).abs() / (RING if ".window_" in name else WEIGHTS)
+            ).numpy()
+            for name, tensor in expected.items()
             if not name.endswith(".steps")
         }
 
@@ -169,6 +171,6 @@ def _judge_adam(off: dict[str, np.ndarray], learning_rate: float) -> None:
     (a bias in front of batch normalisation) become steps. Computed in float64, our weights are as
     far from DeepMedic's: what differs is its float32.
     """
-    every = np.concatenate([one.ravel() for one in off.values()])
+    every = np.concatenate([item.ravel() for item in off.values()])
     assert np.mean(every > 1) < 0.03
     assert every.max() * WEIGHTS < learning_rate / 5

@@ -50,9 +50,9 @@ def written(stream):
 def log_lines(file):
     """Lines of a log without their time stamps, each of which is looked at."""
     lines = file.read_text(encoding="utf-8").splitlines()
-    found = [re.fullmatch(rf"{STAMP}(?: (.*))?", line) for line in lines]
-    assert all(found), lines
-    return [match.group(1) or "" for match in found]
+    result = [re.fullmatch(rf"{STAMP}(?: (.*))?", line) for line in lines]
+    assert all(result), lines
+    return [match.group(1) or "" for match in result]
 
 
 def test_normal_lines_go_to_stdout_and_alarms_to_stderr(capsys):

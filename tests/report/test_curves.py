@@ -33,8 +33,8 @@ FULL = [
 
 
 def panel(records, title):
-    (found,) = (p for p in panels(records) if p.title == title)
-    return found
+    (result,) = (p for p in panels(records) if p.title == title)
+    return result
 
 
 def test_all_panels_in_their_order():

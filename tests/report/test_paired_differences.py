@@ -26,10 +26,10 @@ def test_without_ties_scipy_gives_the_same_value(pairs):
     ],
 )
 def test_with_ties_it_is_the_share_of_sign_patterns_at_least_as_uneven(values):
-    kept = [value for value in values if value]
-    ranks = stats.rankdata(np.abs(kept))
-    sums = [np.dot(ranks, signs) for signs in product([0, 1], repeat=len(kept))]
-    uneven = abs(np.dot(ranks, [value > 0 for value in kept]) - ranks.sum() / 2)
+    remaining = [value for value in values if value]
+    ranks = stats.rankdata(np.abs(remaining))
+    sums = [np.dot(ranks, signs) for signs in product([0, 1], repeat=len(remaining))]
+    uneven = abs(np.dot(ranks, [value > 0 for value in remaining]) - ranks.sum() / 2)
     expected = np.mean([abs(total - ranks.sum() / 2) >= uneven - 1e-9 for total in sums])
     assert wilcoxon_p(values) == pytest.approx(expected)
 

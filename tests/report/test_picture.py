@@ -65,11 +65,11 @@ def test_the_slices_with_most_foreground_are_shown():
 
 
 def test_the_reference_decides_then_the_segmentation_then_the_middle():
-    one, other = blob(at=(1, 2, 3), size=(1, 1, 1)), blob(at=(4, 5, 6), size=(1, 1, 1))
+    first, second = blob(at=(1, 2, 3), size=(1, 1, 1)), blob(at=(4, 5, 6), size=(1, 1, 1))
     empty = np.zeros(SHAPE, dtype=np.uint8)
-    assert slices_to_show(case(one, other)) == (1, 2, 3)
-    assert slices_to_show(case(None, other)) == (4, 5, 6)
-    assert slices_to_show(case(empty, other)) == (4, 5, 6)
+    assert slices_to_show(case(first, second)) == (1, 2, 3)
+    assert slices_to_show(case(None, second)) == (4, 5, 6)
+    assert slices_to_show(case(empty, second)) == (4, 5, 6)
     assert slices_to_show(case(empty, empty)) == (10, 15, 5)
 
 
@@ -110,9 +110,9 @@ def test_resizing_keeps_a_ramp_a_ramp_and_its_mean():
 
 def test_shrinking_loses_no_voxel():
     for row in range(64):
-        one = np.zeros((64, 5))
-        one[row] = 1
-        assert 0.2 / 64 < resized(one, 8, 5).mean() < 2.5 / 64
+        image = np.zeros((64, 5))
+        image[row] = 1
+        assert 0.2 / 64 < resized(image, 8, 5).mean() < 2.5 / 64
 
 
 def test_resized_labels_are_voxels_enlarged():
@@ -239,8 +239,8 @@ def test_the_picture_shows_reference_and_segmentation_where_they_are(tmp_path):
     coronal_top = TOP + tile[0] + GAP + (tile[0] - 10 * scale) // 2
     coronal_left = LEFT + tile[1] + GAP
     half = scale // 2
-    found = sheet[coronal_top + (9 - 8) * scale + half, coronal_left + (19 - 6) * scale + half]
-    assert is_near(found, oedema)
+    result = sheet[coronal_top + (9 - 8) * scale + half, coronal_left + (19 - 6) * scale + half]
+    assert is_near(result, oedema)
     assert list(tmp_path.iterdir()) == [file]
 
 

@@ -61,10 +61,10 @@ def segmented(folder: Path) -> list[np.ndarray]:
 
 def test_large_cases_are_segmented_with_few_bytes_per_voxel(folder):
     tracemalloc.start()
-    found = segmented(folder)
+    result = segmented(folder)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert [one.shape for one in found] == [SHAPE, SHAPE]
+    assert [item.shape for item in result] == [SHAPE, SHAPE]
     # A stored channel (2), the same as float32 (4), what is not finite (1), the mask (1), and what
     # does not grow with the image; probabilities of five classes would be 20 more.
     assert most < 14 * VOXELS
@@ -76,7 +76,7 @@ def test_channels_on_disk_give_the_same_segmentation(folder, monkeypatch):
     monkeypatch.setattr(Predictor, "is_large", lambda *_: False)
     (folder / "test").rename(folder / "before")
     assert all(map(np.array_equal, on_disk, segmented(folder)))
-    assert any(one.any() for one in on_disk)
+    assert any(item.any() for item in on_disk)
 
 
 def test_what_a_picture_has_read_of_the_disk_is_given_back_at_once(folder, monkeypatch):

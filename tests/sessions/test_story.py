@@ -163,14 +163,14 @@ def test_results_lie_on_the_grid_of_the_case_and_are_scored(folder, trained):
     } <= names  # fmt: skip
     assert "anna_normal.2_fm3.nii.gz" not in names
     source = nib.load(folder / "anna_T1.nii.gz")
-    found = nib.load(results / "predictions" / "anna_Segm.nii.gz")
-    assert np.array_equal(found.affine, source.affine)
-    assert found.get_data_dtype() == np.uint8
+    result = nib.load(results / "predictions" / "anna_Segm.nii.gz")
+    assert np.array_equal(result.affine, source.affine)
+    assert result.get_data_dtype() == np.uint8
     maps = [
         np.asarray(nib.load(results / "predictions" / f"anna_ProbMapClass{c}.nii.gz").dataobj)
         for c in range(2)
     ]
-    segmentation = np.asarray(found.dataobj)
+    segmentation = np.asarray(result.dataobj)
     assert np.array_equal(segmentation, (maps[1] > maps[0]).astype(np.uint8))
     roi = np.asarray(nib.load(folder / "anna_roi.nii.gz").dataobj) > 0
     assert (segmentation[~roi] == 0).all()
@@ -195,9 +195,9 @@ def test_a_resampled_model_answers_on_the_grid_of_the_case(folder):
     results = deepseg.segment(folder / "test.yaml", model=coarse, device="cpu", quiet=True)
     source = nib.load(folder / "anna_T1.nii.gz")
     for kind in ("Segm", "ProbMapClass1", "normal.2_fm1"):
-        found = nib.load(results / "predictions" / f"anna_{kind}.nii.gz")
-        assert found.shape == source.shape
-        assert np.array_equal(found.affine, source.affine)
+        result = nib.load(results / "predictions" / f"anna_{kind}.nii.gz")
+        assert result.shape == source.shape
+        assert np.array_equal(result.affine, source.affine)
 
 
 def test_a_case_of_another_voxel_size_gives_a_warning(folder, trained):
@@ -219,10 +219,10 @@ def test_a_model_file_beside_a_save_in_the_config_only_describes_it(folder, trai
     results = deepseg.segment(
         folder / "test.yaml", model=folder / "model.yaml", device="cpu", quiet=True
     )
-    own = results / "predictions" / "anna_Segm.nii.gz"
-    content = own.read_bytes()
+    segmentation = results / "predictions" / "anna_Segm.nii.gz"
+    content = segmentation.read_bytes()
     deepseg.segment(folder / "test.yaml", model=trained, device="cpu", quiet=True)
-    assert own.read_bytes() == content
+    assert segmentation.read_bytes() == content
 
 
 def test_a_second_new_model_never_overwrites_the_first(folder, monkeypatch):

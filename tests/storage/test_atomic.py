@@ -104,11 +104,11 @@ def test_the_temporary_files_of_living_writers_and_of_other_targets_are_left_alo
     token = "0123abcd"
     living = f".{platform.node()}-{os.getppid()}-{token}.partial.a.json"
     elsewhere = f".{platform.node()}x-{2**22 + 1}-{token}.partial.a.json"
-    other = f".{platform.node()}-{2**22 + 1}-{token}.partial.b.json"
-    for name in (living, elsewhere, other):
+    second = f".{platform.node()}-{2**22 + 1}-{token}.partial.b.json"
+    for name in (living, elsewhere, second):
         (tmp_path / name).touch()
     write_text(tmp_path / "a.json", "{}")
-    assert names(tmp_path) == sorted([living, elsewhere, other, "a.json"])
+    assert names(tmp_path) == sorted([living, elsewhere, second, "a.json"])
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])

@@ -184,11 +184,11 @@ def test_one_flipped_bit_anywhere_is_refused_or_harmless(place, bit, tmp_path_fa
     content = bytearray(file.read_bytes())
     content[int(place * len(content))] ^= 1 << bit
     file.write_bytes(content)
-    found = outcome(file)
-    if isinstance(found, str):
-        assert found in ("model-damaged", "model-refused")
+    result = outcome(file)
+    if isinstance(result, str):
+        assert result in ("model-damaged", "model-refused")
     else:
-        assert all(torch.equal(found[name], tensor) for name, tensor in WEIGHTS.items())
+        assert all(torch.equal(result[name], tensor) for name, tensor in WEIGHTS.items())
 
 
 @pytest.mark.parametrize("flag", [0x01, 0x20, 0x41], ids=["encrypted", "patched", "strong"])
@@ -255,15 +255,15 @@ def test_content_that_no_torch_wrote_is_damaged(file):
     whole = entries(file)
     name = next(n for n in whole if n.endswith("data.pkl"))
     rng = np.random.default_rng(8)
-    seen = set()
+    calls = set()
     for _ in range(150):
         garbled = bytearray(whole[name])
         for place in rng.integers(2, len(garbled), 3):  # behind the number of the protocol
             garbled[place] = rng.integers(256)
         write_container(file, {**whole, name: bytes(garbled)})
-        found = outcome(file)
-        seen |= {found} if isinstance(found, str) else set()
-    assert seen >= {"model-damaged", "model-refused"}
+        result = outcome(file)
+        calls |= {result} if isinstance(result, str) else set()
+    assert calls >= {"model-damaged", "model-refused"}
 
 
 def test_a_newer_format_asks_for_an_update(tmp_path):

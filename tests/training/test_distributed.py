@@ -54,15 +54,15 @@ def network(**changes):
 def batches(net):
     """Of different sizes, with brighter segments first and some unknown voxels."""
     rng = torch.Generator().manual_seed(2)
-    made = []
+    new = []
     for size in SIZES:
         bright = torch.linspace(3, -1, size).view(-1, 1, 1, 1, 1)
         image = (torch.randn(size, 1, 13, 15, 17, generator=rng) + bright).double()
         coarse = (torch.randn(size, 1, 7, 8, 9, generator=rng) * bright).double()
-        shape = net([image, coarse]).shape[2:] if made == [] else made[0].labels.shape[1:]
+        shape = net([image, coarse]).shape[2:] if new == [] else new[0].labels.shape[1:]
         labels = torch.randint(-1, 3, (size, *shape), generator=rng)
-        made.append(Batch((image, coarse), labels, tuple(f"case{n}" for n in range(size))))
-    return made
+        new.append(Batch((image, coarse), labels, tuple(f"case{n}" for n in range(size))))
+    return new
 
 
 def part(batch, ranks):
@@ -116,12 +116,12 @@ def imported_learnt(ranks, file):
 
 def everything(ranks, file):
     """Everything that both one rank and two compute."""
-    found = {name: learnt(network(), ranks, *how) for name, how in CASES.items()}
-    found["frozen"] = learnt(network(), ranks, {}, {}, FROZEN)
+    result = {name: learnt(network(), ranks, *mode) for name, mode in CASES.items()}
+    result["frozen"] = learnt(network(), ranks, {}, {}, FROZEN)
     window = {"batch_norm": {"statistics": "window", "length": 2}}
-    found["window"] = learnt(network(**window), ranks, {}, {})
-    found["without norm"] = learnt(network(batch_norm="none"), ranks, {}, {})
-    return found | {"imported": (imported_learnt(ranks, file),)}
+    result["window"] = learnt(network(**window), ranks, {}, {})
+    result["without norm"] = learnt(network(batch_norm="none"), ranks, {}, {})
+    return result | {"imported": (imported_learnt(ranks, file),)}
 
 
 def one_rank(rank, folder, file):
@@ -131,9 +131,9 @@ def one_rank(rank, folder, file):
         "gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=300)
     )
     ranks = Ranks(rank, 2)
-    made = ranks.broadcast(lambda: f"by rank {rank}")
+    new = ranks.broadcast(lambda: f"by rank {rank}")
     torch.save(
-        {"learnt": everything(ranks, file), "made": made, "gathered": ranks.all_gather([rank, 5])},
+        {"learnt": everything(ranks, file), "made": new, "gathered": ranks.all_gather([rank, 5])},
         f"{folder}/{rank}.pt",
     )
     dist.destroy_process_group()
@@ -165,10 +165,10 @@ HOW = [*CASES, "frozen", "window", "without norm"]
 @pytest.mark.parametrize("how", HOW)
 def test_two_ranks_make_the_steps_of_one_with_the_whole_batch(two, alone, how):
     weights, values, training, judged = alone[how]
-    found, others, trained, validated = two[0]["learnt"][how]
+    result, rest, trained, validated = two[0]["learnt"][how]
     for name, weight in weights.items():
-        torch.testing.assert_close(found[name], weight, rtol=1e-6, atol=1e-8, msg=name)
-    assert others == pytest.approx(values, rel=1e-5)
+        torch.testing.assert_close(result[name], weight, rtol=1e-6, atol=1e-8, msg=name)
+    assert rest == pytest.approx(values, rel=1e-5)
     assert trained.confusion == training.confusion
     assert validated.confusion == judged.confusion
     assert validated.loss == pytest.approx(judged.loss, rel=1e-5)
@@ -176,24 +176,24 @@ def test_two_ranks_make_the_steps_of_one_with_the_whole_batch(two, alone, how):
 
 def test_two_ranks_train_an_imported_network_as_one(two, alone, onnx_file):
     """Its batch normalisation learns, with the statistics of the whole batch."""
-    (weights,), (found,) = alone["imported"], two[0]["learnt"]["imported"]
+    (weights,), (result,) = alone["imported"], two[0]["learnt"]["imported"]
     begun = imported_network(onnx_file).state_dict()
     for name, weight in weights.items():
-        torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(result[name], weight, rtol=1e-4, atol=1e-6, msg=name)
         assert not torch.equal(weight, begun[name]), name
 
 
 @pytest.mark.parametrize("how", [*HOW, "imported"])
 def test_all_ranks_have_the_same_bits(two, how):
-    (first, *others), (second, *same) = (one["learnt"][how] for one in two)
+    (first, *rest), (second, *same) = (rank["learnt"][how] for rank in two)
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())
-    assert others == same
+    assert rest == same
 
 
 def test_frozen_layers_stay_as_they_are_on_all_ranks(two):
     begun = network().state_dict()
-    for one in two:
-        weights = one["learnt"]["frozen"][0]
+    for rank in two:
+        weights = rank["learnt"]["frozen"][0]
         still = [name for name in begun if name.startswith(("normal.1.", "sub1."))]
         assert len(still) == 10
         assert all(torch.equal(weights[name], begun[name]) for name in still)
@@ -201,13 +201,13 @@ def test_frozen_layers_stay_as_they_are_on_all_ranks(two):
 
 
 def test_rank_0_makes_for_all_and_items_come_in_the_order_of_ranks(two):
-    assert [one["made"] for one in two] == ["by rank 0"] * 2
-    assert [one["gathered"] for one in two] == [[0, 5, 1, 5]] * 2
+    assert [rank["made"] for rank in two] == ["by rank 0"] * 2
+    assert [rank["gathered"] for rank in two] == [[0, 5, 1, 5]] * 2
 
 
 def test_alone_nothing_is_added():
-    one = torch.ones(2)
-    assert SINGLE_RANK.all_reduce_sum(one)[0] is one
+    rank = torch.ones(2)
+    assert SINGLE_RANK.all_reduce_sum(rank)[0] is rank
     assert SINGLE_RANK.sum_counts([3, 4]) == [3, 4]
     assert SINGLE_RANK.all_gather(["a"]) == ["a"]
     net = network()

@@ -76,9 +76,9 @@ def test_five_steps_change_every_tensor_but_those_of_frozen_layers(layers, froze
     before = fingerprints(net)
     train(net, 5)
     after = fingerprints(net)
-    own = {name for name in before if ".".join(name.split(".")[:2]) in frozen}
-    assert {name for name in before if after[name] == before[name]} == own
-    assert bool(own) == bool(frozen)
+    unchanged = {name for name in before if ".".join(name.split(".")[:2]) in frozen}
+    assert {name for name in before if after[name] == before[name]} == unchanged
+    assert bool(unchanged) == bool(frozen)
 
 
 def test_the_optimiser_holds_no_frozen_weight_and_frozen_weights_get_no_gradient():
@@ -112,8 +112,8 @@ def test_freezing_again_thaws_what_is_no_longer_named():
     before = fingerprints(net)
     train(net, 2)
     after = fingerprints(net)
-    kept = {name for name in before if before[name] == after[name]}
-    assert kept == {"normal.1.input_bias", "normal.1.conv.weight"}
+    remaining = {name for name in before if before[name] == after[name]}
+    assert remaining == {"normal.1.input_bias", "normal.1.conv.weight"}
 
 
 def test_a_name_of_no_layer_is_refused():
@@ -160,36 +160,36 @@ def test_the_layer_that_stops_the_gradient_learns_and_all_below_it_stay(stop, fr
     decaying = AdamW(name="adamw", learning_rate=0.01, weight_decay=0.1)
     step(net, Optimizer(trainable(net), decaying), Loss(l2=0.1))
     after = fingerprints(net)
-    kept = {".".join(name.split(".")[:2]) for name in before if before[name] == after[name]}
-    assert kept == set(frozen)
+    remaining = {".".join(name.split(".")[:2]) for name in before if before[name] == after[name]}
+    assert remaining == set(frozen)
 
 
 def kept_for_backward(net):
     """Numbers in the tensors that one step keeps for the backward pass, without weights."""
     sizes = {}
-    one = next(batches(net, 1))
+    item = next(batches(net, 1))
     net.train()
-    own = {tensor.data_ptr() for tensor in net.state_dict().values()}
+    unchanged = {tensor.data_ptr() for tensor in net.state_dict().values()}
 
     def keep(tensor):
-        if tensor.data_ptr() not in own:
+        if tensor.data_ptr() not in unchanged:
             sizes[tensor.data_ptr(), tensor.shape] = tensor.numel()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = net(one.inputs)
+        output = net(item.inputs)
     assert output.requires_grad
     return sum(sizes.values())
 
 
 def test_layers_below_are_not_kept_for_the_backward_pass():
-    kept = {}
+    remaining = {}
     for stop in ((), ("normal.2",), ("normal.3",), ("fc.1",), ("fc.2",)):
         net = network()
         freeze(net, Freeze(stop_gradient=stop))
-        kept[stop] = kept_for_backward(net)
-    assert sorted(kept.values(), reverse=True) == list(kept.values())
-    assert len(set(kept.values())) == len(kept)
+        remaining[stop] = kept_for_backward(net)
+    assert sorted(remaining.values(), reverse=True) == list(remaining.values())
+    assert len(set(remaining.values())) == len(remaining)
     frozen = network()
     freeze(frozen, Freeze(layers=("normal.1-2", "sub1.1-3")))  # the same, said layer by layer
     stopped = network()

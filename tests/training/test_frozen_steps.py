@@ -115,9 +115,9 @@ def _rank(rank, folder):
     kernels = [weight for _, weight in net.convolution_weights() if weight.requires_grad]
     parallel.train()
     for number in range(20):
-        own = batch(net, PROCESSES * number + rank)
+        share = batch(net, PROCESSES * number + rank)
         optimizer.clear_gradients()
-        result = loss(parallel(own.inputs), own.labels, kernels, LOSS, torch.ones(3))
+        result = loss(parallel(share.inputs), share.labels, kernels, LOSS, torch.ones(3))
         result.total.backward()
         optimizer.step()
     torch.save(net.state_dict(), f"{folder}/rank{rank}.pt")

@@ -23,21 +23,21 @@ def network(tmp_path):
 
 def test_a_batch_in_one_part_is_normalised_as_by_torch(network):
     """The way of several ranks, with a single part: what one process computes anyway."""
-    other = copy.deepcopy(network)
+    second = copy.deepcopy(network)
     for name in ("imported1", "fc"):
         for module in network.get_submodule(name).modules():
             if hasattr(module, "sync_statistics"):
                 module.sync_statistics = lambda statistics: statistics
     x = torch.randn(2, 2, 20, 20, 20, generator=torch.Generator().manual_seed(0))
-    results = [net([x]) for net in (network, other)]
+    results = [net([x]) for net in (network, second)]
     assert torch.allclose(*results, atol=1e-5)
     for y in results:
         y.square().mean().backward()
     for (name, new), old in zip(
-        network.named_parameters(), dict(other.named_parameters()).values(), strict=True
+        network.named_parameters(), dict(second.named_parameters()).values(), strict=True
     ):
         assert torch.allclose(new.grad, old.grad, rtol=1e-3, atol=1e-6), name
-    states = [net.state_dict() for net in (network, other)]
+    states = [net.state_dict() for net in (network, second)]
     moved = [name for name in states[0] if "running" in name]
     assert len(moved) == 8
     for name in moved:

@@ -102,8 +102,8 @@ def test_a_perfect_prediction_has_no_overlap_loss_even_where_a_class_is_absent(n
 def test_the_logarithm_ends_at_a_millionth(probability, expected):
     probabilities = torch.tensor([probability, 1 - probability]).view(1, 2, 1, 1, 1)
     labels = torch.zeros(1, 1, 1, 1, dtype=torch.int64)
-    found = cross_entropy(probabilities, labels, labels >= 0, torch.ones(2))
-    assert found.item() == pytest.approx(expected, abs=1e-5)
+    result = cross_entropy(probabilities, labels, labels >= 0, torch.ones(2))
+    assert result.item() == pytest.approx(expected, abs=1e-5)
 
 
 ALL = Loss(

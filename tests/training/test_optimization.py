@@ -87,26 +87,28 @@ def after_three_steps(settings):
 
 
 def test_adamw_is_torchs():
-    own, theirs = weights(), weights()
-    optimizer = Optimizer(own.items(), AdamW(name="adamw", beta1=0.8, beta2=0.95, epsilon=1e-3))
+    parameters, reference = weights(), weights()
+    optimizer = Optimizer(
+        parameters.items(), AdamW(name="adamw", beta1=0.8, beta2=0.95, epsilon=1e-3)
+    )
     oracle = torch.optim.AdamW(
-        theirs.values(), lr=1e-3, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.01
+        reference.values(), lr=1e-3, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.01
     )
     for step in range(12):
         optimizer.learning_rate = oracle.param_groups[0]["lr"] = 1e-3 * (step + 1)
-        for name, weight in theirs.items():
+        for name, weight in reference.items():
             weight.grad = torch.tensor(gradient(name, weight.shape, step))
         take_steps(optimizer, [step])
         oracle.step()
-    for name, weight in own.items():
-        torch.testing.assert_close(weight, theirs[name], rtol=1e-13, atol=1e-14)
+    for name, weight in parameters.items():
+        torch.testing.assert_close(weight, reference[name], rtol=1e-13, atol=1e-14)
 
 
 def test_adam_keeps_epsilon_outside_the_correction():
-    own = weights()
+    parameters = weights()
     settings = Adam(name="adam", beta1=0.8, beta2=0.95, epsilon=0.1)
-    expected = {name: weight.detach().numpy().copy() for name, weight in own.items()}
-    optimizer = Optimizer(own.items(), settings)
+    expected = {name: weight.detach().numpy().copy() for name, weight in parameters.items()}
+    optimizer = Optimizer(parameters.items(), settings)
     take_steps(optimizer, range(6))
     for name, weight in expected.items():
         mean = square = np.zeros_like(weight)
@@ -115,16 +117,16 @@ def test_adam_keeps_epsilon_outside_the_correction():
             mean, square = 0.8 * mean + 0.2 * g, 0.95 * square + 0.05 * g**2
             scale = 1e-3 * np.sqrt(1 - 0.95**t) / (1 - 0.8**t)
             expected[name] -= scale * mean / (np.sqrt(square) + 0.1)
-        np.testing.assert_allclose(own[name].detach().numpy(), expected[name], rtol=1e-12)
+        np.testing.assert_allclose(parameters[name].detach().numpy(), expected[name], rtol=1e-12)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("normalised", [False, True])
 def test_rmsprop_is_its_formula_while_rate_and_momentum_change(nesterov, normalised):
-    own = weights()
-    expected = {name: weight.detach().numpy().copy() for name, weight in own.items()}
+    parameters = weights()
+    expected = {name: weight.detach().numpy().copy() for name, weight in parameters.items()}
     settings = Rmsprop(nesterov=nesterov, normalised_momentum=normalised, rho=0.7, epsilon=0.01)
-    optimizer = Optimizer(own.items(), settings)
+    optimizer = Optimizer(parameters.items(), settings)
     scalars = [(1e-3, 0.6), (2e-3, 0.8), (5e-4, 0.9), (5e-4, 0.95)]
     for step, (rate, momentum) in enumerate(scalars):
         optimizer.learning_rate, optimizer.momentum = rate, momentum
@@ -138,7 +140,7 @@ def test_rmsprop_is_its_formula_while_rate_and_momentum_change(nesterov, normali
             step = factor * rate * g / np.sqrt(square + 0.01)  # epsilon under the root
             velocity = momentum * velocity - step
             expected[name] += momentum * velocity - step if nesterov else velocity
-        np.testing.assert_allclose(own[name].detach().numpy(), expected[name], rtol=1e-12)
+        np.testing.assert_allclose(parameters[name].detach().numpy(), expected[name], rtol=1e-12)
 
 
 def test_rate_and_momentum_start_as_the_settings_say():
@@ -202,11 +204,11 @@ def test_restoring_copies_so_that_the_saved_state_stays():
     optimizer = Optimizer(weights().items(), Rmsprop())
     take_steps(optimizer, range(2))
     saved = optimizer.state_dict()
-    kept = saved["state"]["fc.2.bias"]["square"].clone()
-    other = Optimizer(weights().items(), Rmsprop())
-    other.load_state_dict(saved)
-    take_steps(other, range(2, 4))
-    assert torch.equal(saved["state"]["fc.2.bias"]["square"], kept)
+    remaining = saved["state"]["fc.2.bias"]["square"].clone()
+    second = Optimizer(weights().items(), Rmsprop())
+    second.load_state_dict(saved)
+    take_steps(second, range(2, 4))
+    assert torch.equal(saved["state"]["fc.2.bias"]["square"], remaining)
     assert saved["steps"]["fc.2.bias"] == 2
 
 
@@ -220,14 +222,14 @@ def test_state_of_weights_that_are_gone_is_ignored():
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
 def test_a_weight_without_a_gradient_stays_as_it_is(settings):
-    own = weights()
-    optimizer = Optimizer(own.items(), settings)
+    parameters = weights()
+    optimizer = Optimizer(parameters.items(), settings)
     take_steps(optimizer, range(2))
-    before = own["fc.2.bias"].detach().clone()
+    before = parameters["fc.2.bias"].detach().clone()
     optimizer.clear_gradients()
-    assert all(weight.grad is None for weight in own.values())
+    assert all(weight.grad is None for weight in parameters.values())
     optimizer.step()
-    own["normal.1.conv.weight"].grad = torch.ones(3, 2, 4, dtype=torch.float64)
+    parameters["normal.1.conv.weight"].grad = torch.ones(3, 2, 4, dtype=torch.float64)
     optimizer.step()
-    assert torch.equal(own["fc.2.bias"], before)  # not even momentum or decay move it
+    assert torch.equal(parameters["fc.2.bias"], before)  # not even momentum or decay move it
     assert optimizer.steps == {"normal.1.conv.weight": 3, "fc.2.bias": 2}

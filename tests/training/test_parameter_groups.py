@@ -63,7 +63,7 @@ def test_the_layer_wins_over_the_type_and_the_type_over_the_default_key_by_key()
             "head": {"learning_rate": 0.1},
         },
     )
-    found = parameter_groups(network(), rules)
+    result = parameter_groups(network(), rules)
     expected = {
         "normal.1.input_bias": ("default", 1.0, 0.3, None),
         "normal.2.conv.xz.weight": ("Conv", 1.0, 0.3, 0.7),
@@ -75,10 +75,10 @@ def test_the_layer_wins_over_the_type_and_the_type_over_the_default_key_by_key()
         "fc.1.bias": ("head", 10.0, 0.3, None),
     }
     for name, (label, factor, decay, momentum) in expected.items():
-        group = found[name]
+        group = result[name]
         assert (group.label, group.weight_decay, group.momentum) == (label, decay, momentum), name
         assert group.factor == pytest.approx(factor), name
-    assert found.keys() == dict(network().named_parameters()).keys()
+    assert result.keys() == dict(network().named_parameters()).keys()
 
 
 def test_a_rule_for_no_layer_is_refused_with_the_nearest_name():
@@ -133,8 +133,8 @@ def take(optimizer, steps):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_each_group_moves_as_it_would_with_its_own_numbers_for_all(name):
-    own = {"momentum": 0.2} if name in ("sgd", "rmsprop") else {}
-    head = {"learning_rate": 0.1, "weight_decay": 0.25, **own}
+    momentum = {"momentum": 0.2} if name in ("sgd", "rmsprop") else {}
+    head = {"learning_rate": 0.1, "weight_decay": 0.25, **momentum}
     rules = settings(name, by_type={"BatchNorm": {"weight_decay": 0.125}}, by_layer={"head": head})
     alone = {
         "default": settings(name),

@@ -53,8 +53,8 @@ CLOSED_FORMS = {
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_the_policies_of_n2d2_are_their_closed_forms(name):
     schedule, share = CLOSED_FORMS[name]
-    found = [rate(schedule, e, epochs=20, initial=0.2) for e in range(20)]
-    assert found == pytest.approx([0.2 * share(e) for e in range(20)], abs=1e-9)
+    result = [rate(schedule, e, epochs=20, initial=0.2) for e in range(20)]
+    assert result == pytest.approx([0.2 * share(e) for e in range(20)], abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_the_polynomial_rate_is_deepmedics(wait, epoch, expected):
 
 
 def test_the_polynomial_rate_of_a_session_of_two_epochs():
-    found = rate(Poly(), 1, epochs=2, initial=1e-3)
-    assert found == pytest.approx(7.718895e-4, rel=1e-6)
+    result = rate(Poly(), 1, epochs=2, initial=1e-3)
+    assert result == pytest.approx(7.718895e-4, rel=1e-6)
 
 
 def test_the_power_of_the_polynomial_can_be_chosen():
@@ -80,8 +80,8 @@ def test_the_power_of_the_polynomial_can_be_chosen():
 
 def test_the_exponential_rate_reaches_the_final_one_after_the_last_epoch():
     schedule = Exponential(type="exponential", wait=2, final_learning_rate=0.01)
-    found = [rate(schedule, e, epochs=6, initial=1) for e in range(7)]
-    assert found == pytest.approx([1, 1, 1, 0.1**0.5, 0.1, 0.1**1.5, 0.01])
+    result = [rate(schedule, e, epochs=6, initial=1) for e in range(7)]
+    assert result == pytest.approx([1, 1, 1, 0.1**0.5, 0.1, 0.1**1.5, 0.01])
 
 
 def test_the_exponential_rate_falls_to_a_256th_by_default():
@@ -93,9 +93,9 @@ def test_the_exponential_rate_falls_to_a_256th_by_default():
 
 def test_the_cosine_rate_by_hand():
     schedule = Cosine(type="cosine", wait=2, final_learning_rate=0.2)
-    found = [rate(schedule, e, epochs=8) for e in (0, 2, 4, 5, 6, 8)]
+    result = [rate(schedule, e, epochs=8) for e in (0, 2, 4, 5, 6, 8)]
     # a third, half and two thirds of the way: cosines 1/2, 0 and -1/2
-    assert found == pytest.approx([1, 1, 0.2 + 0.8 * 0.75, 0.6, 0.2 + 0.8 * 0.25, 0.2])
+    assert result == pytest.approx([1, 1, 0.2 + 0.8 * 0.75, 0.6, 0.2 + 0.8 * 0.25, 0.2])
 
 
 @settings(max_examples=60)
@@ -113,10 +113,10 @@ def test_the_cosine_rate_by_hand():
     epochs=st.integers(4, 40),
 )
 def test_rates_start_at_the_initial_one_never_rise_and_stay_above_0(schedule, epochs):
-    found = [rate(schedule, e, epochs=epochs, initial=0.05) for e in range(epochs)]
-    assert found[0] == pytest.approx(0.05)
-    assert all(later <= earlier for earlier, later in pairwise(found))
-    assert found[-1] > 0
+    result = [rate(schedule, e, epochs=epochs, initial=0.05) for e in range(epochs)]
+    assert result[0] == pytest.approx(0.05)
+    assert all(later <= earlier for earlier, later in pairwise(result))
+    assert result[-1] > 0
 
 
 def plateau(history, initial=1.0, **settings_):
@@ -126,8 +126,8 @@ def plateau(history, initial=1.0, **settings_):
 
 def test_a_constant_score_lowers_the_rate_after_exactly_patience_epochs_without_improvement():
     # The first epoch is the best one; epochs 1 to 5 are the five without improvement.
-    found = [plateau([0.7] * done, patience=5) for done in range(12)]
-    assert found == [1, 1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25]
+    result = [plateau([0.7] * done, patience=5) for done in range(12)]
+    assert result == [1, 1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25]
 
 
 def test_patience_counts_epochs_in_a_row():
@@ -137,8 +137,8 @@ def test_patience_counts_epochs_in_a_row():
 
 @pytest.mark.parametrize(("gain", "expected"), [(0.25, 0.5), (0.26, 1.0)])
 def test_only_gains_above_the_smallest_improvement_count(gain, expected):
-    found = plateau([0.5, 0.5 + gain], patience=1, min_improvement=0.25)
-    assert found == expected
+    result = plateau([0.5, 0.5 + gain], patience=1, min_improvement=0.25)
+    assert result == expected
 
 
 def test_small_gains_do_not_raise_the_mark_that_must_be_beaten():
@@ -147,10 +147,10 @@ def test_small_gains_do_not_raise_the_mark_that_must_be_beaten():
 
 
 def test_the_rate_never_falls_below_its_smallest_value():
-    found = [
+    result = [
         plateau([0.7] * done, patience=1, divide_by=10, min_learning_rate=0.05) for done in range(5)
     ]
-    assert found == [1, 1, 0.1, 0.05, 0.05]
+    assert result == [1, 1, 0.1, 0.05, 0.05]
 
 
 def test_a_rate_that_starts_below_its_smallest_value_is_not_raised():
@@ -181,13 +181,13 @@ def test_the_plateau_is_torchs_with_one_epoch_less_of_patience(
     )  # fmt: skip
     for done, score in enumerate(history):
         oracle.step(score)
-        found = plateau(
+        result = plateau(
             history[: done + 1],
             patience=patience,
             min_learning_rate=smallest,
             min_improvement=improvement,
         )
-        assert found == optimizer.param_groups[0]["lr"]
+        assert result == optimizer.param_groups[0]["lr"]
 
 
 def test_momentum_stays_unless_the_schedule_moves_it():
@@ -197,18 +197,18 @@ def test_momentum_stays_unless_the_schedule_moves_it():
 
 def test_the_exponential_schedule_moves_momentum_linearly():
     schedule = Exponential(type="exponential", wait=12, final_momentum=0.9)
-    found = [
+    result = [
         momentum(schedule, Sgd(name="sgd", momentum=0.6), epoch=e, epochs=36)
         for e in (0, 12, 24, 30, 36)
     ]
-    assert found == pytest.approx([0.6, 0.6, 0.75, 0.825, 0.9])
+    assert result == pytest.approx([0.6, 0.6, 0.75, 0.825, 0.9])
 
 
 def test_the_exponential_schedule_waits_a_third_of_all_epochs_by_default():
     schedule = Exponential(type="exponential", final_learning_rate=0.01, final_momentum=1.0)
     assert [rate(schedule, e, epochs=30) for e in (10, 20)] == pytest.approx([1, 0.1])
-    found = [momentum(schedule, Rmsprop(momentum=0.5), epoch=e, epochs=30) for e in (10, 20)]
-    assert found == pytest.approx([0.5, 0.75])
+    result = [momentum(schedule, Rmsprop(momentum=0.5), epoch=e, epochs=30) for e in (10, 20)]
+    assert result == pytest.approx([0.5, 0.75])
 
 
 def test_an_optimiser_without_momentum_has_momentum_0():
@@ -218,8 +218,8 @@ def test_an_optimiser_without_momentum_has_momentum_0():
 
 def test_the_cosine_rate_is_half_a_period():
     schedule = Cosine(type="cosine")
-    found = [rate(schedule, e, epochs=12) for e in range(13)]
-    assert found == pytest.approx([(1 + math.cos(math.pi * e / 12)) / 2 for e in range(13)])
+    result = [rate(schedule, e, epochs=12) for e in range(13)]
+    assert result == pytest.approx([(1 + math.cos(math.pi * e / 12)) / 2 for e in range(13)])
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,11 @@ def test_the_loss_falls_and_the_voxels_are_learnt(part):
 def test_one_step_moves_every_weight_by_the_rate_times_its_gradient():
     net, settings = network(), Loss(dice=0.5, l1=0.01, l2=0.02)
     twin = copy.deepcopy(net).train()
-    one = batch(1)
+    step = batch(1)
     kernels = [weight for _, weight in twin.convolution_weights()]
-    loss(twin(one.inputs), one.labels, kernels, settings, torch.ones(3)).total.backward()
+    loss(twin(step.inputs), step.labels, kernels, settings, torch.ones(3)).total.backward()
     rule = Sgd(name="sgd", learning_rate=0.1, momentum=0.5, nesterov=False)
-    learn(net, [one], settings, Optimizer(trainable(net), rule))
+    learn(net, [step], settings, Optimizer(trainable(net), rule))
     for name, weight in twin.named_parameters():
         torch.testing.assert_close(
             net.get_parameter(name), weight - 0.1 * weight.grad, rtol=1e-6, atol=1e-7
@@ -116,9 +116,9 @@ def test_training_tells_the_loss_of_every_step_and_its_means():
 
 def test_known_voxels_are_counted_and_unknown_ones_are_not():
     net = network()
-    one = batch(3)
-    one.labels[0, 0] = -1
-    scores, _ = learn(net, [one, batch(4)])
+    step = batch(3)
+    step.labels[0, 0] = -1
+    scores, _ = learn(net, [step, batch(4)])
     size = 2 * 3 * 4 * 5
     assert scores.confusion.classes[0].total == 2 * size - 4 * 5
     true = sum(counts.true for counts in scores.confusion.classes)
@@ -129,37 +129,37 @@ def test_known_voxels_are_counted_and_unknown_ones_are_not():
 def test_class_weights_fade_with_the_epoch():
     settings = Loss(class_weights=ClassWeights(type="given", weights=(2, 2, 2), fade=(1, 3)))
     plain = learn(network(), [batch(5)])[0].parts["cross_entropy"]
-    found = [
+    result = [
         learn(network(), [batch(5)], settings, epoch=epoch)[0].parts["cross_entropy"]
         for epoch in (0, 1, 2, 3)
     ]
-    assert found == pytest.approx([2 * plain, 2 * plain, 1.5 * plain, plain], rel=1e-5)
+    assert result == pytest.approx([2 * plain, 2 * plain, 1.5 * plain, plain], rel=1e-5)
 
 
 def test_class_weights_fade_over_all_epochs_by_default():
     settings = Loss(class_weights=ClassWeights(type="given", weights=(3, 3, 3)))
     plain = learn(network(), [batch(5)])[0].parts["cross_entropy"]
-    found = learn(network(), [batch(5)], settings, epoch=2, epochs=8)[0].parts["cross_entropy"]
-    assert found == pytest.approx(2.5 * plain, rel=1e-5)
+    result = learn(network(), [batch(5)], settings, epoch=2, epochs=8)[0].parts["cross_entropy"]
+    assert result == pytest.approx(2.5 * plain, rel=1e-5)
 
 
 def test_validation_weighs_all_classes_the_same():
     weighted = Loss(class_weights=ClassWeights(type="given", weights=(5, 1, 9)))
-    found = [trainer(network(), s).validate([batch(5)]).loss for s in (Loss(), weighted)]
-    assert found[0] == found[1]
+    result = [trainer(network(), s).validate([batch(5)]).loss for s in (Loss(), weighted)]
+    assert result[0] == result[1]
 
 
 def test_validation_is_in_evaluation_mode_and_changes_nothing():
     net = network(normal={"feature_maps": [4, 5], "dropout": 0.5})
     learn(net, [batch(1), batch(2)])
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    seen = []
+    calls = []
     scoress = [
-        trainer(net).validate([batch(6), batch(7)], on_batch=lambda: seen.append(1))
+        trainer(net).validate([batch(6), batch(7)], on_batch=lambda: calls.append(1))
         for _ in range(2)
     ]
     assert scoress[0] == scoress[1]
-    assert len(seen) == 4
+    assert len(calls) == 4
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     expected = loss(net.eval()(batch(6).inputs), batch(6).labels, [], Loss(), torch.ones(3)).parts[
         "cross_entropy"
@@ -179,8 +179,8 @@ def test_training_goes_on_in_training_mode_after_validation():
 def test_frozen_kernels_are_not_penalised():
     net = network()
     freeze(net, Freeze(layers=("normal.2",)))
-    own = dict(net.convolution_weights())
-    expected = sum(own[name].square().sum().item() for name in ("normal.1", "fc.1"))
+    kernels = dict(net.convolution_weights())
+    expected = sum(kernels[name].square().sum().item() for name in ("normal.1", "fc.1"))
     assert trainer(net).validate([batch(1)]).parts["l2"] == pytest.approx(expected, rel=1e-5)
     assert learn(net, [batch(1)])[0].parts["l2"] == pytest.approx(expected, rel=1e-5)
 
@@ -304,10 +304,10 @@ def test_accumulated_batches_are_as_one_larger_batch():
         torch.cat([part.labels for part in parts]),
         ("a", "b", "c", "d"),
     )
-    one = Optimizer(trainable(halves), rule)
-    learn(halves, parts, Loss(l2=0.1), one, steps=Steps(accumulate=2))
+    step = Optimizer(trainable(halves), rule)
+    learn(halves, parts, Loss(l2=0.1), step, steps=Steps(accumulate=2))
     learn(whole, [both], Loss(l2=0.1), Optimizer(trainable(whole), rule))
-    assert set(one.steps.values()) == {1}
+    assert set(step.steps.values()) == {1}
     for name, weight in halves.named_parameters():
         torch.testing.assert_close(weight, whole.get_parameter(name), rtol=1e-5, atol=1e-6)
 
@@ -332,10 +332,10 @@ def test_long_gradients_are_shortened_and_short_ones_stay(norm):
     rule = Sgd(name="sgd", learning_rate=1.0, momentum=0, nesterov=False)
     learn(net, [batch(1)], Loss(), Optimizer(trainable(net), rule), steps=Steps(clip_norm=norm))
     learn(twin, [batch(1)], Loss(), Optimizer(trainable(twin), rule))
-    own, free = (
+    kernels, free = (
         torch.cat([(n.get_parameter(k) - w).detach().flatten() for k, w in before.items()])
         for n in (net, twin)
     )
     assert 0.01 < free.norm() < 1000
     expected = free if norm > free.norm() else free * norm / free.norm()
-    torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(kernels, expected, rtol=1e-3, atol=1e-6)

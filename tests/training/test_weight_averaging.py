@@ -30,12 +30,12 @@ def test_the_average_is_its_recursion(memory):
     for step in range(6):
         moved(net, step)
         average.update()
-        kept = min(memory, (1 + step) / (10 + step))
+        remaining = min(memory, (1 + step) / (10 + step))
         for name, tensor in net.state_dict().items():
-            expected[name] = kept * expected[name] + (1 - kept) * tensor.double()
+            expected[name] = remaining * expected[name] + (1 - remaining) * tensor.double()
     for name, mean in average.network.state_dict().items():
-        wanted = expected[name] if mean.is_floating_point() else net.state_dict()[name]
-        torch.testing.assert_close(mean.double(), wanted.double(), rtol=1e-5, atol=1e-6)
+        target = expected[name] if mean.is_floating_point() else net.state_dict()[name]
+        torch.testing.assert_close(mean.double(), target.double(), rtol=1e-5, atol=1e-6)
     assert average.steps == 6
 
 

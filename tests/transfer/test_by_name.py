@@ -28,12 +28,12 @@ HEAD = "fc.2."
 def weights(seed):
     """Random everywhere, statistics included; variances positive."""
     rng = torch.Generator().manual_seed(seed)
-    found = {}
+    result = {}
     for name, tensor in Network(CONFIG, rng=rng).state_dict().items():
-        found[name] = torch.randn(tensor.shape, generator=rng).to(tensor.dtype)
+        result[name] = torch.randn(tensor.shape, generator=rng).to(tensor.dtype)
         if name.endswith("_var"):
-            found[name] = found[name].abs() + 0.5
-    return found
+            result[name] = result[name].abs() + 0.5
+    return result
 
 
 OLD, NEW = weights(1), weights(2)
@@ -63,23 +63,23 @@ def without(*beginnings):
 def test_tensors_of_our_names_are_taken_all_but_the_head(tmp_path, prefix, write):
     file = tmp_path / ("m.pt" if write is torch.save else "m.safetensors")
     write({prefix + name: tensor for name, tensor in OLD.items()}, file)
-    found = applied(plan(file), NEW)
-    assert found.keys() == NEW.keys()
-    for name, tensor in found.items():
+    result = applied(plan(file), NEW)
+    assert result.keys() == NEW.keys()
+    for name, tensor in result.items():
         assert torch.equal(tensor, (NEW if name.startswith(HEAD) else OLD)[name]), name
 
 
 @pytest.mark.parametrize("prefix", ["model.", "net.", "model.module._orig_mod.", "a.b.c.d."])
 def test_what_programs_leave_in_front_of_names_is_found(tmp_path, prefix):
-    others = {"loss.weight": torch.ones(2), "teacher.fc.1.norm.weight": torch.ones(3)}
+    rest = {"loss.weight": torch.ones(2), "teacher.fc.1.norm.weight": torch.ones(3)}
     tensors = {prefix + name: tensor for name, tensor in OLD.items()}
-    made = plan(state_dict(tmp_path, {"epoch": 3, "state_dict": others | tensors}))
-    found = applied(made, NEW)
-    for name, tensor in found.items():
+    new = plan(state_dict(tmp_path, {"epoch": 3, "state_dict": rest | tensors}))
+    result = applied(new, NEW)
+    for name, tensor in result.items():
         assert torch.equal(tensor, (NEW if name.startswith(HEAD) else OLD)[name]), name
-    assert made.notes[1] == f"names are compared without {prefix!r} in front"
-    assert "Skipping parameter loss.weight: not found in model" in made.notes
-    assert made.source.kind == "torch state dict, entry state_dict"
+    assert new.notes[1] == f"names are compared without {prefix!r} in front"
+    assert "Skipping parameter loss.weight: not found in model" in new.notes
+    assert new.source.kind == "torch state dict, entry state_dict"
 
 
 @pytest.mark.parametrize(
@@ -91,25 +91,25 @@ def test_what_programs_leave_in_front_of_names_is_found(tmp_path, prefix):
     ],
 )
 def test_layers_are_chosen_by_the_names_that_the_new_model_has(tmp_path, words, taken):
-    found = applied(plan(state_dict(tmp_path, OLD), layers=words), NEW)
-    for name, tensor in found.items():
+    result = applied(plan(state_dict(tmp_path, OLD), layers=words), NEW)
+    for name, tensor in result.items():
         assert torch.equal(tensor, (OLD if name.startswith(taken) else NEW)[name]), name
 
 
 def test_numbers_of_another_type_become_ours(tmp_path):
     halves = {name: tensor.half() for name, tensor in OLD.items() if tensor.is_floating_point()}
-    found = applied(plan(state_dict(tmp_path, halves)), NEW)
+    result = applied(plan(state_dict(tmp_path, halves)), NEW)
     kernel = "normal.2.conv.weight"
-    assert found[kernel].dtype == torch.float32
-    assert torch.equal(found[kernel], OLD[kernel].half().float())
+    assert result[kernel].dtype == torch.float32
+    assert torch.equal(result[kernel], OLD[kernel].half().float())
 
 
 def test_what_is_skipped_is_said_in_both_directions(tmp_path):
     tensors = without("fc.1.norm.", HEAD)
     tensors["sub1.1.conv.weight"] = torch.ones(3, 4, 3, 3, 3)
     tensors["decoder.weight"] = torch.ones(2)
-    found = plan(state_dict(tmp_path, tensors))
-    assert found.notes == (
+    result = plan(state_dict(tmp_path, tensors))
+    assert result.notes == (
         "channels and classes go by position: the file does not name them",
         "Skipping layer decoder: not found in model",
         "Skipping parameter decoder.weight: not found in model",
@@ -121,8 +121,8 @@ def test_what_is_skipped_is_said_in_both_directions(tmp_path):
         "Skipping parameter sub1.1.conv.weight: of shape 3 x 4 x 3 x 3 x 3 in the source, "
         "3 x 2 x 3 x 3 x 3 here",
     )
-    assert found.source_only == ("sub1.1.conv.weight", "decoder.weight")
-    assert {name for name in found.target_only if not name.startswith(HEAD)} == {
+    assert result.source_only == ("sub1.1.conv.weight", "decoder.weight")
+    assert {name for name in result.target_only if not name.startswith(HEAD)} == {
         "sub1.1.conv.weight",
         "fc.1.norm.weight",
         "fc.1.norm.bias",
@@ -144,19 +144,19 @@ def test_the_table_counts_the_tensors_of_every_layer(tmp_path):
 
 
 def test_too_few_matching_tensors_stop_the_transfer(tmp_path):
-    wanted = [name for name in NEW if not name.startswith(HEAD)]
-    half = -(-len(wanted) // 2)
-    few = {name: OLD[name] for name in wanted[: half - 1]} | {"decoder": OLD[HEAD + "bias"]}
+    expected = [name for name in NEW if not name.startswith(HEAD)]
+    half = -(-len(expected) // 2)
+    few = {name: OLD[name] for name in expected[: half - 1]} | {"decoder": OLD[HEAD + "bias"]}
     file = state_dict(tmp_path, few)
     share = half - 1
     assert refusal(file) == (
-        f"[weights-unmatched] m.pt: got {share} of {len(wanted)} tensors of the new model in the "
-        f"file ({wanted[share]} is not in the source); expected at least 50%; fix: give a file "
+        f"[weights-unmatched] m.pt: got {share} of {len(expected)} tensors of the new model in the "
+        f"file ({expected[share]} is not in the source); expected at least 50%; fix: give a file "
         "of the same "
         "network, or lower -minMatch"
     )
-    assert len(plan(file, min_match=share / len(wanted)).filled) == share
-    few[wanted[share]] = OLD[wanted[share]]
+    assert len(plan(file, min_match=share / len(expected)).filled) == share
+    few[expected[share]] = OLD[expected[share]]
     assert len(plan(state_dict(tmp_path, few)).filled) == half
 
 
@@ -164,10 +164,10 @@ def test_a_file_of_another_network_is_refused_whatever_is_asked(tmp_path):
     file = state_dict(
         tmp_path, {"normal.1.convs.weight": torch.ones(1), "encoder.bias": torch.ones(1)}
     )
-    wanted = sum(not name.startswith(HEAD) for name in NEW)
+    expected = sum(not name.startswith(HEAD) for name in NEW)
     for share in (0.0, 0.5):
         assert refusal(file, min_match=share) == (
-            f"[weights-unmatched] m.pt: got 0 of {wanted} tensors of the new model in the file "
+            f"[weights-unmatched] m.pt: got 0 of {expected} tensors of the new model in the file "
             "(normal.1.input_bias is not in the source); expected tensors of the same names; "
             "fix: give a file "
             "of the same network"
@@ -218,14 +218,14 @@ def test_layers_that_the_new_model_does_not_have_are_refused(tmp_path, word):
 
 
 def test_a_plan_by_name_accounts_for_every_number(tmp_path):
-    found = plan(state_dict(tmp_path, without("sub1.")), min_match=0.1)
-    for entry in found.tensors:
+    result = plan(state_dict(tmp_path, without("sub1.")), min_match=0.1)
+    for entry in result.tensors:
         is_taken = not entry.name.startswith(("sub1.", HEAD))
         assert entry.values == NEW[entry.name].numel()
         assert entry.filled == (entry.values if is_taken else 0), entry.name
     values = sum(tensor.numel() for tensor in NEW.values())
-    filled = sum(entry.filled for entry in found.tensors)
-    assert found.summary() == (
-        f"{len(found.filled)} of {len(NEW)} tensors filled from {tmp_path / 'm.pt'}, "
+    filled = sum(entry.filled for entry in result.tensors)
+    assert result.summary() == (
+        f"{len(result.filled)} of {len(NEW)} tensors filled from {tmp_path / 'm.pt'}, "
         f"{filled:,} of {values:,} numbers ({100 * filled // values} %)"
     )

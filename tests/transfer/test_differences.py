@@ -185,9 +185,9 @@ def test_pathways_that_take_off_differently_move_deepmedics_context_only():
     }  # fmt: skip
     pair = transfer(OLD, OLD | blocks, depth="identity")
     assert pair.difference() < 1e-5
-    theirs = {"context_alignment": "deepmedic"}
+    reference = {"context_alignment": "deepmedic"}
     with pytest.raises(DeepsegError) as refusal:
-        transfer(OLD | theirs, OLD | theirs | blocks, depth="identity")
+        transfer(OLD | reference, OLD | reference | blocks, depth="identity")
     assert str(refusal.value) == GRID
 
 
@@ -284,16 +284,16 @@ RULES = [
 @st.composite
 def pairs(draw):
     """Two networks, of which the second is the first but for some blocks."""
-    old, other = draw(networks), draw(networks)
-    keys = draw(st.sets(st.sampled_from(sorted({*old, *other})), min_size=1, max_size=2))
+    old, second = draw(networks), draw(networks)
+    keys = draw(st.sets(st.sampled_from(sorted({*old, *second})), min_size=1, max_size=2))
     new = {key: value for key, value in old.items() if key not in keys}
-    return old, new | {key: other[key] for key in keys if key in other}
+    return old, new | {key: second[key] for key in keys if key in second}
 
 
 def says_nothing(plan: Plan) -> bool:
     """No reader of the plan learns that the new network computes something else."""
-    kept = [note for note in plan.notes if note.startswith("the function is kept")]
-    if kept:
+    remaining = [note for note in plan.notes if note.startswith("the function is kept")]
+    if remaining:
         return True
     notes = [note for note in plan.notes if not note.startswith("pathways: ")]
     filled = all(tensor.filled == tensor.values for tensor in plan.tensors)

@@ -70,18 +70,18 @@ def network(settings: ModelConfig, weights: dict[str, torch.Tensor]) -> Network:
 def random_weights(settings: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
     """As if trained: norms, statistics and slopes are no longer those of the beginning."""
     rng = torch.Generator().manual_seed(seed)
-    found = {}
+    result = {}
     for name, tensor in Network(settings, rng=rng).state_dict().items():
         noise = torch.randn(tensor.shape, generator=rng)
         if name.endswith("_var"):
             noise = noise.abs() + 0.5
-        found[name] = tensor if "conv" in name else noise.to(tensor.dtype)
-    return found
+        result[name] = tensor if "conv" in name else noise.to(tensor.dtype)
+    return result
 
 
 def grown(text: str, small: str = SMALL, **rules) -> Grown:
     """What the network of ``small`` becomes in that of ``text``."""
-    old, new = (ModelConfig.model_validate(yaml.safe_load(one)) for one in (small, text))
+    old, new = (ModelConfig.model_validate(yaml.safe_load(item)) for item in (small, text))
     source = Source("A.save", "deepseg model", random_weights(old, 1), "0" * 64, old)
     start = random_weights(new, 2)
     plan = make_plan(source, new, start, TransferRules(layers=ALL, **rules))
@@ -135,8 +135,8 @@ def test_unpadded_further_layers_see_further_and_say_the_same():
     channels = np.random.default_rng(1).normal(size=(2, *shape)).astype(np.float32)
     case = PreparedCase("case", channels, None, None, None, Geometry(shape, np.eye(4)))
     old, new = (
-        predict(one, case, tile=(99, 99, 99), batch_size=1).probabilities
-        for one in (pair.small, pair.large)
+        predict(item, case, tile=(99, 99, 99), batch_size=1).probabilities
+        for item in (pair.small, pair.large)
     )
     # Beyond the mirrored margin, which differs, voxels have one value; it reaches 14 voxels inside.
     inside = (slice(None), *[slice(14, -14)] * 3)

@@ -41,50 +41,50 @@ def refusal(*arguments, **rules) -> list[str]:
 
 
 def test_a_layer_is_filled_from_the_one_that_is_named_and_others_as_ever():
-    made = Transfer(layer_map={"sub1.2": "normal.4", "normal.2": "new"})
-    old, found = older().tensors, made.weights["sub1.2.conv.weight"]
-    assert torch.equal(found, old["normal.4.conv.weight"][:3, :2])
-    assert torch.equal(made.weights["sub1.2.norm.weight"], old["normal.4.norm.weight"][:2])
-    assert made.is_new("normal.2")
-    others = {*LAYERS, "fc.1", "fc.2"} - {"sub1.2", "normal.2"}
-    assert all(made.is_from(layer, layer) for layer in others)
-    rows = {row[0]: row for row in made.plan.table()}
+    new = Transfer(layer_map={"sub1.2": "normal.4", "normal.2": "new"})
+    old, result = older().tensors, new.weights["sub1.2.conv.weight"]
+    assert torch.equal(result, old["normal.4.conv.weight"][:3, :2])
+    assert torch.equal(new.weights["sub1.2.norm.weight"], old["normal.4.norm.weight"][:2])
+    assert new.is_new("normal.2")
+    rest = {*LAYERS, "fc.1", "fc.2"} - {"sub1.2", "normal.2"}
+    assert all(new.is_from(layer, layer) for layer in rest)
+    rows = {row[0]: row for row in new.plan.table()}
     assert rows["normal.2"] == ["normal.2", "", "", "", "left new, as asked"]
     assert rows["sub1.2"][1] == "normal.4"
-    assert made.plan.notes[-1] == "left behind in the source: normal.2, sub1.2, fc.3"
+    assert new.plan.notes[-1] == "left behind in the source: normal.2, sub1.2, fc.3"
 
 
 def test_a_map_fills_layers_that_the_older_model_is_too_short_for():
     deeper = A.replace("[7, 8]", "[7, 8, 8]")
     assert refusal(text=deeper)[0].startswith("[source-too-short]")
-    made = Transfer(text=deeper, layer_map={"fc.3": "fc.2", "fc.4": "fc.3"})
-    assert torch.equal(made.weights["fc.3.conv.weight"][:, :7], older().tensors["fc.2.conv.weight"])
-    assert made.is_from("fc.4", "fc.3")
+    new = Transfer(text=deeper, layer_map={"fc.3": "fc.2", "fc.4": "fc.3"})
+    assert torch.equal(new.weights["fc.3.conv.weight"][:, :7], older().tensors["fc.2.conv.weight"])
+    assert new.is_from("fc.4", "fc.3")
 
 
 def test_a_pathway_and_its_block_are_left_new():
-    made = Transfer(pathways={"sub1": "new"})
-    assert made.is_new("sub1")
-    assert all(made.is_from(layer, layer) for layer in LAYERS if layer.startswith("normal"))
-    kernel = made.weights["fc.1.conv.weight"]
+    new = Transfer(pathways={"sub1": "new"})
+    assert new.is_new("sub1")
+    assert all(new.is_from(layer, layer) for layer in LAYERS if layer.startswith("normal"))
+    kernel = new.weights["fc.1.conv.weight"]
     assert torch.equal(kernel[:, :6], older().tensors["fc.1.conv.weight"][:, :6])
-    assert torch.equal(kernel[:, 6:], made.start["fc.1.conv.weight"][:, 6:])
-    assert made.plan.notes == (
+    assert torch.equal(kernel[:, 6:], new.start["fc.1.conv.weight"][:, 6:])
+    assert new.plan.notes == (
         "pathways: normal from normal, sub1 from nothing",
         "left behind in the source: sub1.1-4, fc.3",
     )
 
 
 def test_a_class_is_left_new_and_the_others_come_along():
-    made = Transfer(classes={"lesion": "new"})
-    old, head = older().tensors, made.weights["fc.3.conv.weight"]
+    new = Transfer(classes={"lesion": "new"})
+    old, head = older().tensors, new.weights["fc.3.conv.weight"]
     assert torch.equal(head[0], old["fc.3.conv.weight"][0])
-    assert torch.equal(head[1], made.start["fc.3.conv.weight"][1])
-    assert made.weights["fc.3.bias"].tolist() == [
+    assert torch.equal(head[1], new.start["fc.3.conv.weight"][1])
+    assert new.weights["fc.3.bias"].tolist() == [
         old["fc.3.bias"][0].item(),
-        made.start["fc.3.bias"][1].item(),
+        new.start["fc.3.bias"][1].item(),
     ]
-    assert made.plan.table()[-1][-1] == "class lesion is new; classes left behind: lesion"
+    assert new.plan.table()[-1][-1] == "class lesion is new; classes left behind: lesion"
 
 
 FIX = "fix: write new=older, such as normal.3=normal.2"
@@ -131,10 +131,10 @@ def test_names_of_another_network_are_mapped_onto_layers():
     shape = older().tensors["fc.2.conv.weight"].shape
     tensors = {"decoder.last.weight": torch.ones(shape), "normal.1.input_bias": torch.ones(2)}
     source = Source("A.pt", "torch state dict", tensors, "0" * 64, None)
-    made = Transfer(source, layer_map={"fc.2": "decoder.last", "sub1.2": "new"}, min_match=0)
-    assert torch.equal(made.weights["fc.2.conv.weight"], torch.ones(shape))
-    assert not any("decoder" in note for note in made.plan.notes)
-    rows = {row[0]: row for row in made.plan.table()}
+    new = Transfer(source, layer_map={"fc.2": "decoder.last", "sub1.2": "new"}, min_match=0)
+    assert torch.equal(new.weights["fc.2.conv.weight"], torch.ones(shape))
+    assert not any("decoder" in note for note in new.plan.notes)
+    rows = {row[0]: row for row in new.plan.table()}
     assert rows["fc.2"][1:3] == ["decoder.last", "1/6 tensors"]
     assert refusal(source, layer_map={"fc.9": "decoder.last"}, min_match=0) == [
         f"[layer-unknown] got -map fc.9=decoder.last; expected a layer of the new model: {ALL}; "

@@ -24,9 +24,9 @@ selections = st.builds(lambda found: MapSelection(tuple(found)), st.lists(rows, 
 
 
 def refusal(function, *arguments) -> str:
-    with pytest.raises(DeepsegError) as found:
+    with pytest.raises(DeepsegError) as result:
         function(*arguments)
-    return str(found.value)
+    return str(result.value)
 
 
 # ---- Maps ----
@@ -58,8 +58,8 @@ def test_the_shares_of_every_source_map_add_up_to_one(copies):
 
 @given(copies=maps)
 def test_no_two_copies_have_the_same_share(copies):
-    found = [tuple(row.items()) for row in repeated(copies).maps if row]
-    assert len(set(found)) == len(found)
+    result = [tuple(row.items()) for row in repeated(copies).maps if row]
+    assert len(set(result)) == len(result)
 
 
 def test_repeated_inputs_share_in_growing_parts():
@@ -72,13 +72,15 @@ def test_repeated_inputs_share_in_growing_parts():
 @given(selection=selections)
 def test_what_belongs_to_a_map_is_carried_as_a_mean_and_not_to_zeros(selection):
     carried = selection.carried().maps
-    for row, own in zip(selection.maps, carried, strict=True):
-        assert (own is None) == (not row)
+    for row, carried_row in zip(selection.maps, carried, strict=True):
+        assert (carried_row is None) == (not row)
         if row:
-            assert own.keys() == row.keys()
-            assert sum(own.values()) == pytest.approx(1)
-            (first, factor), *others = row.items()
-            assert all(own[i] / own[first] == pytest.approx(f / factor) for i, f in others)
+            assert carried_row.keys() == row.keys()
+            assert sum(carried_row.values()) == pytest.approx(1)
+            (first, factor), *rest = row.items()
+            assert all(
+                carried_row[i] / carried_row[first] == pytest.approx(f / factor) for i, f in rest
+            )
 
 
 def test_a_share_of_a_kernel_goes_with_the_whole_norm():
@@ -333,10 +335,10 @@ def test_classes_without_names_of_their_own_are_matched_by_position():
 
 def test_all_classes_that_nobody_knows_are_named_with_the_nearest_ones():
     wishes = {"oedem": "lesion", "core": "lesoin", "rim": "copy:lesion"}
-    found = refusal(
+    result = refusal(
         classes, ["background", "oedema", "core", "rim"], ["background", "lesion"], wishes
     )
-    assert found.splitlines() == [
+    assert result.splitlines() == [
         "[class-unknown] got -classes oedem=lesion; expected one of background, oedema, core, rim; "
         "fix: write new=older with a class of the new model; did you mean 'oedema'?",
         "[class-unknown] got -classes core=lesoin; expected one of background, lesion, new; fix: "

@@ -209,9 +209,9 @@ def test_a_pathway_that_was_asked_for_has_the_block_before_the_one_of_its_name()
 @pytest.mark.parametrize("asked", [{}, {"normal": "sub1"}, {"normal": "sub2"}])
 def test_no_block_is_given_twice_and_none_without_its_pathway(factors, asked):
     matching = found(plan(), subsampled(*factors), pathways=asked)
-    given = [old for old in matching.blocks.values() if old is not None]
-    assert len(set(given)) == len(given)
-    assert all(matching.pathways[own] == old for own, old in matching.blocks.items() if old)
+    sources = [old for old in matching.blocks.values() if old is not None]
+    assert len(set(sources)) == len(sources)
+    assert all(matching.pathways[block] == old for block, old in matching.blocks.items() if old)
 
 
 # ---- Resolution ----

@@ -48,8 +48,8 @@ def test_new_feature_maps_of_a_layer_that_was_filled_in_part_are_new(filled):
     weights[name] = torch.cat([weights[name][:1], fresh[1:]])
     drawn, _ = with_new_parts(replace(filled, weights=weights), seed=5)
     assert torch.equal(drawn.weights[name][:1], filled.weights[name][:1])
-    other = new_checkpoint(small_config(), seed=5).weights[name]
-    assert torch.equal(drawn.weights[name][1:], other[1:])
+    second = new_checkpoint(small_config(), seed=5).weights[name]
+    assert torch.equal(drawn.weights[name][1:], second[1:])
 
 
 def test_the_seed_of_the_model_itself_changes_nothing(filled):

@@ -80,7 +80,7 @@ def arrays_for(plan) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     state = {}
     for variable in variables(plan):
-        layer = next(one for one in plan if variable.weight.startswith(f"{one.address}."))
+        layer = next(item for item in plan if variable.weight.startswith(f"{item.address}."))
         part = variable.weight.removeprefix(f"{layer.address}.")
         if part.startswith("conv"):
             plane = part.removeprefix("conv").removesuffix("weight").strip(".")
@@ -96,12 +96,12 @@ def arrays_for(plan) -> dict[str, np.ndarray]:
 def test_rings_become_their_mean_and_come_along():
     plan = layout(config(MODEL.replace("low_rank: [2]", "low_rank: []")))
     arrays = arrays_for(plan)
-    found = weights(arrays, plan)
+    result = weights(arrays, plan)
     ring = arrays["net/muBnsForRollingAverage_1"]
-    assert np.allclose(found["sub1.2.norm.running_mean"], ring.mean(0))
-    assert np.array_equal(found["sub1.2.norm.window_mean"], ring)
-    assert np.array_equal(found["fc.2.bias"], arrays["net/b_2"])
-    assert int(found["sub1.2.norm.steps"]) == 0
+    assert np.allclose(result["sub1.2.norm.running_mean"], ring.mean(0))
+    assert np.array_equal(result["sub1.2.norm.window_mean"], ring)
+    assert np.array_equal(result["fc.2.bias"], arrays["net/b_2"])
+    assert int(result["sub1.2.norm.steps"]) == 0
 
 
 def test_a_checkpoint_of_another_network_is_refused_by_its_first_misfit():
@@ -142,8 +142,8 @@ def test_a_model_of_the_same_layers_gives_all_but_its_head(model_file, tmp_path)
     old = deepseg.new_model(model_file, out=tmp_path / "old.save", seed=1)
     new = filled(model_file, old, out=tmp_path / "new.save", seed=2)
     fresh = deepseg.load(deepseg.new_model(model_file, out=tmp_path / "fresh.save", seed=2)).weights
-    source, found = deepseg.load(old).weights, deepseg.load(new).weights
-    for name, tensor in found.items():
+    source, result = deepseg.load(old).weights, deepseg.load(new).weights
+    for name, tensor in result.items():
         assert torch.equal(tensor, (fresh if name.startswith("fc.2.") else source)[name]), name
     assert not torch.equal(source["fc.2.conv.weight"], fresh["fc.2.conv.weight"])
 
@@ -153,9 +153,9 @@ def test_all_layers_are_the_same_model_and_it_remembers_where_from(model_file, t
     (tmp_path / "model.yaml").write_text(MODEL + "output: out\n")
     new = filled(model_file, old, rules=TransferRules(layers=("all",)), seed=2)
     assert new == tmp_path / "out" / "models" / "small.pretrained.save"
-    source, found = deepseg.load(old), deepseg.load(new)
-    assert all(torch.equal(found.weights[name], source.weights[name]) for name in source.weights)
-    assert found.provenance.words() == {
+    source, result = deepseg.load(old), deepseg.load(new)
+    assert all(torch.equal(result.weights[name], source.weights[name]) for name in source.weights)
+    assert result.provenance.words() == {
         "initialised": "seed 2",
         "weights from": str(old),
         "sha256": hashlib.sha256(old.read_bytes()).hexdigest(),

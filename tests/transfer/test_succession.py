@@ -54,16 +54,16 @@ def both(out="C.save", rules=RULES, pretrained=("A.save", "B.save")):
 
 def test_two_experts_become_one_network(place):
     both()
-    first, second, found = weights("A"), weights("B"), weights("C")
-    for name, tensor in found.items():
+    first, second, result = weights("A"), weights("B"), weights("C")
+    for name, tensor in result.items():
         if name.startswith("normal"):
             assert torch.equal(tensor, first[name])
         if name.startswith("sub1"):
             assert torch.equal(tensor, second[name.replace("sub1", "normal")])
-    kernel = found["fc.1.conv.weight"]
+    kernel = result["fc.1.conv.weight"]
     assert torch.equal(kernel[:, :4], first["fc.1.conv.weight"])
     assert torch.equal(kernel[:, 4:], second["fc.1.conv.weight"])
-    head = found["fc.2.conv.weight"]
+    head = result["fc.2.conv.weight"]
     assert torch.equal(head[:2], first["fc.2.conv.weight"])
     assert torch.equal(head[2], second["fc.2.conv.weight"][1])
 
@@ -100,9 +100,9 @@ def test_counts_and_weights_agree(place):
         name: torch.full(tensor.shape, 77.0)
         for name, tensor in zip(names, plan.tensors, strict=True)
     }
-    found = applied(plan, start)
+    result = applied(plan, start)
     for *older, tensor in zip(*(each.tensors for each in plan.earlier), plan.tensors, strict=True):
-        changed = int((found[tensor.name] != 77).sum())
+        changed = int((result[tensor.name] != 77).sum())
         assert changed == tensor.filled + sum(each.filled for each in older), tensor.name
 
 

@@ -136,9 +136,9 @@ def footer(offset: int, size: int) -> bytes:
 def table(*blocks: bytes, kind: int = 0, again: int = 0) -> bytes:
     """A whole table; its first block is named ``again`` times more."""
     content, handles = b"", []
-    for one in blocks:
-        handles.append((b"%06d" % len(handles), varint(len(content)) + varint(len(one))))
-        content += with_trailer(one, kind)
+    for item in blocks:
+        handles.append((b"%06d" % len(handles), varint(len(content)) + varint(len(item))))
+        content += with_trailer(item, kind)
     first = handles[0][1]
     handles += [(b"%06d" % (len(handles) + n), first) for n in range(again)]
     index = block(handles, restart_every=1)
@@ -236,23 +236,23 @@ numbers = st.sampled_from(sorted(TYPES)).flatmap(
 )
 def test_what_was_written_is_read(tensors, shards, per_block):
     with tempfile.TemporaryDirectory() as folder:
-        found = read_bundle(written(Path(folder), tensors, shards=shards, per_block=per_block))
-    assert list(found) == sorted(tensors, key=str.encode)
+        result = read_bundle(written(Path(folder), tensors, shards=shards, per_block=per_block))
+    assert list(result) == sorted(tensors, key=str.encode)
     for name, array in tensors.items():
-        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
-        assert found[name].tobytes() == array.tobytes()
+        assert (result[name].dtype, result[name].shape) == (array.dtype, array.shape)
+        assert result[name].tobytes() == array.tobytes()
 
 
 def test_arrays_may_be_changed(tmp_path):
-    found = read_bundle(written(tmp_path, {"W": W}))
-    found["W"][0, 0, 0] = 7
-    assert found["W"].flags.writeable
+    result = read_bundle(written(tmp_path, {"W": W}))
+    result["W"][0, 0, 0] = 7
+    assert result["W"].flags.writeable
 
 
 def test_many_names_that_share_beginnings_are_read(tmp_path):
     tensors = {f"net/W_{n}": np.full(n % 4, n, "<i4") for n in range(50)}
-    found = read_bundle(written(tmp_path, tensors, per_block=40))
-    assert {name: array.tolist() for name, array in found.items()} == {
+    result = read_bundle(written(tmp_path, tensors, per_block=40))
+    assert {name: array.tolist() for name, array in result.items()} == {
         name: array.tolist() for name, array in tensors.items()
     }
 
@@ -586,8 +586,8 @@ def test_noise_under_a_right_checksum_is_read_or_refused_but_never_breaks_the_re
         garbled = FIRST[:place] + noise + FIRST[place + replaced :]
         prefix = with_index(Path(folder), table(garbled))
         (Path(folder) / "m.ckpt.data-00000-of-00001").write_bytes(W.tobytes())
-        found = read_or_refused(prefix)
-    assert found == "refused" or isinstance(found, dict)
+        result = read_or_refused(prefix)
+    assert result == "refused" or isinstance(result, dict)
 
 
 # ---- Not understood ----
@@ -747,12 +747,12 @@ def golden_indices() -> list[Path]:
 def test_checkpoints_of_deepmedic_are_read_to_their_last_byte():
     for index in golden_indices():
         prefix = index.with_suffix("")
-        found = read_bundle(prefix)
+        result = read_bundle(prefix)
         shards = index.parent.glob(f"{prefix.name}.data-*")
-        assert sum(array.nbytes for array in found.values()) == sum(
+        assert sum(array.nbytes for array in result.values()) == sum(
             p.stat().st_size for p in shards
         )
-        weights = [array for name, array in found.items() if name.startswith("net/")]
+        weights = [array for name, array in result.items() if name.startswith("net/")]
         assert {array.dtype for array in weights} == {np.dtype(np.float32)}
         assert all(np.isfinite(array).all() for array in weights)
 
@@ -762,10 +762,10 @@ def test_a_checkpoint_is_read_by_its_own_names_without_a_model(tmp_path):
     prefix = written(tmp_path, tensors, shards=2)
     data = b"".join(file.read_bytes() for file in sorted(tmp_path.glob("*.data-*")))
     for file in (prefix, tmp_path / "m.ckpt.index", tmp_path / "m.ckpt.data-00000-of-00002"):
-        found = read_named_tensors(file)
-        assert (found.kind, found.config) == ("TensorFlow checkpoint", None)
-        assert found.sha256 == hashlib.sha256(data).hexdigest()
-        assert {name: tensor.tolist() for name, tensor in found.tensors.items()} == {
+        result = read_named_tensors(file)
+        assert (result.kind, result.config) == ("TensorFlow checkpoint", None)
+        assert result.sha256 == hashlib.sha256(data).hexdigest()
+        assert {name: tensor.tolist() for name, tensor in result.tensors.items()} == {
             "net/W": [[1, 1, 1], [1, 1, 1]],
             "step": 7,
         }

@@ -48,9 +48,9 @@ def are_same(found, expected=TENSORS) -> bool:
 
 
 def refusal(file) -> str:
-    with pytest.raises(DeepsegError) as found:
+    with pytest.raises(DeepsegError) as result:
         read_tensors(file)
-    return str(found.value).replace(f"{file.parent}/", "")
+    return str(result.value).replace(f"{file.parent}/", "")
 
 
 def as_safetensors(file, tensors):
@@ -76,9 +76,9 @@ WRITERS = {
 def test_what_was_written_is_read(folder, written):
     name, write = WRITERS[written]
     write(folder / name, TENSORS)
-    kind, found = read_tensors(folder / name)
+    kind, result = read_tensors(folder / name)
     assert kind == ("safetensors" if written == "safetensors" else "torch state dict")
-    assert are_same(found)
+    assert are_same(result)
 
 
 @pytest.mark.parametrize("holder", ["state_dict", "model_state_dict", "network_weights", "model"])
@@ -94,7 +94,7 @@ def test_a_state_dict_may_lie_in_a_checkpoint_beside_other_things(folder, holder
 @pytest.mark.parametrize("written", WRITERS)
 def test_names_of_wrappers_are_taken_off(folder, prefix, written):
     name, write = WRITERS[written]
-    write(folder / name, {prefix + own: tensor for own, tensor in TENSORS.items()})
+    write(folder / name, {prefix + sample: tensor for sample, tensor in TENSORS.items()})
     assert are_same(read_tensors(folder / name)[1])
 
 
@@ -153,8 +153,8 @@ def test_a_file_that_is_not_there_is_named_with_the_nearest_one(folder):
 )
 def test_code_in_a_file_is_refused_and_not_run(folder, write):
     write(folder / "m.pt")
-    found = refusal(folder / "m.pt")
-    assert found == (
+    result = refusal(folder / "m.pt")
+    assert result == (
         f"[tensors-refused] m.pt: got no named tensors, but objects of {os.system.__module__}"
         f".system; {PLAIN}"
     )
@@ -195,9 +195,11 @@ def test_damaged_safetensors_say_what_their_reader_says(folder):
     save_file(TENSORS, folder / "m.safetensors")
     content = (folder / "m.safetensors").read_bytes()
     (folder / "m.safetensors").write_bytes(content[:-1])
-    said = refusal(folder / "m.safetensors")
-    assert said.startswith("[tensors-damaged] m.safetensors: got Error while deserializing header")
-    assert said.endswith(AGAIN)
+    message = refusal(folder / "m.safetensors")
+    assert message.startswith(
+        "[tensors-damaged] m.safetensors: got Error while deserializing header"
+    )
+    assert message.endswith(AGAIN)
 
 
 @pytest.mark.parametrize("written", WRITERS)
@@ -230,7 +232,7 @@ def test_flipped_bits_in_an_old_file_never_break_the_reader(folder):
     as_old_torch(folder / "m.pth", TENSORS)
     content = (folder / "m.pth").read_bytes()
     rng = random.Random(0)
-    told = set()
+    message = set()
     for _ in range(300):
         flipped = bytearray(content)
         flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
@@ -238,8 +240,8 @@ def test_flipped_bits_in_an_old_file_never_break_the_reader(folder):
         try:
             read_tensors(folder / "m.pth")
         except DeepsegError as error:
-            told |= {problem.code for problem in error.problems}
-    assert told <= {"tensors-damaged", "tensors-refused"}
+            message |= {problem.code for problem in error.problems}
+    assert message <= {"tensors-damaged", "tensors-refused"}
 
 
 def test_a_missing_package_is_named(folder, monkeypatch):
@@ -304,9 +306,9 @@ def test_checkpoints_of_other_programs_are_read_and_their_objects_are_not_made(
     folder, write, content, entry
 ):
     write(folder / "m.pth.tar", content)
-    kind, found = read_tensors(folder / "m.pth.tar")
+    kind, result = read_tensors(folder / "m.pth.tar")
     assert kind == f"torch state dict, entry {entry}"
-    assert are_same(found)
+    assert are_same(result)
     assert not (folder / "PWNED").exists()
 
 
@@ -332,9 +334,9 @@ def test_modules_that_were_saved_whole_give_their_weights(folder, form):
         torch.save({"model": net, "epoch": 3}, folder / "m.pt")
     else:
         torch.jit.save(torch.jit.script(net), folder / "m.ts")
-    kind, found = read_tensors(folder / ("m.pt" if form == "module" else "m.ts"))
+    kind, result = read_tensors(folder / ("m.pt" if form == "module" else "m.ts"))
     expected = {name: tensor.detach() for name, tensor in net.state_dict().items()}
-    assert are_same(found, expected)
+    assert are_same(result, expected)
     assert kind == (
         "torch state dict, entry model"
         if form == "module"
@@ -416,8 +418,8 @@ def test_a_tensor_that_claims_more_values_than_there_are_is_refused(folder):
 
 
 def test_many_tensors_that_repeat_one_value_never_fill_the_memory(folder):
-    one = torch.ones(1)
-    torch.save({f"t{n}": one.expand(1 << 20) for n in range(100)}, folder / "m.pt")
+    unit = torch.ones(1)
+    torch.save({f"t{n}": unit.expand(1 << 20) for n in range(100)}, folder / "m.pt")
     assert refusal(folder / "m.pt") == (
         f"[tensors-damaged] m.pt: got content that cannot be read; {AGAIN}"
     )

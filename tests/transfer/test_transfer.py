@@ -68,12 +68,12 @@ def config(text: str, **changes) -> ModelConfig:
 def weights(settings: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
     """Random everywhere, statistics and slopes included; variances positive."""
     rng = torch.Generator().manual_seed(seed)
-    found = {}
+    result = {}
     for name, tensor in Network(settings, rng=rng).state_dict().items():
-        found[name] = torch.randn(tensor.shape, generator=rng).to(tensor.dtype)
+        result[name] = torch.randn(tensor.shape, generator=rng).to(tensor.dtype)
         if name.endswith("_var"):
-            found[name] = found[name].abs() + 0.5
-    return found
+            result[name] = result[name].abs() + 0.5
+    return result
 
 
 @cache
@@ -95,19 +95,19 @@ def by_hand(text: str, layers: dict[str, str], *, head: bool = False) -> dict[st
     """The new model with what ``layers`` (of the new one: of A) take over, by plain indexing."""
     old, new = older().tensors, fresh(text)
     for target, source in layers.items():
-        kernel, wanted = old[f"{source}.conv.weight"], new[f"{target}.conv.weight"]
+        kernel, expected = old[f"{source}.conv.weight"], new[f"{target}.conv.weight"]
         outputs = kernel.shape[0]
         if target.endswith(".1") and target != "fc.1":  # T1c, DWI, FLAIR from FLAIR, T1c
-            wanted[:outputs, 0] = kernel[:, 1]
-            wanted[:outputs, 1] = 0
-            wanted[:outputs, 2] = kernel[:, 0]
+            expected[:outputs, 0] = kernel[:, 1]
+            expected[:outputs, 1] = 0
+            expected[:outputs, 2] = kernel[:, 0]
             new[f"{target}.input_bias"][0] = old[f"{source}.input_bias"][1]
             new[f"{target}.input_bias"][2] = old[f"{source}.input_bias"][0]
             continue
         # fc.1 of A reads 6 normal and 5 sub1 maps; that of B 12 normal, 10 sub1 and 10 sub2 maps
         pairs = [(0, 0, kernel.shape[1])] if target != "fc.1" else [(0, 0, 6), (12, 6, 5)]
         for place, begin, count in pairs:
-            wanted[:outputs, place : place + count] = kernel[:, begin : begin + count]
+            expected[:outputs, place : place + count] = kernel[:, begin : begin + count]
             for part in BY_INPUT:
                 new[f"{target}.{part}"][place : place + count] = old[f"{source}.{part}"][
                     begin : begin + count
@@ -151,10 +151,10 @@ FC = {"fc.1": "fc.1", "fc.2": "fc.2"}
     ],
 )  # fmt: skip
 def test_chosen_layers_are_taken_over_and_nothing_else_is_touched(text, words, layers, head):
-    found, expected = filled(text, layers=words), by_hand(text, layers, head=head)
-    assert found.keys() == expected.keys()
+    result, expected = filled(text, layers=words), by_hand(text, layers, head=head)
+    assert result.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert torch.equal(found[name], tensor), name
+        assert torch.equal(result[name], tensor), name
 
 
 @pytest.mark.parametrize("words", [None, ("all",)])
@@ -173,8 +173,8 @@ def test_a_deeper_older_model_gives_the_layers_that_the_new_one_has():
     source = Source("B.save", "deepseg model", weights(deep, 3), "0" * 64, deep)
     start = fresh(B_OF_FOUR)
     plan = make_plan(source, config(B_OF_FOUR), start, TransferRules())
-    found = applied(plan, start)
-    for name, tensor in found.items():
+    result = applied(plan, start)
+    for name, tensor in result.items():
         origin = start if name.startswith("fc.3") else source.tensors
         assert torch.equal(tensor, origin[name]), name
     assert {name.rpartition(".conv")[0] for name in plan.source_only if ".conv." in name} == {
@@ -194,12 +194,12 @@ def test_the_first_fc_layer_is_cut_by_pathways_not_by_position():
 
 
 def test_a_pathway_can_be_fed_from_any_other_and_its_fc_block_follows():
-    found = filled(B, layers=("1", "5"), pathways={"sub2": "sub1", "sub1": "normal"})
+    result = filled(B, layers=("1", "5"), pathways={"sub2": "sub1", "sub1": "normal"})
     old, start = older().tensors, fresh(B)
-    assert torch.equal(found["sub2.1.conv.weight"][:2, 2], old["sub1.1.conv.weight"][:, 0])
-    assert torch.equal(found["sub1.1.conv.weight"][:3, 2], old["normal.1.conv.weight"][:, 0])
-    assert torch.equal(found["normal.1.conv.weight"][:3, 2], old["normal.1.conv.weight"][:, 0])
-    kernel, old_kernel = found["fc.1.conv.weight"], old["fc.1.conv.weight"]
+    assert torch.equal(result["sub2.1.conv.weight"][:2, 2], old["sub1.1.conv.weight"][:, 0])
+    assert torch.equal(result["sub1.1.conv.weight"][:3, 2], old["normal.1.conv.weight"][:, 0])
+    assert torch.equal(result["normal.1.conv.weight"][:3, 2], old["normal.1.conv.weight"][:, 0])
+    kernel, old_kernel = result["fc.1.conv.weight"], old["fc.1.conv.weight"]
     assert torch.equal(kernel[:7, :12], start["fc.1.conv.weight"][:7, :12])  # normal: given away
     assert torch.equal(kernel[:7, 12:18], old_kernel[:, :6])  # sub1 has the block of normal
     assert torch.equal(kernel[:7, 22:27], old_kernel[:, 6:])  # sub2 has that of sub1
@@ -220,16 +220,18 @@ def test_a_channel_that_the_source_does_not_know_begins_as_asked(wish):
 
 
 def test_classes_are_matched_by_name_and_renamed_ones_on_request():
-    found = filled(B, layers=("head",), classes={"core": "lesion"})
+    result = filled(B, layers=("head",), classes={"core": "lesion"})
     old = older().tensors
     for label, old_label in ((0, 0), (1, 1), (2, 1)):
-        assert torch.equal(found["fc.3.bias"][label], old["fc.3.bias"][old_label])
-        assert torch.equal(found["fc.3.conv.weight"][label, :8], old["fc.3.conv.weight"][old_label])
+        assert torch.equal(result["fc.3.bias"][label], old["fc.3.bias"][old_label])
+        assert torch.equal(
+            result["fc.3.conv.weight"][label, :8], old["fc.3.conv.weight"][old_label]
+        )
 
 
 def test_classes_on_request_take_the_head_along():
-    found = filled(B_OF_FOUR, classes={"core": "lesion"})
-    assert torch.equal(found["fc.3.bias"][1], older().tensors["fc.3.bias"][1])
+    result = filled(B_OF_FOUR, classes={"core": "lesion"})
+    assert torch.equal(result["fc.3.bias"][1], older().tensors["fc.3.bias"][1])
 
 
 def test_smaller_kernels_go_into_the_middle_of_larger_ones():
@@ -299,8 +301,8 @@ def test_a_walk_ends_in_each_pathway_where_something_differs_and_says_so():
         "fc.3": ("", "behind normal.3, sub1.5, where the walk stopped"),
     }
     assert settings.channels == config(deeper).channels
-    found = applied(plan, start)
-    for name, tensor in found.items():
+    result = applied(plan, start)
+    for name, tensor in result.items():
         address = ".".join(name.split(".")[:2])
         assert torch.equal(tensor, (older().tensors if table[address][0] else start)[name]), name
 
@@ -308,11 +310,11 @@ def test_a_walk_ends_in_each_pathway_where_something_differs_and_says_so():
 def test_statistics_of_another_window_begin_at_their_mean():
     settings = config(A, batch_norm={"statistics": "window", "length": 4})
     start = weights(settings, 2)
-    found = applied(make_plan(older(), settings, start, TransferRules()), start)
+    result = applied(make_plan(older(), settings, start, TransferRules()), start)
     mean = older().tensors["normal.2.norm.running_mean"]
-    assert torch.equal(found["normal.2.norm.running_mean"], mean)
-    assert torch.equal(found["normal.2.norm.window_mean"], mean.expand(4, -1))
-    assert int(found["normal.2.norm.steps"]) == 0
+    assert torch.equal(result["normal.2.norm.running_mean"], mean)
+    assert torch.equal(result["normal.2.norm.window_mean"], mean.expand(4, -1))
+    assert int(result["normal.2.norm.steps"]) == 0
 
 
 def test_windows_of_one_length_come_with_their_rows_and_their_place():
@@ -321,9 +323,9 @@ def test_windows_of_one_length_come_with_their_rows_and_their_place():
     tensors["normal.2.norm.steps"] = torch.tensor(9)
     source = Source("A.save", "deepseg model", tensors, "0" * 64, settings)
     start = weights(settings, 2)
-    found = applied(make_plan(source, settings, start, TransferRules()), start)
-    assert torch.equal(found["normal.2.norm.window_var"], tensors["normal.2.norm.window_var"])
-    assert int(found["normal.2.norm.steps"]) == 9
+    result = applied(make_plan(source, settings, start, TransferRules()), start)
+    assert torch.equal(result["normal.2.norm.window_var"], tensors["normal.2.norm.window_var"])
+    assert int(result["normal.2.norm.steps"]) == 9
 
 
 def test_flat_kernels_are_matched_plane_by_plane():
@@ -332,11 +334,11 @@ def test_flat_kernels_are_matched_plane_by_plane():
     settings = config(low)
     source = Source("A.save", "deepseg model", weights(settings, 1), "0" * 64, settings)
     start = fresh(wide)
-    found = applied(make_plan(source, config(wide), start, TransferRules()), start)
+    result = applied(make_plan(source, config(wide), start, TransferRules()), start)
     for plane in ("xy", "yz", "xz"):
         name = f"normal.4.conv.{plane}.weight"
-        assert torch.equal(found[name][:2], source.tensors[name])
-        assert torch.equal(found[name][2:], start[name][2:])
+        assert torch.equal(result[name][:2], source.tensors[name])
+        assert torch.equal(result[name][2:], start[name][2:])
 
 
 def test_a_plan_accounts_for_every_number_and_every_tensor():
@@ -345,10 +347,10 @@ def test_a_plan_accounts_for_every_number_and_every_tensor():
     record = json.loads(json.dumps(plan.record()))
     rows = {row["tensor"]: row for row in record["tensors"]}
     assert list(rows) == list(start)
-    found = applied(plan, start)
+    result = applied(plan, start)
     for name, tensor in start.items():
-        changed = int((found[name] != tensor).sum())
-        zeros = int((found[name] == 0).sum()) if name.endswith("1.conv.weight") else 0
+        changed = int((result[name] != tensor).sum())
+        zeros = int((result[name] == 0).sum()) if name.endswith("1.conv.weight") else 0
         assert changed <= rows[name]["filled"] <= changed + zeros, name
         assert rows[name]["values"] == tensor.numel()
     assert rows["fc.1.conv.weight"]["maps"] == [
@@ -417,11 +419,11 @@ def test_pathways_correspond_by_their_resolution_in_mm():
     )
     plan = make_plan(source, finer, start, rules)
     assert plan.notes[0] == "pathways: normal from nothing, sub1 from normal, sub2 from sub1"
-    found, old = applied(plan, start), older().tensors
-    assert torch.equal(found["sub2.1.conv.weight"], old["sub1.1.conv.weight"])
-    assert torch.equal(found["sub1.1.conv.weight"], old["normal.1.conv.weight"][:2])
-    assert torch.equal(found["normal.1.conv.weight"], start["normal.1.conv.weight"])
-    kernel = found["fc.1.conv.weight"]
+    result, old = applied(plan, start), older().tensors
+    assert torch.equal(result["sub2.1.conv.weight"], old["sub1.1.conv.weight"])
+    assert torch.equal(result["sub1.1.conv.weight"], old["normal.1.conv.weight"][:2])
+    assert torch.equal(result["normal.1.conv.weight"], start["normal.1.conv.weight"])
+    kernel = result["fc.1.conv.weight"]
     assert torch.equal(kernel[:, 6:11], old["fc.1.conv.weight"][:, :5])
     assert torch.equal(kernel[:, 11:], old["fc.1.conv.weight"][:, 6:])
     assert torch.equal(kernel[:, :6], start["fc.1.conv.weight"][:, :6])

@@ -45,8 +45,10 @@ def grown(**rules):
 def test_kept_levels_are_equal_to_the_bit(files, capsys):
     new = grown(layers=("all",))
     old = read_checkpoint(files / "small.save").weights
-    kept = {name for name, value in new.items() if name in old and torch.equal(value, old[name])}
-    assert old.keys() - kept == {NEW_KERNEL}
+    remaining = {
+        name for name, value in new.items() if name in old and torch.equal(value, old[name])
+    }
+    assert old.keys() - remaining == {NEW_KERNEL}
     assert {name.split(".")[1] for name in new.keys() - old.keys()} == {"level2"}
     lines = capsys.readouterr().out.splitlines()
     assert "left behind in the source: encoder.1.conv.weight of unet1.level1" in lines
@@ -61,8 +63,8 @@ def test_the_old_classifier_becomes_the_head_of_its_level(files):
 
 def test_single_levels_are_chosen(files):
     new, old = grown(layers=("unet1.level0",)), read_checkpoint(files / "small.save").weights
-    kept = {name for name in old if torch.equal(new[name], old[name])}
-    spread = {name for name in kept if not name.endswith((".bias", "norm.weight"))}
+    remaining = {name for name in old if torch.equal(new[name], old[name])}
+    spread = {name for name in remaining if not name.endswith((".bias", "norm.weight"))}
     assert {name.split(".")[1] for name in spread} == {"level0"}
 
 

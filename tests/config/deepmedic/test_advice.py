@@ -55,13 +55,13 @@ def beginning(kind, key):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_whatever_is_wrong_with_a_key_is_told_without_our_names(told, kind):
-    ours = {name for name in house_names(kind) if "." in name}
+    actual = {name for name in house_names(kind) if "." in name}
     keys = ALL_KEYS[kind].split()
     for number, key in enumerate(keys):
         for value in VALUES[number % 3 :: 3]:
             for line in told(kind, beginning(kind, key) + f"{key} = {value}"):
                 words = set(re.findall(r"[a-z_]+(?:\.[a-z_0-9]+)+", line))
-                assert not words & ours, line
+                assert not words & actual, line
                 assert not re.search(rf"\b({OUR_VALUES})\b", line), line
 
 

@@ -154,8 +154,8 @@ def test_model_files(tmp_path, monkeypatch, text, parameters, factors, warning):
     if parameters is not None:
         assert plan.parameters == parameters
     assert [pathway.geometry.factor[0] for pathway in plan.pathways] == factors
-    said = "\n".join(result.warnings)
-    assert warning in said if warning else said == ""
+    message = "\n".join(result.warnings)
+    assert warning in message if warning else message == ""
     fc = result.config.fc_pathway
     has_context = "kernelDimFor1stFcLayer = [3,3,3]" in text or "kernelDimPerLayerFC" in text
     assert (fc.kernels[0] == (3, 3, 3), fc.padding[0] == "mirror") == (has_context,) * 2 or (
@@ -292,8 +292,8 @@ def test_train_files(tmp_path, monkeypatch, text, expected, shift, is_old):
     assert config.validation.volumes.every == 5
     has_scores = "norm_zscore_prms" in text
     assert (config.preparation.z_score != "none") is has_scores
-    said = "\n".join(result.warnings)
-    assert ("read as a file of DeepMedic 0.7.2 or before" in said) is is_old
+    message = "\n".join(result.warnings)
+    assert ("read as a file of DeepMedic 0.7.2 or before" in message) is is_old
 
 
 def test_the_settings_of_a_project_of_0_5_come_from_both_of_its_files(tmp_path, monkeypatch):
@@ -348,8 +348,8 @@ def test_test_files(tmp_path, monkeypatch, more, warning):
     result = load(TestConfig, file)
     assert result.config.save.probabilities == (0, 1)
     assert set(result.config.save.feature_maps) == {"normal.8", "fc.2"}
-    said = "\n".join(result.warnings)
-    assert warning in said if warning else said == ""
+    message = "\n".join(result.warnings)
+    assert warning in message if warning else message == ""
 
 
 # ---- What has no safe translation is refused with the line to write ----

@@ -143,8 +143,8 @@ def complaints(write):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_key_that_deepmedic_ever_had_is_in_the_table(kind):
-    ours = {"allow_missing_classes"} if kind == "train" else set()
-    assert {row.name for row in KEYS[kind]} - ours == set(ALL_KEYS[kind].split())
+    actual = {"allow_missing_classes"} if kind == "train" else set()
+    assert {row.name for row in KEYS[kind]} - actual == set(ALL_KEYS[kind].split())
 
 
 STRANGE = ("-1", "0.5", "'word'", "[[]]", "[None, 'a']", "{'a': 1}")
@@ -165,12 +165,12 @@ def test_whatever_stands_behind_a_key_is_read_or_refused(write, kind):
     )
     for row in KEYS[kind]:
         for value in STRANGE:
-            others = [
+            remaining = [
                 line
                 for line in (BEGINNINGS[kind] + switches).splitlines()
                 if not line.startswith(f"{row.name} ")
             ]
-            file = write("\n".join([*others, f"{row.name} = {value}"]))
+            file = write("\n".join([*remaining, f"{row.name} = {value}"]))
             with suppress(DeepsegError):  # any other exception fails the test
                 load(MODELS[kind], file)
 
@@ -362,7 +362,7 @@ def test_a_segment_that_is_too_small_is_told_with_the_users_key_and_line(complai
 
 
 def test_an_empty_model_file_misses_all_required_keys_at_once(complaints):
-    wanted = (
+    expected = (
         "numberOfOutputClasses",
         "numberOfInputChannels",
         "numberFMsPerLayerNormal",
@@ -372,7 +372,7 @@ def test_an_empty_model_file_misses_all_required_keys_at_once(complaints):
     assert complaints("model", "# nothing\n") == [
         f"[config-missing-key] some.cfg: got no key {key!r}; expected {key!r}; "
         f"fix: add {key!r} to the file"
-        for key in wanted
+        for key in expected
     ]
 
 
@@ -392,8 +392,8 @@ def test_an_empty_model_file_misses_all_required_keys_at_once(complaints):
 )  # fmt: skip
 def test_a_wrong_value_is_told_at_its_line(complaints, line, expected):
     key = line.split(" = ", maxsplit=1)[0]
-    others = "".join(f"{one}\n" for one in MODEL.splitlines() if not one.startswith(key))
-    assert complaints("model", others + line) == [f"[config-value] some.cfg:5 {key}: {expected}"]
+    remaining = "".join(f"{item}\n" for item in MODEL.splitlines() if not item.startswith(key))
+    assert complaints("model", remaining + line) == [f"[config-value] some.cfg:5 {key}: {expected}"]
 
 
 def test_an_unknown_padding_is_refused_with_the_known_ones(complaints):

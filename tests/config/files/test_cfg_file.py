@@ -84,8 +84,8 @@ def test_a_file_in_the_manner_of_deepmedic_is_read_with_its_lines():
     ],
 )
 def test_arithmetic_gives_what_it_gives_in_python(expression, value):
-    found = document(f"a = {expression}\n").values["a"]
-    assert (found, type(found)) == (value, type(value))
+    result = document(f"a = {expression}\n").values["a"]
+    assert (result, type(result)) == (value, type(value))
 
 
 plain = st.recursive(

@@ -233,13 +233,13 @@ EMPTY = (
 def test_an_empty_line_that_may_be_a_case_without_a_file_is_refused(
     folder, first, second, labels, faults
 ):
-    given = {"FLAIR": first, "T1c": second, "labels": labels or []}
-    for kind, patients in given.items():
+    settings = {"FLAIR": first, "T1c": second, "labels": labels or []}
+    for kind, patients in settings.items():
         lines = [f"{p}/{kind}.nii.gz" if p.startswith("p") else p for p in patients]
         write(folder / f"{kind}.txt", *lines)
     config = of_lists(folder, labels=None if labels is None else folder / "labels.txt")
     assert [c for c in complaints(config) if "empty-line" in c] == [
-        EMPTY.format(file=folder / file, others=others) for file, others in faults
+        EMPTY.format(file=folder / file, others=companions) for file, companions in faults
     ]
 
 
@@ -314,13 +314,13 @@ def test_faults_of_all_lists_come_at_once(folder):
 def test_a_pipe_instead_of_a_list_is_refused_without_waiting(folder):
     (folder / "labels.txt").unlink()
     os.mkfifo(folder / "labels.txt")
-    found = []
+    result = []
     reader = threading.Thread(
-        target=lambda: found.extend(complaints(of_lists(folder))), daemon=True
+        target=lambda: result.extend(complaints(of_lists(folder))), daemon=True
     )
     reader.start()
     reader.join(10)
-    assert found == [
+    assert result == [
         f"[cases-file-unreadable] {folder / 'labels.txt'}: got a folder, pipe or device; expected "
         "a text file that says where the cases are; fix: give a file that this user may read"
     ]
@@ -374,8 +374,8 @@ def test_a_missing_file_of_a_table_is_named_by_line_and_column(folder):
 def test_missing_files_come_with_the_faults_of_names(folder):
     write(folder / "labels.txt", "p1/labels.nii.gz", "p2/labels.nii.gz", "p3/lost.nii.gz")
     listed = write(folder / "names.txt", "a", "../b", "c")
-    found = complaints(of_lists(folder, names=listed))
-    assert [complaint.split(": ")[0] for complaint in found] == [
+    result = complaints(of_lists(folder, names=listed))
+    assert [complaint.split(": ")[0] for complaint in result] == [
         f"[case-name] {listed}:2",
         f"[file-missing] {folder / 'labels.txt'}:3 p3/lost.nii.gz",
     ]
@@ -1093,8 +1093,8 @@ def test_all_faults_of_a_dataset_come_at_once(tmp_path):
 def test_a_broken_dataset_file_is_refused(tmp_path, text, complaint):
     file = tmp_path / "dataset.json"
     file.write_text(text)
-    found = complaints(CasesConfig(dataset=tmp_path), ["T1"])[0]
-    assert found.startswith(complaint.format(file=file, folder=tmp_path))
+    result = complaints(CasesConfig(dataset=tmp_path), ["T1"])[0]
+    assert result.startswith(complaint.format(file=file, folder=tmp_path))
 
 
 def test_a_folder_without_a_dataset_file_is_refused(tmp_path):

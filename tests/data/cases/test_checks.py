@@ -109,8 +109,8 @@ def test_intensities_are_those_inside_the_roi(case):
 
 def test_facts_survive_json(case):
     save(case.labels, labels_of(10, 5), AFFINE + np.diag([0.2, 0, 0, 0]))
-    for one in (found(case), found(replace(case, channels=(None, None)))):
-        assert CaseSummary.from_json(json.loads(json.dumps(one.to_json()))) == one
+    for item in (found(case), found(replace(case, channels=(None, None)))):
+        assert CaseSummary.from_json(json.loads(json.dumps(item.to_json()))) == item
 
 
 def test_shapes_must_agree_exactly(case):
@@ -140,7 +140,7 @@ def test_missing_files_come_with_everything_else_that_is_wrong(case, tmp_path):
     ]
     assert (found_in_it.shape, found_in_it.images) == (SHAPE, None)
     assert found_in_it.missing_channels == ()
-    assert [one is None for one in found_in_it.intensity] == [True, False]
+    assert [item is None for item in found_in_it.intensity] == [True, False]
 
 
 @pytest.mark.parametrize("name", ["gone.nii.gz", "go\0ne.nii.gz"])

@@ -64,11 +64,11 @@ def test_the_shape_follows_the_extent(spacing, shape):
 
 @given(spacing=st.tuples(*[st.floats(0.3, 9)] * 3))
 def test_sides_are_as_asked_and_axes_and_centre_stay(spacing):
-    other = resampled_geometry(GRID, spacing)
-    assert other.spacing_mm == pytest.approx(spacing)
-    axes = other.affine[:3, :3] / other.spacing_mm
+    resampled = resampled_geometry(GRID, spacing)
+    assert resampled.spacing_mm == pytest.approx(spacing)
+    axes = resampled.affine[:3, :3] / resampled.spacing_mm
     assert axes == pytest.approx(GRID.affine[:3, :3] / GRID.spacing_mm)
-    assert other.corners_mm.mean(axis=0) == pytest.approx(GRID.corners_mm.mean(axis=0))
+    assert resampled.corners_mm.mean(axis=0) == pytest.approx(GRID.corners_mm.mean(axis=0))
 
 
 def test_a_field_of_view_of_whole_voxels_stays_exactly_where_it_is():
@@ -98,7 +98,7 @@ def test_a_straight_line_stays_straight_inside(spacing):
     slope = np.array([3.0, -2.0, 0.5])
     target = resampled_geometry(GRID, spacing)
     lines = [np.tensordot(slope, positions(grid), 1) for grid in (GRID, target)]
-    found = resample(lines[0], GRID, target, order=1)
+    result = resample(lines[0], GRID, target, order=1)
 
     index = np.linalg.inv(GRID.affine)[:3, :3] @ positions(target).reshape(3, -1)
     index += np.linalg.inv(GRID.affine)[:3, 3:]
@@ -107,7 +107,7 @@ def test_a_straight_line_stays_straight_inside(spacing):
         [(i >= r) & (i <= n - 1 - r) for i, r, n in zip(index, reach, GRID.shape, strict=True)],
         axis=0,
     )
-    assert found.ravel()[inside] == pytest.approx(lines[1].ravel()[inside], abs=2e-3)
+    assert result.ravel()[inside] == pytest.approx(lines[1].ravel()[inside], abs=2e-3)
 
 
 def test_a_straight_line_is_met_on_an_oblique_grid():
@@ -116,25 +116,25 @@ def test_a_straight_line_is_met_on_an_oblique_grid():
     affine[:3, :3] = TURN
     affine[:3, 3] = (8, 7, 9)
     target = Geometry((5, 4, 3), affine)
-    found = resample(positions(source)[1], source, target, order=1)
-    assert found == pytest.approx(positions(target)[1], abs=1e-5)
+    result = resample(positions(source)[1], source, target, order=1)
+    assert result == pytest.approx(positions(target)[1], abs=1e-5)
 
 
 def test_swapped_and_flipped_axes_are_followed_exactly():
     array = np.arange(4 * 5 * 6).reshape(4, 5, 6)
     swap = np.array([[0, 1, 0, 0], [-1, 0, 0, 4], [0, 0, 1, 0], [0, 0, 0, 1.0]])
     # voxel (i, j, k) of the target lies at (j, 4 - i, k) of the source
-    found = resample(array, plain((4, 5, 6)), Geometry((5, 4, 6), swap), order=0)
-    assert np.array_equal(found, array[:, ::-1].transpose(1, 0, 2))
+    result = resample(array, plain((4, 5, 6)), Geometry((5, 4, 6), swap), order=0)
+    assert np.array_equal(result, array[:, ::-1].transpose(1, 0, 2))
 
 
 @settings(deadline=None, max_examples=20)
 @given(spacing=st.tuples(*[st.floats(0.5, 8)] * 3), seed=st.integers(0, 99))
 def test_labels_never_gain_new_values_or_another_type(spacing, seed):
     labels = np.random.default_rng(seed).choice(np.array([0, 2, 7], np.uint8), size=GRID.shape)
-    found = resample(labels, GRID, resampled_geometry(GRID, spacing), order=0)
-    assert set(np.unique(found)) <= {0, 2, 7}
-    assert found.dtype == np.uint8
+    result = resample(labels, GRID, resampled_geometry(GRID, spacing), order=0)
+    assert set(np.unique(result)) <= {0, 2, 7}
+    assert result.dtype == np.uint8
 
 
 @pytest.mark.parametrize("spacing", [0.7, (1.6, 1.0, 0.8)])
@@ -149,8 +149,8 @@ def test_a_ball_survives_the_way_there_and_back(spacing):
 
 def test_a_ball_lies_where_it_lay():
     grid = plain((40, 38, 30), (1.0, 1.0, 1.5))
-    other = resampled_geometry(grid, (1.5, 0.8, 1.0))
-    assert dice(resample(ball(grid, 15), grid, other, order=0), ball(other, 15)) > 0.95
+    resampled = resampled_geometry(grid, (1.5, 0.8, 1.0))
+    assert dice(resample(ball(grid, 15), grid, resampled, order=0), ball(resampled, 15)) > 0.95
 
 
 def test_voxels_half_way_between_two_go_the_same_way_along_the_whole_axis():
@@ -159,25 +159,25 @@ def test_voxels_half_way_between_two_go_the_same_way_along_the_whole_axis():
     affine[:3, 3] = (-11.3, 7.7, 5)
     grid = Geometry((240, 1, 1), affine)
     coarse = resampled_geometry(grid, (1.8, 0.9, 1.0))
-    found = resample(np.arange(240).reshape(240, 1, 1), grid, coarse, order=0)
-    assert set(np.diff(found.ravel())) == {2}
+    result = resample(np.arange(240).reshape(240, 1, 1), grid, coarse, order=0)
+    assert set(np.diff(result.ravel())) == {2}
 
 
 def test_outside_the_source_the_nearest_edge_is_repeated():
     array = np.arange(3.0).reshape(3, 1, 1)
     affine = np.eye(4)
     affine[0, 3] = -2
-    found = resample(array, plain((3, 1, 1)), Geometry((7, 1, 1), affine), order=1)
-    assert found.ravel().tolist() == [0, 0, 0, 1, 2, 2, 2]
+    result = resample(array, plain((3, 1, 1)), Geometry((7, 1, 1), affine), order=1)
+    assert result.ravel().tolist() == [0, 0, 0, 1, 2, 2, 2]
 
 
 def test_channels_are_resampled_each_on_its_own():
     array = np.random.default_rng(2).normal(size=(2, *GRID.shape)).astype(np.float32)
     target = resampled_geometry(GRID, (1.5, 1.5, 4.0))
-    found = resample(array, GRID, target, order=1)
-    assert found.shape == (2, *target.shape)
-    assert found.dtype == np.float32
-    for channel, expected in zip(found, array, strict=True):
+    result = resample(array, GRID, target, order=1)
+    assert result.shape == (2, *target.shape)
+    assert result.dtype == np.float32
+    for channel, expected in zip(result, array, strict=True):
         assert np.array_equal(channel, resample(expected, GRID, target, order=1))
 
 
@@ -211,25 +211,25 @@ def test_where_axes_are_swapped_the_axis_that_gets_coarser_is_smoothed():
     coarse = resampled_geometry(source, (1.0, 3.0, 1.0))
     swap = coarse.affine[:, [1, 0, 2, 3]]
     x, y, z = coarse.shape
-    found = resample(image, source, Geometry((y, x, z), swap), order=1)
+    result = resample(image, source, Geometry((y, x, z), swap), order=1)
     straight = resample(image, source, coarse, order=1)
-    assert found.transpose(1, 0, 2) == pytest.approx(straight, abs=1e-5)
+    assert result.transpose(1, 0, 2) == pytest.approx(straight, abs=1e-5)
 
 
 def test_a_pattern_too_fine_for_the_new_grid_becomes_its_mean_not_a_false_pattern():
     stripes = (np.indices((48, 4, 4)).sum(axis=0) % 2).astype(np.float32)
     source = plain((48, 4, 4))
-    found = resample(stripes, source, resampled_geometry(source, 3.0), order=1)
-    assert found[2:-2] == pytest.approx(np.full_like(found[2:-2], 0.5), abs=0.02)
+    result = resample(stripes, source, resampled_geometry(source, 3.0), order=1)
+    assert result[2:-2] == pytest.approx(np.full_like(result[2:-2], 0.5), abs=0.02)
 
 
 def test_labels_are_not_smoothed_and_the_array_given_is_not_changed():
     labels = np.zeros((9, 9, 9), np.int16)
     labels[4, 4, 4] = 5
     before = labels.copy()
-    found = resample(labels, plain((9, 9, 9)), resampled_geometry(plain((9, 9, 9)), 3.0), order=0)
-    assert found[1, 1, 1] == 5
-    assert found.sum() == 5
+    result = resample(labels, plain((9, 9, 9)), resampled_geometry(plain((9, 9, 9)), 3.0), order=0)
+    assert result[1, 1, 1] == 5
+    assert result.sum() == 5
     assert np.array_equal(labels, before)
 
 
@@ -238,13 +238,15 @@ BACK = [(1.7, 1.1, 3.0), (0.4, 2.0, 7.0)]  # sides of the grid from which result
 
 @pytest.mark.parametrize("spacing", BACK)
 def test_voxels_outside_those_that_are_read_do_not_matter(spacing):
-    other, rng = resampled_geometry(GRID, spacing), np.random.default_rng(0)
+    resampled, rng = resampled_geometry(GRID, spacing), np.random.default_rng(0)
     mask = rng.random(GRID.shape) > 0.98
-    values = rng.random(other.shape, np.float32)
-    read = voxels_read(mask, other, GRID)
+    values = rng.random(resampled.shape, np.float32)
+    read = voxels_read(mask, resampled, GRID)
     spoilt = np.where(read, values, np.float32(9))
-    expected = resample(values, other, GRID, order=1)[mask]
-    np.testing.assert_allclose(resample(spoilt, other, GRID, order=1)[mask], expected, atol=1e-6)
+    expected = resample(values, resampled, GRID, order=1)[mask]
+    np.testing.assert_allclose(
+        resample(spoilt, resampled, GRID, order=1)[mask], expected, atol=1e-6
+    )
     assert not read.all()
 
 
@@ -262,12 +264,12 @@ def test_the_voxels_that_are_read_are_no_more_than_the_neighbours():
 
 @pytest.mark.parametrize("spacing", BACK)
 def test_a_box_comes_back_from_what_is_read_for_it_alone(spacing):
-    other, box = resampled_geometry(GRID, spacing), Box((3, 5, 2), (9, 8, 6))
-    values = np.random.default_rng(1).random(other.shape, np.float32)
-    read = box_read(box, other, GRID)
+    resampled, box = resampled_geometry(GRID, spacing), Box((3, 5, 2), (9, 8, 6))
+    values = np.random.default_rng(1).random(resampled.shape, np.float32)
+    read = box_read(box, resampled, GRID)
     alone = resample(
-        values[read.slices], cropped_geometry(other, read), cropped_geometry(GRID, box), order=1
+        values[read.slices], cropped_geometry(resampled, read), cropped_geometry(GRID, box), order=1
     )
-    whole = resample(values, other, GRID, order=1)[box.slices]
+    whole = resample(values, resampled, GRID, order=1)[box.slices]
     np.testing.assert_allclose(alone, whole, atol=1e-5)
-    assert read.size[2] < other.shape[2] or spacing[2] > 3
+    assert read.size[2] < resampled.shape[2] or spacing[2] > 3

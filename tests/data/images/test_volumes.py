@@ -108,12 +108,12 @@ def dicom_series(folder, array, *, series="1.2.3"):
 
 
 def test_geometries_are_compared_and_hashed_by_value():
-    one, same = Geometry(SHAPE, AFFINE), Geometry(SHAPE, AFFINE.copy())
-    assert one == same
-    assert hash(one) == hash(same)
-    assert one != Geometry((7, 5, 4), AFFINE)
-    assert one != Geometry(SHAPE, AFFINE + np.eye(4) * 1e-9)
-    assert one != "a grid"
+    grid, same = Geometry(SHAPE, AFFINE), Geometry(SHAPE, AFFINE.copy())
+    assert grid == same
+    assert hash(grid) == hash(same)
+    assert grid != Geometry((7, 5, 4), AFFINE)
+    assert grid != Geometry(SHAPE, AFFINE + np.eye(4) * 1e-9)
+    assert grid != "a grid"
     assert hash(Geometry(SHAPE, AFFINE)) == hash(
         Geometry(SHAPE, np.where(AFFINE == 0, -0.0, AFFINE))
     )
@@ -148,14 +148,14 @@ def test_spacing_and_voxel_volume_are_the_sides_of_a_voxel():
     ],
 )
 def test_the_distance_is_that_of_the_worst_corner(change, distance):
-    one = Geometry(SHAPE, AFFINE)
-    assert one.distance_mm(Geometry(SHAPE, change @ AFFINE)) == pytest.approx(distance)
+    grid = Geometry(SHAPE, AFFINE)
+    assert grid.distance_mm(Geometry(SHAPE, change @ AFFINE)) == pytest.approx(distance)
 
 
 def test_a_wrong_spacing_is_seen_at_the_far_corner():
-    one, other = Geometry((10, 4, 1), np.eye(4)), Geometry((10, 4, 1), np.diag([1.1, 1.2, 1, 1]))
+    first, second = Geometry((10, 4, 1), np.eye(4)), Geometry((10, 4, 1), np.diag([1.1, 1.2, 1, 1]))
     # the far corner is 9.5 and 3.5 voxels away from the origin
-    assert one.distance_mm(other) == pytest.approx(sqrt(0.95**2 + 0.7**2))
+    assert first.distance_mm(second) == pytest.approx(sqrt(0.95**2 + 0.7**2))
 
 
 def test_two_grids_over_one_field_of_view_have_no_distance():

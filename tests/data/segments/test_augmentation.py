@@ -60,14 +60,14 @@ EVERYTHING = {
 
 
 def test_the_same_generator_gives_the_same_motion():
-    one, same, other = (drawn(seed, **EVERYTHING) for seed in (5, 5, 6))
-    assert one.permutation == same.permutation
+    first, same, second = (drawn(seed, **EVERYTHING) for seed in (5, 5, 6))
+    assert first.permutation == same.permutation
     for name in ("matrix", "intensity.shift", "intensity.scale", "intensity.gamma"):
         value = attrgetter(name)
-        assert np.array_equal(value(one), value(same))
-        assert not np.array_equal(value(one), value(other))
-    assert np.array_equal(one.deformation.control, same.deformation.control)
-    assert not np.array_equal(one.deformation.control, other.deformation.control)
+        assert np.array_equal(value(first), value(same))
+        assert not np.array_equal(value(first), value(second))
+    assert np.array_equal(first.deformation.control, same.deformation.control)
+    assert not np.array_equal(first.deformation.control, second.deformation.control)
 
 
 @pytest.mark.parametrize(
@@ -84,20 +84,20 @@ def test_only_turns_put_every_point_on_a_voxel(changes, expected):
 
 @pytest.mark.parametrize("kind", ["affine", "elastic"])
 def test_the_probability_is_the_share_of_segments(kind):
-    found = [drawn(seed, **{kind: {"probability": 0.3}}).interpolates for seed in range(1000)]
-    assert np.mean(found) == pytest.approx(0.3, abs=0.05)
+    result = [drawn(seed, **{kind: {"probability": 0.3}}).interpolates for seed in range(1000)]
+    assert np.mean(result) == pytest.approx(0.3, abs=0.05)
 
 
 # Intensity
 
 
 def test_without_deviation_every_channel_has_the_mean():
-    found = drawn(
+    result = drawn(
         channels=2,
         intensity={"shift": {"mean": 0.25, "deviation": 0}, "scale": {"mean": 3, "deviation": 0}},
     )
-    assert found.intensity.shift.tolist() == [0.25, 0.25]
-    assert found.intensity.scale.tolist() == [3, 3]
+    assert result.intensity.shift.tolist() == [0.25, 0.25]
+    assert result.intensity.scale.tolist() == [3, 3]
 
 
 def test_shift_and_scale_are_drawn_for_each_channel():
@@ -105,10 +105,10 @@ def test_shift_and_scale_are_drawn_for_each_channel():
         "shift": {"mean": 2, "deviation": 0.5},
         "scale": {"mean": 1, "deviation": 0.125},
     }
-    found = [drawn(seed, channels=2, intensity=settings_) for seed in range(2000)]
+    result = [drawn(seed, channels=2, intensity=settings_) for seed in range(2000)]
     for values, mean, deviation in (
-        (np.array([one.intensity.shift for one in found]), 2, 0.5),
-        (np.array([one.intensity.scale for one in found]), 1, 0.125),
+        (np.array([item.intensity.shift for item in result]), 2, 0.5),
+        (np.array([item.intensity.scale for item in result]), 1, 0.125),
     ):
         assert values.dtype == np.float32
         assert values.mean(0) == pytest.approx([mean] * 2, abs=0.1 * deviation)
@@ -234,8 +234,8 @@ def test_scaling_is_the_same_along_all_axes_whatever_the_spacing():
 
 def test_a_quarter_turn_of_anisotropic_voxels_is_one_in_millimetres():
     # voxels of 1 x 2 x 4 mm: 1 voxel along X is half a voxel along Y; 1 along Y are 2 along X
-    found = affine((0, 0, 90), spacing_mm=(1, 2, 4)).matrix
-    np.testing.assert_allclose(found, np.stack([Y / 2, -2 * X, Z], 1), atol=1e-15)
+    result = affine((0, 0, 90), spacing_mm=(1, 2, 4)).matrix
+    np.testing.assert_allclose(result, np.stack([Y / 2, -2 * X, Z], 1), atol=1e-15)
 
 
 @settings(max_examples=40)
@@ -295,9 +295,9 @@ def test_a_voxel_off_the_middle_is_found_where_the_rotation_puts_it(angles, plac
     labels = np.zeros((21, 21, 21), np.int16)
     labels[16, 10, 10] = 1
     labels[10, 10, 10] = 2
-    found = moved_labels(labels, affine(angles))
-    assert np.argwhere(found == 1).tolist() == [list(place)]
-    assert np.argwhere(found == 2).tolist() == [[10, 10, 10]]  # the middle stays
+    result = moved_labels(labels, affine(angles))
+    assert np.argwhere(result == 1).tolist() == [list(place)]
+    assert np.argwhere(result == 2).tolist() == [[10, 10, 10]]  # the middle stays
 
 
 @pytest.mark.parametrize(
@@ -310,11 +310,11 @@ def test_a_voxel_off_the_middle_is_found_where_the_rotation_puts_it(angles, plac
 def test_a_cube_of_11_voxels_is_scaled_about_its_middle(scale, side):
     labels = np.zeros((21, 21, 21), np.int16)
     labels[5:16, 5:16, 5:16] = 1
-    found = moved_labels(labels, affine((0, 0, 0), scale))
+    result = moved_labels(labels, affine((0, 0, 0), scale))
     first = 10 - side // 2
     expected = np.zeros_like(labels)
     expected[(slice(first, first + side),) * 3] = 1
-    assert np.array_equal(found == 1, expected == 1)
+    assert np.array_equal(result == 1, expected == 1)
 
 
 # Smooth displacements
@@ -365,12 +365,12 @@ def test_everything_in_reach_lies_between_control_points(extent, grid):
             indexing="ij",
         )
     )
-    found = ElasticDeformation(bumps.start, bumps.step, places).at(extent)
+    result = ElasticDeformation(bumps.start, bumps.step, places).at(extent)
     expected = [
         a + s * index
         for a, s, index in zip(extent.start, extent.step, np.indices(extent.count), strict=True)
     ]
-    np.testing.assert_allclose(found, expected, atol=1e-9)
+    np.testing.assert_allclose(result, expected, atol=1e-9)
 
 
 def test_control_points_are_displaced_by_the_deviation_asked_for():

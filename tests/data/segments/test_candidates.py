@@ -65,47 +65,47 @@ def test_the_categories_of_each_sampling_type(with_roi):
         "per_class": [(labels == c) & inside for c in range(3)],
     }
     for kind, masks in expected.items():
-        found = find_candidates(case(labels, roi), rules(kind))
-        assert [voxels(found, i) for i in range(len(masks))] == [flat(mask) for mask in masks]
-        assert found.counts == tuple(int(mask.sum()) for mask in masks)
+        result = find_candidates(case(labels, roi), rules(kind))
+        assert [voxels(result, i) for i in range(len(masks))] == [flat(mask) for mask in masks]
+        assert result.counts == tuple(int(mask.sum()) for mask in masks)
 
 
 @pytest.mark.parametrize("kind", ["foreground_background", "uniform", "per_class"])
 def test_no_segment_is_centred_on_an_unlabelled_voxel(kind):
     labels = some_labels().astype(np.int8)
     labels[:, 3:] = -1
-    found = find_candidates(case(labels), rules(kind))
-    assert sorted(found.voxels.tolist()) == np.flatnonzero(labels >= 0).tolist()
+    result = find_candidates(case(labels), rules(kind))
+    assert sorted(result.voxels.tolist()) == np.flatnonzero(labels >= 0).tolist()
 
 
 def test_weight_maps_replace_labels_and_roi():
     weights = np.zeros((2, *SHAPE), np.float32)
     weights[0, 0, 0, :2] = [1, 3]
     weights[1, 6, 8, 10] = 5
-    found = find_candidates(
+    result = find_candidates(
         case(some_labels(), some_roi(), weights), rules("foreground_background")
     )
-    assert found.counts == (2, 1)
+    assert result.counts == (2, 1)
     rng = np.random.default_rng(0)
-    drawn = [found.draw(0, SHAPE, rng=rng) for _ in range(4000)]
+    drawn = [result.draw(0, SHAPE, rng=rng) for _ in range(4000)]
     assert set(drawn) == {(0, 0, 0), (0, 0, 1)}
     assert drawn.count((0, 0, 1)) == pytest.approx(3000, abs=120)
-    assert found.draw(1, SHAPE, rng=rng) == (6, 8, 10)
+    assert result.draw(1, SHAPE, rng=rng) == (6, 8, 10)
 
 
 def test_the_prediction_around_a_centre_lies_inside_the_image():
     # segment 5, prediction 3: it covers c - 1 … c + 1; even prediction 4 of 6: c - 1 … c + 2
-    found = find_candidates(case(), rules(segment=(5, 6, 17), prediction=(3, 4, 13)))
-    x, y, z = np.unravel_index(found.voxels, SHAPE)
+    result = find_candidates(case(), rules(segment=(5, 6, 17), prediction=(3, 4, 13)))
+    x, y, z = np.unravel_index(result.voxels, SHAPE)
     assert (x.min(), x.max()) == (1, 5)
     assert (y.min(), y.max()) == (1, 6)
     assert set(z.tolist()) == {5}  # the image is smaller than the prediction: its middle
 
 
 def test_every_voxel_of_a_category_is_equally_likely():
-    found = find_candidates(case(some_labels()), rules("per_class"))
+    result = find_candidates(case(some_labels()), rules("per_class"))
     rng = np.random.default_rng(5)
-    drawn = [found.draw(2, SHAPE, rng=rng) for _ in range(5000)]
+    drawn = [result.draw(2, SHAPE, rng=rng) for _ in range(5000)]
     counts = {voxel: drawn.count(voxel) for voxel in set(drawn)}
     assert set(counts) == {(4, 4, z) for z in range(4, 9)}
     assert max(abs(n - 1000) for n in counts.values()) < 120
@@ -114,13 +114,13 @@ def test_every_voxel_of_a_category_is_equally_likely():
 def test_candidates_come_back_from_disk_as_they_went(tmp_path):
     weights = np.zeros((1, *SHAPE), np.float32)
     weights[0, 2, 3, 4:6] = [2, 6]
-    for one in (
+    for item in (
         find_candidates(case(some_labels()), rules("per_class")),
         find_candidates(case(weights=weights), rules()),
     ):
-        write_candidates(one, tmp_path / f"{len(one.ends)}")
-        back = open_candidates(tmp_path / f"{len(one.ends)}")
-        assert back.counts == one.counts
-        assert np.array_equal(back.voxels, one.voxels)
-        drawn = [c.draw(0, SHAPE, rng=np.random.default_rng(1)) for c in (one, back)]
+        write_candidates(item, tmp_path / f"{len(item.ends)}")
+        back = open_candidates(tmp_path / f"{len(item.ends)}")
+        assert back.counts == item.counts
+        assert np.array_equal(back.voxels, item.voxels)
+        drawn = [c.draw(0, SHAPE, rng=np.random.default_rng(1)) for c in (item, back)]
         assert drawn[0] == drawn[1]

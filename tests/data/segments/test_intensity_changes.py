@@ -65,14 +65,14 @@ def test_gamma_of_a_constant_channel_changes_nothing():
 
 @pytest.mark.parametrize("factor", [2, 3, 2.5])
 def test_coarser_voxels_are_those_of_scipy(factor):
-    kept = [
+    remaining = [
         np.unique(np.round(np.arange(0, count, factor)).astype(int).clip(max=count - 1))
         for count in FINE.shape[1:]
     ]
-    thin = FINE[0][np.ix_(*kept)]
+    thin = FINE[0][np.ix_(*remaining)]
     places = [
         np.interp(np.arange(count), axis, np.arange(len(axis)))
-        for count, axis in zip(FINE.shape[1:], kept, strict=True)
+        for count, axis in zip(FINE.shape[1:], remaining, strict=True)
     ]
     expected = map_coordinates(thin, np.meshgrid(*places, indexing="ij"), order=1)
     changed = coarsened(FINE, factors(factor, 1), (1, 1, 1))

@@ -48,8 +48,8 @@ def test_a_lattice_reads_the_reflected_image_and_the_corner_mean_beyond(start, s
     far = 60
     endless = np.stack(
         [
-            np.pad(one, [(far, far)] * 3, constant_values=value)
-            for one, value in zip(padded, outside, strict=True)
+            np.pad(item, [(far, far)] * 3, constant_values=value)
+            for item, value in zip(padded, outside, strict=True)
         ]
     )
     x, y, z = (
@@ -95,8 +95,8 @@ def test_turning_the_lattice_turns_the_block(turn, turned):
         read(image, points, NO_MARGIN, permutation=turn, doubled_centre=doubled_centre), expected
     )
     labels = (image[0] * 10).astype(np.int16)
-    found = read_labels(labels, points, permutation=turn, doubled_centre=doubled_centre)
-    assert np.array_equal(found, turned(labels[None, 3:8, 4:9, 5:10])[0])
+    result = read_labels(labels, points, permutation=turn, doubled_centre=doubled_centre)
+    assert np.array_equal(result, turned(labels[None, 3:8, 4:9, 5:10])[0])
 
 
 def test_a_quarter_turn_keeps_the_shape_of_an_oblong_block():
@@ -125,14 +125,14 @@ def test_turns_combine_as_their_matrices_do(one, other, signs):
 
 def test_labels_beyond_the_image_are_unknown():
     labels = np.arange(24).reshape(2, 3, 4)
-    found = read_labels(labels, Lattice((-1, 1, 2), (1, 1, 1), (3, 3, 1)))
-    assert found[..., 0].tolist() == [[-1, -1, -1], [6, 10, -1], [18, 22, -1]]
+    result = read_labels(labels, Lattice((-1, 1, 2), (1, 1, 1), (3, 3, 1)))
+    assert result[..., 0].tolist() == [[-1, -1, -1], [6, 10, -1], [18, 22, -1]]
 
 
 def test_interpolation_agrees_with_scipy_inside_the_image():
     rng = np.random.default_rng(4)
     coordinates = np.stack([rng.uniform(0, n - 1, (3, 4, 2)) for n in IMAGE.shape[1:]])
-    expected = [map_coordinates(one, coordinates, order=1) for one in IMAGE]
+    expected = [map_coordinates(item, coordinates, order=1) for item in IMAGE]
     np.testing.assert_allclose(interpolated(IMAGE, coordinates, NO_MARGIN), expected, atol=2e-6)
 
 

@@ -29,7 +29,7 @@ GEOMETRY = NetworkGeometry(
 @pytest.fixture
 def folders(tmp_path):
     rng = np.random.default_rng(0)
-    made = []
+    new = []
     for number, shape in enumerate([(14, 16, 18), (17, 13, 15), (12, 12, 12)]):
         folder = tmp_path / f"case{number}"
         folder.mkdir()
@@ -43,8 +43,8 @@ def folders(tmp_path):
         np.save(folder / "roi.npy", roi)
         record = {"name": f"case{number}", "shape": shape, "affine": np.eye(4).tolist()}
         write_json(folder / "case.json", record)
-        made.append(folder)
-    return made
+        new.append(folder)
+    return new
 
 
 def rules(**changes) -> SegmentRules:
@@ -92,7 +92,7 @@ def test_a_subepoch_gives_every_segment_once_in_batches(folders):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_number_of_workers_changes_nothing(folders, workers):
     alone, helped = batches(folders), batches(folders, workers=workers)
-    assert all(same(one, other) for one, other in zip(alone, helped, strict=True))
+    assert all(same(first, second) for first, second in zip(alone, helped, strict=True))
 
 
 def test_a_stream_that_begins_later_gives_what_would_have_come_then(folders):
@@ -147,8 +147,8 @@ def test_ranks_share_every_batch_and_stand_ins_have_no_known_voxels(folders):
         for rank, part in enumerate(parts):
             assert part.cases == batch.cases[rank::2]
             assert torch.equal(part.labels, batch.labels[rank::2])
-            for x, own in zip(batch.inputs, part.inputs, strict=True):
-                assert torch.equal(own, x[rank::2])
+            for x, share in zip(batch.inputs, part.inputs, strict=True):
+                assert torch.equal(share, x[rank::2])
     assert torch.equal(first[2].labels, whole[2].labels)
     assert second[2].cases == ()
     assert second[2].labels.shape == whole[2].labels.shape
@@ -169,10 +169,10 @@ def test_a_worker_that_is_stopped_is_replaced_within_seconds(folders, monkeypatc
         warn=warnings.append,
     )  # fmt: skip
     with stream:
-        found = [list(stream.subepoch())]
+        result = [list(stream.subepoch())]
         child = multiprocessing.active_children()[0]
         os.kill(child.pid, signal.SIGSTOP)
-        found += [list(stream.subepoch()) for _ in range(9)]
+        result += [list(stream.subepoch()) for _ in range(9)]
     (warning,) = warnings
     assert warning == (
         f"[worker-killed] process {child.pid} was ended by SIGKILL; new workers go on"
@@ -180,14 +180,14 @@ def test_a_worker_that_is_stopped_is_replaced_within_seconds(folders, monkeypatc
     alone = all_batches(
         SegmentLoader(SegmentDataset(folders, rules()), batch_size=4, workers=0, first=0), 10
     )
-    assert all(same(one, other) for one, other in zip(found, alone, strict=True))
+    assert all(same(first, second) for first, second in zip(result, alone, strict=True))
 
 
 @pytest.mark.parametrize("free", [0, 64_000])
 def test_with_little_shared_memory_batches_come_through_pipes(folders, monkeypatch, free):
     monkeypatch.setattr(module, "shared_memory_free", lambda: free)
     warnings = []
-    found = all_batches(
+    result = all_batches(
         SegmentLoader(
             SegmentDataset(folders, rules()),
             batch_size=4,
@@ -199,7 +199,7 @@ def test_with_little_shared_memory_batches_come_through_pipes(folders, monkeypat
     (warning,) = warnings
     assert warning.startswith("/dev/shm has 0 MB free, and 2 workers would fill ")
     alone = SegmentLoader(SegmentDataset(folders, rules()), batch_size=4, workers=0, first=0)
-    assert all(same(*pair) for pair in zip(found, all_batches(alone), strict=True))
+    assert all(same(*pair) for pair in zip(result, all_batches(alone), strict=True))
 
 
 def refused_by_the_system():
@@ -209,7 +209,7 @@ def refused_by_the_system():
 def test_without_processes_the_session_cuts_by_itself(folders, monkeypatch):
     monkeypatch.setattr(os, "fork", refused_by_the_system)
     warnings = []
-    found = all_batches(
+    result = all_batches(
         SegmentLoader(
             SegmentDataset(folders, rules()),
             batch_size=4,
@@ -225,7 +225,7 @@ def test_without_processes_the_session_cuts_by_itself(folders, monkeypatch):
         "make room in /dev/shm"
     )
     alone = SegmentLoader(SegmentDataset(folders, rules()), batch_size=4, workers=0, first=0)
-    assert all(same(*pair) for pair in zip(found, all_batches(alone), strict=True))
+    assert all(same(*pair) for pair in zip(result, all_batches(alone), strict=True))
 
 
 def no_semaphores(*_, **__):
@@ -278,7 +278,7 @@ def test_workers_that_cannot_hand_batches_over_are_done_without(folders, monkeyp
 
     monkeypatch.setattr("deepseg.parent_process.end_with", only_in_the_worker)
     warnings = []
-    found = all_batches(
+    result = all_batches(
         SegmentLoader(
             SegmentDataset(folders, rules()),
             batch_size=4,
@@ -294,7 +294,7 @@ def test_workers_that_cannot_hand_batches_over_are_done_without(folders, monkeyp
     ]
     assert capfd.readouterr().err == ""
     alone = SegmentLoader(SegmentDataset(folders, rules()), batch_size=4, workers=0, first=0)
-    assert all(same(*pair) for pair in zip(found, all_batches(alone), strict=True))
+    assert all(same(*pair) for pair in zip(result, all_batches(alone), strict=True))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

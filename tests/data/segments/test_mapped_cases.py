@@ -60,14 +60,14 @@ def dataset(folders, **limits) -> SegmentDataset:
 
 def in_memory(folder: Path) -> dict[str, int]:
     """Bytes of every mapped file in ``folder`` that count as this process's memory."""
-    found, name = {}, None
+    result, name = {}, None
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
             path = line.split(maxsplit=5)[5:]
             name = path[0] if path and path[0].startswith(f"{folder}/") else None
         elif name is not None and line.startswith("Rss:"):
-            found[name] = found.get(name, 0) + int(line.split()[1]) * 1024
-    return found
+            result[name] = result.get(name, 0) + int(line.split()[1]) * 1024
+    return result
 
 
 def bytes_after_a_subepoch(folders, **limits) -> int:

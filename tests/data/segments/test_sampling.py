@@ -28,8 +28,8 @@ def drawn(counts, shares, *, segments, cases=9, seed=0):
 
 
 def test_segments_are_shared_among_cases_and_categories():
-    found = drawn([(50, 50), (50, 50)], [0.5, 0.5], segments=40)
-    assert {pair: found.count(pair) for pair in set(found)} == {
+    result = drawn([(50, 50), (50, 50)], [0.5, 0.5], segments=40)
+    assert {pair: result.count(pair) for pair in set(result)} == {
         (0, 0): 10,
         (0, 1): 10,
         (1, 0): 10,
@@ -38,8 +38,8 @@ def test_segments_are_shared_among_cases_and_categories():
 
 
 def test_the_share_of_a_category_that_a_case_lacks_goes_to_the_others():
-    found = drawn([(0, 50, 9), (7, 0, 0)], [0.5, 0.25, 0.25], segments=40)
-    assert {pair: found.count(pair) for pair in set(found)} == {
+    result = drawn([(0, 50, 9), (7, 0, 0)], [0.5, 0.25, 0.25], segments=40)
+    assert {pair: result.count(pair) for pair in set(result)} == {
         (0, 1): 10,
         (0, 2): 10,
         (1, 0): 20,
@@ -47,12 +47,12 @@ def test_the_share_of_a_category_that_a_case_lacks_goes_to_the_others():
 
 
 def test_a_case_without_candidates_is_never_drawn():
-    found = drawn([(0, 0), (3, 4)], [0.5, 0.5], segments=10)
-    assert {one for one, _ in found} == {1}
+    result = drawn([(0, 0), (3, 4)], [0.5, 0.5], segments=10)
+    assert {number for number, _ in result} == {1}
 
 
 def test_a_subepoch_draws_from_a_limited_number_of_cases():
-    cases = {one for one, _ in drawn([(5,)] * 30, [1.0], segments=12, cases=4)}
+    cases = {number for number, _ in drawn([(5,)] * 30, [1.0], segments=12, cases=4)}
     assert len(cases) == 4
 
 
@@ -72,6 +72,6 @@ def test_another_seed_draws_from_other_cases_in_another_order():
     seed=st.integers(0, 5),
 )
 def test_every_segment_is_drawn_from_a_category_that_exists(counts, segments, cases, seed):
-    found = drawn(counts, [0.2, 0.3, 0.5], segments=segments, cases=cases, seed=seed)
-    assert len(found) == segments
-    assert all(counts[one][category] > 0 for one, category in found)
+    result = drawn(counts, [0.2, 0.3, 0.5], segments=segments, cases=cases, seed=seed)
+    assert len(result) == segments
+    assert all(counts[number][category] > 0 for number, category in result)

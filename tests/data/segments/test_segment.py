@@ -46,18 +46,18 @@ def test_a_segment_is_centred_with_the_odd_voxel_behind():
 
 
 def test_inputs_and_labels_are_slices_of_the_image_inside_it():
-    own = case()
+    prepared = case()
     segment = Box((16, 17, 18), (13, 11, 9))
-    found = cut(own, segment, GEOMETRY)
+    result = cut(prepared, segment, GEOMETRY)
     # prediction: (16+2+1, 17+2, 18+2), size (13-6, 11-4, 9-4)
-    assert np.array_equal(found.labels, own.labels[19:26, 19:26, 20:25])
-    assert np.array_equal(found.inputs[0], own.channels[:, 16:29, 17:28, 18:27])
+    assert np.array_equal(result.labels, prepared.labels[19:26, 19:26, 20:25])
+    assert np.array_equal(result.inputs[0], prepared.channels[:, 16:29, 17:28, 18:27])
     # x3 pathway: the normal core is 9 x 7 x 5 from (18, 19, 20); 3 x 3 x 2 coarse + 4 = 7 x 7 x 6
     # points from core + 1 - 3 * 2
-    x3 = own.channels[:, 13:34:3, 14:35:3, 15:33:3]
-    assert np.array_equal(found.inputs[1], x3)
+    x3 = prepared.channels[:, 13:34:3, 14:35:3, 15:33:3]
+    assert np.array_equal(result.inputs[1], x3)
     # (1, 5, 3): coarse 9 x 2 x 2, + (4, 2, 6); starts 18 - 2, 19 + 2 - 5, 20 + 1 - 9
-    assert np.array_equal(found.inputs[2], own.channels[:, 16:29, 16:36:5, 12:36:3])
+    assert np.array_equal(result.inputs[2], prepared.channels[:, 16:29, 16:36:5, 12:36:3])
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_inputs_and_labels_are_slices_of_the_image_inside_it():
 )
 def test_turning_a_segment_turns_the_whole_world_around_it(turn, turned):
     """The same as turning the image first: also the context, whose grid is not symmetric."""
-    own = case()
+    prepared = case()
     cubes = NetworkGeometry(
         (PathwayGeometry((1, 1, 1), (4, 4, 4)), PathwayGeometry((3, 3, 3), (4, 4, 4))),
         (0, 0, 0),
@@ -77,8 +77,8 @@ def test_turning_a_segment_turns_the_whole_world_around_it(turn, turned):
     )
     square = PreparedCase(
         "square",
-        own.channels[:, :, 2:42, 2:42].copy(),
-        own.labels[:, 2:42, 2:42].copy(),
+        prepared.channels[:, :, 2:42, 2:42].copy(),
+        prepared.labels[:, 2:42, 2:42].copy(),
         None,
         None,
         Geometry((40, 40, 40), np.eye(4)),
@@ -96,53 +96,53 @@ def test_turning_a_segment_turns_the_whole_world_around_it(turn, turned):
     moved = cut(square, segment, cubes, transform=SegmentTransform(permutation=turn))
     still = cut(whole, segment, cubes)
     assert np.array_equal(moved.labels, still.labels)
-    for one, other in zip(moved.inputs, still.inputs, strict=True):
-        assert np.array_equal(one, other)
+    for first, second in zip(moved.inputs, still.inputs, strict=True):
+        assert np.array_equal(first, second)
 
 
 def test_the_identity_matrix_interpolates_nothing_away():
-    own = case()
+    prepared = case()
     segment = Box((2, 17, 30), (13, 11, 9))
     still, moved = (
-        cut(own, segment, GEOMETRY, transform=m)
+        cut(prepared, segment, GEOMETRY, transform=m)
         for m in (SegmentTransform(), SegmentTransform(matrix=np.eye(3)))
     )
     assert np.array_equal(moved.labels, still.labels)
-    for one, other in zip(moved.inputs, still.inputs, strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-4)
+    for first, second in zip(moved.inputs, still.inputs, strict=True):
+        np.testing.assert_allclose(first, second, atol=2e-4)
 
 
 def test_a_quarter_turn_as_a_matrix_is_the_quarter_turn():
-    own = case()
+    prepared = case()
     turn = AxisPermutation((1, 0, 2), (1, -1, 1))
     segment = Box((14, 15, 16), (13, 11, 9))
-    exact = cut(own, segment, GEOMETRY, transform=SegmentTransform(permutation=turn))
-    by_matrix = cut(own, segment, GEOMETRY, transform=SegmentTransform(matrix=turn.matrix))
+    exact = cut(prepared, segment, GEOMETRY, transform=SegmentTransform(permutation=turn))
+    by_matrix = cut(prepared, segment, GEOMETRY, transform=SegmentTransform(matrix=turn.matrix))
     # The prediction is 7 x 7 x 5: turning it about its middle lands on voxels.
     assert np.array_equal(by_matrix.labels, exact.labels)
-    for one, other in zip(by_matrix.inputs, exact.inputs, strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-4)
+    for first, second in zip(by_matrix.inputs, exact.inputs, strict=True):
+        np.testing.assert_allclose(first, second, atol=2e-4)
 
 
 def test_a_constant_displacement_shifts_the_segment():
-    own = case()
+    prepared = case()
     segment = Box((14, 15, 16), (13, 11, 9))
     control = np.zeros((3, 30, 30, 30))
     control[1] = 2.0
     moved = cut(
-        own,
+        prepared,
         segment,
         GEOMETRY,
         transform=SegmentTransform(deformation=ElasticDeformation((-40.0,) * 3, 5.0, control)),
     )
-    shifted = cut(own, segment.moved((0, 2, 0)), GEOMETRY)
+    shifted = cut(prepared, segment.moved((0, 2, 0)), GEOMETRY)
     assert np.array_equal(moved.labels, shifted.labels)
-    for one, other in zip(moved.inputs, shifted.inputs, strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-4)
+    for first, second in zip(moved.inputs, shifted.inputs, strict=True):
+        np.testing.assert_allclose(first, second, atol=2e-4)
 
 
 def test_intensities_are_shifted_then_scaled_the_same_in_all_pathways():
-    own = case()
+    prepared = case()
     segment = Box((14, 15, 16), (13, 11, 9))
     moved = SegmentTransform(
         intensity=IntensityChange(
@@ -150,17 +150,19 @@ def test_intensities_are_shifted_then_scaled_the_same_in_all_pathways():
         )
     )
     for plain, changed in zip(
-        inputs(own, segment, GEOMETRY), inputs(own, segment, GEOMETRY, transform=moved), strict=True
+        inputs(prepared, segment, GEOMETRY),
+        inputs(prepared, segment, GEOMETRY, transform=moved),
+        strict=True,
     ):
         np.testing.assert_allclose(changed[0], (plain[0] + 1) * 3, rtol=1e-6)
         np.testing.assert_allclose(changed[1], (plain[1] - 2) * 0.5, rtol=1e-6)
 
 
 def test_a_segment_far_outside_is_unknown_and_constant():
-    own = case()
-    found = cut(own, Box((-60, 10, 10), (13, 11, 9)), GEOMETRY)
-    assert (found.labels == -1).all()
-    assert np.ptp(found.inputs[0], axis=(1, 2, 3)).tolist() == [0, 0]
+    prepared = case()
+    result = cut(prepared, Box((-60, 10, 10), (13, 11, 9)), GEOMETRY)
+    assert (result.labels == -1).all()
+    assert np.ptp(result.inputs[0], axis=(1, 2, 3)).tolist() == [0, 0]
 
 
 def test_an_image_smaller_than_the_segment_is_mirrored_and_filled():
@@ -172,11 +174,11 @@ def test_an_image_smaller_than_the_segment_is_mirrored_and_filled():
         None,
         Geometry((3, 20, 1), np.eye(4)),
     )
-    found = cut(small, Box.around((1, 9, 0), (13, 11, 9)), GEOMETRY)
-    assert found.inputs[0].shape == (1, 13, 11, 9)
-    assert (found.inputs[0] == 1).all()
-    assert (found.labels == 1).sum() == 3 * 7 * 1
-    assert (found.labels == -1).sum() == found.labels.size - 21
+    result = cut(small, Box.around((1, 9, 0), (13, 11, 9)), GEOMETRY)
+    assert result.inputs[0].shape == (1, 13, 11, 9)
+    assert (result.inputs[0] == 1).all()
+    assert (result.labels == 1).sum() == 3 * 7 * 1
+    assert (result.labels == -1).sum() == result.labels.size - 21
 
 
 def test_the_reach_covers_all_lattices():
@@ -185,7 +187,7 @@ def test_the_reach_covers_all_lattices():
 
 
 def test_a_full_augmentation_keeps_shapes_and_repeats_with_its_generator():
-    own = case()
+    prepared = case()
     segment = Box((14, 15, 16), (13, 11, 9))
     settings = Augmentation.model_validate(
         {
@@ -201,18 +203,18 @@ def test_a_full_augmentation_keeps_shapes_and_repeats_with_its_generator():
         moved = random_transform(
             settings,
             channels=2,
-            spacing_mm=own.geometry.spacing_mm,
+            spacing_mm=prepared.geometry.spacing_mm,
             extent=enclosing_lattice(GEOMETRY.lattices(segment)),
             rng=np.random.default_rng(seed),
         )
-        return cut(own, segment, GEOMETRY, transform=moved)
+        return cut(prepared, segment, GEOMETRY, transform=moved)
 
-    one, same, other = drawn(1), drawn(1), drawn(2)
-    still = cut(own, segment, GEOMETRY)
-    for index, block in enumerate(one.inputs):
+    first, same, second = drawn(1), drawn(1), drawn(2)
+    still = cut(prepared, segment, GEOMETRY)
+    for index, block in enumerate(first.inputs):
         assert block.shape == still.inputs[index].shape
         assert np.array_equal(block, same.inputs[index])
-        assert not np.array_equal(block, other.inputs[index])
+        assert not np.array_equal(block, second.inputs[index])
         assert np.isfinite(block).all()
 
 

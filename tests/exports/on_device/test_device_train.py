@@ -27,15 +27,15 @@ from tests.exports.on_device.runs import RATE, arrays
 
 def test_a_run_learns_prints_and_writes_what_it_says(train, device, capsys):
     assert train("--steps", 12, "--eval-every", 4, "--save-every", 5) == 0
-    said = capsys.readouterr().out.splitlines()
-    steps = [re.fullmatch(r"(\d+): Loss is (\S+) \[min=(\S+)\]", line) for line in said]
+    message = capsys.readouterr().out.splitlines()
+    steps = [re.fullmatch(r"(\d+): Loss is (\S+) \[min=(\S+)\]", line) for line in message]
     numbers = [(int(m[1]), float(m[2]), float(m[3])) for m in steps if m]
     assert [step for step, _, _ in numbers] == list(range(1, 13))
     lowest = np.minimum.accumulate([loss for _, loss, _ in numbers])
     assert [least for _, _, least in numbers] == lowest.tolist()
     assert lowest[-1] < numbers[0][1]
-    assert len([line for line in said if line.startswith("Dice on the second part")]) == 3
-    assert said[-1].startswith("Dice on the third part = ")
+    assert len([line for line in message if line.startswith("Dice on the second part")]) == 3
+    assert message[-1].startswith("Dice on the third part = ")
     with (device / "progress.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == list(range(1, 13))
@@ -80,10 +80,10 @@ def test_a_run_killed_at_step_37_goes_on_from_20_as_if_nothing_had_happened(
     assert [f.name for f in device.glob("state_*")] == ["state_000020.npz"]
     assert train("--steps", 45, "--eval-every", 0) == 0
 
-    other = shutil.copytree(exported / "device", tmp_path / "unbroken")
-    assert train("--steps", 45, "--eval-every", 0, folder=other) == 0
+    second = shutil.copytree(exported / "device", tmp_path / "unbroken")
+    assert train("--steps", 45, "--eval-every", 0, folder=second) == 0
     for name in ("state_000020.npz", "state_000040.npz", "state_000045.npz", "progress.csv"):
-        assert (device / name).read_bytes() == (other / name).read_bytes(), name
+        assert (device / name).read_bytes() == (second / name).read_bytes(), name
 
 
 def test_scores_between_steps_leave_the_state_untouched(train, device, capsys):
@@ -99,8 +99,8 @@ def test_an_earlier_state_sets_later_ones_aside(train, device, capsys):
     assert train("--steps", 4, "--eval-every", 0, "--save-every", 2) == 0
     capsys.readouterr()
     assert train("--steps", 3, "--eval-every", 0, "--state", device / "state_000002.npz") == 0
-    said = capsys.readouterr().out.splitlines()
-    assert "state_000004.npz is set aside as aside_state_000004.npz" in said
+    message = capsys.readouterr().out.splitlines()
+    assert "state_000004.npz is set aside as aside_state_000004.npz" in message
     assert latest_state(device).name == "state_000003.npz"
 
 
@@ -126,9 +126,9 @@ def test_the_third_part_is_not_read_before_the_end(train, cases, capsys):
     (third,) = parts["third"]
     (cases / third / "T1.npy").write_bytes(b"")
     assert train("--steps", 3) == 2
-    said = capsys.readouterr()
-    assert "3: Loss is" in said.out
-    assert said.err.startswith("ERROR [device-case] got T1.npy, which cannot be read")
+    message = capsys.readouterr()
+    assert "3: Loss is" in message.out
+    assert message.err.startswith("ERROR [device-case] got T1.npy, which cannot be read")
     assert (cases.parent / "device" / "state_000003.npz").exists()
 
 
@@ -137,8 +137,8 @@ def test_a_virtual_batch_moves_along_the_mean_gradient(device, cases):
     folder = Cases(cases, network.manifest, "roi")
     sampler = Sampler([folder.read("case0")], network.manifest, seed=0)
     state = read_state(device / "state.npz", network.manifest)
-    ones = {"class_weights": np.ones(3, np.float32)}
-    batches = [sampler.batch(n) | ones for n in range(2)]
+    all_ones = {"class_weights": np.ones(3, np.float32)}
+    batches = [sampler.batch(n) | all_ones for n in range(2)]
     rates = Rates(learning_rate=0.1, momentum=0.9, decay=0.01)
     state = training_step(network, state, batches[:1], rates)[1]  # velocities are not 0 then
     name = "fc.2.conv.weight"
@@ -173,7 +173,8 @@ def test_verbose_steps_print_each_changed_tensor(train, device, capsys):
     assert train("--steps", 1, "-v") == 0
     line = r"  fc\.2\.conv\.weight: min \S+ mean \S+ max \S+"
     assert (
-        len([one for one in capsys.readouterr().out.splitlines() if re.fullmatch(line, one)]) == 1
+        len([item for item in capsys.readouterr().out.splitlines() if re.fullmatch(line, item)])
+        == 1
     )
 
 

@@ -45,8 +45,8 @@ def test_segments_are_cut_as_deepseg_cuts_them(settings):
         expected = cut(prepared, Box(tuple(start.tolist()), size), network.geometry)
         blocks = segment_inputs(case, start, rules)
         assert list(blocks) == ["x_normal", "x_sub1", "x_sub2"]
-        for block, other in zip(blocks.values(), expected.inputs, strict=True):
-            np.testing.assert_array_equal(block, other)
+        for block, second in zip(blocks.values(), expected.inputs, strict=True):
+            np.testing.assert_array_equal(block, second)
         np.testing.assert_array_equal(segment_labels(case, start, rules), expected.labels)
 
 

@@ -226,9 +226,9 @@ def test_values_and_gradients_are_those_of_torch(nodes, tensors, opset, shape):
     results = computed(session, feeds)
     parameters = {f"p.{name}": v.grad for name, v in module.named_parameters()}
     buffers = {f"p.{name}": v for name, v in module.named_buffers() if f"p.{name}" in values}
-    wanted = {"y": expected.detach(), "image": x.grad, **parameters, **buffers}
-    assert {n.removeprefix("new.") for n in results} == wanted.keys()
-    for name, value in wanted.items():
+    target = {"y": expected.detach(), "image": x.grad, **parameters, **buffers}
+    assert {n.removeprefix("new.") for n in results} == target.keys()
+    for name, value in target.items():
         limit = 1e-5 * max(1.0, float(value.abs().max()))
         np.testing.assert_allclose(results[f"new.{name}"], value, atol=limit, rtol=0, err_msg=name)
 

@@ -77,9 +77,9 @@ def test_an_earlier_state_comes_back_by_its_name(trained, back):
 
 
 def test_a_model_with_other_classes_keeps_a_new_head(trained, back, tmp_path):
-    other = tmp_path / "other.yaml"
-    other.write_text(MODEL.replace("[background, rim, core]", "[background, lesion]"))
-    model = back(trained, other)
+    other_model = tmp_path / "other.yaml"
+    other_model.write_text(MODEL.replace("[background, rim, core]", "[background, lesion]"))
+    model = back(trained, other_model)
     with np.load(trained / "state_000004.npz") as archive:
         weight = archive["normal.1.conv.weight"]
     np.testing.assert_array_equal(model.weights["normal.1.conv.weight"].numpy(), weight)

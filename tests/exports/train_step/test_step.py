@@ -207,10 +207,10 @@ def test_operators_without_a_gradient_are_refused_by_their_node(tmp_path):
     ]
     from onnx import helper
 
-    made = [helper.make_node(kind, i, o, **more) for kind, i, o, more in nodes]
+    new = [helper.make_node(kind, i, o, **more) for kind, i, o, more in nodes]
     weight = np.ones((2, 1, 3, 3, 3), np.float32)
     shapes = {"image": ["n", 1, "x", "y", "z"]}
-    write(tmp_path / "net.onnx", model(made, shapes, weights={"w": weight}))
+    write(tmp_path / "net.onnx", model(new, shapes, weights={"w": weight}))
     network = imported(tmp_path, UNET_MODEL.replace(", margin: 4", ""))
     with pytest.raises(DeepsegError) as caught:
         training_step(network.train(), batch=1, segment=(8, 8, 8))

@@ -30,10 +30,10 @@ def two_blocks():
 
 
 def covered(boxes, shape=SHAPE):
-    seen = np.zeros(shape, bool)
+    calls = np.zeros(shape, bool)
     for box in boxes:
-        seen[box.slices] = True
-    return seen
+        calls[box.slices] = True
+    return calls
 
 
 def test_a_bounding_box_is_the_smallest():

@@ -93,19 +93,19 @@ def stacked(found):
 def test_probabilities_are_those_of_the_whole_image_as_one_segment(changes, edge):
     network, ready = trained_network(**changes), case()
     plain = predict(network, ready, tile=(99, 99, 99), batch_size=1).probabilities
-    found = predicted(network, ready, edges=(edge,))
-    np.testing.assert_allclose(stacked(found), plain, atol=1e-4)
-    assert (found.labels == plain.argmax(0)).mean() > 0.999
+    result = predicted(network, ready, edges=(edge,))
+    np.testing.assert_allclose(stacked(result), plain, atol=1e-4)
+    assert (result.labels == plain.argmax(0)).mean() > 0.999
 
 
 @pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS.keys())
 def test_the_result_does_not_depend_on_boxes(changes):
     network, ready = trained_network(**changes), case()
-    found = []
+    result = []
     for edge in (7, 10, 96):
-        found.append(stacked(predicted(network, ready, edges=(edge,))))
-    np.testing.assert_allclose(found[0], found[2], atol=1e-5)
-    np.testing.assert_allclose(found[1], found[2], atol=1e-5)
+        result.append(stacked(predicted(network, ready, edges=(edge,))))
+    np.testing.assert_allclose(result[0], result[2], atol=1e-5)
+    np.testing.assert_allclose(result[1], result[2], atol=1e-5)
 
 
 def test_the_default_model_predicts_what_the_plain_computation_predicts():
@@ -119,8 +119,8 @@ def test_the_default_model_predicts_what_the_plain_computation_predicts():
             tensor.uniform_(0.5, 1.5, generator=rng)
     ready = case()
     plain = predict(network, ready, tile=(99, 99, 99), batch_size=1).probabilities
-    found = predicted(network, ready, labels=range(5), edges=(13,))
-    shares = np.stack([found.probabilities[label] for label in range(5)])
+    result = predicted(network, ready, labels=range(5), edges=(13,))
+    shares = np.stack([result.probabilities[label] for label in range(5)])
     np.testing.assert_allclose(shares, plain, atol=1e-4)
     assert plain.std((1, 2, 3)).min() > 1e-3
 
@@ -138,9 +138,9 @@ def test_deepmedics_context_lies_on_one_grid_too():
     network, ready = trained_network(context_alignment="deepmedic"), case()
     # Inside the image, a segment that begins at a multiple of the factor has the phase of the grid:
     # this one, of 13 voxels in front of whose prediction there are 2, begins at 3 - 2 + 2.
-    found = stacked(predicted(network, ready))
+    result = stacked(predicted(network, ready))
     tile = predict(network, ready, tile=(7, 7, 7), batch_size=1).probabilities  # predicts 3 voxels
-    np.testing.assert_allclose(found[:, 9:15, 9:18, 9:12], tile[:, 9:15, 9:18, 9:12], atol=1e-5)
+    np.testing.assert_allclose(result[:, 9:15, 9:18, 9:12], tile[:, 9:15, 9:18, 9:12], atol=1e-5)
 
 
 @pytest.mark.parametrize("edge", [7, 96])
@@ -155,8 +155,8 @@ def test_the_region_of_interest_is_predicted_and_what_is_far_is_not_computed(edg
 
 
 def test_only_the_requested_probabilities_are_computed():
-    found = predicted(trained_network(), case(), labels=[2])
-    assert list(found.probabilities) == [2]
+    result = predicted(trained_network(), case(), labels=[2])
+    assert list(result.probabilities) == [2]
 
 
 @pytest.mark.parametrize("name", ["two resolutions", "only the head"])
@@ -186,10 +186,10 @@ def test_where_memory_is_exhausted_halves_are_computed_and_it_is_said(monkeypatc
     monkeypatch.setattr(BoxwiseNetwork, "pathway", partialmethod(exhausted))
     fast = BoxwiseNetwork(network)
     plan = work_units(fast, ready, memory=1 << 30, tile=None)
-    found = put_together(
+    result = put_together(
         fast, ready, plan, labels=(0, 1, 2), splitter=SplitOnOutOfMemory(lines.append)
     )
-    np.testing.assert_allclose(stacked(found), stacked(expected), atol=1e-5)
+    np.testing.assert_allclose(stacked(result), stacked(expected), atol=1e-5)
     assert lines == [EXHAUSTED]
 
 

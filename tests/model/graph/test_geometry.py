@@ -41,28 +41,28 @@ def geometry(*pairs, **settings):
 
 
 def test_unpadded_convolutions_crop_and_lie_in_the_middle_of_what_they_see():
-    found = geometry(conv("x", "a", (3, 5, 1)), conv("a", "b", (3, 2, 1), dilations=(2, 1, 1)))
-    (attach,) = found.outputs
+    result = geometry(conv("x", "a", (3, 5, 1)), conv("a", "b", (3, 2, 1), dilations=(2, 1, 1)))
+    (attach,) = result.outputs
     assert attach.receptive_field == (3 + 4, 5 + 1, 1)
     assert attach.loss == (6, 5, 0)
     assert attach.stride == (1, 1, 1)
     assert attach.offset == (3.0, 2.5, 0.0)
     assert attach.border == "cropped"
-    assert found.sizes == SizeRule((7, 6, 1), (1, 1, 1))
+    assert result.sizes == SizeRule((7, 6, 1), (1, 1, 1))
     assert attach.output_size((20, 21, 22)) == (14, 16, 22)
 
 
 def test_padded_strides_start_at_the_first_voxel():
-    found = geometry(
+    result = geometry(
         conv("x", "a", (3, 3, 3), strides=(2, 2, 1), pads=(1,) * 6),
         conv("a", "b", (3, 3, 3), strides=(2, 1, 1), pads=(1,) * 6),
     )
-    (attach,) = found.outputs
+    (attach,) = result.outputs
     assert attach.stride == (4, 2, 1)
     assert attach.receptive_field == (3 + 2 * 2, 3 + 2 * 2, 3 + 2)
     assert attach.offset == (0.0, 0.0, 0.0)
     assert attach.border == "padded"
-    assert found.sizes.step == (4, 2, 1)
+    assert result.sizes.step == (4, 2, 1)
     assert attach.output_size((16, 16, 16)) == (4, 8, 16)
 
 
@@ -81,9 +81,9 @@ def test_a_skip_connection_tells_the_place_and_the_deepest_way_the_field():
         conv("down", "up", (2, 2, 2), transposed=True, strides=(2, 2, 2)),
         node("Add", "up x", "sum"),
     ]
-    found = geometry(*pairs)
-    (attach,) = found.outputs
-    assert found.sizes == SizeRule((2, 2, 2), (2, 2, 2))
+    result = geometry(*pairs)
+    (attach,) = result.outputs
+    assert result.sizes == SizeRule((2, 2, 2), (2, 2, 2))
     assert attach.offset == (0.0, 0.0, 0.0)
     assert attach.receptive_field == (3, 3, 3)
     assert attach.reach == ((2, 2, 2), (1, 1, 1))  # voxel 2 i + 1 sees 2 i - 1 to 2 i + 1
@@ -110,10 +110,10 @@ def test_pooling_over_everything_sees_the_whole_image():
 
 def test_several_outputs_have_a_geometry_each():
     pairs = [conv("x", "a", (3, 3, 3)), conv("a", "b", (3, 3, 3), strides=(2, 2, 2))]
-    found = geometry(*pairs, output=("a", "b"))
-    assert [attach.receptive_field for attach in found.outputs] == [(3, 3, 3), (5, 5, 5)]
-    assert [attach.stride for attach in found.outputs] == [(1, 1, 1), (2, 2, 2)]
-    assert found.sizes.step == (2, 2, 2)
+    result = geometry(*pairs, output=("a", "b"))
+    assert [attach.receptive_field for attach in result.outputs] == [(3, 3, 3), (5, 5, 5)]
+    assert [attach.stride for attach in result.outputs] == [(1, 1, 1), (2, 2, 2)]
+    assert result.sizes.step == (2, 2, 2)
 
 
 @pytest.fixture(scope="module")
@@ -142,14 +142,14 @@ def test_gradients_of_the_network_see_this_field(networks, name, outputs):
     network = networks(name, outputs=outputs).double().eval()
     for weight in network.parameters():
         weight.data.abs_()
-    found = graph_geometry(network.program)
-    (attach,) = found.outputs
-    first, after = fields(network, found, attach)
+    result = graph_geometry(network.program)
+    (attach,) = result.outputs
+    first, after = fields(network, result, attach)
     widths = [max(b - a for a, b in zip(first[n], after[n], strict=True)) for n in range(3)]
     assert attach.receptive_field == tuple(widths)
     for axis in range(3):
         places = [
-            attach.offset[axis] + attach.stride[axis] * j for j in middle(found, attach, axis)
+            attach.offset[axis] + attach.stride[axis] * j for j in middle(result, attach, axis)
         ]
         before = max(place - a for place, a in zip(places, first[axis], strict=True))
         behind = max(b - 1 - place for place, b in zip(places, after[axis], strict=True))
@@ -190,8 +190,8 @@ def fields(network, found, attach):
             (gradient,) = torch.autograd.grad(
                 maps.select(axis + 2, j).sum(), image, retain_graph=True
             )
-            seen = gradient.abs().sum([n for n in range(5) if n != axis + 2]).nonzero().flatten()
-            bounds.append((int(seen[0]), int(seen[-1]) + 1))
+            calls = gradient.abs().sum([n for n in range(5) if n != axis + 2]).nonzero().flatten()
+            bounds.append((int(calls[0]), int(calls[-1]) + 1))
         first.append([a for a, _ in bounds])
         after.append([b for _, b in bounds])
     return first, after

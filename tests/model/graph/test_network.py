@@ -130,13 +130,13 @@ def test_statistics_move_without_being_frozen_and_only_where_they_are_not(export
 def test_inner_tensors_are_outputs(exported):
     graph, original = exported("unet")
     network = GraphNetwork(graph, outputs=["encoder.1", "decoder.0"]).eval()
-    seen = []
+    calls = []
     for block in (original.encoder[1], original.decoder[0]):
-        block.register_forward_hook(lambda _module, _inputs, y: seen.append(y))
+        block.register_forward_hook(lambda _module, _inputs, y: calls.append(y))
     with torch.no_grad():
         results = network(image(SIZES[0]))
         original(image(SIZES[0]))
-    assert [torch.equal(y, right) for y, right in zip(results, seen, strict=True)] == [True, True]
+    assert [torch.equal(y, right) for y, right in zip(results, calls, strict=True)] == [True, True]
     assert not any(key.startswith("head") for key in network.state_dict())
 
 

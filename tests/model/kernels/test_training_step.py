@@ -75,9 +75,9 @@ def plain_norm(norm: Norm, x):
     if norm.training and not norm.is_frozen:
         mean, variance = x.mean((0, 2, 3, 4)), x.var((0, 2, 3, 4), correction=0)
         norm.update_running(Statistics(mean.detach(), variance.detach(), norm.settings.epsilon))
-    own = lambda one: one.view(-1, 1, 1, 1)  # noqa: E731
-    y = (x - own(mean)) / torch.sqrt(own(variance) + norm.settings.epsilon)
-    return y * own(norm.weight) + own(norm.bias)
+    per_map = lambda one: one.view(-1, 1, 1, 1)  # noqa: E731
+    y = (x - per_map(mean)) / torch.sqrt(per_map(variance) + norm.settings.epsilon)
+    return y * per_map(norm.weight) + per_map(norm.bias)
 
 
 def network_of(*, seed: int = 3, **changes) -> Network:
@@ -178,7 +178,10 @@ FC = {"feature_maps": [11, 6], "residuals": [2]}
             id="padding beside context",
         ),
         pytest.param({"fc": {**FC, "dropout": [0.25, 0.5, 0.5]}}, id="scaling of dropout"),
-        *[pytest.param({"activation": one}, id=one) for one in ("linear", "relu", "elu", "selu")],
+        *[
+            pytest.param({"activation": item}, id=item)
+            for item in ("linear", "relu", "elu", "selu")
+        ],
         pytest.param({"batch_norm": "none"}, id="biases"),
         pytest.param({"batch_norm": {"statistics": "window", "length": 3}}, id="window"),
     ],
@@ -222,10 +225,10 @@ def test_what_dropout_switches_off_has_no_part_in_the_step(monkeypatch, activati
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.75])
 def test_dropout_switches_off_a_share_of_all_maps(rate):
-    kept = dropout_mask(torch.empty(3, 40, 20, 21, 22), rate)
-    assert kept.shape == (3, 40, 20, 21, 22)
-    assert kept.dtype == torch.bool
-    off = 1 - kept.float().mean((0, 2, 3, 4))
+    remaining = dropout_mask(torch.empty(3, 40, 20, 21, 22), rate)
+    assert remaining.shape == (3, 40, 20, 21, 22)
+    assert remaining.dtype == torch.bool
+    off = 1 - remaining.float().mean((0, 2, 3, 4))
     assert (off - rate).abs().max() < 5 * (rate * (1 - rate) / (3 * 20 * 21 * 22)) ** 0.5 + 1e-9
 
 
@@ -237,17 +240,17 @@ def test_sums_over_copies_of_a_voxel_are_rounded_once():
         groups(0, n, factor=f, size=n, kernel=1, border="none")[0]
         for n, f in zip((9, 10, 15), (3, 5, 5), strict=True)
     ]
-    found = repeated_sums(fine, where, (3, 5, 5))
+    result = repeated_sums(fine, where, (3, 5, 5))
     exact = fine.double().reshape(2, 3, 3, 3, 2, 5, 3, 5).sum((3, 5, 7))
-    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-5)
+    torch.testing.assert_close(result.double(), exact, rtol=2**-8, atol=1e-5)
 
 
 def test_maps_of_many_pieces_are_activated_without_gradients_too(threads):
     x = torch.randn(2, 40, 20, 21, 22)
-    one = torch.ones(40)
+    item = torch.ones(40)
     with torch.inference_mode():
-        found = fused_preactivation(x, Statistics(0 * one, one, 0.0), one, one, 0 * one)
-    assert torch.equal(found, (x + 1).clamp(min=0))
+        result = fused_preactivation(x, Statistics(0 * item, item, 0.0), item, item, 0 * item)
+    assert torch.equal(result, (x + 1).clamp(min=0))
 
 
 def test_frozen_layers_use_their_statistics_and_have_no_gradients():

@@ -54,10 +54,10 @@ def test_every_voxel_of_the_labels_is_where_a_radiologist_expects_it():
         assert len(shown) == len(plane["indices"])
         for slice_shown, index in zip(shown, plane["indices"], strict=True):
             # Rows from the top or front downwards, columns from the right of the patient or front.
-            wanted = case.prediction.take(index, axis=axis).T[::-1, ::-1]
-            rows = (np.arange(plane["height"]) + 0.5) * wanted.shape[0] / plane["height"]
-            columns = (np.arange(plane["width"]) + 0.5) * wanted.shape[1] / plane["width"]
-            assert (slice_shown == wanted[np.ix_(rows.astype(int), columns.astype(int))]).all()
+            expected = case.prediction.take(index, axis=axis).T[::-1, ::-1]
+            rows = (np.arange(plane["height"]) + 0.5) * expected.shape[0] / plane["height"]
+            columns = (np.arange(plane["width"]) + 0.5) * expected.shape[1] / plane["width"]
+            assert (slice_shown == expected[np.ix_(rows.astype(int), columns.astype(int))]).all()
 
 
 def test_a_lesion_on_the_left_of_the_patient_is_at_the_right_of_the_picture():

@@ -17,10 +17,10 @@ from deepseg.training.distributed import PeerLost
 @pytest.fixture
 def rank_0(monkeypatch):
     """This process is the first of two ranks; gives the port of another program."""
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
+    with socket.socket() as second:
+        second.bind(("127.0.0.1", 0))
+        second.listen()
+        port = second.getsockname()[1]
         values = {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         for name, value in values.items():
             monkeypatch.setenv(name, str(value))

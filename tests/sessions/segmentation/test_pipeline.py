@@ -16,10 +16,10 @@ def fault(item):
 
 
 def test_every_item_goes_through_every_stage_in_order():
-    found = in_stages(
+    result = in_stages(
         [3, 1, 2], read=lambda n: n * 10, compute=lambda n: n + 1, write=lambda n: f"<{n}>"
     )
-    assert list(found) == [(3, "<31>"), (1, "<11>"), (2, "<21>")]
+    assert list(result) == [(3, "<31>"), (1, "<11>"), (2, "<21>")]
     assert list(in_stages([], read=str, compute=str, write=str)) == []
 
 
@@ -34,10 +34,10 @@ def test_one_item_is_read_while_another_is_computed_and_a_third_is_written():
 
         return act
 
-    found = in_stages(
+    result = in_stages(
         [0, 1, 2], read=meets("read", 2), compute=meets("compute", 1), write=meets("write", 0)
     )
-    assert [item for item, _ in found] == [0, 1, 2]
+    assert [item for item, _ in result] == [0, 1, 2]
 
 
 def test_no_more_than_one_item_is_read_ahead():
@@ -47,8 +47,8 @@ def test_no_more_than_one_item_is_read_ahead():
         begun.append(item)
         return item
 
-    found = in_stages(range(5), read=read, compute=lambda n: n, write=lambda n: n)
-    next(found)
+    result = in_stages(range(5), read=read, compute=lambda n: n, write=lambda n: n)
+    next(result)
     assert len(begun) <= 3
 
 
@@ -75,10 +75,10 @@ def test_a_fault_in_any_stage_is_that_items_alone(stage):
         return item
 
     acts = dict.fromkeys(("read", "compute", "write"), lambda item: item) | {stage: act}
-    found = dict(in_stages(["a", "b", "c"], **acts))
-    assert (found["a"], found["c"]) == ("a", "c")
-    assert isinstance(found["b"], DeepsegError)
-    assert found["b"].problems[0].got == "b"
+    result = dict(in_stages(["a", "b", "c"], **acts))
+    assert (result["a"], result["c"]) == ("a", "c")
+    assert isinstance(result["b"], DeepsegError)
+    assert result["b"].problems[0].got == "b"
 
 
 @pytest.mark.parametrize("stage", ["read", "compute", "write"])
@@ -89,10 +89,10 @@ def test_want_of_memory_in_any_stage_is_that_items_alone(stage):
         return item
 
     acts = dict.fromkeys(("read", "compute", "write"), lambda item: item) | {stage: act}
-    found = dict(in_stages(["a", "b", "c"], **acts))
-    assert (found["a"], found["c"]) == ("a", "c")
-    assert isinstance(found["b"], OutOfMemory)
-    assert str(found["b"]) == (
+    result = dict(in_stages(["a", "b", "c"], **acts))
+    assert (result["a"], result["c"]) == ("a", "c")
+    assert isinstance(result["b"], OutOfMemory)
+    assert str(result["b"]) == (
         "[out-of-memory] got Unable to allocate 3 GiB; expected memory for one case beside the "
         "one before and the next; fix: lower inference.memory in the test file, or -devices, or "
         "end other programs"
@@ -111,8 +111,8 @@ def test_what_failed_keeps_nothing_alive():
         assert len(alive) == 1
         raise fault(item)
 
-    found = list(in_stages([1, 2, 3], read=lambda n: n, compute=compute, write=lambda n: n))
-    assert len(found) == 3
+    result = list(in_stages([1, 2, 3], read=lambda n: n, compute=compute, write=lambda n: n))
+    assert len(result) == 3
 
 
 @pytest.mark.parametrize("stage", ["read", "compute", "write"])

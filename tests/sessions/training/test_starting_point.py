@@ -16,13 +16,13 @@ CONFIG = TrainConfig.model_validate(
 
 
 def test_from_scratch_everything_learns_freely():
-    found = varied(CONFIG, from_scratch=True, seed=None)
-    assert (found.name, found.freeze, found.loss.l2_sp) == ("tune-scratch", (), 0)
-    assert found.loss.dice == 0.25
+    result = varied(CONFIG, from_scratch=True, seed=None)
+    assert (result.name, result.freeze, result.loss.l2_sp) == ("tune-scratch", (), 0)
+    assert result.loss.dice == 0.25
 
 
 def test_another_seed_changes_nothing_but_the_name():
-    found = varied(CONFIG, from_scratch=False, seed=7)
-    assert (found.name, found.seed) == ("tune-seed7", 7)
-    assert found.freeze == Freeze(layers=("normal.1",))
+    result = varied(CONFIG, from_scratch=False, seed=7)
+    assert (result.name, result.seed) == ("tune-seed7", 7)
+    assert result.freeze == Freeze(layers=("normal.1",))
     assert varied(CONFIG, from_scratch=True, seed=7).name == "tune-scratch-seed7"

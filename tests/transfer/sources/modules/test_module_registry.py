@@ -115,8 +115,8 @@ def test_a_registered_module_keeps_its_weights_and_a_class_makes_one():
     register_module("mine", module)
     register_module("Conv", nn.Conv3d)
     assert built_module("mine", {}) == module_registry.BuiltModule(module, has_weights=True)
-    made = built_module("Conv", {"in_channels": 1, "out_channels": 5, "kernel_size": 3}).module
-    assert made.weight.shape == (5, 1, 3, 3, 3)
+    new = built_module("Conv", {"in_channels": 1, "out_channels": 5, "kernel_size": 3}).module
+    assert new.weight.shape == (5, 1, 3, 3, 3)
     assert refusal("mine", kernel_size=3) == [
         ("module-arguments", "arguments kernel_size for 'mine', a module that is there already",
          "correct arguments of this pathway")

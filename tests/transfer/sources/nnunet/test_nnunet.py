@@ -105,8 +105,8 @@ def test_axes_may_be_exchanged_in_the_plans(folder):
     with torch.no_grad():
         (straight,) = networks[0](image)
         # Its X, Y, Z are what the first one calls Y, Z, X.
-        (other,) = networks[1](image.permute(0, 1, 3, 4, 2))
-    assert torch.allclose(straight.permute(0, 1, 3, 4, 2), other, atol=1e-4)
+        (second,) = networks[1](image.permute(0, 1, 3, 4, 2))
+    assert torch.allclose(straight.permute(0, 1, 3, 4, 2), second, atol=1e-4)
 
 
 def test_residual_encoders_are_built_with_their_bypasses(folder):
@@ -181,8 +181,8 @@ def test_a_pathway_is_cut_at_a_stage_of_the_decoder():
     assert maps.shape == (1, 8, 4, 4, 8)
     # The next stage begins with what nnU-Net's own layer makes of these maps.
     weight, bias = (graph.weights[f"decoder.transpconvs.1.{name}"] for name in ("weight", "bias"))
-    wanted = F.conv_transpose3d(maps, weight, bias, stride=tuple(weight.shape[2:]))
-    torch.testing.assert_close(larger, wanted)
+    expected = F.conv_transpose3d(maps, weight, bias, stride=tuple(weight.shape[2:]))
+    torch.testing.assert_close(larger, expected)
     assert maps.std() > 0.01
 
 
