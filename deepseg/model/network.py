@@ -178,7 +178,9 @@ class Pathway(nn.Module):
         self, x: Tensor | MultiScaleMaps, layer: Layer, following: Layer
     ) -> tuple[Tensor | MultiScaleMaps, Tensor | MultiScaleMaps]:
         """The input of ``layer``, and what ``following`` adds of it."""
-        if isinstance(x, MultiScaleMaps) or not torch.is_grad_enabled() or kernels.is_plain(x):
+        if isinstance(x, MultiScaleMaps) or not torch.is_grad_enabled():
+            return x, x
+        if kernels.are_used(x) or kernels.is_plain(x):  # on processors, bits stay as they were
             return x, x
         size = map_size(x)
         for plan in (layer.plan, following.plan):
