@@ -18,6 +18,7 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 """Keys and list indices from the top of a file down to one value."""
 
 LARGEST_FILE = 10_000_000
+LENGTH_OF_A_BEGINNING = 348
 LARGEST_DEPTH = 100
 UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -117,6 +118,10 @@ def _bytes_of(file: Path, largest: int) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
             raise DeepsegError(_unreadable(file, kind))
+        with file.open("rb") as stream:
+            other_kind = _kind_of_bytes(stream.read(LENGTH_OF_A_BEGINNING))
+        if other_kind is not None:
+            raise DeepsegError(_unreadable(file, other_kind))
         if status.st_size > largest:
             raise DeepsegError(_too_large(file, status.st_size, largest))
         return file.read_bytes()
@@ -124,6 +129,22 @@ def _bytes_of(file: Path, largest: int) -> bytes:
         raise DeepsegError(_missing(file)) from None
     except OSError as error:
         raise DeepsegError(_unreadable(file, f"'{error.strerror}' from the system")) from None
+
+
+def _kind_of_bytes(beginning: bytes) -> str | None:
+    """A file that begins like this, in words, if it is of a kind that holds no text."""
+    if beginning[344:348] in (b"n+1\0", b"ni1\0"):
+        return "a NIfTI image"
+    if beginning[128:132] == b"DICM":
+        return "a DICOM file"
+    names = {
+        b"\x1f\x8b": "a file that gzip has packed, such as a .nii.gz image",
+        b"PK\3\4": "a zip archive, as model files are",
+        b"\x89HDF": "an HDF5 file",
+        b"\x89PNG": "a picture",
+        b"\x93NUMPY": "an array of numpy",
+    }
+    return next((name for start, name in names.items() if beginning.startswith(start)), None)
 
 
 def _unreadable(file: Path, got: str) -> Problem:

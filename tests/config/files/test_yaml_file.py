@@ -4,8 +4,13 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
+import h5py
+import matplotlib.pyplot as plt
+import nibabel
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -394,6 +399,47 @@ def test_a_folder_is_refused():
         "[config-file-unreadable] .: got a folder; expected a config file that can be read; "
         "fix: give the path of a YAML or .cfg file"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("t1.nii", "a NIfTI image"),
+        ("t1.nii.gz", "a file that gzip has packed, such as a .nii.gz image"),
+        ("slice.dcm", "a DICOM file"),
+        ("A.save", "a zip archive, as model files are"),
+        ("net.h5", "an HDF5 file"),
+        ("slice.png", "a picture"),
+        ("image.npy", "an array of numpy"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_with_its_kind(name, kind):
+    write_binary_file(Path(name))
+    with pytest.raises(DeepsegError) as refused:
+        read_yaml(Path(name))
+    assert str(refused.value) == (
+        f"[config-file-unreadable] {name}: got {kind}; expected a config file that can be read; "
+        "fix: give the path of a YAML or .cfg file"
+    )
+
+
+def write_binary_file(file: Path) -> None:
+    image = np.zeros((2, 3, 4), np.float32)
+    match file.suffix:
+        case ".nii" | ".gz":
+            nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), file)
+        case ".dcm":
+            file.write_bytes(bytes(128) + b"DICM" + bytes(9))
+        case ".save":
+            with zipfile.ZipFile(file, "w") as archive:
+                archive.writestr("model.json", "{}")
+        case ".h5":
+            with h5py.File(file, "w") as archive:
+                archive["weights"] = image
+        case ".png":
+            plt.imsave(file, image[0])
+        case ".npy":
+            np.save(file, image)
 
 
 def test_a_file_as_a_folder_is_refused():
