@@ -1,6 +1,6 @@
-"""Models that ship with deepseg: ``builtin:brain`` wherever a model file is named.
+"""Models that ship with deepseg, named ``builtin:NAME`` wherever a model file is; none does yet.
 
-``benchmarks/pretraining.py`` makes them.
+``benchmarks/pretraining.py`` makes the first, ``builtin:brain``.
 """
 
 from __future__ import annotations
