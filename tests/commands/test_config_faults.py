@@ -9,9 +9,9 @@ MODEL_KEYS = (
     "activation, batch_norm, initialisation, context_alignment"
 )
 TRAIN_KEYS = (
-    "name, output, model, seed, training, validation, preparation, accept, epochs, subepochs, "
-    "loss, optimiser, schedule, steps, precision, freeze, checkpoints, early_stopping, stop_at, "
-    "workers, cache, tensorboard, report"
+    "name, output, model, seed, training, validation, preparation, accept, folds, epochs, "
+    "subepochs, loss, optimiser, schedule, steps, precision, freeze, checkpoints, early_stopping, "
+    "stop_at, workers, deterministic, cache, tensorboard, report"
 )
 
 
@@ -33,8 +33,8 @@ def test_all_problems_of_a_file_come_at_once_in_its_order(refused, place):
         "to 1000000; fix: write a larger number",
         "[config-unknown-key] train.yaml:16 epocs: got the unknown key 'epocs'; expected one of "
         f"the keys {TRAIN_KEYS}; fix: correct or remove it; did you mean 'epochs'?",
-        "[config-value] train.yaml:18 workers: got 'many'; expected a whole number from 0 to 64; "
-        "fix: change this value",
+        "[config-value] train.yaml:18 workers: got 'many'; expected a whole number from 0 to 64, "
+        "or the word auto; fix: write one of these",
     ]
 
 
@@ -107,7 +107,7 @@ def test_a_batch_size_is_a_sensible_whole_number(refused, place, value):
             "    table: data/train.csv",
             "    table: data/train.csv\n    channels: [data/T1.txt, data/FLAIR.txt]",
             "[cases-source] train.yaml:5 training.cases: got table and channels; expected exactly "
-            "one of table, dataset, channels; fix: keep one of the three",
+            "one of table, dataset, bids, channels; fix: keep one of the four",
             id="two keys that exclude each other",
         ),
         pytest.param(

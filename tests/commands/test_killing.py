@@ -257,7 +257,7 @@ def test_a_killed_worker_costs_no_bits(command, place, undisturbed, same_session
 def test_workers_that_die_again_and_again_end_the_session(command, place, monkeypatch, killing):
     prepare(place.path, workers=1)
     impatient = partial(SegmentLoader, attempts=1)
-    monkeypatch.setattr("deepseg.commands.train.SegmentLoader", impatient)
+    monkeypatch.setattr("deepseg.commands.train_session.SegmentLoader", impatient)
     killing(5)
     result = command(*TRAIN)
     assert result.returncode == 137

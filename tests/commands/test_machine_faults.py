@@ -43,9 +43,7 @@ def unwritable(where, got, fix):
     [
         pytest.param(TRAIN, "runs", "HERE/runs/training", id="train, its output"),
         pytest.param(TRAIN, "runs/training", "HERE/runs/training", id="train, its folder"),
-        pytest.param(
-            TRAIN, "runs/training/models", "HERE/runs/training/models/last.save", id="its models"
-        ),
+        pytest.param(TRAIN, "runs/training/models", "HERE/runs/training/models", id="its models"),
         pytest.param(TEST, "runs/results", "HERE/runs/results", id="test, its folder"),
         pytest.param(
             TEST, "runs/results/predictions", "HERE/runs/results/predictions", id="its results"

@@ -411,7 +411,7 @@ def test_options_of_a_transfer_mean_nothing_without_one(refused, place, option, 
         (
             ("-layers", "1", "-channels", "DWI=FLARE"),
             "[channel-unknown] A.save: got -channels DWI=FLARE; expected one of T1, FLAIR, zero, "
-            "mean, random; fix: name a channel of the older model; did you mean 'FLAIR'?",
+            "mean, random, share; fix: name a channel of the older model; did you mean 'FLAIR'?",
         ),
     ],
 )

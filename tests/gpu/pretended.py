@@ -450,3 +450,7 @@ OF_CUDA: dict[Any, Callable[..., Any]] = {
     aten.batch_norm_backward_reduce.default: _backward_reduce,
     aten.batch_norm_backward_elemt.default: _backward_elements,
 }
+
+
+# At once: torch counts the devices that there are when it differentiates for the first time.
+DEVICE = set_up()
