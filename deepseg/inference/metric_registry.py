@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepseg.config.registration import raise_if_unusable
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 
 MetricFunction = Callable[[NDArray[np.bool_], NDArray[np.bool_], tuple[float, float, float]], Any]
@@ -61,16 +62,15 @@ def register_metric(name: str, function: MetricFunction, *, lower_is_better: boo
         DeepsegError: ``metric-name`` for a name that is no word or that deepseg uses itself, or
             something that is no function.
     """
-    if not name.isidentifier() or name in RESERVED or not callable(function):
-        raise DeepsegError(
-            Problem(
-                code="metric-name",
-                got=f"{name!r}" if callable(function) else f"{type(function).__name__} as {name!r}",
-                expected="a name of letters, digits and underscores that is not that of a measure "
-                "of deepseg, and a function for it",
-                fix="choose such a name, and give a function of prediction, truth and spacing_mm",
-            )
-        )
+    raise_if_unusable(
+        name,
+        function,
+        code="metric-name",
+        expected="a name of letters, digits and underscores that is not that of a measure of "
+        "deepseg, and a function for it",
+        fix="choose such a name, and give a function of prediction, truth and spacing_mm",
+        reserved=RESERVED,
+    )
     _registered[name] = _Metric(function, lower_is_better)
 
 

@@ -263,7 +263,7 @@ def read_checkpoint(path: Path | str, *, finite: bool = True) -> Checkpoint:
 
     Args:
         path: Of the file, or of a session's folder, whose best model is read, or else its last;
-            or ``builtin:brain``.
+            or ``builtin:NAME`` for a model that ships with deepseg.
         finite: Refuse a file of which any weight is infinite or undefined; otherwise whatever takes
             weights from it looks at those that it takes (`non_finite_weights`).
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from deepseg.config.registration import raise_if_unusable
 from deepseg.errors import DeepsegError, Problem, did_you_mean
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -37,16 +38,15 @@ def register_loss(name: str, function: LossFunction) -> None:
         DeepsegError: ``loss-name`` for a name that is no word or that deepseg uses itself, or
             something that is no function.
     """
-    if not name.isidentifier() or name in RESERVED or not callable(function):
-        raise DeepsegError(
-            Problem(
-                code="loss-name",
-                got=f"{name!r}" if callable(function) else f"{type(function).__name__} as {name!r}",
-                expected="a name of letters, digits and underscores other than "
-                f"{', '.join(RESERVED)}, and a function for it",
-                fix="choose such a name, and give a function of logits and labels",
-            )
-        )
+    raise_if_unusable(
+        name,
+        function,
+        code="loss-name",
+        expected="a name of letters, digits and underscores other than "
+        f"{', '.join(RESERVED)}, and a function for it",
+        fix="choose such a name, and give a function of logits and labels",
+        reserved=RESERVED,
+    )
     _registered[name] = function
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from deepseg.config.registration import raise_if_unusable
 from deepseg.errors import DeepsegError, Problem, did_you_mean, raise_if_any
 from deepseg.transfer.by_name import common_prefix
 
@@ -48,15 +49,13 @@ def register_module(name: str, module: ModuleSource) -> None:
     Raises:
         DeepsegError: ``module-name`` for a name with dots, or something that is no module.
     """
-    if not name.isidentifier() or not callable(module):
-        raise DeepsegError(
-            Problem(
-                code="module-name",
-                got=f"{name!r}" if callable(module) else f"{type(module).__name__} as {name!r}",
-                expected="a name of letters, digits and underscores, and a module for it",
-                fix="choose such a name, and give a torch.nn.Module or what makes one",
-            )
-        )
+    raise_if_unusable(
+        name,
+        module,
+        code="module-name",
+        expected="a name of letters, digits and underscores, and a module for it",
+        fix="choose such a name, and give a torch.nn.Module or what makes one",
+    )
     _registered[name] = module
 
 
