@@ -7,7 +7,8 @@ so that what a case costs beside its voxels shows: voxels take their time as bef
 cases is measured in a process of its own. Times are those of the cores (user and system, all
 threads), which other work on the machine hardly changes.
 
-``--write`` stores the table in benchmarks/results/many_cases.md.
+``--write`` stores the table in benchmarks/results/many_cases.md; the words around it stay, so that
+date, machine and what follows from the figures are to be looked at.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -184,16 +183,11 @@ def table(records: dict[int, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _page(page: str) -> str:
-    return f"""\
-# Many cases
-
-`python benchmarks/many_cases.py --write`, {date.today()}, {platform.machine()}, Python \
-{platform.python_version()}, torch on one core. Core milliseconds per case: linear where they are \
-the same in every column.
-
-{page}
-"""
+def _page(rows: str) -> str:
+    """The stored page with another table."""
+    before, _, rest = RESULTS.read_text().partition("| stage")
+    after = rest.partition("\n\n")[2]
+    return f"{before}{rows}\n\n{after}"
 
 
 if __name__ == "__main__":
