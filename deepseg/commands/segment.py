@@ -36,7 +36,7 @@ from deepseg.sessions.compatibility import (
     untrained_problems,
 )
 from deepseg.sessions.folder import SessionFolder
-from deepseg.sessions.model_files import NamedFiles, named_files, session_models
+from deepseg.sessions.model_files import NamedFiles, named_files, say_weights, session_models
 from deepseg.sessions.processes.shard import Shard
 from deepseg.sessions.reports.testing_page import write_testing_page
 from deepseg.sessions.result_names import result_endings
@@ -47,7 +47,6 @@ from deepseg.sessions.segmentation.pipeline import in_stages
 from deepseg.sessions.segmentation.score_table import ScoreTable
 from deepseg.sessions.set_aside import warn_of_set_aside
 from deepseg.sessions.training.epoch_log import announce, log_settings
-from deepseg.transfer.new_parts import untrained_words
 
 
 def segment(
@@ -183,11 +182,7 @@ def _overridden(
 
 def _models(files: NamedFiles, console: Console) -> tuple[Checkpoint, ...]:
     models = session_models(files, seed=0, warn=console.warn)
-    for model in models:
-        console.say(f"weights: {model.origin}")
-        untrained = untrained_words(model)
-        if untrained is not None and not model.origin.is_new:  # refused soon, with what to do
-            console.warn(f"{model.origin}: {untrained}")
+    say_weights(models, console)
     return models
 
 

@@ -16,6 +16,7 @@ from deepseg.report.console import Console
 from deepseg.sessions.bids_derivatives import Derivatives
 from deepseg.sessions.checked_cases import CheckRules, checked_test_cases
 from deepseg.sessions.compatibility import testing_incompatibilities
+from deepseg.sessions.model_files import say_weights
 
 NONZERO = "nonzero"
 
@@ -69,9 +70,7 @@ def segment_bids(
         **({"preparation": {"roi": NONZERO}} if roi == NONZERO else {}),
     }
     config = validate(TestConfig, Document(bids, settings, {}))
-    console.say(f"weights: {checkpoint.origin}")
-    if checkpoint.is_random:
-        console.warn(f"{checkpoint.origin}: these weights are random, nothing has been learnt")
+    say_weights([checkpoint], console)
     raise_if_any(testing_incompatibilities(config, [checkpoint]))
     rules = CheckRules(title="participants", needs_labels=False)
     cases = checked_test_cases(config, [checkpoint], console, rules).cases

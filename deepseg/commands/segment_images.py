@@ -18,6 +18,7 @@ from deepseg.model.checkpoint import Checkpoint, read_checkpoint
 from deepseg.report.console import Console
 from deepseg.report.label_files import label_files
 from deepseg.sessions.folds.record import model_files
+from deepseg.sessions.model_files import say_weights
 from deepseg.sessions.segmentation.dicom_result import (
     NOT_FROM_DICOM,
     dicom_series,
@@ -26,7 +27,6 @@ from deepseg.sessions.segmentation.dicom_result import (
 from deepseg.sessions.segmentation.label_names import changed_files
 from deepseg.storage.atomic import writable, write_text
 from deepseg.storage.free_name import raise_if_taken
-from deepseg.transfer.new_parts import untrained_words
 
 ROI, NONZERO = "roi", "nonzero"
 FOLDER = Path("segmentations")  # where results go unless the user says otherwise
@@ -102,11 +102,7 @@ def segment_images(
         raise_if_taken(patient.dicom_target for patient in patients)
     names = _label_texts(patients, checkpoint.config.classes)
     raise_if_any(_other_labels(names))
-    for member in models:
-        console.say(f"weights: {member.origin}")
-        untrained = untrained_words(member)
-        if untrained is not None:
-            console.warn(f"{member.origin}: {untrained}")
+    say_weights(models, console)
     predictor = Predictor(
         models,
         {"precision": precision},

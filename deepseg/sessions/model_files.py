@@ -8,7 +8,7 @@ command is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,9 +27,11 @@ from deepseg.model.checkpoint import (
 )
 from deepseg.model.layout import layout
 from deepseg.model.provenance import FilledFrom
+from deepseg.report.console import Console
 from deepseg.sessions.folds.record import model_files
 from deepseg.transfer.filling import planned_transfer
 from deepseg.transfer.imported import ImportedModel, read_imported
+from deepseg.transfer.new_parts import untrained_words
 from deepseg.transfer.rules import TransferRules
 from deepseg.transfer.sources.nnunet.folder import is_nnunet_folder, nnunet_folder
 from deepseg.transfer.sources.nnunet.model import nnunet_config, nnunet_preparation
@@ -444,3 +446,12 @@ def _replaced(typed: Sequence[Path], configured: Sequence[Path]) -> Iterator[str
 def same_file(path: Path, other: Path) -> bool:
     """True if both paths lead to one file, there or not."""
     return path.resolve() == other.resolve()
+
+
+def say_weights(models: Iterable[Checkpoint], console: Console) -> None:
+    """Print where the weights of ``models`` come from, and warn of those that learnt nothing."""
+    for model in models:
+        console.say(f"weights: {model.origin}")
+        untrained = untrained_words(model)
+        if untrained is not None and not model.origin.is_new:  # refused soon, with what to do
+            console.warn(f"{model.origin}: {untrained}")

@@ -169,3 +169,17 @@ def test_the_tree_itself_is_no_folder_for_derivatives(model, refused, tree):
 def test_words_that_are_not_understood_are_refused(model, refused, tree, words, line):
     first = refused(*words, program=bids_app)[0]
     assert first.replace("'participant'", "participant").startswith(line)
+
+
+def test_the_app_names_a_new_head_that_has_not_learnt(model, command, tree):
+    fill = ("-newModel", "model.yaml", "-pretrained", model, "-out", "B.save")
+    assert command(*fill).returncode == 0
+    words = ("tree", "out", "participant", "--model", "B.save", *WITH_MASK)
+    result = command(*words, "--participant-label", "02", program=bids_app)
+    assert (result.returncode, result.warnings) == (
+        0,
+        [
+            "WARNING B.save: weights of fc.1 are random: no older model has filled them, and they "
+            "have learnt nothing since; train the model first"
+        ],
+    )
